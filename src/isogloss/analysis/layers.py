@@ -1,0 +1,157 @@
+"""Where the middle of a model begins and ends: two change points in a curve over layers.
+
+The papers read this range off the curve by eye. Here it is the segmentation into three runs of layers with the least
+squared error around their means; how far the edges move over bootstrap resamples says how sharp they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ruptures.detection.kernelcpd import KernelCPD
+
+from isogloss.analysis.statistics import Estimate, percentile_interval
+from isogloss.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.floating[Any]]
+    IntArray = npt.NDArray[np.integer[Any]]
+
+__all__ = ["MiddleLayers", "default_min_size", "middle_layers", "segment"]
+
+N_SEGMENTS = 3
+
+
+@dataclass(frozen=True)
+class MiddleLayers:
+    """The middle segment of a curve over layers.
+
+    Attributes:
+        start: first decoder layer of the middle, 0-based.
+        end: last decoder layer of the middle, inclusive.
+        start_interval: decoder layers between which the start falls over resamples; None without resamples.
+        end_interval: the same for the end.
+        is_u_shape: the middle is lower than the segment on either side, and stays so at the lower end of the interval
+            where there are resamples.
+        depth: mean of the outer layers minus mean of the middle ones; negative for a hump. ``n`` counts items.
+    """
+
+    start: int
+    end: int
+    start_interval: tuple[int, int] | None
+    end_interval: tuple[int, int] | None
+    is_u_shape: bool
+    depth: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the edges and their intervals as JSON types."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "start_interval": list(self.start_interval) if self.start_interval else None,
+            "end_interval": list(self.end_interval) if self.end_interval else None,
+        }
+
+
+def default_min_size(n_layers: int) -> int:
+    """Give the least layers per segment: a twelfth of the layers, at least 2."""
+    return max(2, n_layers // 12)
+
+
+def segment(curve: FloatArray, *, min_size: int) -> tuple[int, int]:
+    """Split a curve into three segments with the least squared error around their means.
+
+    Args:
+        curve: ``[n_layers]``, finite.
+        min_size: least layers per segment, at least 1.
+
+    Returns:
+        First position of the middle segment and of the last one.
+
+    Raises:
+        RunError: the curve is too short for three segments.
+
+    Source:
+        Exact dynamic programming of the l2 cost, ruptures (Truong et al. 2020). `KernelCPD` with a linear kernel
+        minimises what `Dynp` with model ``l2`` and jump 1 does, in C.
+    """
+    if len(curve) < N_SEGMENTS * min_size:
+        raise RunError(
+            f"the middle layers need {N_SEGMENTS} segments of at least {min_size} routed layers, and this run has "
+            f"{len(curve)}; name the range by hand with --layers A-B"
+        )
+    centred = np.asarray(curve, dtype=np.float64)[:, None] - np.mean(curve)
+    first, second, _ = KernelCPD(kernel="linear", min_size=min_size).fit(centred).predict(n_bkps=N_SEGMENTS - 1)
+    return int(first), int(second)
+
+
+def _contrasts(curves: FloatArray, first: int, second: int) -> tuple[FloatArray, FloatArray]:
+    """Return depth, and how far the lower of the outer segments lies above the middle."""
+    before, middle, after = curves[..., :first], curves[..., first:second], curves[..., second:]
+    outer = np.concatenate([before, after], axis=-1).mean(axis=-1)
+    rim = np.minimum(before.mean(axis=-1), after.mean(axis=-1))
+    return outer - middle.mean(axis=-1), rim - middle.mean(axis=-1)
+
+
+def _edge_interval(edges: IntArray, layers: Sequence[int], level: float) -> tuple[int, int]:
+    tail = (1.0 - level) / 2.0
+    low = int(np.quantile(edges, tail, method="lower"))
+    high = int(np.quantile(edges, 1.0 - tail, method="higher"))
+    return layers[low], layers[high]
+
+
+def middle_layers(
+    curve: FloatArray,
+    resampled: FloatArray | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    min_size: int | None = None,
+    n_items: int = 1,
+    level: float = 0.95,
+) -> MiddleLayers:
+    """Find the middle layers of a curve, and say whether they are lower than the outer ones.
+
+    A segmentation always exists, so ``is_u_shape`` must be read with it. Depth is measured on the segments that were
+    fitted to the same curve: on pure noise it leans away from zero.
+
+    Args:
+        curve: ``[n_layers]``, such as the mean divergence over languages.
+        resampled: ``[n_resamples, n_layers]``, the curve of every bootstrap resample; None where there are no items.
+        layers: decoder layer of each position, increasing; by default 0, 1, ….
+        min_size: least layers per segment; by default `default_min_size`.
+        n_items: items behind the curve.
+        level: coverage of the intervals.
+
+    Returns:
+        Edges as decoder layers, 0-based inclusive.
+
+    Raises:
+        RunError: too few layers for three segments.
+        ValueError: the curve has a NaN, or shapes do not fit.
+    """
+    curve = np.asarray(curve, dtype=np.float64)
+    layers = list(layers) if layers is not None else list(range(len(curve)))
+    if len(layers) != len(curve) or not np.isfinite(curve).all():
+        raise ValueError(f"expected a finite curve with one value per layer; found {len(curve)} for {len(layers)}")
+    min_size = min_size or default_min_size(len(curve))
+    first, second = segment(curve, min_size=min_size)
+    depth, rim = (float(part) for part in _contrasts(curve, first, second))
+    edges = layers[first], layers[second - 1]
+    if resampled is None:
+        return MiddleLayers(*edges, None, None, rim > 0, Estimate(depth, float("nan"), float("nan"), n_items))
+    found = np.array([segment(row, min_size=min_size) for row in resampled])
+    depths, rims = _contrasts(np.asarray(resampled), first, second)
+    low, high = (float(end) for end in percentile_interval(depths, level=level))
+    return MiddleLayers(
+        *edges,
+        start_interval=_edge_interval(found[:, 0], layers, level),
+        end_interval=_edge_interval(found[:, 1] - 1, layers, level),
+        is_u_shape=bool(rim > 0 and percentile_interval(rims, level=level)[0] > 0),
+        depth=Estimate(depth, low, high, n_items),
+    )
