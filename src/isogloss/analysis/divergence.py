@@ -37,7 +37,6 @@ __all__ = [
     "divergence",
     "divergence_ceiling",
     "divergence_from_pivot",
-    "item_distributions",
     "language_distributions",
     "other_languages",
     "shuffled_divergence",
@@ -50,7 +49,7 @@ UNIFORM_NATS = 1e-10
 """Two profiles that are together closer to uniform than this are both uniform up to rounding (0/0 below)."""
 
 
-def _checked(profiles: FloatArray) -> FloatArray:
+def _checked(profiles: FloatArray | IntArray) -> FloatArray:
     profiles = np.asarray(profiles, dtype=np.float64)
     totals = profiles.sum(axis=-1, keepdims=True)
     if not (np.isfinite(totals).all() and (profiles >= 0).all() and (totals > 0).all()):
@@ -112,19 +111,28 @@ def divergence_ceiling(p: FloatArray, q: FloatArray) -> FloatArray:
     return np.asarray(np.log(2.0) / np.maximum(room, np.log(2.0)))
 
 
-def item_distributions(routing: LanguageRouting, quantity: Quantity) -> FloatArray:
-    """Choose the distribution over experts that a divergence compares.
+def language_distributions(routing: LanguageRouting, language: str, quantity: Quantity) -> FloatArray:
+    """Choose the distributions over experts that a divergence compares.
 
     Args:
         routing: of one language.
+        language: its name, for the message.
         quantity: ``profile`` is the Run's mean routing weights; ``selection`` the share of all choices that went to
             each expert (selection rate divided by top_k).
 
     Returns:
         ``[n_items, n_layers, n_experts]`` float64, sums to 1.
+
+    Raises:
+        RunError: an item has no counted tokens, or the Run has no such quantity.
     """
     chosen = routing.profiles if quantity == "profile" else routing.selections
-    return _checked(np.asarray(chosen))
+    try:
+        return _checked(chosen)
+    except ValueError as error:
+        raise RunError(
+            f"{quantity}s of {language}: {error}; an item without counted tokens? Remove it from the corpus"
+        ) from error
 
 
 def default_quantity(granularity: str) -> Quantity:
@@ -144,18 +152,6 @@ def other_languages(run: Run, pivot: str) -> tuple[str, ...]:
     if not others:
         raise LanguageError(f"this run holds only the pivot {pivot}; capture at least one more language")
     return others
-
-
-def language_distributions(run: Run, language: str, quantity: Quantity) -> FloatArray:
-    """Load one language as ``[n_items, n_layers, n_experts]`` distributions.
-
-    Raises:
-        RunError: an item of this language has no counted tokens.
-    """
-    try:
-        return item_distributions(run.load(language), quantity)
-    except ValueError as error:
-        raise RunError(f"{language}: {error}; an item without counted tokens? Remove it from the corpus") from error
 
 
 def divergence_from_pivot(
@@ -179,11 +175,13 @@ def divergence_from_pivot(
         arXiv 2510.04694, equation 2; the intervals are ours.
     """
     quantity = quantity or default_quantity(run.manifest.granularity)
-    reference = language_distributions(run, pivot, quantity)
+    reference = language_distributions(run.load(pivot), pivot, quantity)
     counts = bootstrap_counts(len(reference), n_resamples=resampling.n_resamples, seed=resampling.seed)
     return {
         language: estimate_means(
-            divergence(reference, language_distributions(run, language, quantity)), counts, level=resampling.level
+            divergence(reference, language_distributions(run.load(language), language, quantity)),
+            counts,
+            level=resampling.level,
         )
         for language in other_languages(run, pivot)
     }
@@ -231,12 +229,14 @@ def shuffled_divergence(
         RunError: the Run is pooled.
     """
     require_items(run.manifest.granularity, "shuffled pairing")
-    reference = language_distributions(run, pivot, "profile")
+    reference = language_distributions(run.load(pivot), pivot, "profile")
     reference = reference[shuffled_partners(len(reference), resampling.seed)]
     counts = bootstrap_counts(len(reference), n_resamples=resampling.n_resamples, seed=resampling.seed)
     return {
         language: estimate_means(
-            divergence(language_distributions(run, language, "profile"), reference), counts, level=resampling.level
+            divergence(language_distributions(run.load(language), language, "profile"), reference),
+            counts,
+            level=resampling.level,
         )
         for language in (languages or run.languages)
     }

@@ -124,6 +124,10 @@ class DeltaRule:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; a difference of rates lies between 0 and 1")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {**asdict(self), "layers": list(self.layers) if self.layers else None}
+
 
 def layer_positions(decoder_layers: Sequence[int], within: tuple[int, int] | None) -> list[int]:
     """Find the routed layers that lie in an inclusive range of decoder layers.
@@ -182,7 +186,7 @@ def _resampled_difference(
 
 
 def _relabelling(n_items: int, n_base: int, rule: DeltaRule, resampling: Resampling) -> FloatArray:
-    """Weights that turn stacked items into a difference of means under permuted labels, ``[n_permutations, n_stacked]``.
+    """Weights ``[n_permutations, n_stacked]`` that turn stacked items into a difference under permuted labels.
 
     Paired items swap their two labels with probability one half; unpaired ones are dealt anew.
     """
@@ -240,13 +244,14 @@ def delta_experts(
     rates, base = rates[:, positions], base[:, positions]
     difference = rates.mean(axis=0) - base.mean(axis=0)
     found = np.nonzero(difference > rule.threshold)
-    resampled = _resampled_difference(rates[:, *found], base[:, *found], rule, resampling)
+    layer, expert = found
+    resampled = _resampled_difference(rates[:, layer, expert], base[:, layer, expert], rule, resampling)
     missing = np.full(len(found[0]), np.nan)
     ends = (missing, missing) if resampled is None else percentile_interval(resampled, level=resampling.level)
     rows = zip(found[0], found[1], difference[found], *ends, strict=True)
     return ExpertTable(
         rule="delta",
-        parameters={**asdict(rule), "n_items": len(rates), "n_base_items": len(base), **resampling.to_json()},
+        parameters={**rule.to_json(), "n_items": len(rates), "n_base_items": len(base), **resampling.to_json()},
         experts=tuple(
             ExpertRow(decoder_layers[positions[place]], int(expert), *(float(number) for number in numbers))
             for place, expert, *numbers in rows

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ruptures.detection.kernelcpd import KernelCPD
 
 from isogloss.analysis.statistics import Estimate, percentile_interval
 from isogloss.errors import RunError
@@ -37,8 +36,8 @@ class MiddleLayers:
         end: last decoder layer of the middle, inclusive.
         start_interval: decoder layers between which the start falls over resamples; None without resamples.
         end_interval: the same for the end.
-        is_u_shape: the middle is lower than the segment on either side, and stays so at the lower end of the interval
-            where there are resamples.
+        is_u_shape: the middle is lower than the segment on either side. With resamples, also by more than noise
+            explains (see `middle_layers`); without, no more than that is known.
         depth: mean of the outer layers minus mean of the middle ones; negative for a hump. ``n`` counts items.
     """
 
@@ -81,6 +80,9 @@ def segment(curve: FloatArray, *, min_size: int) -> tuple[int, int]:
         Exact dynamic programming of the l2 cost, ruptures (Truong et al. 2020). `KernelCPD` with a linear kernel
         minimises what `Dynp` with model ``l2`` and jump 1 does, in C.
     """
+    # Imported here because it loads scipy.stats: two thirds of the time that `import isogloss.analysis` would take.
+    from ruptures.detection.kernelcpd import KernelCPD  # noqa: PLC0415
+
     if len(curve) < N_SEGMENTS * min_size:
         raise RunError(
             f"the middle layers need {N_SEGMENTS} segments of at least {min_size} routed layers, and this run has "
@@ -97,6 +99,16 @@ def _contrasts(curves: FloatArray, first: int, second: int) -> tuple[FloatArray,
     outer = np.concatenate([before, after], axis=-1).mean(axis=-1)
     rim = np.minimum(before.mean(axis=-1), after.mean(axis=-1))
     return outer - middle.mean(axis=-1), rim - middle.mean(axis=-1)
+
+
+def _is_u_shape(curve: FloatArray, resampled: FloatArray, *, min_size: int, level: float) -> bool:
+    """Ask for a rim that stays above zero over resamples, and above what the noise of a flat curve would give."""
+    first, second = segment(curve, min_size=min_size)
+    rim = _contrasts(curve, first, second)[1]
+    steady = percentile_interval(_contrasts(resampled, first, second)[1], level=level)[0] > 0
+    noise = resampled - resampled.mean(axis=0)
+    flat = [_contrasts(row, *segment(row, min_size=min_size))[1] for row in noise]
+    return bool(rim > 0 and steady and rim > np.quantile(flat, level))
 
 
 def _edge_interval(edges: IntArray, layers: Sequence[int], level: float) -> tuple[int, int]:
@@ -117,8 +129,10 @@ def middle_layers(
 ) -> MiddleLayers:
     """Find the middle layers of a curve, and say whether they are lower than the outer ones.
 
-    A segmentation always exists, so ``is_u_shape`` must be read with it. Depth is measured on the segments that were
-    fitted to the same curve: on pure noise it leans away from zero.
+    A segmentation always exists, so ``is_u_shape`` must be read with it. With resamples it asks that the rim (the lower
+    outer mean minus the middle mean) stays above zero at the lower end of its interval, and exceeds the ``level``
+    quantile of the rims that segmentation finds in noise alone (resampled curves minus their mean). Depth is measured
+    on the segments that were fitted to the same curve: on pure noise it leans away from zero.
 
     Args:
         curve: ``[n_layers]``, such as the mean divergence over languages.
@@ -146,12 +160,12 @@ def middle_layers(
     if resampled is None:
         return MiddleLayers(*edges, None, None, rim > 0, Estimate(depth, float("nan"), float("nan"), n_items))
     found = np.array([segment(row, min_size=min_size) for row in resampled])
-    depths, rims = _contrasts(np.asarray(resampled), first, second)
+    depths = _contrasts(np.asarray(resampled), first, second)[0]
     low, high = (float(end) for end in percentile_interval(depths, level=level))
     return MiddleLayers(
         *edges,
         start_interval=_edge_interval(found[:, 0], layers, level),
         end_interval=_edge_interval(found[:, 1] - 1, layers, level),
-        is_u_shape=bool(rim > 0 and percentile_interval(rims, level=level)[0] > 0),
+        is_u_shape=_is_u_shape(curve, np.asarray(resampled), min_size=min_size, level=level),
         depth=Estimate(depth, low, high, n_items),
     )

@@ -80,7 +80,7 @@ class ShareRule:
         }
 
 
-def top_experts(counts: IntArray, top: int) -> BoolArray:
+def top_experts(counts: IntArray | FloatArray, top: int) -> BoolArray:
     """Mark the ``top`` largest counts of the last axis; among equal counts the lower expert id goes first.
 
     Args:
@@ -97,7 +97,7 @@ def top_experts(counts: IntArray, top: int) -> BoolArray:
     return np.asarray(keys >= np.partition(keys, least, axis=-1)[..., least, None])
 
 
-def language_shares(counts: IntArray, tokens: IntArray, top: int) -> FloatArray:
+def language_shares(counts: IntArray | FloatArray, tokens: IntArray | FloatArray, top: int) -> FloatArray:
     """Divide each expert's use among the languages.
 
     Args:
@@ -113,7 +113,7 @@ def language_shares(counts: IntArray, tokens: IntArray, top: int) -> FloatArray:
     """
     rates = np.where(top_experts(counts, top), counts / np.asarray(tokens, dtype=np.float64)[..., None], 0.0)
     totals = rates.sum(axis=-2, keepdims=True)
-    return np.divide(rates, totals, out=np.zeros_like(rates), where=totals > 0)
+    return np.asarray(np.divide(rates, totals, out=np.zeros_like(rates), where=totals > 0))
 
 
 def _judge(shares: FloatArray, rule: ShareRule) -> tuple[FloatArray, BoolArray]:

@@ -1,4 +1,4 @@
-"""Everything that one Run says about its languages, in one pass over its files."""
+"""Everything that one Run says about its languages: each language file is read once, and held only while measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isogloss.analysis.divergence import (
     divergence_ceiling,
     language_distributions,
     other_languages,
-    shuffled_divergence,
+    shuffled_partners,
 )
 from isogloss.analysis.layers import MiddleLayers, middle_layers
 from isogloss.analysis.statistics import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from isogloss.runs import Run
+    from isogloss.runs import LanguageRouting, Run
 
     FloatArray = npt.NDArray[np.floating[Any]]
     IntArray = npt.NDArray[np.integer[Any]]
@@ -85,7 +85,7 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `isogloss analyze --json`."""
-        middle, correlation = self.middle, zip(self.layers, self.correlation, strict=bool(self.correlation))
+        middle, correlation = self.middle, zip(self.layers, self.correlation, strict=False)
         return {
             "n_layers": len(self.layers),
             "n_experts": self.n_experts,
@@ -114,31 +114,35 @@ class Analysis:
 
 
 def _draws(run: Run, resampling: Resampling) -> IntArray:
-    n_items = len(run.manifest.item_ids) if run.manifest.granularity == "items" else 1
-    return bootstrap_counts(n_items, n_resamples=resampling.n_resamples, seed=resampling.seed)
+    return bootstrap_counts(run.manifest.shape[0], n_resamples=resampling.n_resamples, seed=resampling.seed)
 
 
-def entropy_by_language(
-    run: Run, *, quantity: Quantity | None = None, resampling: Resampling = DEFAULT_RESAMPLING
-) -> Curves:
+def _curves(arrays: Mapping[str, FloatArray], counts: IntArray, resampling: Resampling) -> Curves:
+    return {language: estimate_means(array, counts, level=resampling.level) for language, array in arrays.items()}
+
+
+def _entropy(run: Run, language: str, quantity: Quantity, routing: LanguageRouting) -> FloatArray:
+    if run.manifest.granularity == "items":
+        return routing.entropy
+    return entropy(language_distributions(routing, language, quantity))
+
+
+def entropy_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
     """Estimate the mean routing entropy of every language in every routed layer, in nats.
 
     Args:
-        run: with items, or pooled: then the entropy of the pooled distribution, which is higher than the mean over
-            items and carries no interval.
-        quantity: which pooled distribution; the entropy of items is always that of their profiles.
+        run: with items, or pooled: then the entropy of the pooled selections, which is higher than a mean over items
+            and carries no interval.
         resampling: of the items.
 
     Returns:
         One Estimate per routed layer for each language.
     """
-    counts, pooled = _draws(run, resampling), run.manifest.granularity != "items"
-    quantity = quantity or default_quantity(run.manifest.granularity)
-    curves = {}
-    for language in run.languages:
-        values = entropy(language_distributions(run, language, quantity)) if pooled else run.load(language).entropy
-        curves[language] = estimate_means(values, counts, level=resampling.level)
-    return curves
+    counts, quantity = _draws(run, resampling), default_quantity(run.manifest.granularity)
+    return {
+        language: estimate_means(_entropy(run, language, quantity, run.load(language)), counts, level=resampling.level)
+        for language in run.languages
+    }
 
 
 def consistency_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
@@ -162,15 +166,48 @@ def consistency_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMP
     }
 
 
-def _item_divergences(run: Run, pivot: str, quantity: Quantity) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Divergence and its ceiling by non-pivot language, each ``[n_items, n_layers]``."""
-    reference = language_distributions(run, pivot, quantity)
-    measured, ceilings = {}, {}
-    for language in other_languages(run, pivot):
-        distributions = language_distributions(run, language, quantity)
-        measured[language] = divergence(reference, distributions)
-        ceilings[language] = divergence_ceiling(reference, distributions)
-    return measured, ceilings
+@dataclass(frozen=True)
+class _Measures:
+    """Arrays ``[n_items, n_layers]`` by language; shuffled and consistency are empty where refused."""
+
+    divergence: dict[str, FloatArray]
+    ceiling: dict[str, FloatArray]
+    shuffled: dict[str, FloatArray]
+    entropy: dict[str, FloatArray]
+    consistency: dict[str, FloatArray]
+
+
+def _measure(run: Run, pivot: str, quantity: Quantity, seed: int) -> _Measures:
+    found = _Measures({}, {}, {}, {}, {})
+    has_items = run.manifest.granularity == "items"
+    reference = language_distributions(run.load(pivot), pivot, quantity)
+    partners = reference[shuffled_partners(len(reference), seed)] if has_items and len(reference) > 1 else None
+    for language in run.languages:
+        routing = run.load(language)
+        distributions = language_distributions(routing, language, quantity)
+        found.entropy[language] = _entropy(run, language, quantity, routing)
+        if language != pivot:
+            found.divergence[language] = divergence(reference, distributions)
+            found.ceiling[language] = divergence_ceiling(reference, distributions)
+        if has_items:
+            found.consistency[language] = routing.consistency
+        if partners is not None:
+            found.shuffled[language] = divergence(distributions, partners)
+    return found
+
+
+def _refusals(granularity: str, n_items: int) -> dict[str, str]:
+    refused = {}
+    for metric in ("consistency", "shuffled", "intervals"):
+        try:
+            require_items(granularity, metric)
+        except RunError as error:
+            refused[metric] = str(error)
+    if granularity == "items" and n_items == 1:
+        refused = {
+            metric: f"{metric}: needs at least two items; this run has one" for metric in ("shuffled", "intervals")
+        }
+    return refused
 
 
 def _middle(measured: dict[str, FloatArray], counts: IntArray, layers: tuple[int, ...], level: float) -> MiddleLayers:
@@ -203,28 +240,17 @@ def analyze(
         LanguageError: the pivot is absent or alone, or accuracy covers fewer than four other languages.
         RunError: an item has no counted tokens, or a file is damaged.
     """
-    manifest, refused = run.manifest, dict[str, str]()
-    others = other_languages(run, pivot)
+    manifest, others = run.manifest, other_languages(run, pivot)
     quantity = quantity or default_quantity(manifest.granularity)
     layers = tuple(spec.layer for spec in manifest.routers)
     counts = _draws(run, resampling)
-    measured, ceilings = _item_divergences(run, pivot, quantity)
-    curves = {name: estimate_means(measured[name], counts, level=resampling.level) for name in others}
-    shuffled: Curves = {}
-    consistency: Curves = {}
-    middle: MiddleLayers | None = None
+    found = _measure(run, pivot, quantity, resampling.seed)
+    refused = _refusals(manifest.granularity, counts.shape[1])
+    curves = _curves(found.divergence, counts, resampling)
     try:
-        consistency = consistency_by_language(run, resampling=resampling)
+        middle = _middle(found.divergence, counts, layers, resampling.level)
     except RunError as error:
-        refused["consistency"] = str(error)
-    try:
-        shuffled = shuffled_divergence(run, pivot, resampling=resampling)
-    except RunError as error:
-        refused["shuffled"] = str(error)
-    try:
-        middle = _middle(measured, counts, layers, resampling.level)
-    except RunError as error:
-        refused["middle_layers"] = str(error)
+        middle, refused["middle_layers"] = None, str(error)
     return Analysis(
         pivot=pivot,
         layers=layers,
@@ -232,10 +258,10 @@ def analyze(
         granularity=manifest.granularity,
         quantity=quantity,
         divergence=curves,
-        divergence_ceiling={name: tuple(ceilings[name].mean(axis=0).tolist()) for name in others},
-        shuffled=shuffled,
-        entropy=entropy_by_language(run, quantity=quantity, resampling=resampling),
-        consistency=consistency,
+        divergence_ceiling={name: tuple(found.ceiling[name].mean(axis=0).tolist()) for name in others},
+        shuffled=_curves(found.shuffled, counts, resampling),
+        entropy=_curves(found.entropy, counts, resampling),
+        consistency=_curves(found.consistency, counts, resampling),
         consistency_chance=tuple(chance_consistency(spec.n_experts, spec.top_k) for spec in manifest.routers),
         middle=middle,
         correlation=accuracy_correlation(curves, accuracy) if accuracy else (),

@@ -268,4 +268,6 @@ def train(folder: Path, recipe: Recipe, mixture: Mixture) -> Path:
     target = folder / "model"
     training.model.to(torch.bfloat16).save_pretrained(target)
     training.tokenizer.save_pretrained(target)
+    summary = {**training.state, "recipe": asdict(recipe), "real_text": sorted(mixture.real)}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return target

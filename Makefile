@@ -1,0 +1,46 @@
+# Everything a person or CI runs. Each target sets itself up in .venv; only Python >= 3.11 and a package index are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Idle OpenMP threads must sleep: spinning ones slow a busy machine down many times over.
+export OMP_WAIT_POLICY = PASSIVE
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test test-all check format bench clean
+
+demo: $(VENV)/run
+	$(BIN)/isogloss demo -o isogloss-demo
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/dev
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q
+
+format: $(VENV)/dev
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
+
+bench: $(VENV)/run
+	$(BIN)/python bench/bench.py
+
+clean:
+	rm -rf $(VENV) build dist isogloss-demo
+
+$(VENV)/run: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isogloss needs Python >= 3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev: $(VENV)/run
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@

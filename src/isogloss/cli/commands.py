@@ -1,0 +1,265 @@
+"""One function per command; heavy rooms are imported when a command needs them, so that help is instant."""
+# ruff: noqa: PLC0415 - the imports inside functions are the point
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isogloss.cli import output
+from isogloss.cli.options import Subparsers, add_expert_options, add_json, add_output, add_pivot, codes
+
+if TYPE_CHECKING:
+    from isogloss.analysis import ExpertTable
+    from isogloss.runs import Run
+
+__all__ = [
+    "register_analyze",
+    "register_capture",
+    "register_demo",
+    "register_evaluate",
+    "register_experts",
+    "register_import",
+    "register_merge",
+    "register_organism",
+    "register_plan",
+    "register_report",
+    "register_study",
+]
+
+_KINDS = ("soft", "force", "suppress", "ban", "adaptive", "offset")
+
+
+def register_demo(subparsers: Subparsers) -> None:
+    """Add `demo`."""
+    parser = subparsers.add_parser("demo", help="the whole way on the shipped model, offline")
+    add_output(parser, "folder of the study (default %(default)s)", default="isogloss-demo")
+    add_json(parser)
+    parser.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from isogloss.studies.study import DEMO, run_study
+
+    output.show_study(run_study(DEMO, options.output), as_json=options.json)
+
+
+def register_study(subparsers: Subparsers) -> None:
+    """Add `study`."""
+    parser = subparsers.add_parser("study", help="capture, analyse, plan, evaluate, report, as a file says")
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    add_output(parser, "folder of the study")
+    add_json(parser)
+    parser.set_defaults(command=_study)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from isogloss.studies.study import read_study, run_study
+
+    output.show_study(run_study(read_study(options.study), options.output), as_json=options.json)
+
+
+def register_capture(subparsers: Subparsers) -> None:
+    """Add `capture`."""
+    parser = subparsers.add_parser("capture", help="run a corpus through a model and keep its routing")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
+    parser.add_argument("--corpus", required=True, help="folder, .jsonl, .tsv, flores_plus, belebele, organism")
+    parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the corpus")
+    parser.add_argument("--split", help="of a corpus that has splits")
+    parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
+    parser.add_argument("--tokens", choices=("content", "all"), default="content", help="count special tokens or not")
+    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens per forward")
+    parser.add_argument("--seed", type=int, default=0, help="of the tokens sampled for consistency")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--device", help="such as cuda:0")
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="capture under a plan")
+    add_output(parser, "folder of the Run; a stopped capture goes on")
+    add_json(parser)
+    parser.set_defaults(command=_capture)
+
+
+def _capture(options: argparse.Namespace) -> None:
+    from isogloss.backends.huggingface import CaptureOptions
+    from isogloss.steering import read_plan
+    from isogloss.studies.capture import CaptureRequest, capture_corpus
+    from isogloss.studies.sources import open_corpus, open_model
+
+    plan = read_plan(options.plan) if options.plan else None
+    corpus = open_corpus(options.corpus, languages=options.languages, split=options.split, n_items=options.items)
+    counted = CaptureOptions(options.tokens, options.batch_tokens, seed=options.seed)
+    loaded = open_model(options.model, dtype=options.dtype, device=options.device)
+    output.show_run(capture_corpus(loaded, corpus, options.output, CaptureRequest(counted, plan)), as_json=options.json)
+
+
+def register_import(subparsers: Subparsers) -> None:
+    """Add `import`."""
+    parser = subparsers.add_parser("import", help="make a pooled Run of published counts")
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--format", choices=("counts-json",), default="counts-json")
+    add_output(parser, "folder of the Run")
+    add_json(parser)
+    parser.set_defaults(command=_import)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from isogloss.runs import import_counts_json
+
+    output.show_run(import_counts_json(options.folder, options.output), as_json=options.json)
+
+
+def register_merge(subparsers: Subparsers) -> None:
+    """Add `merge`."""
+    parser = subparsers.add_parser("merge", help="unite Runs of one model and corpus")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    add_output(parser, "folder of the united Run")
+    add_json(parser)
+    parser.set_defaults(command=_merge)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from isogloss.runs import merge
+
+    output.show_run(merge(options.runs, options.output), as_json=options.json)
+
+
+def register_analyze(subparsers: Subparsers) -> None:
+    """Add `analyze`."""
+    parser = subparsers.add_parser("analyze", help="divergence, entropy, consistency, middle layers")
+    parser.add_argument("run", type=Path, metavar="RUN")
+    add_pivot(parser)
+    add_json(parser)
+    parser.set_defaults(command=_analyze)
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from isogloss.analysis import analyze
+    from isogloss.languages import resolve
+    from isogloss.runs import open_run
+
+    output.show_analysis(analyze(open_run(options.run), pivot=resolve(options.pivot)), as_json=options.json)
+
+
+def register_experts(subparsers: Subparsers) -> None:
+    """Add `experts`."""
+    parser = subparsers.add_parser("experts", help="list experts by a rule, with interval and chance count")
+    add_expert_options(parser)
+    parser.add_argument("--kind", choices=("common", "exclusive"), default="common", help="share: which experts")
+    add_json(parser)
+    parser.set_defaults(command=_experts)
+
+
+def _experts(options: argparse.Namespace) -> None:
+    output.show_experts(_find(options, share_kind=options.kind)[1], as_json=options.json)
+
+
+def register_plan(subparsers: Subparsers) -> None:
+    """Add `plan`."""
+    parser = subparsers.add_parser("plan", help="turn experts into a plan for the Run's model")
+    add_expert_options(parser)
+    parser.add_argument("--share-kind", choices=("common", "exclusive"), default="common", help="share: which experts")
+    parser.add_argument("--kind", choices=_KINDS, required=True, help="what happens to the experts' logits")
+    parser.add_argument("--strength", type=float, help="soft, adaptive: λ; offset: logits; the others take none")
+    add_output(parser, "the plan's file")
+    add_json(parser)
+    parser.set_defaults(command=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from isogloss.steering import write_plan
+    from isogloss.studies.experts import build_plan
+
+    run, table = _find(options, share_kind=options.share_kind)
+    plan = build_plan(run, table, kind=options.kind, strength=options.strength)
+    write_plan(plan, options.output)
+    output.show_plan(plan, options.output, as_json=options.json)
+
+
+def _find(options: argparse.Namespace, *, share_kind: str) -> tuple[Run, ExpertTable]:
+    from isogloss.runs import open_run
+    from isogloss.studies.experts import ExpertQuery, find_experts
+
+    run = open_run(options.run)
+    query = ExpertQuery(
+        rule=options.rule,
+        threshold=options.threshold,
+        layers=options.layers,
+        kind="common" if share_kind == "common" else "exclusive",
+        languages=options.languages,
+        target=options.target,
+        top=options.top,
+        pivot=options.pivot,
+    )
+    return run, find_experts(run, query, base=open_run(options.base) if options.base else None)
+
+
+def register_evaluate(subparsers: Subparsers) -> None:
+    """Add `evaluate`."""
+    parser = subparsers.add_parser("evaluate", help="answers with and without a plan, paired, with controls")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
+    parser.add_argument("--plan", type=Path, required=True, metavar="PLAN.json")
+    parser.add_argument("--task", required=True, help="'organism' or a folder with xxx_Xxxx.tsv files")
+    parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the task")
+    parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
+    parser.add_argument("--controls", type=int, default=1, metavar="N", help="random plans to compare with")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--device", help="such as cuda:0")
+    add_output(parser, "folder of the evaluation; a stopped one goes on")
+    add_json(parser)
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from isogloss.evaluation.tasks import load_task
+    from isogloss.steering import read_plan
+    from isogloss.studies.evaluate import evaluate_plan
+    from isogloss.studies.sources import open_model
+
+    plan = read_plan(options.plan)
+    task = load_task(options.task, languages=options.languages, n_items=options.items)
+    loaded = open_model(options.model, dtype=options.dtype, device=options.device)
+    summary = evaluate_plan(loaded, task, plan, n_controls=options.controls, out=options.output)
+    output.show_evaluation(summary, as_json=options.json)
+
+
+def register_report(subparsers: Subparsers) -> None:
+    """Add `report`."""
+    parser = subparsers.add_parser("report", help="one HTML file from a Run, an evaluation or a study")
+    parser.add_argument("source", type=Path, metavar="RUN|EVAL|STUDY")
+    add_pivot(parser)
+    add_output(parser, "the HTML file")
+    parser.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from isogloss.studies.report import report_on
+
+    output.show_path(report_on(options.source, options.output, pivot=options.pivot))
+
+
+def register_organism(subparsers: Subparsers) -> None:
+    """Add `organism`."""
+    parser = subparsers.add_parser("organism", help="train the model that ships with isogloss, or measure one")
+    actions: Subparsers = parser.add_subparsers(required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="from a seed; a stopped training goes on")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--tokens", type=int, default=None, help="training tokens (default: the shipped model's)")
+    train.add_argument("--text", type=Path, metavar="DIR", help="real parallel text, xxx_Xxxx.* files, to mix in")
+    add_output(train, "folder of checkpoints, log and finished model")
+    train.set_defaults(command=_train)
+    card = actions.add_parser("card", help="measure a trained organism and write its model card")
+    card.add_argument("model", type=Path, metavar="DIR", help="folder of a finished training")
+    add_output(card, "the card's file")
+    card.set_defaults(command=_card)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from isogloss.studies.organism import train_organism
+
+    output.show_path(train_organism(options.output, seed=options.seed, tokens=options.tokens, text=options.text))
+
+
+def _card(options: argparse.Namespace) -> None:
+    from isogloss.studies.organism import write_card
+
+    output.show_path(write_card(options.model, options.output))

@@ -1,0 +1,58 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["Subparsers", "add_expert_options", "add_json", "add_output", "add_pivot", "codes", "layer_range"]
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def codes(text: str) -> tuple[str, ...]:
+    """Split ``a,b,c``."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty part; expected codes such as eng_Latn,deu_Latn")
+    return parts
+
+
+def layer_range(text: str) -> tuple[int, int]:
+    """Read ``A-B``, inclusive."""
+    found = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of layers; expected A-B such as 10-39, 0-based, inclusive")
+    return int(found[1]), int(found[2])
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | None = None) -> None:
+    """Add ``-o``."""
+    parser.add_argument(
+        "-o", "--output", type=Path, required=default is None, default=default and Path(default), help=what
+    )
+
+
+def add_pivot(parser: argparse.ArgumentParser) -> None:
+    """Add ``--pivot``."""
+    parser.add_argument("--pivot", default="eng_Latn", help="reference language (default %(default)s)")
+
+
+def add_expert_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses experts, for `experts` and `plan`."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a Run")
+    parser.add_argument("--rule", choices=("delta", "share"), required=True, help="how experts are found")
+    parser.add_argument("--threshold", type=float, required=True, help="of the rule, between 0 and 1")
+    parser.add_argument("--layers", type=layer_range, metavar="A-B", help="decoder layers, 0-based, inclusive")
+    parser.add_argument("--base", type=Path, metavar="RUN", help="delta: Run of generic texts (finds task experts)")
+    parser.add_argument("--languages", type=codes, default=(), metavar="L,L", help="share: those present; delta: the one")
+    parser.add_argument("--target", type=codes, default=(), metavar="L,L", help="exclusive share: whose experts")
+    parser.add_argument("--top", type=int, metavar="K", help="share: experts kept per language and layer")
+    add_pivot(parser)

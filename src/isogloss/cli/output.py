@@ -1,0 +1,166 @@
+"""What commands print: JSON for programs, short tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isogloss.analysis import Analysis, ExpertTable
+    from isogloss.runs import Run
+    from isogloss.steering import Plan
+    from isogloss.studies.study import StudyResult
+
+__all__ = [
+    "show_analysis",
+    "show_evaluation",
+    "show_experts",
+    "show_path",
+    "show_plan",
+    "show_run",
+    "show_study",
+]
+
+_LONGEST_TABLE = 40
+
+
+def show_path(path: Path) -> None:
+    """Print where a file lies."""
+    sys.stdout.write(f"{path}\n")
+
+
+def show_run(run: Run, *, as_json: bool) -> None:
+    """Print what a Run holds."""
+    manifest = run.manifest
+    if as_json:
+        _json({"path": str(run.path), **manifest.to_json()})
+        return
+    n_items, n_layers, n_experts = manifest.shape
+    _line(f"{run.path}: {manifest.model}, {n_items} items, {n_layers} routed layers of {n_experts} experts")
+    _table(["language", "tokens"], [[code, f"{manifest.languages[code].tokens:,}"] for code in run.languages])
+    for note in manifest.notes:
+        _line(note)
+
+
+def show_analysis(analysis: Analysis, *, as_json: bool) -> None:
+    """Print divergence by language outside and inside the middle layers, then the findings."""
+    from isogloss.studies.findings import describe_analysis  # noqa: PLC0415 - needs the analysis room
+
+    if as_json:
+        _json(analysis.to_json())
+        return
+    for sentence in describe_analysis(analysis):
+        _line(sentence)
+    if analysis.middle is not None:
+        _table(["language", "early", "middle", "late"], _by_segment(analysis))
+        _line(f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers; --json has every layer.")
+    for what, why in analysis.refused.items():
+        _line(f"{what}: not computed, {why}")
+
+
+def _by_segment(analysis: Analysis) -> list[list[str]]:
+    if analysis.middle is None:
+        return []
+    start, end = (analysis.layers.index(layer) for layer in (analysis.middle.start, analysis.middle.end))
+    parts = (slice(0, start), slice(start, end + 1), slice(end + 1, None))
+    rows = []
+    for language, curve in analysis.divergence.items():
+        values = [point.value for point in curve]
+        rows.append([language, *(f"{sum(values[part]) / len(values[part]):.3f}" for part in parts)])
+    return rows
+
+
+def show_experts(table: ExpertTable, *, as_json: bool) -> None:
+    """Print the experts of a rule."""
+    raw = table.to_json()
+    if as_json:
+        _json(raw)
+        return
+    chance = raw["expected_by_chance"]
+    _line(f"{raw['n']} experts by rule {raw['rule']}; expected by chance: {'unknown' if chance is None else chance}")
+    rows = [[str(row["layer"]), str(row["expert"]), _estimate(row)] for row in raw["experts"]]
+    _table(["layer", "expert", "statistic"], rows)
+
+
+def show_plan(plan: Plan, path: Path, *, as_json: bool) -> None:
+    """Print what a plan does and where it lies."""
+    if as_json:
+        _json({"path": str(path), "sha256": plan.sha256, **plan.to_json()})
+        return
+    rows = [[str(i.layer), i.kind, str(i.strength or ""), " ".join(map(str, i.experts))] for i in plan.interventions]
+    _table(["layer", "kind", "strength", "experts"], rows)
+    _line(str(path))
+
+
+def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
+    """Print accuracy per language without and with the plan."""
+    from isogloss.studies.findings import describe_evaluation  # noqa: PLC0415 - needs the analysis room
+
+    if as_json:
+        _json(summary)
+        return
+    _table(
+        ["language", "baseline", "steered", "difference", "p (Holm)", "n"],
+        [
+            [
+                code,
+                _percent(row["baseline"]["value"]),
+                _percent(row["steered"]["value"]),
+                f"{_percent(row['difference']['value'])} [{_percent(row['difference']['low'])}, "
+                f"{_percent(row['difference']['high'])}]",
+                f"{row['p_adjusted']:.3f}",
+                str(row["difference"]["n"]),
+            ]
+            for code, row in summary["per_language"].items()
+        ],
+    )
+    for sentence in describe_evaluation(summary):
+        _line(sentence)
+
+
+def show_study(result: StudyResult, *, as_json: bool) -> None:
+    """Print the findings of a study, its accuracy table, and the path of its report, last."""
+    if as_json:
+        _json({"findings": list(result.findings), "report": str(result.report)})
+        return
+    if result.evaluation is not None:
+        show_evaluation(result.evaluation, as_json=False)
+    for sentence in result.findings[: len(result.findings) - (3 if result.evaluation else 0)]:
+        _line(sentence)
+    _line(str(result.report))
+
+
+def _json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - help needs no tables
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows[:_LONGEST_TABLE]:
+        table.add_row(*map(Text, row))
+    Console(file=sys.stdout, highlight=False).print(table)
+    if len(rows) > _LONGEST_TABLE:
+        _line(f"… and {len(rows) - _LONGEST_TABLE} more; --json has all")
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return f"{row['statistic']:.3f}"
+    return f"{row['statistic']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

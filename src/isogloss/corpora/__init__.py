@@ -1,0 +1,13 @@
+"""Parallel texts by language: local folders and files, and data sets of the Hugging Face hub known by name.
+
+A corpus is accepted only when every language has the same items. Text passes through unchanged; what cannot be read
+without guessing (encoding, line ends, alignment) is refused with the file, the line and the remedy.
+"""
+
+from __future__ import annotations
+
+from isogloss.corpora.corpus import Corpus
+from isogloss.corpora.hub import HUB_CORPORA
+from isogloss.corpora.load import load_corpus
+
+__all__ = ["HUB_CORPORA", "Corpus", "load_corpus"]

@@ -1,0 +1,55 @@
+"""One door for all corpora: what a source names, and who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from isogloss.corpora.corpus import Corpus, requested_codes
+from isogloss.corpora.hub import HUB_CORPORA, load_hub
+from isogloss.corpora.local import TABLES, load_folder, load_table
+from isogloss.errors import CorpusError
+
+__all__ = ["load_corpus"]
+
+
+def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: str | None = None) -> Corpus:
+    """Read a parallel corpus.
+
+    Args:
+        source: one of
+
+            * a folder with one text file per language, ``xxx_Xxxx.*`` (short codes too), where line i says the same
+              everywhere; hidden files and names that are no language code are ignored;
+            * a ``.jsonl`` or ``.tsv`` file with columns ``language``, ``text`` and, optionally, ``id`` (without ids,
+              the n-th text of each language is item n);
+            * ``flores_plus`` or ``belebele``, fetched from the Hugging Face hub through `datasets`, or
+              ``flores_plus:FOLDER`` for a local copy of that repository.
+        languages: those to read; None reads all.
+        split: for a folder, the subfolder of this name or else the files with this suffix; for the hub, the split
+            (``dev`` of flores_plus and ``test`` of belebele by default).
+
+    Returns:
+        The corpus, items in the file's order (flores_plus by id, belebele by link), one text per item and language.
+
+    Raises:
+        CorpusError: nothing readable at the source, languages misaligned or absent, text empty or badly encoded.
+        LanguageError: a requested language is unknown or given twice.
+
+    Source:
+        Belebele's passages de-duplicated and sorted by ``link``: Multilingual Routing in Mixture-of-Experts
+        (arXiv 2510.04694), public analysis code.
+    """
+    wanted = None if languages is None else requested_codes(languages)
+    name, _, local = source.partition(":")
+    if name in HUB_CORPORA:
+        return load_hub(name, local, wanted, split)
+    path = Path(source)
+    if path.is_dir():
+        return load_folder(path, wanted, split)
+    if path.suffix not in TABLES:
+        known = ", ".join(sorted(HUB_CORPORA))
+        raise CorpusError(f"{source}: no such corpus; expected a folder, a .jsonl or .tsv file, or one of {known}")
+    if split is not None:
+        raise CorpusError(f"{source}: split {split!r} was asked for, but a single file has no splits; leave it out")
+    return load_table(path, wanted)

@@ -1,0 +1,125 @@
+"""Corpora from local text files: a folder with one file per language, or one table with a language column."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from isogloss.corpora.corpus import Corpus, add_text, align, check_text, item_id, language_of, require_language
+from isogloss.errors import CorpusError
+
+__all__ = ["TABLES", "load_folder", "load_table"]
+
+_LANGUAGE_STEM = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z]{4})?")
+_BOM = b"\xef\xbb\xbf"
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Read lines that end in LF; only LF splits, so that U+2028 and the like stay inside their line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if raw.startswith(_BOM):
+        raise CorpusError(f"{path}:1: starts with a byte order mark; save it as UTF-8 without BOM")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        position = raw.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"{path}:{position}: not UTF-8 ({error.reason}); convert it, as with iconv -t UTF-8"
+        ) from error
+    lines = text.removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\r"):
+            raise CorpusError(f"{path}:{number}: ends in CRLF; expected LF; convert the file, as with dos2unix")
+        if not line.strip():
+            raise CorpusError(f"{path}:{number}: empty line; fill it in, or delete this line in every language's file")
+    return lines
+
+
+def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None) -> Corpus:
+    """Read line-aligned files, one per language; arguments and errors as `isogloss.corpora.load_corpus`."""
+    name = folder.name if split is None else f"{folder.name}/{split}"
+    files = _language_files(folder, split)
+    codes = sorted(files) if wanted is None else [require_language(files, code, str(folder)) for code in wanted]
+    texts = {code: tuple(_read_lines(files[code])) for code in codes}
+    first = codes[0]
+    for code in codes:
+        if len(texts[code]) != len(texts[first]):
+            shorter = min(len(texts[code]), len(texts[first]))
+            raise CorpusError(
+                f"{files[code]} has {len(texts[code])} lines, {files[first]} has {len(texts[first])}; expected line i "
+                f"to say the same in every file; look from line {shorter + 1} backwards for a split or lost line"
+            )
+    ids = tuple(str(number) for number in range(1, len(texts[first]) + 1))
+    return Corpus(name, texts, ids, licence="not stated", source="local folder")
+
+
+def _language_files(folder: Path, split: str | None) -> dict[str, Path]:
+    subfolder = folder if split is None else folder / split
+    suffix = "" if subfolder.is_dir() else f".{split}"
+    place = subfolder if subfolder.is_dir() else folder
+    files: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        stem = path.name.partition(".")[0]
+        if not path.is_file() or not path.name.endswith(suffix) or not _LANGUAGE_STEM.fullmatch(stem):
+            continue
+        code = language_of(stem, str(path))
+        if code in files:
+            raise CorpusError(f"{files[code]} and {path} are both {code}; keep one, or name the split to read")
+        files[code] = path
+    if not files:
+        expected = f"xxx_Xxxx.*, as in eng_Latn.{split or 'txt'}"
+        raise CorpusError(f"{place}: no language files{f' of split {split}' if split else ''}; expected {expected}")
+    return files
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(_read_lines(path), start=1):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{where}: not JSON ({error.msg}); expected one object per line") from error
+        if not isinstance(row, dict):
+            raise CorpusError(f"{where}: a {type(row).__name__}; expected an object with language, text and id")
+        yield where, row
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    header, *lines = (line.split("\t") for line in _read_lines(path))
+    if len(set(header)) != len(header) or not {"language", "text"} <= set(header):
+        raise CorpusError(f"{path}:1: columns {header}; expected a header with language, text and, optionally, id")
+    for number, cells in enumerate(lines, start=2):
+        if len(cells) != len(header):
+            raise CorpusError(f"{path}:{number}: {len(cells)} columns, expected {len(header)}; a tab inside a text?")
+        yield f"{path}:{number}", dict(zip(header, cells, strict=True))
+
+
+TABLES: dict[str, Callable[[Path], Iterator[tuple[str, Mapping[str, Any]]]]] = {
+    ".jsonl": _jsonl_rows,
+    ".tsv": _tsv_rows,
+}
+
+
+def load_table(path: Path, wanted: tuple[str, ...] | None) -> Corpus:
+    """Read a table with a language column; arguments and errors as `isogloss.corpora.load_corpus`."""
+    texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    order: dict[str, None] = {}
+    with_ids: bool | None = None
+    for where, row in TABLES[path.suffix](path):
+        code = language_of(str(row.get("language", "")), where)
+        if with_ids is None:
+            with_ids = "id" in row
+        elif with_ids != ("id" in row):
+            raise CorpusError(f"{where}: some rows have an id and some have none; give all of them one, or none")
+        item = item_id(row["id"], where) if with_ids else str(len(texts[code]) + 1)
+        add_text(texts[code], item, check_text(row.get("text"), where), where)
+        order.setdefault(item)
+    aligned, ids = align(texts, list(order), wanted, str(path))
+    return Corpus(path.stem, aligned, ids, licence="not stated", source=f"local file {path.name}")

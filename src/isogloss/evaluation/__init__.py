@@ -1,0 +1,1 @@
+"""Measures whether steering helped: tasks, answer scoring, and paired statistics."""

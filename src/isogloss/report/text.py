@@ -1,0 +1,199 @@
+"""Words and numbers of the report: language names, numbers with intervals, and text that plotly must not interpret."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from isogloss.errors import LanguageError
+from isogloss.languages import display_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from isogloss.report.results import Estimate
+
+__all__ = [
+    "interval",
+    "label",
+    "name",
+    "number",
+    "p_value",
+    "percent",
+    "plain",
+    "plot_text",
+    "points",
+    "sample_size",
+    "scalar",
+    "with_interval",
+]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+MISSING = "–"
+MINUS = "−"
+
+
+def plain(text: object) -> str:
+    """Return text without control and direction-override characters, which could hide or reorder what a page says.
+
+    Args:
+        text: from a corpus, a model or a path.
+
+    Returns:
+        One line.
+    """
+    return _CONTROL.sub(" ", str(text))
+
+
+def plot_text(text: object) -> str:
+    """Escape text for plotly, which reads some HTML in names, titles, ticks and hover labels.
+
+    Args:
+        text: from a corpus, a model or a path.
+
+    Returns:
+        Text that plotly shows as it was; it decodes the entities once.
+    """
+    return html.escape(plain(text), quote=False)
+
+
+@lru_cache(maxsize=1024)
+def name(code: str) -> str:
+    """Return the English name of a language, or the code itself where it is not a known one.
+
+    Args:
+        code: language code, or any label.
+
+    Returns:
+        Such as ``Swahili``.
+    """
+    try:
+        return display_name(code)
+    except LanguageError:
+        return plain(code)
+
+
+def label(code: str) -> str:
+    """Return the name of a language followed by its code.
+
+    Args:
+        code: language code, or any label.
+
+    Returns:
+        Such as ``Swahili (swh_Latn)``; a label that is not a known code stands alone.
+    """
+    named = name(code)
+    return named if named == plain(code) else f"{named} ({plain(code)})"
+
+
+def number(value: float | None) -> str:
+    """Write a number with three decimals, or in powers of ten where three decimals would show nothing.
+
+    Args:
+        value: None for missing.
+
+    Returns:
+        Such as ``0.123``, ``−1.500``, ``2.1e−05`` or a dash.
+    """
+    if value is None:
+        return MISSING
+    small = value != 0 and abs(value) < 0.001  # noqa: PLR2004 - below three decimals
+    return (f"{value:.1e}" if small else f"{value:.3f}").replace("-", MINUS)
+
+
+def percent(value: float | None) -> str:
+    """Write a share as a percentage.
+
+    Args:
+        value: between 0 and 1; None for missing.
+
+    Returns:
+        Such as ``76.4``.
+    """
+    return MISSING if value is None else f"{100 * value:.1f}".replace("-", MINUS)
+
+
+def points(value: float | None) -> str:
+    """Write a difference of shares as signed percentage points.
+
+    Args:
+        value: between -1 and 1; None for missing.
+
+    Returns:
+        Such as ``+1.6``.
+    """
+    return MISSING if value is None else f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """Write a p value with three decimals.
+
+    Args:
+        value: between 0 and 1; None for missing.
+
+    Returns:
+        Such as ``0.012`` or ``< 0.001``.
+    """
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - below three decimals
+
+
+def interval(low: str, high: str) -> str:
+    """Write the ends of an interval.
+
+    Args:
+        low: lower end, written.
+        high: upper end, written.
+
+    Returns:
+        Such as ``[0.110, 0.131]``; nothing where an end is missing.
+    """
+    return "" if MISSING in (low, high) else f"[{low}, {high}]"
+
+
+def with_interval(found: Estimate) -> str:
+    """Write an Estimate with its interval, where it has one.
+
+    Args:
+        found: to be written.
+
+    Returns:
+        Such as ``0.123 [0.110, 0.131]``.
+    """
+    return f"{number(found.value)} {interval(number(found.low), number(found.high))}".rstrip()
+
+
+def sample_size(sizes: Iterable[int | None]) -> str:
+    """Write how many units are behind several numbers.
+
+    Args:
+        sizes: of each number; None where unknown.
+
+    Returns:
+        Such as ``n = 200`` or ``n = 180 to 200``.
+    """
+    known = sorted({size for size in sizes if size is not None})
+    if not known:
+        return "n not stated"
+    return f"n = {known[0]:,}" if len(known) == 1 else f"n = {known[0]:,} to {known[-1]:,}"
+
+
+def scalar(value: object) -> str:
+    """Write any JSON value that is not an object as one line.
+
+    Args:
+        value: from a manifest or from parameters.
+
+    Returns:
+        Lists are joined by commas; null becomes ``none``.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(scalar(part) for part in value) or "none"
+    return plain(f"{value:g}" if isinstance(value, float) else value)

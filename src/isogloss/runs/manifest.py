@@ -1,0 +1,251 @@
+"""The manifest of a Run: what was captured, from which model and corpus, and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from isogloss.errors import RunError
+from isogloss.routing import Fingerprint, RouterSpec
+from isogloss.runs.files import read_json
+
+__all__ = ["MANIFEST_NAME", "SCHEMA_VERSION", "LanguageEntry", "Manifest", "header_differences", "read_manifest"]
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Status = Literal["partial", "complete"]
+Granularity = Literal["items", "pooled"]
+TokenScope = Literal["content", "all"]
+
+_LANGUAGE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTENT = ("status", "languages")
+
+
+@dataclass(frozen=True)
+class LanguageEntry:
+    """One language of a Run.
+
+    Attributes:
+        tokens: counted tokens, summed over items.
+        file_sha256: hash of the language's file.
+        corpus_sha256: hash of its ids and texts (`isogloss.corpora.Corpus.sha256`), or of the imported file.
+
+    Raises:
+        RunError: on construction, where a hash is none.
+    """
+
+    tokens: int
+    file_sha256: str
+    corpus_sha256: str
+
+    def __post_init__(self) -> None:
+        if not all(_SHA256.fullmatch(digest) for digest in (self.file_sha256, self.corpus_sha256)):
+            raise RunError(
+                f"hashes {self.file_sha256!r} and {self.corpus_sha256!r}; expected 64 hexadecimal digits each"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a Run but its arrays.
+
+    Attributes:
+        schema_version: of this format.
+        status: ``partial`` until the capture has finished.
+        model: hub id, or the name of a local folder; never a path.
+        revision: commit of the hub, None where there is none.
+        config_sha256: hash of the model's configuration, or ``unknown``.
+        fingerprint: what plans are checked against; None where the weights were not seen.
+        routers: one per routed layer, in the order of the arrays' second axis.
+        corpus: ``name``, ``source`` and ``licence``.
+        granularity: ``pooled`` where there is one record per language and nothing per item.
+        item_ids: in the order of the arrays' first axis, the same for all languages.
+        token_scope: whether template and special tokens were counted (``all``) or not (``content``).
+        backend: what captured the routing, and its version.
+        dtype: of the model's weights during capture.
+        seed: of everything sampled, as token pairs for consistency.
+        packages: name -> version of what can change the numbers.
+        plan_sha256: plan under which the routing was captured; None for the model as it is.
+        languages: full code -> entry.
+        notes: what a reader of the numbers must know; sorted.
+
+    Raises:
+        RunError: on construction, where the routers or items contradict themselves.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status = "partial"
+    model: str
+    revision: str | None
+    config_sha256: str
+    fingerprint: Fingerprint | None
+    routers: tuple[RouterSpec, ...]
+    corpus: dict[str, str]
+    granularity: Granularity
+    item_ids: tuple[str, ...]
+    token_scope: TokenScope
+    backend: str
+    dtype: str
+    seed: int
+    packages: dict[str, str]
+    plan_sha256: str | None = None
+    languages: dict[str, LanguageEntry] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        layers = [router.layer for router in self.routers]
+        if not layers or layers != sorted(set(layers)):
+            raise RunError(f"manifest: routers are of layers {layers}; expected at least one, ascending, none twice")
+        if len({router.n_experts for router in self.routers}) != 1:
+            raise RunError("manifest: routers have different numbers of experts; a Run holds layers of one width only")
+        if not self.item_ids or len(set(self.item_ids)) != len(self.item_ids):
+            raise RunError(f"manifest: {len(self.item_ids)} item ids; expected at least one, none twice")
+        if self.granularity == "pooled" and len(self.item_ids) != 1:
+            raise RunError(f"manifest: pooled over items, but {len(self.item_ids)} item ids; expected one")
+        if set(self.corpus) != {"name", "source", "licence"}:
+            raise RunError(f"manifest: corpus has {sorted(self.corpus)}; expected name, source and licence")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of profiles and selections: ``(n_items, n_layers, n_experts)``."""
+        return len(self.item_ids), len(self.routers), self.routers[0].n_experts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {
+            **asdict(self),
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
+            "routers": [router.to_json() for router in self.routers],
+            "item_ids": list(self.item_ids),
+            "notes": list(self.notes),
+        }
+
+    def encode(self) -> bytes:
+        """Return the bytes of ``manifest.json``: keys sorted, one line per value; equal manifests, equal bytes.
+
+        Raises:
+            RunError: a number is not finite or a text is no Unicode, which JSON in UTF-8 cannot hold.
+        """
+        try:
+            text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            return f"{text}\n".encode()
+        except ValueError as error:
+            raise RunError(f"manifest: {error}; expected finite numbers and valid Unicode") from error
+
+
+def header_differences(ours: Manifest, theirs: Manifest, *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Name the fields in which two manifests differ, status and languages apart.
+
+    Args:
+        ours: one manifest.
+        theirs: the other.
+        ignore: further fields that may differ.
+
+    Returns:
+        One text per field with both values, shortened; empty where the headers are equal.
+    """
+    skipped = {*_CONTENT, *ignore}
+    pairs = [
+        (f.name, getattr(ours, f.name), getattr(theirs, f.name)) for f in fields(Manifest) if f.name not in skipped
+    ]
+    return [f"{name} ({_shorten(one)} and {_shorten(other)})" for name, one, other in pairs if one != other]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a Run.
+
+    Args:
+        folder: of the Run.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RunError: no Run there, another schema version, or a manifest that is cut off or malformed.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise RunError(
+            f"{folder}: not a Run (no {MANIFEST_NAME}); make one with `isogloss capture` or `isogloss import`"
+        )
+    raw = read_json(path)
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise RunError(f"{path}: schema_version {version!r}, expected {SCHEMA_VERSION}; capture anew with this version")
+    try:
+        return _decode(raw)
+    except (TypeError, ValueError, KeyError, AttributeError, RunError) as error:
+        raise RunError(f"{path}: malformed ({error}); restore it, or capture anew") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "status": (str,),
+    "model": (str,),
+    "revision": (str, type(None)),
+    "config_sha256": (str,),
+    "fingerprint": (dict, type(None)),
+    "routers": (list,),
+    "corpus": (dict,),
+    "granularity": (str,),
+    "item_ids": (list,),
+    "token_scope": (str,),
+    "backend": (str,),
+    "dtype": (str,),
+    "seed": (int,),
+    "packages": (dict,),
+    "plan_sha256": (str, type(None)),
+    "languages": (dict,),
+    "notes": (list,),
+    "schema_version": (int,),
+}
+_CHOICES = {"status": get_args(Status), "granularity": get_args(Granularity), "token_scope": get_args(TokenScope)}
+
+
+def _decode(raw: dict[str, Any]) -> Manifest:
+    if raw.keys() != _TYPES.keys():
+        raise ValueError(f"fields {sorted(raw.keys() ^ _TYPES.keys())} missing or unknown")
+    for name, types in _TYPES.items():
+        if not isinstance(raw[name], types) or isinstance(raw[name], bool):
+            raise TypeError(f"{name} is {_shorten(raw[name])}, expected {' or '.join(kind.__name__ for kind in types)}")
+    for name, choices in _CHOICES.items():
+        if raw[name] not in choices:
+            raise ValueError(f"{name} is {raw[name]!r}, expected {' or '.join(choices)}")
+    texts = [*raw["item_ids"], *raw["notes"], *raw["corpus"].values(), *raw["packages"].values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("item_ids, notes, corpus and packages hold something else than texts")
+    return Manifest(
+        **{
+            **raw,
+            "fingerprint": None if raw["fingerprint"] is None else Fingerprint.from_json(raw["fingerprint"]),
+            "routers": tuple(_decode_router(router) for router in raw["routers"]),
+            "item_ids": tuple(raw["item_ids"]),
+            "languages": {code: _decode_entry(code, entry) for code, entry in raw["languages"].items()},
+            "notes": tuple(raw["notes"]),
+        }
+    )
+
+
+def _decode_router(raw: dict[str, Any]) -> RouterSpec:
+    router = RouterSpec.from_json(raw)
+    for name in ("layer", "n_experts", "top_k"):
+        if type(getattr(router, name)) is not int:
+            raise TypeError(f"{name} of a router is {getattr(router, name)!r}, expected a whole number")
+    return router
+
+
+def _decode_entry(code: str, raw: dict[str, Any]) -> LanguageEntry:
+    entry = LanguageEntry(**raw)
+    # The code becomes a file name, so nothing but a code may pass.
+    if not _LANGUAGE.fullmatch(code) or type(entry.tokens) is not int:
+        raise ValueError(f"language {code!r} with {entry.tokens!r} tokens")
+    return entry
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - one line of a message

@@ -1,0 +1,284 @@
+"""Reading and writing the arrays of a Run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from isogloss.errors import RunError
+from isogloss.languages import resolve
+from isogloss.runs.files import read_bytes, remove_stale, sha256, write_atomically
+from isogloss.runs.manifest import MANIFEST_NAME, LanguageEntry, Manifest, header_differences, read_manifest
+
+__all__ = ["LanguageRouting", "Run", "RunWriter", "open_run"]
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+_SUM_TOLERANCE = 1e-3  # means of bfloat16 softmaxes still pass, other quantities do not
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageRouting:
+    """The routing of one language's items.
+
+    Attributes:
+        profiles: ``[n_items, n_layers, n_experts]`` float32, mean routing weights over the counted tokens of an item,
+            summing to 1 over experts. In an imported Run: mean combine weights, see `isogloss.runs.import_counts_json`.
+        selections: the same shape, int32, counted tokens that chose the expert; sums to top_k x tokens over experts,
+            exactly where the Run has items.
+        tokens: ``[n_items]`` int32, counted tokens, at least 1.
+        consistency: ``[n_items, n_layers]`` float32 in [0, 1], mean Jaccard similarity of token pairs; NaN if unknown.
+        entropy: ``[n_items, n_layers]`` float32, nats, of the item's profile; NaN where unknown.
+    """
+
+    profiles: Float32
+    selections: Int32
+    tokens: Int32
+    consistency: Float32
+    entropy: Float32
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays by name."""
+        return dict(vars(self))
+
+
+class Run:
+    """A Run on disk; arrays are read one language at a time.
+
+    Attributes:
+        path: folder of the Run.
+        manifest: what it says about itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Full codes of the languages captured so far, sorted."""
+        return tuple(sorted(self.manifest.languages))
+
+    def read(self, language: str) -> bytes:
+        """Return the verified bytes of one language's file.
+
+        Args:
+            language: as `isogloss.languages.resolve` accepts it.
+
+        Returns:
+            Content of the safetensors file.
+
+        Raises:
+            RunError: the Run lacks the language, or its file is missing or not the one that was written.
+        """
+        code = resolve(language)
+        if code not in self.manifest.languages:
+            raise RunError(f"{self.path}: no routing of {code}; it has {', '.join(self.languages) or 'none'}")
+        path = _language_path(self.path, code)
+        content = read_bytes(path)
+        expected = self.manifest.languages[code].file_sha256
+        if sha256(content) != expected:
+            raise RunError(
+                f"{path}: damaged (sha256 {sha256(content)[:12]}…, the manifest says {expected[:12]}…); restore the "
+                f"file, or delete it and capture again into this folder"
+            )
+        return content
+
+    def load(self, language: str) -> LanguageRouting:
+        """Read one language's arrays.
+
+        Args:
+            language: as `isogloss.languages.resolve` accepts it.
+
+        Returns:
+            The arrays, with shapes as the manifest says.
+
+        Raises:
+            RunError: the Run lacks the language, or its file is missing, damaged or of another shape.
+        """
+        content = self.read(language)
+        where = str(_language_path(self.path, resolve(language)))
+        try:
+            routing = LanguageRouting(**safetensors.numpy.load(content))
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise RunError(f"{where}: not the arrays of a Run ({error}); capture this language again") from error
+        _check_shapes(routing, self.manifest, where)
+        return routing
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a Run, complete or partial; arrays are read and verified when asked for.
+
+    Args:
+        path: folder of the Run.
+
+    Returns:
+        The Run.
+
+    Raises:
+        RunError: no Run there, of another schema version, or with a malformed manifest.
+    """
+    folder = Path(path)
+    return Run(folder, read_manifest(folder))
+
+
+class RunWriter:
+    """Write a Run language by language; a killed capture continues by opening a writer on the same folder.
+
+    Args:
+        path: folder to create, or one with a Run of an equal header.
+        manifest: header of the Run; its status and languages are not used.
+
+    Raises:
+        RunError: the folder holds something else, a Run of another header (the message names the field), or a damaged
+            language file.
+
+    Attributes:
+        manifest: as on disk.
+    """
+
+    def __init__(self, path: str | Path, manifest: Manifest) -> None:
+        self._path = Path(path)
+        self.manifest = replace(manifest, status="partial", languages={})
+        if (self._path / MANIFEST_NAME).is_file():
+            self._resume()
+        else:
+            self._create()
+
+    @property
+    def done(self) -> set[str]:
+        """Full codes of the languages already written."""
+        return set(self.manifest.languages)
+
+    def write(self, language: str, routing: LanguageRouting, corpus_sha256: str) -> None:
+        """Write one language; it is in the Run after this call and not before.
+
+        Args:
+            language: full code, ``xxx_Xxxx``.
+            routing: its arrays; shapes as the manifest says.
+            corpus_sha256: hash of its ids and texts.
+
+        Raises:
+            RunError: arrays that contradict the manifest or themselves, or a language already written.
+        """
+        _check_shapes(routing, self.manifest, language)
+        _check_values(routing, self.manifest, language)
+        arrays = {name: np.ascontiguousarray(array) for name, array in routing.arrays().items()}
+        content = safetensors.numpy.save(arrays)
+        entry = LanguageEntry(int(routing.tokens.sum(dtype=np.int64)), sha256(content), corpus_sha256)
+        self._add(language, content, entry)
+
+    def copy(self, run: Run, language: str) -> None:
+        """Copy one language of another Run, byte for byte.
+
+        Args:
+            run: with an equal header, notes apart.
+            language: full code.
+
+        Raises:
+            RunError: another header, a damaged file, or a language already written.
+        """
+        differences = header_differences(self.manifest, run.manifest, ignore=("notes",))
+        if differences:
+            raise RunError(f"{run.path} and {self._path} differ in {'; '.join(differences)}; copy between equals only")
+        self._add(language, run.read(language), run.manifest.languages[language])
+
+    def finish(self) -> Run:
+        """Mark the Run complete.
+
+        Returns:
+            The Run as on disk.
+        """
+        self._save(replace(self.manifest, status="complete"))
+        return Run(self._path, self.manifest)
+
+    def _create(self) -> None:
+        if self._path.exists() and not self._path.is_dir():
+            raise RunError(f"{self._path}: a file is in the way; choose another folder")
+        self._path.mkdir(parents=True, exist_ok=True)
+        remove_stale(self._path)
+        foreign = sorted(entry.name for entry in self._path.iterdir())
+        if foreign:
+            raise RunError(f"{self._path}: holds {foreign[0]} but no Run; choose a new or empty folder")
+        self._save(self.manifest)
+
+    def _resume(self) -> None:
+        found = open_run(self._path)
+        differences = header_differences(found.manifest, self.manifest)
+        if differences:
+            raise RunError(
+                f"{self._path}: holds a Run that differs in {'; '.join(differences)}; choose another folder, or "
+                f"capture as that Run was"
+            )
+        remove_stale(self._path)
+        kept = {code: found.manifest.languages[code] for code in found.languages if _present(self._path, code)}
+        for code in kept:
+            found.read(code)
+        self.manifest = found.manifest
+        if len(kept) < len(found.languages):
+            self._save(replace(found.manifest, status="partial", languages=kept))
+
+    def _add(self, language: str, content: bytes, entry: LanguageEntry) -> None:
+        if resolve(language) != language:
+            raise RunError(f"language {language!r}: expected its full code, {resolve(language)}")
+        if language in self.done:
+            raise RunError(f"{self._path}: {language} is already written; skip the languages in `done`")
+        write_atomically(_language_path(self._path, language), content)
+        languages = {**self.manifest.languages, language: entry}
+        self._save(replace(self.manifest, status="partial", languages=dict(sorted(languages.items()))))
+
+    def _save(self, manifest: Manifest) -> None:
+        write_atomically(self._path / MANIFEST_NAME, manifest.encode())
+        self.manifest = manifest
+
+
+def _language_path(folder: Path, language: str) -> Path:
+    return folder / f"{language}.safetensors"
+
+
+def _present(folder: Path, language: str) -> bool:
+    return _language_path(folder, language).is_file()
+
+
+def _check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> None:
+    n_items, n_layers, n_experts = manifest.shape
+    expected: dict[str, tuple[type, tuple[int, ...]]] = {
+        "profiles": (np.float32, (n_items, n_layers, n_experts)),
+        "selections": (np.int32, (n_items, n_layers, n_experts)),
+        "tokens": (np.int32, (n_items,)),
+        "consistency": (np.float32, (n_items, n_layers)),
+        "entropy": (np.float32, (n_items, n_layers)),
+    }
+    for name, array in routing.arrays().items():
+        dtype, shape = expected[name]
+        if array.dtype != dtype or array.shape != shape:
+            raise RunError(f"{where}: {name} is {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")
+
+
+def _check_values(routing: LanguageRouting, manifest: Manifest, language: str) -> None:
+    """Refuse arrays that break the laws of a Run, before they reach a disk."""
+    tokens, selections, profiles = routing.tokens[:, None, None], routing.selections, routing.profiles
+    sums = selections.sum(axis=-1, dtype=np.int64)
+    expected = routing.tokens[:, None].astype(np.int64) * [router.top_k for router in manifest.routers]
+    with_items = manifest.granularity == "items"
+    laws = {
+        "tokens: an item without counted tokens": routing.tokens < 1,
+        "selections: an expert chosen by fewer than 0 or more than all tokens": (selections < 0)
+        | (selections > tokens),
+        "selections: not top_k per token": (sums != expected) & with_items,
+        "profiles: negative or not finite": ~(np.isfinite(profiles) & (profiles >= 0)),
+        "profiles: not summing to 1": ~(abs(profiles.sum(axis=-1, dtype=np.float64) - 1) <= _SUM_TOLERANCE),
+        "entropy: not finite": ~np.isfinite(routing.entropy) & with_items,
+        "consistency: outside 0 to 1": (routing.consistency < 0) | (routing.consistency > 1),
+    }
+    for law, broken in laws.items():
+        if np.any(broken):
+            place = tuple(int(index) for index in np.argwhere(broken)[0])
+            raise RunError(f"{language}: {law} at index {place}; the capture is wrong: check it with `isogloss doctor`")

@@ -1,0 +1,297 @@
+"""Plans: checked interventions with the fingerprint of the model they were made for, and their file format.
+
+A plan file is JSON with one intervention per group of lines, sorted by layer and kind, so that two plans can be
+compared with any diff tool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from isogloss.errors import PlanError
+from isogloss.routing import Fingerprint
+from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, edit_layer
+
+__all__ = ["SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "read_plan", "write_plan"]
+
+SCHEMA_VERSION = 1
+
+_FIELDS = ("schema_version", "fingerprint", "provenance", "interventions")
+_LARGEST_FILE = 16 * 2**20  # bytes; every expert of 100 layers of 512 experts with its value takes 2 MiB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Interventions for one model, checked against its fingerprint at construction.
+
+    Interventions are sorted by layer, then kind, then experts; several ``force`` of one layer keep their order, since
+    it ranks their experts. A plan without interventions is legal and changes nothing.
+
+    Attributes:
+        fingerprint: of the model that the plan was made for.
+        interventions: sorted as above.
+        provenance: where the plan comes from (run hash, rule, threshold, corpus, …); JSON types only.
+
+    Raises:
+        PlanError: an intervention does not fit the fingerprint, contradicts another one, or leaves a router without
+            ``top_k`` experts; or the provenance cannot be written as JSON.
+    """
+
+    fingerprint: Fingerprint
+    interventions: tuple[Intervention, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_fingerprint(self.fingerprint)
+        interventions = tuple(sorted(self.interventions, key=_sort_key))
+        object.__setattr__(self, "interventions", interventions)
+        object.__setattr__(self, "provenance", _as_json(self.provenance))
+        for layer in {intervention.layer for intervention in interventions}:
+            _check_layer(layer, [each for each in interventions if each.layer == layer], self.fingerprint)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers with interventions, ascending."""
+        return tuple(sorted({intervention.layer for intervention in self.interventions}))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: sorted keys, no white space, UTF-8; the same for every spelling of the file."""
+        return hashlib.sha256(_canonical(self.to_json())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON types, with ``schema_version``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint.to_json(),
+            "provenance": self.provenance,
+            "interventions": [intervention.to_json() for intervention in self.interventions],
+        }
+
+    @classmethod
+    def from_json(cls, raw: object) -> Self:
+        """Build from `to_json`'s output.
+
+        Raises:
+            PlanError: another schema version, a missing or unknown field, or an invalid plan.
+        """
+        if not isinstance(raw, Mapping):
+            raise PlanError(f"a plan is a JSON object; found {type(raw).__name__}")
+        version = raw.get("schema_version")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise PlanError(
+                f"schema_version is {version!r}; this version of isogloss reads {SCHEMA_VERSION}; "
+                "make the plan again with `isogloss plan`, or install the isogloss that wrote it"
+            )
+        if missing := [name for name in _FIELDS if name not in raw]:
+            raise PlanError(f"the plan lacks {missing}; expected the fields {list(_FIELDS)}")
+        if unknown := sorted(set(raw) - set(_FIELDS)):
+            raise PlanError(f"the plan has unknown fields {unknown}; expected {list(_FIELDS)}")
+        if not isinstance(raw["interventions"], list):
+            raise PlanError(f"interventions is a {type(raw['interventions']).__name__}; expected a list")
+        interventions = tuple(Intervention.from_json(entry) for entry in raw["interventions"])
+        return cls(_read_fingerprint(raw["fingerprint"]), interventions, raw["provenance"])
+
+
+def check_plan(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse a plan that was made for another model.
+
+    Args:
+        plan: the plan.
+        fingerprint: of the model at hand.
+
+    Raises:
+        PlanError: names every field that differs, what the plan expects and what the model has.
+    """
+    differences = plan.fingerprint.differences(fingerprint)
+    if differences:
+        lines = [f"{name}: expected {ours!r}, found {theirs!r}" for name, (ours, theirs) in differences.items()]
+        raise PlanError(
+            f"the plan was made for another model ({'; '.join(lines)}); load the model that the plan names, "
+            "or capture this one and make its own plan with `isogloss plan`"
+        )
+
+
+def compile_layer(plan: Plan, layer: int, n_experts: int) -> LayerEdit:
+    """Turn the interventions of one layer into dense arrays; empty where the plan leaves the layer alone.
+
+    Args:
+        plan: the plan.
+        layer: 0-based position in the whole decoder stack; a routed layer of the plan's model.
+        n_experts: routed experts of that layer.
+
+    Returns:
+        NumPy arrays; move them once with `LayerEdit.to`, then use `apply_edit`.
+
+    Raises:
+        PlanError: the plan's model has no such routed layer, or another number of experts.
+    """
+    expected = plan.fingerprint
+    if layer not in expected.layers:
+        raise PlanError(f"layer {layer} is not a routed layer of the plan's model; expected {_span(expected.layers)}")
+    if n_experts != expected.n_experts:
+        raise PlanError(f"layer {layer} has {n_experts} experts; the plan expects {expected.n_experts}")
+    return edit_layer((each for each in plan.interventions if each.layer == layer), n_experts)
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read and check a plan file.
+
+    Raises:
+        PlanError: the file is missing, too large, not JSON, repeats a key, or holds no valid plan.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}; make one with `isogloss plan`") from error
+    if len(content) > _LARGEST_FILE:
+        raise PlanError(f"{path} is larger than {_LARGEST_FILE // 2**20} MiB; no plan is: is it another file?")
+    try:
+        raw = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return Plan.from_json(raw)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is not a JSON file: {error}; make a plan with `isogloss plan`") from error
+
+
+def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
+    """Write a plan so that the file is the old one or the new one, never a part.
+
+    Raises:
+        PlanError: the folder is missing or cannot be written.
+    """
+    target = Path(path)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(_format(plan))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise PlanError(f"cannot write the plan {path}: {error.strerror}; choose a folder that exists") from error
+    finally:
+        with contextlib.suppress(OSError):  # moved already, or never made
+            temporary.unlink()
+
+
+def _format(plan: Plan) -> str:
+    """Lay out a plan with one intervention per group of lines."""
+    raw = plan.to_json()
+    head = [f'  "{name}": {_indented(raw[name])},' for name in _FIELDS[:-1]]
+    blocks = ",\n".join(_block(entry) for entry in raw["interventions"])
+    body = f'  "interventions": [\n{blocks}\n  ]' if blocks else '  "interventions": []'
+    return "\n".join(["{", *head, body, "}", ""])
+
+
+def _indented(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n  ")
+
+
+def _block(entry: Mapping[str, Any]) -> str:
+    """Write one intervention: what and where on the first line, experts and values on a line each."""
+    pairs = {name: f'"{name}": {json.dumps(value)}' for name, value in entry.items()}
+    lists = [pairs.pop(name) for name in ("experts", "values") if name in pairs]
+    return "    {" + ",\n     ".join([", ".join(pairs.values()), *lists]) + "}"
+
+
+def _canonical(value: object) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def _as_json(provenance: object) -> dict[str, Any]:
+    """Copy the provenance through JSON, so that the plan equals the one read back from its file."""
+    if not isinstance(provenance, Mapping):
+        raise PlanError(f"provenance is a {type(provenance).__name__}; expected a mapping of JSON types")
+    try:
+        copied: dict[str, Any] = json.loads(_canonical(dict(provenance)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PlanError(f"the provenance cannot be written as JSON: {error}; expected finite JSON types") from error
+    return copied
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+    if twice:
+        raise PlanError(f"an object has the keys {twice} more than once; expected each key once")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> float:
+    raise PlanError(f"found the number {name}; expected finite numbers")
+
+
+def _read_fingerprint(raw: object) -> Fingerprint:
+    if not isinstance(raw, Mapping):
+        raise PlanError(f"the plan's fingerprint is a {type(raw).__name__}; expected a JSON object")
+    try:
+        return Fingerprint.from_json(dict(raw))
+    except (TypeError, KeyError) as error:
+        raise PlanError(f"the plan's fingerprint has missing, unknown or mistyped fields: {error}") from error
+
+
+def _check_fingerprint(fingerprint: Fingerprint) -> None:
+    """Refuse a fingerprint whose fields cannot be those of a model."""
+    counts = (fingerprint.n_experts, fingerprint.top_k, *fingerprint.layers)
+    texts = (fingerprint.model_type, fingerprint.router_sha256)
+    typed = all(type(count) is int for count in counts)
+    typed = typed and all(isinstance(text, str) and text.isprintable() for text in texts)
+    if not typed or min(fingerprint.layers, default=0) < 0 or not 1 <= fingerprint.top_k <= fingerprint.n_experts:
+        raise PlanError(
+            f"the plan's {fingerprint} is not of a model; expected texts, layers of at least 0, "
+            "and 1 <= top_k <= n_experts, all integers"
+        )
+
+
+def _sort_key(intervention: Intervention) -> tuple[int, int, tuple[int, ...]]:
+    """Order by layer, kind, experts; several ``force`` of a layer tie, and a stable sort keeps their order."""
+    experts = () if intervention.kind == "force" else intervention.experts
+    return intervention.layer, KINDS.index(intervention.kind), experts
+
+
+def _check_layer(layer: int, interventions: list[Intervention], fingerprint: Fingerprint) -> None:
+    """Refuse what a router of this size cannot do, or what contradicts itself."""
+    if layer not in fingerprint.layers:
+        raise PlanError(f"layer {layer} is not a routed layer of the model; expected {_span(fingerprint.layers)}")
+    named: dict[str, list[int]] = defaultdict(list)
+    for intervention in interventions:
+        named[intervention.kind].extend(intervention.experts)
+    for kind, experts in named.items():
+        if max(experts) >= fingerprint.n_experts:
+            last = fingerprint.n_experts - 1
+            raise PlanError(f"{kind} in layer {layer}: expert {max(experts)} is out of range; expected 0 to {last}")
+        if twice := sorted(expert for expert, times in Counter(experts).items() if times > 1):
+            raise PlanError(f"{kind} in layer {layer} names experts {twice} in two interventions; merge them")
+    _check_choice(layer, named, fingerprint)
+
+
+def _check_choice(layer: int, named: Mapping[str, list[int]], fingerprint: Fingerprint) -> None:
+    forced, top_k = set(named.get("force", ())), fingerprint.top_k
+    if len(forced) > top_k:
+        raise PlanError(f"layer {layer} forces {len(forced)} experts; a token chooses {top_k}: force at most {top_k}")
+    for kind in ("suppress", "ban"):
+        if both := sorted(forced.intersection(named.get(kind, ()))):
+            raise PlanError(f"layer {layer} has experts {both} under both force and {kind}; keep one of the two")
+    left = fingerprint.n_experts - len(named.get("ban", ()))
+    if left < top_k:
+        most = fingerprint.n_experts - top_k
+        raise PlanError(f"layer {layer}: ban leaves {left} experts; a token chooses {top_k}: ban at most {most}")
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    if not layers:
+        return "none: the fingerprint names no routed layer"
+    contiguous = layers == tuple(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]} to {layers[-1]}" if contiguous else ", ".join(map(str, layers))

@@ -1,0 +1,57 @@
+"""What the names MODEL and CORPUS on the command line stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isogloss.backends.huggingface import LoadedModel, load_model
+from isogloss.corpora import Corpus, load_corpus
+from isogloss.errors import CorpusError
+from isogloss.languages import resolve
+from isogloss.organism.realise import grammar_languages
+from isogloss.organism.shipped import ORGANISM, model_folder, problem_corpus, scene_corpus
+
+__all__ = ["open_corpus", "open_model"]
+
+_PROBLEMS = f"{ORGANISM}:problems"
+
+
+def open_model(name: str, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
+    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss."""
+    if name != ORGANISM:
+        return load_model(name, dtype=dtype, device=device)
+    # Stored in bfloat16 for size; float32 is faster on a processor and costs nothing at this size.
+    loaded = load_model(str(model_folder()), dtype="float32" if dtype == "auto" else dtype, device=device)
+    loaded.name = ORGANISM
+    return loaded
+
+
+def open_corpus(
+    source: str, *, languages: Sequence[str] | None = None, split: str | None = None, n_items: int | None = None
+) -> Corpus:
+    """Read a corpus.
+
+    Args:
+        source: as `isogloss.corpora.load_corpus`, or ``organism`` (small-world scenes) or ``organism:problems``
+            (word problems with their working).
+        languages: codes; None for all.
+        split: of sources that have some.
+        n_items: first items to keep; None for all (200 of the organism's).
+
+    Raises:
+        CorpusError: as `isogloss.corpora.load_corpus`.
+    """
+    if source in (ORGANISM, _PROBLEMS):
+        return _organism_corpus(source, languages, n_items or 200)
+    corpus = load_corpus(source, languages=languages, split=split)
+    return corpus if n_items is None else corpus.select(corpus.languages, corpus.item_ids[:n_items])
+
+
+def _organism_corpus(source: str, languages: Sequence[str] | None, n_items: int) -> Corpus:
+    codes = tuple(grammar_languages() if languages is None else sorted({resolve(code) for code in languages}))
+    unknown = sorted(set(codes) - set(grammar_languages()))
+    if unknown:
+        known = ", ".join(grammar_languages())
+        raise CorpusError(f"corpus {source}: no texts in {', '.join(unknown)}; it has {known}")
+    make = scene_corpus if source == ORGANISM else problem_corpus
+    return make(n_items, languages=codes)

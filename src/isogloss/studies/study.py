@@ -1,0 +1,197 @@
+"""A whole study: capture, analyse, find experts, plan, evaluate, report. The demo is one with fixed settings."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from isogloss.analysis import Analysis, DeltaRule, ExpertTable, analyze, task_experts
+from isogloss.errors import RunError
+from isogloss.evaluation.tasks import load_task
+from isogloss.files import read_json, write_atomically
+from isogloss.languages import resolve
+from isogloss.report import Report, write_report
+from isogloss.runs import open_run
+from isogloss.steering import Kind, Plan, write_plan
+from isogloss.studies.capture import capture_corpus
+from isogloss.studies.evaluate import evaluate_plan
+from isogloss.studies.experts import build_plan
+from isogloss.studies.findings import describe_analysis, describe_evaluation, describe_experts
+from isogloss.studies.sources import open_corpus, open_model
+
+__all__ = ["DEMO", "Study", "StudyResult", "read_study", "run_study"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The settings of a study, as in STUDY.toml.
+
+    Attributes:
+        model: hub id, folder, or ``organism``.
+        corpus: generic parallel texts.
+        task_corpus: task texts in the pivot language, to find task experts.
+        task: questions with answers, to evaluate.
+        languages: to capture; empty for all that the corpus has.
+        eval_languages: to evaluate; empty for all that the task has.
+        pivot: the reference language.
+        corpus_items: first items of the corpora; 0 for all.
+        task_items: first items of the task; 0 for all.
+        threshold: of the Δ rule.
+        kind: of the interventions.
+        strength: of the kind.
+        layers: first and last decoder layer to steer; empty for the middle layers that the analysis finds.
+        n_controls: random plans with as many experts per layer, to compare with.
+    """
+
+    model: str = "organism"
+    corpus: str = "organism"
+    task_corpus: str = "organism:problems"
+    task: str = "organism"
+    languages: tuple[str, ...] = ()
+    eval_languages: tuple[str, ...] = ()
+    pivot: str = "eng_Latn"
+    corpus_items: int = 0
+    task_items: int = 0
+    threshold: float = 0.3
+    kind: Kind = "soft"
+    strength: float = 0.5
+    layers: tuple[int, ...] = ()
+    n_controls: int = 1
+
+
+DEMO = Study(corpus_items=150, task_items=50)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found, and where its files lie.
+
+    Attributes:
+        analysis: of the generic texts.
+        experts: task experts in the steered layers.
+        plan: None where no expert was found.
+        evaluation: summary; None without a plan.
+        findings: plain sentences.
+        report: the HTML file.
+    """
+
+    analysis: Analysis
+    experts: ExpertTable
+    plan: Plan | None
+    evaluation: dict[str, Any] | None
+    findings: tuple[str, ...]
+    report: Path
+
+
+def read_study(path: Path) -> Study:
+    """Read STUDY.toml.
+
+    Raises:
+        RunError: not TOML, an unknown setting, or a value of the wrong type.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RunError(f"cannot read study {path}: {error}") from error
+    known = {field.name: field.default for field in fields(Study)}
+    if unknown := sorted(raw.keys() - known.keys()):
+        raise RunError(f"{path} has unknown settings {', '.join(unknown)}; expected some of {', '.join(known)}")
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    for key, value in settings.items():
+        expected = float if isinstance(known[key], float) else type(known[key])
+        if not isinstance(value, (int, float) if expected is float else expected):
+            raise RunError(f"{path}: {key} is {value!r}; expected a value like {known[key]!r}")
+    return Study(**settings)
+
+
+def run_study(study: Study, out: Path) -> StudyResult:
+    """Run a study into a folder; what a stopped one has finished is kept.
+
+    Args:
+        study: the settings.
+        out: gets ``run/``, ``task/``, ``analysis.json``, ``experts.json``, ``plan.json``, ``eval/``, ``report.html``.
+
+    Raises:
+        IsoglossError: any step refused its input; the message says which and why.
+    """
+    _settle(study, out)
+    loaded = open_model(study.model)
+    pivot = resolve(study.pivot)
+    n_items = study.corpus_items or None
+    texts = open_corpus(study.corpus, languages=study.languages or None, n_items=n_items)
+    run = capture_corpus(loaded, texts, out / "run")
+    task_texts = open_corpus(study.task_corpus, languages=[pivot], n_items=n_items)
+    task_run = capture_corpus(loaded, task_texts, out / "task")
+    analysis = analyze(run, pivot=pivot)
+    rule = DeltaRule(threshold=study.threshold, layers=_layers(study, analysis))
+    experts = task_experts(task_run, run, language=pivot, rule=rule)
+    _write_json(out / "analysis.json", analysis.to_json())
+    _write_json(out / "experts.json", experts.to_json())
+    plan = build_plan(task_run, experts, kind=study.kind, strength=study.strength) if experts.experts else None
+    evaluation = None
+    if plan is not None:
+        write_plan(plan, out / "plan.json")
+        task = load_task(study.task, languages=study.eval_languages or None, n_items=study.task_items or None)
+        evaluation = evaluate_plan(loaded, task, plan, n_controls=study.n_controls, out=out / "eval")
+    findings = (*describe_analysis(analysis), describe_experts(experts), *describe_evaluation(evaluation))
+    _write_json(out / "findings.json", {"findings": list(findings)})
+    report = report_study(out, out / "report.html")
+    return StudyResult(analysis, experts, plan, evaluation, findings, report)
+
+
+def report_study(folder: Path, out: Path) -> Path:
+    """Write the report of a finished study from its files.
+
+    Args:
+        folder: of the study.
+        out: the HTML file.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RunError: the study is not finished, or a file is damaged.
+    """
+    run = open_run(folder / "run")
+    summary = folder / "eval" / "summary.json"
+    report = Report(
+        title=f"How {run.manifest.model} routes {len(run.languages)} languages",
+        findings=tuple(read_json(folder / "findings.json")["findings"]),
+        manifest=run.manifest.to_json(),
+        analysis=read_json(folder / "analysis.json"),
+        experts=(read_json(folder / "experts.json"),),
+        evaluation=read_json(summary) if summary.is_file() else None,
+    )
+    write_report(out, report)
+    return out
+
+
+def _settle(study: Study, out: Path) -> None:
+    path, settings = out / "study.json", json.loads(json.dumps(asdict(study)))
+    if path.is_file():
+        before = read_json(path)
+        differing = sorted(key for key in settings if before.get(key) != settings[key])
+        if differing:
+            raise RunError(f"{out} holds a study with another {', '.join(differing)}; choose another folder")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is in use and holds no study; choose another folder")
+    else:
+        out.mkdir(parents=True)
+        _write_json(path, settings)
+
+
+def _layers(study: Study, analysis: Analysis) -> tuple[int, int]:
+    if study.layers:
+        if len(study.layers) != 2:  # noqa: PLR2004 - first and last
+            raise RunError(f"layers is {list(study.layers)}; expected the first and the last decoder layer")
+        return study.layers[0], study.layers[1]
+    if analysis.middle is None:
+        raise RunError(f"no middle layers: {analysis.refused.get('middle_layers')}; set layers = [first, last]")
+    return analysis.middle.start, analysis.middle.end
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())

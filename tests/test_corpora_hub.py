@@ -1,0 +1,142 @@
+"""Data sets of the hub, read through `datasets` from local copies of their layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isogloss.corpora import load_corpus
+from isogloss.errors import CorpusError
+
+
+def write_repository(folder: Path, split: str, configs, *, per_language=True) -> Path:
+    """Write rows per configuration as the hub stores them: one file each, named in the README."""
+    names = list(configs) if per_language else []
+    card = ["---", "configs:", "- config_name: default", "  data_files:", f"  - split: {split}", f"    path: {split}/*"]
+    for name in names:
+        card += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {split}/{name}.jsonl"]
+    (folder / split).mkdir(parents=True)
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
+    for name, rows in configs.items():
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / split / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def flores_rows(config: str, ids=(0, 10, 9)):
+    """Rows of one FLORES+ configuration."""
+    iso, iso_script = config.split("_")[:2]
+    return [{"id": i, "iso_639_3": iso, "iso_15924": iso_script, "text": f"{config} {i}", "url": "-"} for i in ids]
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Keep what `datasets` caches inside the test's folder."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+CONFIGS = ("eng_Latn", "cmn_Hans", "twi_Latn_akua1239", "twi_Latn_asan1239", "cat_Latn", "cat_Latn_vale1252")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_reads_flores_plus_by_configuration(tmp_path):
+    """FLORES+ is read by its own names for languages, and sorted by id as a number."""
+    folder = write_repository(tmp_path / "copy", "dev", {name: flores_rows(name) for name in CONFIGS})
+    corpus = load_corpus(f"flores_plus:{folder}", languages=["zh", "en", "tw"])
+    assert corpus.item_ids == ("0", "9", "10")
+    assert corpus.texts["zho_Hans"] == ("cmn_Hans 0", "cmn_Hans 9", "cmn_Hans 10")
+    assert corpus.texts["twi_Latn"][0] == "twi_Latn_akua1239 0"
+    assert corpus.licence == "CC-BY-SA-4.0"
+    assert str(tmp_path) not in corpus.source
+    everything = load_corpus(f"flores_plus:{folder}")
+    assert everything.languages == ("aka_Latn", "cat_Latn", "eng_Latn", "twi_Latn", "zho_Hans")
+    with pytest.raises(CorpusError, match="no texts in fra_Latn"):
+        load_corpus(f"flores_plus:{folder}", languages=["fr"])
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_reads_flores_plus_by_language_columns(tmp_path):
+    """Where there is one configuration for all, rows are divided by their language columns."""
+    configs = {name: flores_rows(name) for name in ("eng_Latn", "deu_Latn")}
+    folder = write_repository(tmp_path / "copy", "devtest", configs, per_language=False)
+    corpus = load_corpus(f"flores_plus:{folder}", languages=["de"], split="devtest")
+    assert corpus.texts == {"deu_Latn": ("deu_Latn 0", "deu_Latn 9", "deu_Latn 10")}
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_refuses_flores_plus_with_differing_items(tmp_path):
+    """A sentence that one language lacks is named."""
+    configs = {"eng_Latn": flores_rows("eng_Latn"), "deu_Latn": flores_rows("deu_Latn", (0, 10))}
+    folder = write_repository(tmp_path / "copy", "dev", configs)
+    with pytest.raises(CorpusError, match="deu_Latn lacks 1 of 3 items, the first is '9', which eng_Latn has"):
+        load_corpus(f"flores_plus:{folder}")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_refuses_splits_and_columns_that_are_not_there(tmp_path):
+    """An unknown split and a foreign table are refused with what was found."""
+    configs = {"eng_Latn": flores_rows("eng_Latn")}
+    folder = write_repository(tmp_path / "copy", "dev", configs)
+    with pytest.raises(CorpusError, match="split devtest: cannot be loaded"):
+        load_corpus(f"flores_plus:{folder}", split="devtest")
+    with pytest.raises(CorpusError, match="no column link, flores_passage, question_number"):
+        load_corpus(f"belebele:{folder}", split="dev")
+    with pytest.raises(CorpusError, match="cannot be loaded"):
+        load_corpus(f"belebele:{tmp_path / 'nothing'}")
+
+
+def belebele_rows(config: str, order):
+    """Rows of one Belebele configuration, one per question."""
+    return [
+        {"link": link, "question_number": number, "flores_passage": f"{config} {link}", "dialect": config}
+        for link, number in order
+    ]
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_reads_belebele_passages_once_sorted_by_link(tmp_path):
+    """Two questions of one passage are one item, whatever the order of rows in each language."""
+    configs = {
+        "eng_Latn": belebele_rows("eng_Latn", [("b", 1), ("a", 2), ("a", 1), ("c", 1)]),
+        "deu_Latn": belebele_rows("deu_Latn", [("a", 1), ("c", 1), ("b", 1), ("a", 2)]),
+    }
+    folder = write_repository(tmp_path / "copy", "test", configs)
+    corpus = load_corpus(f"belebele:{folder}")
+    assert corpus.item_ids == ("a", "b", "c")
+    assert corpus.texts["deu_Latn"] == ("deu_Latn a", "deu_Latn b", "deu_Latn c")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_keeps_the_passage_of_the_first_question(tmp_path):
+    """Where two rows of a link differ, the lowest question number decides, not the order of rows."""
+    rows = belebele_rows("eng_Latn", [("a", 2), ("a", 1)])
+    rows[0]["flores_passage"] = "a variant"
+    folder = write_repository(tmp_path / "copy", "test", {"eng_Latn": rows})
+    assert load_corpus(f"belebele:{folder}").texts["eng_Latn"] == ("eng_Latn a",)
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_belebele_has_488_passages(tmp_path, shared_data):
+    """Real links and passages give the 488 items of the papers, in their order."""
+    passages = json.loads((shared_data / "belebele" / "passage_to_flores200.json").read_text(encoding="utf-8"))
+    order = [(p["link"], number) for p in reversed(passages) for number in range(1, p["n_questions"] + 1)]
+    folder = write_repository(tmp_path / "copy", "test", {"eng_Latn": belebele_rows("eng_Latn", order)})
+    assert load_corpus(f"belebele:{folder}").item_ids == tuple(passage["link"] for passage in passages)
+
+
+def test_says_what_to_do_without_the_hub(tmp_path):
+    """Offline, the error names the data set, the terms to accept and the way around."""
+    pytest.importorskip("datasets")
+    program = "from isogloss.corpora import load_corpus; load_corpus('flores_plus', languages=['en'])"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    run = [sys.executable, "-c", program]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - own text
+    assert "CorpusError: openlanguagedata/flores_plus, split dev: cannot be loaded" in result.stderr
+    assert "copy the repository and name it as flores_plus:FOLDER" in result.stderr

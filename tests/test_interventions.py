@@ -1,0 +1,381 @@
+"""Interventions: their formulas, the laws of force and ban, NumPy and torch alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from isogloss.errors import PlanError
+from isogloss.routing import RouterSpec, route
+from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, apply_edit, edit_layer
+
+torch = pytest.importorskip("torch")
+
+N_EXPERTS = 12
+TOP_K = 4
+HUGE = float(torch.finfo(torch.bfloat16).max)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def an_intervention(kind: str, experts: tuple[int, ...] = (3, 1), **fields: Any) -> Intervention:
+    """Build an intervention of any kind with valid defaults."""
+    defaults: dict[str, dict[str, Any]] = {
+        "soft": {"strength": 0.5},
+        "adaptive": {"strength": 0.02, "values": (0.3, 0.7)},
+        "offset": {"values": (1.5, -2.0)},
+    }
+    return Intervention(**{"kind": kind, "layer": 0, "experts": experts, **defaults.get(kind, {}), **fields})
+
+
+def logits_within(largest: float) -> st.SearchStrategy[FloatArray]:
+    """Draw ``[n_tokens, N_EXPERTS]`` float32 logits; few distinct values are drawn often, so rows have ties."""
+    values = st.floats(-largest, largest, width=32) | st.sampled_from([0.0, 1.0, -largest, largest])
+    return arrays(
+        np.float32, array_shapes(min_dims=1, max_dims=1, max_side=4).map(lambda s: (*s, N_EXPERTS)), elements=values
+    )
+
+
+def some_logits(seed: int = 0, scale: float = 3.0) -> FloatArray:
+    """Draw ordinary logits ``[5, N_EXPERTS]``."""
+    return (scale * np.random.default_rng(seed).standard_normal((5, N_EXPERTS))).astype(np.float32)
+
+
+@st.composite
+def forced_and_banned(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Draw disjoint experts to force (in rank order) and to ban, as many as a router with TOP_K allows."""
+    order = draw(st.permutations(range(N_EXPERTS)))
+    n_forced = draw(st.integers(1, TOP_K))
+    n_banned = draw(st.integers(0, N_EXPERTS - TOP_K))
+    return tuple(order[:n_forced]), tuple(order[N_EXPERTS - n_banned :])
+
+
+# Formulas
+
+
+def test_soft_adds_standard_deviations_of_the_population():
+    """Soft adds λ times the population standard deviation of each token's logits, to its experts only."""
+    logits = some_logits()
+    expected = logits.copy()
+    expected[:, [1, 3]] += 0.5 * logits.std(axis=1, ddof=0, keepdims=True)
+    np.testing.assert_allclose(
+        apply_edit(logits, edit_layer([an_intervention("soft")], N_EXPERTS)), expected, rtol=1e-6
+    )
+
+
+def test_adaptive_adds_a_share_of_the_magnitude():
+    """Adaptive adds λ·w_k·|z_k|, which raises negative logits too."""
+    logits = some_logits()
+    expected = logits.copy()
+    expected[:, 3] += 0.02 * 0.3 * np.abs(logits[:, 3])
+    expected[:, 1] += 0.02 * 0.7 * np.abs(logits[:, 1])
+    edited = apply_edit(logits, edit_layer([an_intervention("adaptive")], N_EXPERTS))
+    np.testing.assert_allclose(edited, expected, rtol=1e-6)
+
+
+def test_offset_adds_its_constants_to_its_experts():
+    """Offset adds values[i] to experts[i], also when experts are given in descending order."""
+    logits = np.zeros((2, N_EXPERTS), dtype=np.float32)
+    expected = logits.copy()
+    expected[:, 3], expected[:, 1] = 1.5, -2.0
+    np.testing.assert_array_equal(apply_edit(logits, edit_layer([an_intervention("offset")], N_EXPERTS)), expected)
+
+
+def test_suppress_gives_the_smallest_logit_of_the_row():
+    """Suppressed experts get the row's minimum; the others keep their logits."""
+    logits = some_logits()
+    expected = logits.copy()
+    expected[:, [1, 3]] = logits.min(axis=1, keepdims=True)
+    np.testing.assert_array_equal(apply_edit(logits, edit_layer([an_intervention("suppress")], N_EXPERTS)), expected)
+
+
+def test_additive_kinds_read_the_original_logits_and_add_up():
+    """Soft, adaptive and offset on one expert give the sum of the three shifts of the original logit."""
+    logits = some_logits()
+    kinds = ("soft", "adaptive", "offset")
+    shifts = [apply_edit(logits, edit_layer([an_intervention(kind)], N_EXPERTS)) - logits for kind in kinds]
+    together = apply_edit(logits, edit_layer([an_intervention(kind) for kind in kinds], N_EXPERTS))
+    np.testing.assert_allclose(together, logits + sum(shifts), rtol=1e-5, atol=1e-5)
+
+
+def test_later_kinds_read_what_earlier_ones_left():
+    """Suppress takes the minimum, and force the maximum, after the additive kinds."""
+    logits = np.zeros((1, 4), dtype=np.float32)
+    offset = Intervention("offset", 0, (0, 1), values=(9.0, -9.0))
+    edit = edit_layer([Intervention("force", 0, (3,)), Intervention("suppress", 0, (2,)), offset], 4)
+    edited = apply_edit(logits, edit)
+    np.testing.assert_array_equal(edited[0, :3], [9.0, -9.0, -9.0])
+    assert 9.0 < edited[0, 3] < 9.001
+
+
+def test_two_soft_interventions_of_one_layer_both_act():
+    """Interventions of one kind with different strengths are added, none overwrites another."""
+    first, second = an_intervention("soft", (1,)), an_intervention("soft", (2,), strength=-0.25)
+    np.testing.assert_array_equal(edit_layer([first, second], 4).soft, np.float32([0, 0.5, -0.25, 0]))
+
+
+# Laws of force and ban
+
+
+@given(logits_within(2.0**100), forced_and_banned(), st.sampled_from(["softmax", "topk_softmax"]))
+def test_forced_experts_are_chosen_first_and_banned_ones_never(
+    logits: FloatArray,
+    experts: tuple[tuple[int, ...], tuple[int, ...]],
+    scoring: Any,
+):
+    """The reference router chooses forced experts for every token, in rank order, and banned experts for none."""
+    forced, banned = experts
+    interventions = [Intervention("force", 0, forced), *([Intervention("ban", 0, banned)] if banned else [])]
+    edited = apply_edit(logits, edit_layer(interventions, N_EXPERTS))
+    chosen = route(edited, RouterSpec(0, N_EXPERTS, TOP_K, scoring)).expert_ids
+    np.testing.assert_array_equal(chosen[:, : len(forced)], [forced] * len(logits))
+    if scoring == "topk_softmax":
+        assert not np.isin(chosen, banned).any()
+
+
+@given(logits_within(40.0), forced_and_banned())
+def test_banned_experts_are_never_chosen_by_softmax(
+    logits: FloatArray, experts: tuple[tuple[int, ...], tuple[int, ...]]
+):
+    """A softmax router never chooses a banned expert, as long as no other probability underflows to zero as well."""
+    forced, banned = experts
+    interventions = [Intervention("force", 0, forced), *([Intervention("ban", 0, banned)] if banned else [])]
+    edited = apply_edit(logits, edit_layer(interventions, N_EXPERTS))
+    assert not np.isin(route(edited, RouterSpec(0, N_EXPERTS, TOP_K, "softmax")).expert_ids, banned).any()
+
+
+@given(logits_within(HUGE), forced_and_banned())
+def test_forced_logits_are_strictly_above_all_others(
+    logits: FloatArray, experts: tuple[tuple[int, ...], tuple[int, ...]]
+):
+    """In float32 each forced logit is finite, above the next rank, and the last one above every other logit."""
+    forced = list(experts[0])
+    edited = apply_edit(logits, edit_layer([Intervention("force", 0, experts[0])], N_EXPERTS))
+    others = np.delete(edited, forced, axis=1).max(axis=1, keepdims=True)
+    ladder = np.concatenate([edited[:, forced], others], axis=1)
+    assert np.isfinite(edited).all()
+    assert (ladder[:, :-1] > ladder[:, 1:]).all()
+
+
+@given(logits_within(HUGE), forced_and_banned())
+def test_force_is_exact_for_bfloat16_logits(logits: FloatArray, experts: tuple[tuple[int, ...], tuple[int, ...]]):
+    """Logits that arrive in bfloat16 are cast up first, so ranks do not round away."""
+    forced = list(experts[0])
+    low_precision = torch.tensor(logits).to(torch.bfloat16)
+    edited = apply_edit(low_precision, edit_layer([Intervention("force", 0, experts[0])], N_EXPERTS).to(low_precision))
+    assert edited.dtype == torch.float32
+    best = edited.sort(dim=-1, descending=True, stable=True).indices[:, : len(forced)]
+    assert (best == torch.tensor(forced)).all()
+
+
+def test_several_force_interventions_rank_in_the_order_given():
+    """The second force of a layer ranks after the first."""
+    edit = edit_layer([Intervention("force", 0, (2, 0)), Intervention("force", 0, (1,))], 4)
+    np.testing.assert_array_equal(edit.force_rank, [2, 3, 1, 0])
+
+
+def test_the_other_experts_keep_their_logits_under_force_and_ban():
+    """Force and ban leave every other logit bit-identical."""
+    logits = some_logits()
+    edit = edit_layer([Intervention("force", 0, (2, 0)), Intervention("ban", 0, (5, 7))], N_EXPERTS)
+    rest = [k for k in range(N_EXPERTS) if k not in (0, 2, 5, 7)]
+    np.testing.assert_array_equal(apply_edit(logits, edit)[:, rest], logits[:, rest])
+
+
+# One function for NumPy and torch
+
+
+@pytest.mark.parametrize("kinds", [(kind,) for kind in KINDS] + [("soft", "offset", "adaptive", "suppress")])
+@pytest.mark.parametrize("shape", [(5, N_EXPERTS), (2, 3, N_EXPERTS), (N_EXPERTS,), (0, N_EXPERTS)])
+def test_numpy_and_torch_agree(kinds: tuple[str, ...], shape: tuple[int, ...]):
+    """Both namespaces give the same float32 numbers for any number of leading axes, no tokens included."""
+    logits = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    edit = edit_layer([an_intervention(kind) for kind in kinds], N_EXPERTS)
+    tensor = torch.tensor(logits)
+    of_numpy, of_torch = apply_edit(logits, edit), apply_edit(tensor, edit.to(tensor))
+    assert of_numpy.dtype == np.float32
+    assert of_torch.dtype == torch.float32
+    assert of_numpy.shape == shape
+    np.testing.assert_allclose(of_torch.numpy(), of_numpy, rtol=1e-6, atol=1e-6)
+
+
+@given(logits_within(1e6), st.floats(-100.0, 100.0))
+def test_soft_and_force_follow_a_shift_of_all_logits(logits: FloatArray, shift: float):
+    """A constant added to all logits moves the result of soft by that constant, since a deviation ignores it."""
+    edit = edit_layer([an_intervention("soft")], N_EXPERTS)
+    moved = apply_edit(logits.astype(np.float64) + shift, edit)
+    np.testing.assert_allclose(moved, apply_edit(logits, edit) + shift, atol=1.0, rtol=1e-5)
+
+
+@given(st.permutations(range(N_EXPERTS)), st.sampled_from(KINDS))
+def test_relabelling_experts_permutes_the_result(order: list[int], kind: str):
+    """Renaming experts in logits and intervention renames them in the result."""
+    logits, label = some_logits(), np.argsort(order)
+    plain = apply_edit(logits, edit_layer([an_intervention(kind, (3, 1))], N_EXPERTS))
+    renamed = an_intervention(kind, (int(label[3]), int(label[1])))
+    permuted = apply_edit(logits[:, order], edit_layer([renamed], N_EXPERTS))
+    np.testing.assert_allclose(permuted, plain[:, order], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_empty_edit_changes_no_logit(dtype: Any):
+    """Without interventions the logits come back bit-identical, in float32."""
+    logits = torch.tensor(some_logits()).to(dtype)
+    edit = edit_layer([], N_EXPERTS).to(logits)
+    assert edit.is_empty
+    assert torch.equal(apply_edit(logits, edit), logits.float())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_given_logits_are_not_written_to(kind: str):
+    """An edit returns new logits; those of the caller stay as they were."""
+    logits = some_logits()
+    apply_edit(logits, edit_layer([an_intervention(kind)], N_EXPERTS))
+    np.testing.assert_array_equal(logits, some_logits())
+
+
+def test_moved_arrays_are_copies():
+    """Changing the original arrays later does not change an edit that was moved."""
+    edit = edit_layer([an_intervention("offset")], N_EXPERTS)
+    moved = edit.to(torch.zeros(1))
+    edit.offset[:] = 7.0
+    assert moved.offset[1] == -2.0
+
+
+def test_a_moved_edit_moves_back():
+    """From NumPy to torch and back is the identity."""
+    edit = edit_layer([an_intervention(kind) for kind in KINDS if kind not in ("suppress", "ban")], N_EXPERTS)
+    back = edit.to(torch.zeros(1)).to(np.zeros(1))
+    assert back.arrays.keys() == edit.arrays.keys()
+    for name, array in edit.arrays.items():
+        np.testing.assert_array_equal(back.arrays[name], array)
+
+
+def test_an_edit_of_another_namespace_is_refused():
+    """Torch logits with a NumPy edit raise; they are not converted in every forward."""
+    with pytest.raises(TypeError, match="namespaces"):
+        apply_edit(torch.zeros(1, N_EXPERTS), edit_layer([an_intervention("offset")], N_EXPERTS))
+
+
+def test_logits_of_another_width_are_refused():
+    """Extra columns would change maximum, minimum and deviation, so the widths must agree."""
+    with pytest.raises(PlanError, match="13 wide; this edit is for 12"):
+        apply_edit(np.zeros((1, N_EXPERTS + 1)), LayerEdit(N_EXPERTS))
+
+
+def test_dense_arrays_need_experts_in_range():
+    """An expert id that the layer lacks is refused, not wrapped around."""
+    with pytest.raises(PlanError, match="expert 3 is out of range; the layer has 3 experts"):
+        edit_layer([an_intervention("ban", (3,))], 3)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # of array_api_compat
+def test_an_edit_compiles_into_one_graph():
+    """torch.compile traces an edit without a graph break, so engines may compile it."""
+    logits = torch.tensor(some_logits())
+    edit = edit_layer([an_intervention(kind) for kind in KINDS if kind != "suppress"], N_EXPERTS).to(logits)
+    compiled = torch.compile(lambda z: apply_edit(z, edit), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(logits), apply_edit(logits, edit))
+
+
+def test_steering_does_not_import_torch():
+    """Importing steering and editing NumPy logits leaves torch unloaded."""
+    code = (
+        "import sys, numpy, isogloss.steering as s, isogloss.steering.interventions as i\n"
+        "s.apply_edit(numpy.zeros((1, 4)), i.edit_layer([s.Intervention('ban', 0, (1,))], 4))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    source = Path(__file__).parents[1] / "src"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=source).returncode == 0  # noqa: S603
+
+
+# Construction
+
+
+def test_experts_are_sorted_with_their_values_except_for_force():
+    """Equal edits are equal objects; only force keeps the order, which ranks."""
+    offset = Intervention("offset", 2, (5, 1), values=(0.1, 0.2))
+    assert (offset.experts, offset.values) == ((1, 5), (0.2, 0.1))
+    assert Intervention("force", 2, (5, 1)).experts == (5, 1)
+
+
+def test_numpy_numbers_become_python_numbers():
+    """Ids and strengths from arrays are stored as Python numbers, which JSON can write."""
+    made = Intervention("soft", np.int64(2), np.array([4, 3]), strength=np.float32(0.5))  # type: ignore[arg-type]
+    assert [type(value) for value in (made.layer, made.experts[0], made.strength)] == [int, int, float]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_round_trip_is_the_identity(kind: str):
+    """An intervention of every kind equals the one read back from its JSON."""
+    made = an_intervention(kind)
+    assert Intervention.from_json(made.to_json()) == made
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("boost", {}, "unknown kind of intervention 'boost'; expected one of soft, force"),
+        ("ban", {"layer": -1}, "layer: found -1; expected an integer of at least 0"),
+        ("ban", {"layer": True}, "layer: found True; expected an integer"),
+        ("ban", {"layer": 1.0}, "layer: found 1.0; expected an integer"),
+        ("ban", {"experts": ()}, "ban in layer 0 has no experts"),
+        ("ban", {"experts": (1, -2)}, "found -2; expected an integer of at least 0"),
+        ("ban", {"experts": (1, "2")}, "found '2'; expected an integer"),
+        ("ban", {"experts": "12"}, "is '12'; expected a list"),
+        ("ban", {"experts": 3}, "is 3; expected a list"),
+        ("ban", {"experts": (1, 4, 1)}, r"names experts \[1\] more than once"),
+        ("ban", {"strength": 0.5}, "ban in layer 0 has strength 0.5; this kind takes no strength"),
+        ("force", {"values": (1.0, 2.0)}, "this kind takes no values"),
+        ("offset", {"strength": 1.0}, "this kind takes no strength"),
+        ("offset", {"values": None}, "offset in layer 0 has no values"),
+        ("offset", {"values": (1.0,)}, "1 values for 2 experts"),
+        ("offset", {"values": (1.0, 2.0, 3.0)}, "3 values for 2 experts"),
+        ("offset", {"values": ()}, "0 values for 2 experts"),
+        ("offset", {"values": (1.0, NAN)}, "expected a finite number"),
+        ("offset", {"values": (1.0, 1e39)}, "float32 cannot hold"),
+        ("offset", {"values": (1.0, 10**400)}, "float32 cannot hold"),
+        ("offset", {"values": (1.0, "2")}, "found '2'; expected a number"),
+        ("offset", {"values": 2.0}, "expected a list of numbers"),
+        ("soft", {"strength": None}, "soft in layer 0 has no strength"),
+        ("soft", {"strength": 1.01}, r"found 1.01; expected a number in \[-1, 1\]"),
+        ("soft", {"strength": -2}, r"expected a number in \[-1, 1\]"),
+        ("soft", {"strength": NAN}, "expected a finite number"),
+        ("soft", {"strength": "0.5"}, "found '0.5'; expected a number"),
+        ("soft", {"strength": True}, "found True; expected a number"),
+        ("adaptive", {"strength": INF}, "expected a finite number"),
+        ("adaptive", {"strength": None}, "adaptive in layer 0 has no strength"),
+        ("adaptive", {"values": None}, "adaptive in layer 0 has no values"),
+        ("adaptive", {"strength": 1e20, "values": (1e20, 0.0)}, "strength times values"),
+    ],
+)
+def test_malformed_interventions_are_refused_with_the_reason(kind: str, fields: dict[str, Any], message: str):
+    """What is wrong is said at construction, with what was found and expected."""
+    with pytest.raises(PlanError, match=message):
+        an_intervention(kind, **fields)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([], "is a list; expected a JSON object"),
+        ({"kind": "ban", "layer": 0}, r"lacks \['experts'\]"),
+        ({"kind": "ban", "layer": 0, "experts": [1], "weights": [1]}, r"unknown fields \['weights'\]"),
+    ],
+)
+def test_json_of_another_shape_is_refused(raw: object, message: str):
+    """Missing and unknown fields are named."""
+    with pytest.raises(PlanError, match=message):
+        Intervention.from_json(raw)

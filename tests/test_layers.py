@@ -1,0 +1,145 @@
+"""Middle layers: exact segmentation, planted shapes, and plain words where there is no U."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from ruptures import Dynp
+
+from isogloss.analysis.layers import default_min_size, middle_layers, segment
+from isogloss.errors import RunError
+
+Array = npt.NDArray[np.float64]
+
+
+def squared_error(curve: Array, edges: tuple[int, int]) -> float:
+    """Squared error around the means of three segments."""
+    return float(sum(((part - part.mean()) ** 2).sum() for part in np.split(curve, edges)))
+
+
+def planted(levels: tuple[float, float, float], noise: float, seed: int) -> Array:
+    """200 items by 24 layers whose mean has ``levels`` in layers 0-5, 6-17 and 18-23."""
+    curve = np.repeat(levels, [6, 12, 6])
+    return curve + np.random.default_rng(seed).normal(scale=noise, size=(200, 24))
+
+
+def resamples(items: Array, seed: int = 0) -> Array:
+    """300 bootstrap means of items."""
+    drawn = np.random.default_rng(seed).integers(0, len(items), size=(300, len(items)))
+    return items[drawn].mean(axis=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(np.float64, st.integers(6, 14), elements=st.floats(0, 1, width=16)), st.integers(1, 2))
+def test_segmentation_has_the_least_squared_error(curve: Array, min_size: int):
+    """No pair of change points beats the one found."""
+    first, second = segment(curve, min_size=min_size)
+    assert min(first, second - first, len(curve) - second) >= min_size
+    pairs = [
+        pair
+        for pair in itertools.combinations(range(min_size, len(curve) - min_size + 1), 2)
+        if pair[1] - pair[0] >= min_size
+    ]
+    best = min(squared_error(curve, pair) for pair in pairs)
+    assert squared_error(curve, (first, second)) == pytest.approx(best, abs=1e-9)
+
+
+def test_segmentation_equals_the_textbook_implementation():
+    """The fast kernel form and dynamic programming on the l2 cost give the same edges."""
+    for curve in np.random.default_rng(2).normal(size=(10, 24)):
+        slow = Dynp(model="l2", min_size=2, jump=1).fit(curve[:, None]).predict(n_bkps=2)
+        assert [*segment(curve, min_size=2), 24] == slow
+
+
+def test_a_planted_u_is_found_with_its_depth():
+    """Edges, depth and shape of a U survive noise."""
+    items = planted((0.5, 0.2, 0.4), 0.3, 0)
+    found = middle_layers(items.mean(axis=0), resamples(items), n_items=200)
+    assert (found.start, found.end) == (6, 17)
+    assert found.start_interval == (6, 6)
+    assert found.end_interval is not None
+    assert found.end_interval[0] <= 17 <= found.end_interval[1]
+    assert found.is_u_shape
+    assert found.depth.low < 0.25 < found.depth.high
+    assert found.depth.n == 200
+
+
+@pytest.mark.parametrize("levels", [(0.2, 0.5, 0.2), (0.2, 0.4, 0.6), (0.6, 0.4, 0.2)])
+def test_humps_and_slopes_are_no_u(levels: tuple[float, float, float]):
+    """A middle that is not below both sides is said not to be a U."""
+    items = planted(levels, 0.1, 1)
+    found = middle_layers(items.mean(axis=0), resamples(items), n_items=200)
+    assert not found.is_u_shape
+    assert not middle_layers(items.mean(axis=0)).is_u_shape
+
+
+def test_the_depth_of_a_hump_is_negative():
+    """The sign of the depth tells the U from its opposite."""
+    items = planted((0.2, 0.5, 0.2), 0.1, 1)
+    assert middle_layers(items.mean(axis=0), resamples(items)).depth.high < 0
+
+
+def test_a_dip_within_the_noise_is_no_u():
+    """A middle that is lower in the data but not at the lower end of the interval is not called a U."""
+    curve = np.repeat([0.5, 0.499, 0.5], [6, 12, 6])
+    noisy = curve + np.random.default_rng(4).normal(scale=0.05, size=(300, 24))
+    assert middle_layers(curve).is_u_shape
+    assert not middle_layers(curve, noisy).is_u_shape
+
+
+def test_a_flat_curve_is_rarely_called_a_u():
+    """The dip that segmentation finds in noise alone is no evidence: about 5 % of flat curves are called a U."""
+    called = 0
+    for seed in range(60):
+        items = planted((0.3, 0.3, 0.3), 0.1, seed)
+        called += middle_layers(items.mean(axis=0), resamples(items, seed)).is_u_shape
+    assert called <= 8
+
+
+def test_blurred_edges_have_wide_intervals():
+    """The edge interval widens with the noise between items."""
+    sharp, blurred = (planted((0.5, 0.2, 0.4), noise, 3) for noise in (0.1, 3.0))
+    widths = [
+        np.ptp(middle_layers(items.mean(axis=0), resamples(items)).end_interval or ()) for items in (sharp, blurred)
+    ]
+    assert widths[0] < widths[1]
+
+
+def test_edges_are_decoder_layers_when_some_layers_are_dense():
+    """Positions are translated: routed layers 3, 5, 7, … of a stack with dense layers between."""
+    curve, layers = np.repeat([0.5, 0.2, 0.4], [6, 12, 6]), list(range(3, 51, 2))
+    found = middle_layers(curve, np.tile(curve, (5, 1)), layers=layers)
+    assert (found.start, found.end) == (layers[6], layers[17])
+    assert found.to_json() == {"start": 15, "end": 37, "start_interval": [15, 15], "end_interval": [37, 37]}
+
+
+def test_without_resamples_there_are_no_intervals():
+    """Pooled data give edges and depth without intervals."""
+    found = middle_layers(np.repeat([0.5, 0.2, 0.4], [4, 4, 4]))
+    assert found.to_json() == {"start": 4, "end": 7, "start_interval": None, "end_interval": None}
+    assert found.depth.to_json() == {"value": pytest.approx(0.25), "low": None, "high": None, "n": 1}
+
+
+def test_too_few_layers_are_refused_with_the_way_out():
+    """Five layers do not make three segments of two."""
+    with pytest.raises(RunError, match=r"3 segments of at least 2 routed layers, and this run has 5.*--layers"):
+        middle_layers(np.arange(5.0))
+
+
+@pytest.mark.parametrize(("curve", "layers"), [(np.array([1.0, np.nan] * 4), None), (np.arange(8.0), [1, 2])])
+def test_a_curve_with_gaps_is_refused(curve: Array, layers: list[int] | None):
+    """NaN or a layer list of another length is an error."""
+    with pytest.raises(ValueError, match="one value per layer"):
+        middle_layers(curve, layers=layers)
+
+
+@pytest.mark.parametrize(("n_layers", "size"), [(8, 2), (24, 2), (36, 3), (48, 4), (94, 7)])
+def test_segments_have_a_twelfth_of_the_layers_at_least(n_layers: int, size: int):
+    """Default least size of a segment."""
+    assert default_min_size(n_layers) == size

@@ -1,0 +1,214 @@
+"""Plans change what routers choose, exactly as the reference says, and leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from models import FAMILIES, ITEM_IDS, TEXTS, tiny
+
+from isogloss import routing
+from isogloss.backends.huggingface import capture, measure_effect, steer
+from isogloss.backends.huggingface.capture import watch_routers
+from isogloss.errors import ModelError, PlanError
+from isogloss.steering import Intervention, Plan, apply_edit, compile_layer
+
+DTYPES = [torch.float32, torch.bfloat16]
+LAST = 3  # routed in both families; nothing routed comes after it
+
+EVERY_KIND = [
+    Intervention("soft", LAST, (1, 5), strength=0.5),
+    Intervention("force", LAST, (6, 2)),
+    Intervention("suppress", LAST, (0,)),
+    Intervention("ban", LAST, (3, 4)),
+    Intervention("adaptive", LAST, (1, 7), strength=0.3, values=(0.5, 0.9)),
+    Intervention("offset", LAST, (2, 4), values=(1.5, -2.0)),
+]
+
+
+def plan_of(loaded, *interventions):
+    """A plan for this model."""
+    return Plan(fingerprint=loaded.fingerprint(), interventions=interventions, provenance={"test": "test"})
+
+
+def observe(loaded, text=TEXTS[1]):
+    """(output logits, what each router returned) of a plain forward."""
+    seen = {}
+
+    def keep(index, logits, weights, ids):
+        seen[loaded.routers[index].spec.layer] = (logits.float(), weights.float(), ids)
+
+    with watch_routers(loaded, keep), torch.no_grad():
+        output = loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits
+    return output, seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_empty_plan_changes_no_bit(family, dtype):
+    """An empty plan gives bit-identical logits and attaches nothing."""
+    loaded = tiny(family, dtype=dtype)
+    before, _ = observe(loaded)
+    with steer(loaded, plan_of(loaded)):
+        assert not any(router.module._forward_pre_hooks for router in loaded.routers)
+        inside, _ = observe(loaded)
+    assert torch.equal(before, inside)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("intervention", EVERY_KIND, ids=lambda i: i.kind)
+def test_equals_editing_the_reference_router(family, dtype, intervention):
+    """The steered choice and weights are the reference router's on edited logits, and differ from the unsteered."""
+    loaded = tiny(family, dtype=dtype)
+    plan = plan_of(loaded, intervention)
+    router = loaded.routers[-1]
+    plain, before = observe(loaded)
+    with steer(loaded, plan):
+        steered, after = observe(loaded)
+    edited = apply_edit(before[LAST][0].numpy(), compile_layer(plan, LAST, 8))
+    expected = routing.route(edited, router.spec)
+    np.testing.assert_array_equal(after[LAST][2].numpy(), expected.expert_ids)
+    np.testing.assert_allclose(after[LAST][1].numpy(), expected.combine_weights, atol=1e-5)
+    assert (after[LAST][2] != before[LAST][2]).any()
+    assert not torch.equal(plain, steered)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_force_and_ban_hold_for_every_token(family, dtype):
+    """Captured under the plan, a forced expert is chosen by every token and a banned one by none, in all its layers."""
+    loaded = tiny(family, dtype=dtype)
+    layers = [router.spec.layer for router in loaded.routers]
+    edits = [e for layer in layers for e in (Intervention("force", layer, (5,)), Intervention("ban", layer, (0, 3)))]
+    with steer(loaded, plan_of(loaded, *edits)):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    np.testing.assert_array_equal(captured.selections[:, :, 5], captured.tokens[:, None].repeat(len(layers), 1))
+    assert captured.selections[:, :, [0, 3]].sum() == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_steered_outputs_agree_between_expert_implementations(family, implementation):
+    """How experts are multiplied does not change what a plan does."""
+    loaded = tiny(family)
+    plan = plan_of(loaded, *EVERY_KIND[:1])
+    with steer(loaded, plan):
+        expected, _ = observe(loaded)
+        loaded.model.set_experts_implementation(implementation)
+        output, _ = observe(loaded)
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_is_steered_at_every_step(family):
+    """Greedy generation under a plan equals greedy search by full steered forwards, and differs from unsteered."""
+    loaded = tiny(family)
+    plan = plan_of(loaded, *(Intervention("offset", r.spec.layer, (6,), values=(20.0,)) for r in loaded.routers))
+    ids = loaded.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    options |= {"return_dict_in_generate": True, "output_logits": True, "attention_mask": torch.ones_like(ids)}
+    plain = loaded.model.generate(ids, **options)
+    with steer(loaded, plan), torch.no_grad():
+        steered = loaded.model.generate(ids, **options)
+        for step in range(8):
+            full = loaded.model(ids).logits[:, -1]
+            torch.testing.assert_close(steered.logits[step], full, atol=1e-5, rtol=1e-4)
+            assert (steered.logits[step] - plain.logits[step]).abs().max() > 1e-3
+            ids = torch.cat([ids, full.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(steered.sequences, ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaving_restores_every_bit(family):
+    """After the context, also after an exception inside a forward, outputs are as before and no hook is left."""
+    loaded = tiny(family)
+    before, _ = observe(loaded)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = loaded.routers[-1].module.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), steer(loaded, plan_of(loaded, EVERY_KIND[1])):
+        observe(loaded)
+    handle.remove()
+    after, _ = observe(loaded)
+    assert torch.equal(before, after)
+    for router in loaded.routers:
+        assert not router.module._forward_pre_hooks
+        assert not router.module._forward_hooks
+
+
+def test_an_exception_in_the_router_ends_the_edit():
+    """When a router's own forward raises, its edit does not leak into other linear products."""
+    loaded = tiny("olmoe")
+    module = loaded.routers[-1].module
+    with steer(loaded, plan_of(loaded, EVERY_KIND[5])):
+        with pytest.raises(RuntimeError):
+            module(torch.zeros(3, 7))
+        product = torch.nn.functional.linear(torch.zeros(1, 32), module.weight)
+    assert torch.equal(product, torch.zeros(1, 8))
+
+
+def test_plan_for_another_model_is_refused():
+    """A plan made for other router weights is refused before anything is attached."""
+    plan = plan_of(tiny("olmoe", seed=1), EVERY_KIND[0])
+    loaded = tiny("olmoe", seed=2)
+    with pytest.raises(PlanError, match="router_sha256"), steer(loaded, plan):
+        pass
+
+
+def test_fingerprint_does_not_depend_on_dtype():
+    """The same checkpoint loaded in float32 and bfloat16 accepts the same plan."""
+    first = tiny("olmoe", dtype=torch.bfloat16)
+    again = tiny("olmoe", dtype=torch.bfloat16)
+    again.model.to(torch.float32)
+    assert first.fingerprint() == again.fingerprint()
+
+
+def test_unreachable_logits_are_an_error():
+    """A router that computes its logits by another product than F.linear makes steering fail loudly."""
+    loaded = tiny("olmoe")
+    module = loaded.routers[-1].module
+
+    def other_road(hidden):
+        logits = torch.matmul(hidden.reshape(-1, 32), module.weight.T)
+        weights, ids = logits.softmax(-1).topk(2)
+        return logits, weights, ids
+
+    module.forward = other_road
+    with pytest.raises(ModelError, match="ran 1 times and was edited 0"), steer(loaded, plan_of(loaded, EVERY_KIND[0])):
+        observe(loaded)
+
+
+def test_effect_is_measured_and_required():
+    """The effect names the share of changed tokens by layer; a plan without any is refused."""
+    loaded = tiny("olmoe")
+    strong = plan_of(loaded, Intervention("ban", LAST, (0, 1, 2, 3)))
+    effect = measure_effect(loaded, strong, TEXTS)
+    assert effect.changed[LAST] > 0.5
+    assert all(effect.changed[layer] == 0 for layer in range(LAST))
+    effect.require(strong)
+    weak = plan_of(loaded, Intervention("offset", LAST, (0,), values=(1e-9,)))
+    with pytest.raises(PlanError, match="changed no chosen expert"):
+        measure_effect(loaded, weak, TEXTS).require(weak)
+
+
+def test_editing_what_the_router_returns_does_nothing():
+    """Why steering works inside the router: an edit of its returned logits leaves the model's output as it was."""
+    loaded = tiny("olmoe")
+    before, _ = observe(loaded)
+    handle = loaded.routers[-1].module.register_forward_hook(lambda _m, _i, out: (out[0] + 100 * torch.arange(8), *out[1:]))
+    after, _ = observe(loaded)
+    handle.remove()
+    assert torch.equal(before, after)
+
+
+def test_plan_of_an_unrouted_layer_is_refused():
+    """Layer 1 of this model is dense: nothing can be steered there."""
+    loaded = tiny("qwen3_moe")
+    intervention = dataclasses.replace(EVERY_KIND[0], layer=1)
+    with pytest.raises(PlanError, match="layer 1"), steer(loaded, plan_of(loaded, intervention)):
+        pass
