@@ -48,7 +48,12 @@ def tiny(model_type, *, dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     if model_type == "qwen3_moe":
         config = Qwen3MoeConfig(
-            **_SHAPE, head_dim=8, intermediate_size=48, moe_intermediate_size=24, mlp_only_layers=[1], norm_topk_prob=True
+            **_SHAPE,
+            head_dim=8,
+            intermediate_size=48,
+            moe_intermediate_size=24,
+            mlp_only_layers=[1],
+            norm_topk_prob=True,
         )
         model = Qwen3MoeForCausalLM(config)
     else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, prove_routers
 from isogloss.backends.huggingface.capture import watch_routers
 from isogloss.errors import CorpusError, ModelError
+from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
 
 ALL = CaptureOptions(token_scope="all")
 
@@ -18,7 +19,10 @@ ALL = CaptureOptions(token_scope="all")
 def by_hand(loaded, text):
     """Router outputs of one text alone, by a listener of our own: list over layers of (logits, ids)."""
     seen = []
-    with watch_routers(loaded, lambda _i, logits, _w, ids: seen.append((logits.detach(), ids.detach()))), torch.no_grad():
+    with (
+        watch_routers(loaded, lambda _i, logits, _w, ids: seen.append((logits.detach(), ids.detach()))),
+        torch.no_grad(),
+    ):
         loaded.model(**loaded.tokenizer(text, return_tensors="pt"))
     return seen
 
@@ -101,7 +105,9 @@ def test_counts_add_up(family):
     """Selections sum to top-k times tokens, profiles to 1, and entropy lies between 0 and log n_experts."""
     loaded = tiny(family)
     captured = capture(loaded, TEXTS, ITEM_IDS)
-    np.testing.assert_array_equal(captured.selections.sum(-1), 2 * captured.tokens[:, None].repeat(len(loaded.routers), 1))
+    np.testing.assert_array_equal(
+        captured.selections.sum(-1), 2 * captured.tokens[:, None].repeat(len(loaded.routers), 1)
+    )
     np.testing.assert_allclose(captured.profiles.sum(-1), 1, atol=1e-5)
     assert (captured.entropy >= 0).all()
     assert (captured.entropy <= np.log(8) + 1e-5).all()
@@ -110,7 +116,9 @@ def test_counts_add_up(family):
 def test_content_leaves_special_tokens_out():
     """``content`` counts one token less per text than ``all``: the begin-of-text token."""
     loaded = tiny("olmoe")
-    content, everything = (capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(token_scope=s)) for s in ("content", "all"))
+    content, everything = (
+        capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(token_scope=s)) for s in ("content", "all")
+    )
     np.testing.assert_array_equal(everything.tokens - content.tokens, 1)
     lengths = [len(tokenizer()(text)["input_ids"]) for text in TEXTS]
     np.testing.assert_array_equal(everything.tokens, lengths)
@@ -149,7 +157,7 @@ def test_empty_text_is_refused_by_name():
 
 def test_too_long_text_is_refused_by_name():
     """A text beyond the model's positions is never cut in silence."""
-    with pytest.raises(CorpusError, match="item-long has .* tokens; the model takes 512"):
+    with pytest.raises(CorpusError, match=r"item-long has .* tokens; the model takes 512"):
         capture(tiny("olmoe"), ["a b " * 600], ["item-long"])
 
 
@@ -184,8 +192,6 @@ def test_router_that_chooses_otherwise_is_an_error():
 
 def test_unknown_family_is_refused():
     """A model type without a row is refused by name, with the supported ones."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     model = LlamaForCausalLM(LlamaConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
     with pytest.raises(ModelError, match=r"'llama' is not supported.*olmoe"):
         LoadedModel(model, tokenizer(), name="dense")

@@ -52,6 +52,14 @@ def test_of_parts_equals_the_whole(tmp_path):
     assert merged.manifest.status == "complete"
 
 
+def test_keeps_the_notes_of_all_sorted(tmp_path):
+    """What readers must know of any part, they are told of the whole, once and in one order."""
+    notes = [f"note {number}" for number in range(8)]
+    write(tmp_path / "one", ["eng_Latn"], with_notes(*notes[3:]))
+    write(tmp_path / "two", ["deu_Latn"], with_notes(*notes[:5]))
+    assert merge([tmp_path / "one", tmp_path / "two"], tmp_path / "merged").manifest.notes == tuple(notes)
+
+
 def test_of_a_partial_run_is_partial(tmp_path):
     """A merge does not claim that an unfinished capture finished."""
     write(tmp_path / "one", LANGUAGES[:2], finish=False)

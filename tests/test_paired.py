@@ -8,12 +8,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from isogloss.errors import RunError
 from isogloss.evaluation.paired import (
+    accuracy,
     compare,
     holm,
     mcnemar_exact,
@@ -56,14 +57,14 @@ def test_mcnemar_does_not_care_which_arm_is_first(items: list[tuple[bool, bool]]
 def test_estimates_are_the_accuracies_inside_their_intervals(items: list[tuple[bool, bool]], seed: int):
     """Values are plain means; the difference is theirs; n counts items; ends are within what is possible."""
     before, after = arms(items)
-    accuracy = paired_accuracy(before, after, seed=seed, n_resamples=200)
-    assert accuracy.baseline.value == pytest.approx(np.mean(before))
-    assert accuracy.steered.value == pytest.approx(np.mean(after))
-    assert accuracy.difference.value == pytest.approx(np.mean(after) - np.mean(before))
-    assert accuracy.difference.n == len(items)
+    pair = paired_accuracy(before, after, seed=seed, n_resamples=200)
+    assert pair.baseline.value == pytest.approx(np.mean(before))
+    assert pair.steered.value == pytest.approx(np.mean(after))
+    assert pair.difference.value == pytest.approx(np.mean(after) - np.mean(before))
+    assert pair.difference.n == len(items)
     if len(items) > 1:
-        assert -1 <= accuracy.difference.low <= accuracy.difference.high <= 1
-        assert 0 <= accuracy.baseline.low <= accuracy.baseline.high <= 1
+        assert -1 <= pair.difference.low <= pair.difference.high <= 1
+        assert 0 <= pair.baseline.low <= pair.baseline.high <= 1
 
 
 def test_one_item_has_no_interval():
@@ -71,12 +72,20 @@ def test_one_item_has_no_interval():
     assert math.isnan(paired_difference([True], [False]).low)
 
 
+def test_the_accuracy_of_one_arm_is_that_of_the_pair():
+    """One arm alone has the estimate that it has beside another arm; no answers are refused."""
+    answers = np.random.default_rng(0).random(50) < 0.4
+    assert accuracy(answers, seed=4) == paired_accuracy(answers, ~answers, seed=4).baseline
+    with pytest.raises(RunError, match="at least one item"):
+        accuracy([])
+
+
 def test_the_interval_keeps_the_pairing():
     """Equal arms differ by exactly zero in every resample, though each accuracy varies."""
     answers = np.random.default_rng(0).random(100) < 0.5
-    accuracy = paired_accuracy(answers, answers)
-    assert (accuracy.difference.low, accuracy.difference.high) == (0.0, 0.0)
-    assert accuracy.baseline.low < accuracy.baseline.high
+    pair = paired_accuracy(answers, answers)
+    assert (pair.difference.low, pair.difference.high) == (0.0, 0.0)
+    assert pair.baseline.low < pair.baseline.high
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -101,6 +110,7 @@ def test_the_interval_narrows_with_more_items():
     assert 6 < widths[0] / widths[1] < 16
 
 
+@settings(max_examples=25)  # statsmodels collects garbage at every call
 @given(p_value_lists)
 def test_holm_follows_its_definition(p_values: list[float]):
     """The i-th smallest of m is multiplied by m - i, made monotone, and capped at 1."""
@@ -167,6 +177,14 @@ def test_overall_interval_includes_the_spread_between_items():
     overall = compare(before, dict.fromkeys(before, answers)).overall.difference
     expected = 2 * 1.96 * math.sqrt(0.25 / 40)
     assert overall.high - overall.low == pytest.approx(expected, rel=0.15)
+
+
+def test_languages_are_drawn_independently_of_items():
+    """As many languages as items: each language gains another item, and the interval still holds the mean gain."""
+    before = {f"l{index:02}": np.zeros(12, dtype=bool) for index in range(12)}
+    after = {language: np.arange(12) == index for index, language in enumerate(before)}
+    overall = compare(before, after).overall.difference
+    assert overall.low < overall.value < overall.high
 
 
 def test_compare_is_reproducible_and_does_not_depend_on_the_order_of_languages():

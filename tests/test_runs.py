@@ -104,6 +104,16 @@ def test_a_partial_run_is_readable(tmp_path):
     assert run.load("eng_Latn").tokens.shape == (3,)
 
 
+def test_a_complete_run_that_grows_is_partial_until_it_is_finished(tmp_path):
+    """Adding a language to a complete Run takes its completeness back; only opening it does not."""
+    write(tmp_path, ["eng_Latn"])
+    RunWriter(tmp_path, MANIFEST)
+    assert open_run(tmp_path).manifest.status == "complete"
+    write(tmp_path, ["deu_Latn"], finish=False)
+    assert open_run(tmp_path).manifest.status == "partial"
+    assert write(tmp_path, []).manifest.status == "complete"
+
+
 def test_a_missing_language_file_is_captured_again(tmp_path):
     """Deleting a file is how a user asks for that language again; the rest is kept."""
     write(tmp_path / "run")

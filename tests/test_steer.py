@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny
 
 from isogloss import routing
 from isogloss.backends.huggingface import capture, measure_effect, steer
 from isogloss.backends.huggingface.capture import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan, apply_edit, compile_layer
+from models import FAMILIES, ITEM_IDS, TEXTS, tiny
 
 DTYPES = [torch.float32, torch.bfloat16]
 LAST = 3  # routed in both families; nothing routed comes after it
@@ -200,7 +200,9 @@ def test_editing_what_the_router_returns_does_nothing():
     """Why steering works inside the router: an edit of its returned logits leaves the model's output as it was."""
     loaded = tiny("olmoe")
     before, _ = observe(loaded)
-    handle = loaded.routers[-1].module.register_forward_hook(lambda _m, _i, out: (out[0] + 100 * torch.arange(8), *out[1:]))
+    handle = loaded.routers[-1].module.register_forward_hook(
+        lambda _m, _i, out: (out[0] + 100 * torch.arange(8), *out[1:])
+    )
     after, _ = observe(loaded)
     handle.remove()
     assert torch.equal(before, after)

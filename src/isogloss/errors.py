@@ -5,11 +5,15 @@ Each class is one cause that a user can act on; the command line prints the mess
 
 from __future__ import annotations
 
-__all__ = ["CorpusError", "IsoglossError", "LanguageError", "ModelError", "PlanError", "RunError"]
+__all__ = ["CorpusError", "FileError", "IsoglossError", "LanguageError", "ModelError", "PlanError", "RunError"]
 
 
 class IsoglossError(Exception):
     """Base of every error that isogloss raises on purpose."""
+
+
+class FileError(IsoglossError):
+    """A file or folder cannot be written."""
 
 
 class LanguageError(IsoglossError):

@@ -1,7 +1,7 @@
 """What a router does, in NumPy: the definition that every backend is tested against.
 
 A router turns the logits of one token into ``top_k`` expert ids and the weights that mix their outputs. Families
-differ in the order of scoring, choosing and renormalising; `RouterSpec` names these differences and `route` computes them.
+differ in the order of scoring, choosing and renormalising; `RouterSpec` names these differences, `route` computes them.
 """
 
 from __future__ import annotations
@@ -160,10 +160,8 @@ def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
     if spec.n_groups == 1:
         return scores
     grouped = scores.reshape(len(scores), spec.n_groups, -1)
-    if spec.group_score == "max":
-        group_scores = grouped.max(axis=2)
-    else:
-        group_scores = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+    best_two = np.sort(grouped, axis=2)[:, :, -2:]
+    group_scores = best_two.max(axis=2) if spec.group_score == "max" else best_two.sum(axis=2)
     best = np.argsort(-group_scores, axis=1, kind="stable")[:, : spec.top_groups]
     keep = np.zeros(group_scores.shape, dtype=bool)
     np.put_along_axis(keep, best, values=True, axis=1)

@@ -1,4 +1,4 @@
-"""Everything that one Run says about its languages: each language file is read once, and held only while measured."""
+"""Everything that one Run says about its languages, one language in memory at a time beside the pivot."""
 
 from __future__ import annotations
 

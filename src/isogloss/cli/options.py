@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 __all__ = ["Subparsers", "add_expert_options", "add_json", "add_output", "add_pivot", "codes", "layer_range"]
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
 
 def codes(text: str) -> tuple[str, ...]:
@@ -24,7 +24,9 @@ def layer_range(text: str) -> tuple[int, int]:
     """Read ``A-B``, inclusive."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
     if not found or int(found[1]) > int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of layers; expected A-B such as 10-39, 0-based, inclusive")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no range of layers; expected A-B such as 10-39, 0-based, inclusive"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -52,7 +54,9 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, required=True, help="of the rule, between 0 and 1")
     parser.add_argument("--layers", type=layer_range, metavar="A-B", help="decoder layers, 0-based, inclusive")
     parser.add_argument("--base", type=Path, metavar="RUN", help="delta: Run of generic texts (finds task experts)")
-    parser.add_argument("--languages", type=codes, default=(), metavar="L,L", help="share: those present; delta: the one")
+    parser.add_argument(
+        "--languages", type=codes, default=(), metavar="L,L", help="share: those present; delta: the one"
+    )
     parser.add_argument("--target", type=codes, default=(), metavar="L,L", help="exclusive share: whose experts")
     parser.add_argument("--top", type=int, metavar="K", help="share: experts kept per language and layer")
     add_pivot(parser)

@@ -102,21 +102,11 @@ def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         _json(summary)
         return
-    _table(
-        ["language", "baseline", "steered", "difference", "p (Holm)", "n"],
-        [
-            [
-                code,
-                _percent(row["baseline"]["value"]),
-                _percent(row["steered"]["value"]),
-                f"{_percent(row['difference']['value'])} [{_percent(row['difference']['low'])}, "
-                f"{_percent(row['difference']['high'])}]",
-                f"{row['p_adjusted']:.3f}",
-                str(row["difference"]["n"]),
-            ]
-            for code, row in summary["per_language"].items()
-        ],
-    )
+    rows = [
+        [code, *(_share(row[name]) for name in ("baseline", "steered", "difference")), f"{row['p_adjusted']:.3f}"]
+        for code, row in summary["per_language"].items()
+    ]
+    _table(["language", "baseline, %", "steered, %", "difference, points", "p (Holm)"], rows)
     for sentence in describe_evaluation(summary):
         _line(sentence)
 
@@ -162,5 +152,6 @@ def _estimate(row: dict[str, Any]) -> str:
     return f"{row['statistic']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _share(estimate: dict[str, Any]) -> str:
+    value, low, high = (100 * estimate[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"

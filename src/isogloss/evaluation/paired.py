@@ -28,6 +28,7 @@ __all__ = [
     "Comparison",
     "LanguageComparison",
     "PairedAccuracy",
+    "accuracy",
     "compare",
     "holm",
     "mcnemar_exact",
@@ -93,6 +94,22 @@ class Comparison:
         """Return ``per_language`` and ``overall`` as JSON types."""
         languages = {language: entry.to_json() for language, entry in self.per_language.items()}
         return {"per_language": languages, "overall": self.overall.to_json()}
+
+
+def accuracy(correct: npt.ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Estimate the accuracy of one arm, with a 95 % percentile interval over items.
+
+    Args:
+        correct: ``[n_items]`` bool.
+        n_resamples: bootstrap resamples.
+        seed: of the random generator; the same seed gives the interval that `paired_accuracy` gives this arm.
+
+    Raises:
+        RunError: not bool, or empty.
+    """
+    answers = _answers(correct, "given").astype(np.float64)
+    counts = bootstrap_counts(len(answers), n_resamples=n_resamples, seed=seed)
+    return estimate_means(answers[:, None], counts)[0]
 
 
 def mcnemar_exact(baseline: npt.ArrayLike, steered: npt.ArrayLike) -> float:
@@ -231,19 +248,23 @@ def _with_difference(answers: BoolArray) -> FloatArray:
 
 
 def _pair(baseline: npt.ArrayLike, steered: npt.ArrayLike) -> tuple[BoolArray, BoolArray]:
-    before, after = np.asarray(baseline), np.asarray(steered)
-    for arm, answers in (("baseline", before), ("steered", after)):
-        if answers.ndim != 1 or not len(answers) or answers.dtype != np.bool_:
-            raise RunError(
-                f"the {arm} arm has answers of shape {answers.shape} and type {answers.dtype}; expected one true or "
-                "false per item, and at least one item"
-            )
+    before, after = _answers(baseline, "baseline"), _answers(steered, "steered")
     if len(before) != len(after):
         raise RunError(
             f"baseline answered {len(before)} items and steered {len(after)}; expected the same items: "
             "run `isogloss evaluate` again to complete both arms"
         )
     return before, after
+
+
+def _answers(correct: npt.ArrayLike, arm: str) -> BoolArray:
+    answers = np.asarray(correct)
+    if answers.ndim != 1 or not len(answers) or answers.dtype != np.bool_:
+        raise RunError(
+            f"the {arm} arm has answers of shape {answers.shape} and type {answers.dtype}; expected one true or "
+            "false per item, and at least one item"
+        )
+    return answers
 
 
 def _languages(baseline: Mapping[str, Any], steered: Mapping[str, Any]) -> list[str]:

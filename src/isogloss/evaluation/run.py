@@ -83,7 +83,9 @@ def summarise(outcomes: Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]) -> di
         ``arms`` (share of right answers per arm and language), ``per_language`` and ``overall`` of the arm ``plan``,
         and ``controls``: the same two for every other arm.
     """
-    compared = {arm: compare(outcomes[BASELINE], by_language) for arm, by_language in outcomes.items() if arm != BASELINE}
+    compared = {
+        arm: compare(outcomes[BASELINE], by_language) for arm, by_language in outcomes.items() if arm != BASELINE
+    }
     shares = {
         arm: {language: float(right.mean()) for language, right in by_language.items()}
         for arm, by_language in outcomes.items()

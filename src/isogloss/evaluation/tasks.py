@@ -52,7 +52,7 @@ def parse_number(output: str) -> str | None:
     found = _NUMBER.findall(output)
     if not found:
         return None
-    number = found[-1].replace(",", "")
+    number = str(found[-1]).replace(",", "")
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 

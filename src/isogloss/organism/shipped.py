@@ -8,7 +8,7 @@ from pathlib import Path
 from isogloss.corpora import Corpus
 from isogloss.organism.documents import prompt
 from isogloss.organism.realise import grammar_languages
-from isogloss.organism.world import Split, draw_problem, draw_scene, realise_problem, realise_scene
+from isogloss.organism.world import Scene, Split, draw_problem, draw_scene, realise_problem, realise_scene
 
 __all__ = ["ORGANISM", "model_folder", "problem_corpus", "problem_items", "scene_corpus"]
 
@@ -33,7 +33,9 @@ def scene_corpus(n_items: int = 200, *, languages: tuple[str, ...] | None = None
         languages: full codes; None for all 14.
     """
     codes = languages or tuple(grammar_languages())
-    scenes, told, index = [], set(), 0
+    scenes: list[Scene] = []
+    told: set[str] = set()
+    index = 0
     while len(scenes) < n_items:
         scene = draw_scene(index, seed=_STREAM)
         story, index = realise_scene(scene, "eng_Latn")[0], index + 1

@@ -1,4 +1,4 @@
-"""The organism's tokenizer: byte-level BPE, so every script can be read and scarce ones cost more tokens, as in the field."""
+"""The organism's tokenizer: byte-level BPE, so every script can be read, and scarce ones cost more tokens."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -22,6 +24,7 @@ from isogloss.organism.world import draw_problem, realise_problem
 __all__ = ["Recipe", "train"]
 
 _POOL_DOCUMENTS = 2048
+_POOLS_PER_CHECKPOINT = 8
 _TOKENIZER_DOCUMENTS = 60_000
 _LONGEST = 256
 _DECAY_SHARE = 0.2
@@ -59,7 +62,7 @@ def model_config(vocab_size: int) -> Qwen3MoeConfig:
         num_hidden_layers=12,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=32,  # type: ignore[call-arg]  # taken, though the stub of the class lacks it
         num_experts=32,
         num_experts_per_tok=4,
         moe_intermediate_size=48,
@@ -73,9 +76,14 @@ def model_config(vocab_size: int) -> Qwen3MoeConfig:
 
 
 def experts_by_sorting(
-    experts: torch.nn.Module, hidden: torch.Tensor, expert_ids: torch.Tensor, weights: torch.Tensor
+    experts: Any,  # noqa: ANN401 - modules of many classes
+    hidden: torch.Tensor,
+    expert_ids: torch.Tensor,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Run each expert once on all its tokens; the library's own loop fills a whole gradient per expert, at half the speed.
+    """Run each expert once on all its tokens, at twice the speed of the library's loop in training.
+
+    That loop fills a whole gradient per expert.
 
     Args:
         experts: a module with ``gate_up_proj`` ``[n_experts, 2 * inner, hidden]`` and ``down_proj``.
@@ -115,6 +123,15 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], counted: torch.Tensor,
     return torch.stack(losses).mean()
 
 
+class Progress(TypedDict):
+    """How far a training has come: pools and tokens of documents read, steps taken, seconds spent."""
+
+    pool: int
+    step: int
+    tokens: int
+    seconds: float
+
+
 class Training:
     """A training in one folder: ``checkpoint.safetensors`` (weights and optimiser), ``state.json``, ``log.jsonl``."""
 
@@ -124,7 +141,6 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         torch.manual_seed(recipe.seed)
-        torch.set_flush_denormal(True)  # vanishing gradients of idle experts would take half of the time
         self.model = Qwen3MoeForCausalLM(model_config(len(self.tokenizer)))
         self.model.set_experts_implementation(_EXPERTS)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
@@ -135,20 +151,21 @@ class Training:
             betas=(0.9, 0.95),
             fused=True,
         )
-        self.state = {"pool": 0, "step": 0, "tokens": 0, "seconds": 0.0}
+        self.state: Progress = {"pool": 0, "step": 0, "tokens": 0, "seconds": 0.0}
         self._load()
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         folder = self.folder / "tokenizer"
         if not folder.is_dir():
             train_tokenizer(self.mixture.document(n) for n in range(_TOKENIZER_DOCUMENTS)).save_pretrained(folder)
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+        return tokenizer
 
     def batches(self, pool: int) -> Iterator[torch.Tensor]:
         """Yield ``[n_documents, longest]`` token ids, padded right, of documents of like length."""
         first = pool * _POOL_DOCUMENTS
         texts = [self.mixture.document(n) for n in range(first, first + _POOL_DOCUMENTS)]
-        rows = [ids[: _LONGEST - 1] + [self.tokenizer.eos_token_id] for ids in self.tokenizer(texts)["input_ids"]]
+        rows = [[*ids[: _LONGEST - 1], self.tokenizer.eos_token_id] for ids in self.tokenizer(texts)["input_ids"]]
         batches: list[list[list[int]]] = [[]]
         for row in sorted(rows, key=len):
             if len(row) * (len(batches[-1]) + 1) > self.recipe.batch_tokens:
@@ -182,7 +199,9 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint, the old one being replaced only by a whole new one."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items() if name != "lm_head.weight"}
+        tensors = {
+            f"model.{name}": value for name, value in self.model.state_dict().items() if name != "lm_head.weight"
+        }
         for number, slot in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in slot.items()}
         new = self.folder / "checkpoint.new"
@@ -193,8 +212,6 @@ class Training:
         path = self.folder / "checkpoint.safetensors"
         if not path.is_file():
             return
-        from safetensors import safe_open  # noqa: PLC0415 - needed only to resume
-
         with safe_open(path, "pt") as file:
             meta = file.metadata()
         before, now = json.loads(meta["recipe"]), asdict(self.recipe)
@@ -227,7 +244,10 @@ class Training:
         for index in range(n_items):
             problem = draw_problem(index, seed=self.recipe.seed, split="dev")
             question = self.tokenizer(prompt(realise_problem(problem, language)))["input_ids"]
-            answer = [*self.tokenizer(problem.working, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+            answer = [
+                *self.tokenizer(problem.working, add_special_tokens=False)["input_ids"],
+                self.tokenizer.eos_token_id,
+            ]
             logits = self.model(input_ids=torch.tensor([question + answer])).logits[0, len(question) - 1 : -1]
             right += logits.argmax(-1).tolist() == answer
         return right / n_items
@@ -236,7 +256,8 @@ class Training:
         """Train to the recipe's number of tokens, with a checkpoint and a line in the log every few minutes."""
         while self.state["tokens"] < self.recipe.tokens:
             started, losses = time.monotonic(), []
-            for _ in range(8):
+            first = self.state["pool"]
+            while self.state["pool"] < first + _POOLS_PER_CHECKPOINT and self.state["tokens"] < self.recipe.tokens:
                 losses += [self.step(batch) for batch in self.batches(self.state["pool"])]
                 self.state["pool"] += 1
             self.state["seconds"] += time.monotonic() - started
@@ -264,9 +285,14 @@ def train(folder: Path, recipe: Recipe, mixture: Mixture) -> Path:
         ModelError: the folder holds a training with another recipe.
     """
     training = Training(folder, recipe, mixture)
-    training.run()
+    torch.set_flush_denormal(True)  # vanishing gradients of idle experts would slow every step
+    try:
+        training.run()
+    finally:
+        torch.set_flush_denormal(False)
     target = folder / "model"
-    training.model.to(torch.bfloat16).save_pretrained(target)
+    model: Any = training.model
+    model.to(torch.bfloat16).save_pretrained(target)
     training.tokenizer.save_pretrained(target)
     summary = {**training.state, "recipe": asdict(recipe), "real_text": sorted(mixture.real)}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

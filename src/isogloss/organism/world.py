@@ -129,7 +129,9 @@ Drawn = tuple[list[Clause], Clause, Clause]
 def _describe(rng: random.Random) -> list[Clause]:
     """A sentence that says nothing about the question, so that the answer must be found."""
     key = rng.choice(("see", "like", "walk", "sleep", "search", "lack", "because", "bigger", "wait", "bring", "eat"))
-    clause = Clause("sentences", key, _fill(rng, "person", "other", "animal", "thing", "colour", "place", "mood", "time"))
+    clause = Clause(
+        "sentences", key, _fill(rng, "person", "other", "animal", "thing", "colour", "place", "mood", "time")
+    )
     return [clause] if rng.random() < 0.7 else []  # noqa: PLR2004 - a share, not a size
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from isogloss.report.figures import GREY, INK, MAX_COLOURS, Figure, KeyEntry, Style, base_layout, translucent
-from isogloss.report.results import Estimate, read_estimate
+from isogloss.report.results import Reading, read_estimate
 from isogloss.report.text import label, number, plot_text, with_interval
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LinePlot:
     limits: tuple[float, float] | None = None
 
 
-def mean_curve(curves: Iterable[Mapping[int, Estimate]]) -> dict[int, float]:
+def mean_curve(curves: Iterable[Mapping[int, Reading]]) -> dict[int, float]:
     """Average curves layer by layer, over those that have a value there.
 
     Args:
@@ -80,17 +80,19 @@ def highlighted(curves: Curves, layers: Sequence[int]) -> tuple[str, ...]:
     if len(curves) <= MAX_COLOURS:
         return tuple(sorted(curves))
     chosen = set(layers)
-    means = {code: mean_curve([{at: point for at, point in curve.items() if at in chosen}]) for code, curve in curves.items()}
+    means = {
+        code: mean_curve([{at: point for at, point in curve.items() if at in chosen}]) for code, curve in curves.items()
+    }
     ranked = sorted((fmean(mean.values()) if mean else 0.0, code) for code, mean in means.items())
     return tuple(sorted(code for _, code in (*ranked[:_EXTREMES], *ranked[-_EXTREMES:])))
 
 
-def _hover(code: str, layer: int, point: Estimate) -> str:
+def _hover(code: str, layer: int, point: Reading) -> str:
     size = "" if point.n is None else f"<br>n = {point.n:,}"
     return f"<b>{plot_text(label(code))}</b><br>layer {layer}: {plot_text(with_interval(point))}{size}"
 
 
-def _line(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, Any]:
+def _line(code: str, curve: Mapping[int, Reading], style: Style) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -105,9 +107,9 @@ def _line(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, A
     }
 
 
-def _band(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, Any] | None:
+def _band(code: str, curve: Mapping[int, Reading], style: Style) -> dict[str, Any] | None:
     """Outline the intervals; layers without one break the band."""
-    runs: list[list[tuple[int, Estimate]]] = [[]]
+    runs: list[list[tuple[int, Reading]]] = [[]]
     for layer, point in curve.items():
         if point.has_interval:
             runs[-1].append((layer, point))
@@ -133,7 +135,7 @@ def _band(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, A
     }
 
 
-def _others(curves: Mapping[str, Mapping[int, Estimate]]) -> dict[str, Any]:
+def _others(curves: Mapping[str, Mapping[int, Reading]]) -> dict[str, Any]:
     """Draw all languages without a colour as one trace of thin grey lines."""
     x: list[int | None] = []
     y: list[float | None] = []

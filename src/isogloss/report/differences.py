@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from isogloss.report.figures import ACCENT, GREY, INK, Figure, KeyEntry, Table, base_layout
-from isogloss.report.results import Estimate, read_estimate
+from isogloss.report.results import Reading, read_estimate
 from isogloss.report.text import interval, label, name, p_value, percent, plain, plot_text, points
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Comparison", "comparison_table", "difference_figure", "read_comparisons"]
 
 SIGNIFICANT = 0.05
-OVERALL = "All languages"
-_CONTROL_SIGNS = (("circle-open", "○"), ("square-open", "□"), ("diamond-open", "◇"), ("triangle-up-open", "△"), ("x", "×"))
+OVERALL = "Mean over languages"
+_CONTROL_SIGNS = (
+    ("circle-open", "○"),
+    ("square-open", "□"),
+    ("diamond-open", "◇"),
+    ("triangle-up-open", "△"),
+    ("x", "×"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,15 @@ class Comparison:
         code: language, or None for all.
         baseline: without the plan.
         steered: with it.
-        difference: steered minus baseline, paired by item.
+        difference: steered minus baseline, paired by item; of all together, the mean over languages, n of them.
         p: of the paired test; None where not tested.
         p_adjusted: for the number of languages; None where not tested.
     """
 
     code: str | None
-    baseline: Estimate
-    steered: Estimate
-    difference: Estimate
+    baseline: Reading
+    steered: Reading
+    difference: Reading
     p: float | None
     p_adjusted: float | None
 
@@ -49,6 +55,21 @@ class Comparison:
         """Whether the adjusted p value is below 0.05 (the plain one where there is no adjusted one)."""
         p = self.p if self.p_adjusted is None else self.p_adjusted
         return p is not None and p < SIGNIFICANT
+
+    @property
+    def kind(self) -> Literal["mean", "clear", "unclear"]:
+        """How it is drawn."""
+        if self.code is None:
+            return "mean"
+        return "clear" if self.is_significant else "unclear"
+
+    @property
+    def size(self) -> str:
+        """How many items are behind it, or how many languages."""
+        n = self.difference.n
+        if n is None:
+            return "–"
+        return f"{n:,}" if self.code is not None else f"{n:,} language{'' if n == 1 else 's'}"
 
 
 def _read(code: str | None, found: Mapping[str, Any]) -> Comparison:
@@ -75,11 +96,10 @@ def read_comparisons(evaluation: Mapping[str, Any]) -> tuple[Comparison, ...]:
 
 def _hover(found: Comparison, arm: str) -> str:
     ends = interval(points(found.difference.low), points(found.difference.high))
-    size = "" if found.difference.n is None else f"<br>n = {found.difference.n:,}"
     tests = f"<br>p adjusted {plot_text(p_value(found.p_adjusted))}" if found.p_adjusted is not None else ""
     shares = f"{percent(found.baseline.value)} → {percent(found.steered.value)} %"
     change = f"{points(found.difference.value)} {ends} points"
-    return f"<b>{plot_text(found.title)}</b><br>{plot_text(arm)}<br>{shares}<br>{change}{tests}{size}"
+    return f"<b>{plot_text(found.title)}</b><br>{plot_text(arm)}<br>{shares}<br>{change}{tests}<br>n = {found.size}"
 
 
 def _dots(found: Sequence[tuple[float, Comparison]], arm: str, marker: dict[str, Any], width: float) -> dict[str, Any]:
@@ -103,16 +123,19 @@ def _dots(found: Sequence[tuple[float, Comparison]], arm: str, marker: dict[str,
 
 
 def _steered(placed: Sequence[tuple[float, Comparison]]) -> list[dict[str, Any]]:
-    shared = {"size": 9, "color": ACCENT}
-    filled = {**shared, "symbol": "circle"}
-    hollow = {**shared, "symbol": "circle", "color": "#ffffff", "line": {"width": 1.8, "color": ACCENT}}
+    """Draw the mean over languages, then languages that differ clearly, then the others."""
+    solid = {"size": 9, "color": ACCENT, "symbol": "circle", "line": {"width": 1.8, "color": ACCENT}}
+    kinds = {
+        "mean": {**solid, "size": 11, "symbol": "diamond"},
+        "clear": solid,
+        "unclear": {**solid, "color": "#ffffff"},
+    }
     traces = []
-    for marker, wanted, arm in ((filled, True, "steered"), (hollow, False, "steered")):
-        chosen = [(height, found) for height, found in placed if found.is_significant is wanted]
+    for kind, marker in kinds.items():
+        chosen = [(height, found) for height, found in placed if found.kind == kind]
         if chosen:
-            trace = _dots(chosen, arm, marker, 1.8)
+            trace = {**_dots(chosen, "steered", marker, 1.8), "meta": kind}
             trace["error_x"]["color"] = ACCENT
-            trace["meta"] = "clear" if wanted else "unclear"
             traces.append(trace)
     return traces
 
@@ -136,7 +159,7 @@ def _controls(
 
 def _offset(number: int, of: int) -> float:
     """Height of one dot within the row of its language, from the top."""
-    return 0.0 if of == 1 else 0.34 - 0.68 * number / (of - 1)
+    return 0.0 if of == 1 else 0.28 - 0.56 * number / (of - 1)
 
 
 def _stripes(n_rows: int) -> list[dict[str, Any]]:
@@ -151,7 +174,14 @@ def _rows(found: Sequence[Comparison]) -> dict[str, Any]:
     names = [plot_text(OVERALL if row.code is None else name(row.code)) for row in found]
     if found and found[0].code is None:
         names[0] = f"<b>{names[0]}</b>"
-    return {"tickmode": "array", "tickvals": heights, "ticktext": names, "ticks": "", "ticklabelstandoff": 4, "showline": False}
+    return {
+        "tickmode": "array",
+        "tickvals": heights,
+        "ticktext": names,
+        "ticks": "",
+        "ticklabelstandoff": 4,
+        "showline": False,
+    }
 
 
 def difference_figure(
@@ -177,10 +207,18 @@ def difference_figure(
     layout["yaxis"].update(_rows(found), range=[-0.5, top + 0.5], showgrid=False)
     layout["xaxis"].update(showgrid=True, zeroline=True, zerolinecolor=INK, zerolinewidth=1)
     layout["shapes"] = _stripes(len(found))
-    narrow = {"yaxis.ticktext": ["<b>all</b>" if row.code is None else plot_text(plain(row.code)) for row in found]}
-    signs = {"clear": ("●", "steered, adjusted p < 0.05"), "unclear": ("○", "steered, otherwise")}
+    narrow = {"yaxis.ticktext": ["<b>mean</b>" if row.code is None else plot_text(plain(row.code)) for row in found]}
+    signs = {
+        "mean": ("◆", "steered, mean over languages"),
+        "clear": ("●", "steered, adjusted p below 0.05"),
+        "unclear": ("○", "steered, otherwise"),
+    }
     key = [KeyEntry(signs[trace["meta"]][1], signs[trace["meta"]][0], ACCENT, trace["meta"]) for trace in blue]
     return Figure("difference", title, caption, [*grey, *blue], layout, narrow, key=(*key, *grey_key))
+
+
+def _written(found: Reading, write: Callable[[float | None], str]) -> str:
+    return f"{write(found.value)} {interval(write(found.low), write(found.high))}".rstrip()
 
 
 def comparison_table(found: Sequence[Comparison], *, title: str, caption: str, folded: bool = False) -> Table:
@@ -199,10 +237,10 @@ def comparison_table(found: Sequence[Comparison], *, title: str, caption: str, f
     rows = tuple(
         (
             row.title,
-            "–" if row.difference.n is None else f"{row.difference.n:,}",
-            f"{percent(row.baseline.value)} {interval(percent(row.baseline.low), percent(row.baseline.high))}".rstrip(),
-            f"{percent(row.steered.value)} {interval(percent(row.steered.low), percent(row.steered.high))}".rstrip(),
-            f"{points(row.difference.value)} {interval(points(row.difference.low), points(row.difference.high))}".rstrip(),
+            row.size,
+            _written(row.baseline, percent),
+            _written(row.steered, percent),
+            _written(row.difference, points),
             p_value(row.p),
             p_value(row.p_adjusted),
         )

@@ -140,7 +140,8 @@ def language_styles(languages: Iterable[str], pivot: str | None) -> dict[str, St
     free = list(range(MAX_COLOURS))
     for language in sorted(set(languages) - {pivot})[:MAX_COLOURS]:
         wanted = zlib.crc32(language.encode("utf-8", "replace")) % MAX_COLOURS
-        slot = min(free, key=lambda place, wanted=wanted: (place - wanted) % MAX_COLOURS)  # type: ignore[misc]
+        turns = ((wanted + step) % MAX_COLOURS for step in range(MAX_COLOURS))
+        slot = next(turn for turn in turns if turn in free)
         free.remove(slot)
         styles[language] = Style(_PALETTE[slot], _SYMBOLS[slot], _SIGNS[slot])
     return styles
@@ -191,9 +192,14 @@ def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "showlegend": False,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b6bcc4", "activecolor": GREY},
         "hovermode": "closest",
         "dragmode": False,
-        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": "#9ca3af", "font": {"family": FONT, "size": 12, "color": INK}},
+        "hoverlabel": {
+            "bgcolor": "#ffffff",
+            "bordercolor": "#9ca3af",
+            "font": {"family": FONT, "size": 12, "color": INK},
+        },
         "xaxis": {**axis, "title": {**title, "text": x_title}, "showgrid": False},
         "yaxis": {**axis, "title": {**title, "text": y_title}},
         "shapes": [],

@@ -78,7 +78,9 @@ def language_map(curves: Curves, *, title: str, caption: str, unit: str, middle:
     points = [[curves[code].get(layer) for layer in layers] for code in codes]
     hover = [
         [
-            "" if point is None else f"<b>{plot_text(label(code))}</b><br>layer {layer}: {plot_text(with_interval(point))}"
+            ""
+            if point is None
+            else f"<b>{plot_text(label(code))}</b><br>layer {layer}: {plot_text(with_interval(point))}"
             for layer, point in zip(layers, row, strict=True)
         ]
         for code, row in zip(codes, points, strict=True)
@@ -101,7 +103,13 @@ def language_map(curves: Curves, *, title: str, caption: str, unit: str, middle:
     height = _row_height(len(codes))
     layout = base_layout(LAYER_AXIS, "", height=130 + height * len(codes))
     layout["margin"]["t"] = 40
-    ticks = {"tickmode": "array", "tickvals": trace["y"], "tickfont": {"size": min(12, height - 3)}, "ticks": "", "ticklabelstandoff": 4}
+    ticks = {
+        "tickmode": "array",
+        "tickvals": trace["y"],
+        "tickfont": {"size": min(12, height - 3)},
+        "ticks": "",
+        "ticklabelstandoff": 4,
+    }
     names = [plot_text(name(code)) for code in codes]
     layout["yaxis"].update({**ticks, "ticktext": names, "showgrid": False, "showline": False})
     layout["shapes"] = _frame(middle)
@@ -169,7 +177,7 @@ def _scale(values: Sequence[float]) -> dict[str, Any]:
     if low < 0:
         reach = max(abs(low), abs(high))
         return {"colorscale": _SIGNED, "zmin": -reach, "zmax": reach}
-    return {"colorscale": _FOUND, "zmin": low, "zmax": high if high > low else low + 1e-9}
+    return {"colorscale": _FOUND, "zmin": low if low < high else 0, "zmax": high or 1}
 
 
 def expert_map(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from isogloss.errors import FileError
+from isogloss.files import write_atomically
 from isogloss.report.maps import Grid
 from isogloss.report.provenance import provenance_section
 from isogloss.report.results import read_measurements, require_fields
@@ -37,7 +38,9 @@ def _source(name: str) -> str:
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_source)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _integrity(script: str) -> str:
@@ -89,16 +92,21 @@ def render_report(report: Report) -> str:
     """
     scripts = (get_plotlyjs(), _source("page.js"))
     sections = _sections(report)
-    return _environment().get_template("page.html.j2").render(
-        title=plain(report.title),
-        subject=[plain(report.manifest[name]) for name in ("model", "revision") if report.manifest.get(name)],
-        partial=report.manifest.get("status") == "partial",
-        findings=[plain(finding) for finding in report.findings],
-        sections=sections,
-        drawing=_drawing,
-        style=Markup(_source("page.css")),  # noqa: S704 - package data
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 - package data
-        allowed_scripts=" ".join(map(_integrity, scripts)),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=plain(report.title),
+            subject=[plain(text) for text in map(report.manifest.get, ("model", "revision")) if isinstance(text, str)],
+            partial=report.manifest.get("status") == "partial",
+            notes=[plain(note) for note in report.manifest.get("notes") or ()],
+            findings=[plain(finding) for finding in report.findings],
+            sections=sections,
+            drawing=_drawing,
+            style=Markup(_source("page.css")),  # noqa: S704 - package data
+            scripts=[Markup(script) for script in scripts],  # noqa: S704 - package data
+            allowed_scripts=" ".join(map(_integrity, scripts)),
+        )
     )
 
 
@@ -111,16 +119,11 @@ def write_report(path: Path, report: Report) -> None:
 
     Raises:
         RunError: a result lacks a field that the report cannot do without; nothing is written then.
-        OSError: the folder cannot be written.
+        FileError: the folder cannot be written.
     """
     page = render_report(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {path.parent}: {error.strerror}; choose another place") from error
+    write_atomically(path, page.encode("utf-8", "replace"))

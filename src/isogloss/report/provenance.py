@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["flat", "provenance_section"]
 
-_OWN_TABLES = ("languages", "packages", "routers", "item_ids")
+_OWN_TABLES = ("languages", "packages", "routers", "item_ids", "notes")
 
 
 def flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from isogloss.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Curves", "Estimate", "Measurements", "Report", "read_estimate", "read_measurements", "require_fields"]
+__all__ = ["Curves", "Measurements", "Reading", "Report", "read_estimate", "read_measurements", "require_fields"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its interval.
+class Reading:
+    """An Estimate as printed: a number with its interval.
 
     Attributes:
         value: None where it is missing or not finite.
@@ -57,7 +57,7 @@ class Estimate:
         return self.low is not None and self.high is not None
 
 
-Curves = dict[str, dict[int, Estimate]]
+Curves = dict[str, dict[int, Reading]]
 """By language, then by decoder layer."""
 
 
@@ -129,9 +129,10 @@ def require_fields(found: Mapping[str, Any], names: Iterable[str], *, command: s
     """
     missing = [name for name in names if name not in found]
     if missing:
+        has = ", ".join(map(str, found)) or "none"
         raise RunError(
-            f"the report needs the fields {', '.join(missing)}, and the result has {', '.join(map(str, found)) or 'none'};"
-            f" print it again with isogloss {command} --json"
+            f"the report needs the fields {', '.join(missing)}, and the result has {has}; print it again with"
+            f" isogloss {command} --json"
         )
 
 
@@ -139,7 +140,7 @@ def _finite(number: object) -> float | None:
     return float(number) if isinstance(number, (int, float)) and math.isfinite(number) else None
 
 
-def read_estimate(found: Mapping[str, Any] | None) -> Estimate:
+def read_estimate(found: Mapping[str, Any] | None) -> Reading:
     """Read a printed Estimate; what is missing, null or not finite becomes None.
 
     Args:
@@ -150,11 +151,11 @@ def read_estimate(found: Mapping[str, Any] | None) -> Estimate:
     """
     found = found or {}
     n = _finite(found.get("n"))
-    ends = (_finite(found.get(name)) for name in ("value", "low", "high"))
-    return Estimate(*ends, n=None if n is None else int(n))
+    value, low, high = (_finite(found.get(name)) for name in ("value", "low", "high"))
+    return Reading(value, low, high, None if n is None else int(n))
 
 
-def _read_curve(points: Iterable[Mapping[str, Any]]) -> dict[int, Estimate]:
+def _read_curve(points: Iterable[Mapping[str, Any]]) -> dict[int, Reading]:
     return {int(point["layer"]): read_estimate(point) for point in points}
 
 
@@ -193,7 +194,8 @@ def read_measurements(analysis: Mapping[str, Any]) -> Measurements:
         ceiling={code: tuple(curve) for code, curve in (analysis.get("divergence_ceiling") or {}).items()},
         chance=dict(zip(layers, analysis.get("consistency_chance") or (), strict=False)),
         middle=analysis.get("middle_layers"),
-        u_shape=analysis.get("u_shape") or {name: analysis[name] for name in ("is_u_shape", "depth") if name in analysis},
+        u_shape=analysis.get("u_shape")
+        or {name: analysis[name] for name in ("is_u_shape", "depth") if name in analysis},
         correlation=tuple(analysis.get("correlation") or ()),
         refused=analysis.get("refused") or {},
         settings=analysis.get("resampling") or {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from isogloss.report.curves import LinePlot, correlation_curve, curve_figure, highlighted, mean_curve
@@ -11,13 +12,13 @@ from isogloss.report.figures import INK, MAX_COLOURS, Section, Style, language_s
 from isogloss.report.maps import Grid, expert_map, language_map
 from isogloss.report.results import read_estimate
 from isogloss.report.tables import correlation_table, curve_table, expert_table
-from isogloss.report.text import label, number, points, sample_size, scalar, with_interval
+from isogloss.report.text import interval, label, number, points, sample_size, scalar, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from isogloss.report.figures import Figure, Table
-    from isogloss.report.results import Curves, Estimate, Measurements
+    from isogloss.report.results import Curves, Measurements, Reading
 
 __all__ = ["analysis_sections", "evaluation_section", "expert_sections"]
 
@@ -33,7 +34,7 @@ _RULES = {
 }
 
 
-def _interval_text(estimates: Sequence[Estimate], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
+def _interval_text(estimates: Sequence[Reading], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
     """State n, and how intervals were drawn or why there are none."""
     known = any(point.n is not None for point in estimates)
     size = f"{sample_size(point.n for point in estimates)}{f' {unit}' if known and not pooled else ''}"
@@ -60,13 +61,9 @@ def _middle_text(found: Measurements) -> str:
         span = middle.get(f"{name}_interval")
         return f"{middle[name]}" + (f" [{span[0]}, {span[1]}]" if span else "")
 
-    return (
-        f"Shaded: the middle layers, from {edge('start')} to {edge('end')} inclusive, between the two change points of"
-        " the mean curve; bars above the shading show where an edge falls over resamples."
-        if middle.get("start_interval")
-        else f"Shaded: the middle layers, from {edge('start')} to {edge('end')} inclusive, between the two change points"
-        " of the mean curve."
-    )
+    between = "inclusive, between the two change points of the mean curve"
+    bars = "; bars above the shading show where an edge falls over resamples" if middle.get("start_interval") else ""
+    return f"Shaded: the middle layers, from {edge('start')} to {edge('end')} {between}{bars}."
 
 
 def _shape_text(found: Measurements) -> tuple[str, ...]:
@@ -101,14 +98,18 @@ def _divergence_blocks(found: Measurements, styles: Mapping[str, Style]) -> list
     said = (f"{measure}{mean}.", sampling, coloured, _middle_text(found), dashed, _ceiling_text(found))
     caption = " ".join(filter(None, said))
     title = f"Divergence from {label(found.pivot)} by layer"
-    plot = LinePlot("divergence-curves", title, caption, "divergence from the pivot", noise, "items that are not translations")
+    plot = LinePlot(
+        "divergence-curves", title, caption, "divergence from the pivot", noise, "items that are not translations"
+    )
     blocks: list[Figure | Table] = [curve_figure(plot, found.divergence, styles, middle=found.middle)]
     if not few:
         framed = " Vertical lines: the edges of the middle layers." if found.middle else ""
         text = f"{measure}{mean}. Languages from the highest to the lowest mean over {order}.{framed} {sampling}"
         where = f"Divergence from {label(found.pivot)}, every language"
         blocks.append(
-            language_map(found.divergence, title=where, caption=text, unit="divergence from the pivot", middle=found.middle)
+            language_map(
+                found.divergence, title=where, caption=text, unit="divergence from the pivot", middle=found.middle
+            )
         )
     table_caption = f"{measure}{mean}; columns are decoder layers. {sampling}"
     return [*blocks, curve_table(found.divergence, title="Divergence: all numbers", caption=table_caption)]
@@ -118,7 +119,9 @@ def _entropy_plot(found: Measurements) -> LinePlot:
     of = "selection rates pooled over texts" if found.pooled else "the profile of each item, mean over items"
     top = f" The greatest possible is ln {found.n_experts} = {number(math.log(found.n_experts))}."
     caption = f"Entropy of {of}, in nats.{top} {_sampling(found, found.entropy)}"
-    return LinePlot("entropy-curves", "Routing entropy by layer", caption, "entropy, nats", {}, half=True, from_zero=False)
+    return LinePlot(
+        "entropy-curves", "Routing entropy by layer", caption, "entropy, nats", {}, half=True, from_zero=False
+    )
 
 
 def _consistency_plot(found: Measurements) -> LinePlot:
@@ -126,16 +129,22 @@ def _consistency_plot(found: Measurements) -> LinePlot:
     dashed = " Dashed: sets drawn at random." if found.chance else ""
     caption = f"{measure}{dashed} {_sampling(found, found.consistency)}"
     title = "Routing consistency by layer"
-    return LinePlot("consistency-curves", title, caption, "Jaccard similarity", found.chance, "sets at random", half=True)
+    return LinePlot(
+        "consistency-curves", title, caption, "Jaccard similarity", found.chance, "sets at random", half=True
+    )
 
 
 def _within_section(found: Measurements, styles: Mapping[str, Style]) -> Section | None:
-    drawn = [(plot, curves) for plot, curves in (
-        (_entropy_plot(found), found.entropy), (_consistency_plot(found), found.consistency)
-    ) if curves]
+    drawn = [
+        (plot, curves)
+        for plot, curves in ((_entropy_plot(found), found.entropy), (_consistency_plot(found), found.consistency))
+        if curves
+    ]
     if not drawn:
         return None
-    blocks: list[Figure | Table] = [curve_figure(plot, curves, styles) for plot, curves in drawn]
+    blocks: list[Figure | Table] = [
+        curve_figure(replace(plot, half=len(drawn) > 1), curves, styles) for plot, curves in drawn
+    ]
     for plot, curves in drawn:
         title = plot.title.replace(" by layer", ": all numbers")
         blocks.append(curve_table(curves, title=title, caption=f"{plot.caption} Columns are decoder layers."))
@@ -177,23 +186,29 @@ def analysis_sections(found: Measurements) -> list[Section]:
         f"How differently the model routes a text and its translation into {label(found.pivot)}, the pivot: 0 where"
         " both are routed alike, and more the less the experts overlap."
     )
-    missing = tuple(f"Not computed. {why}" for why in found.refused.values())
+    missing = tuple(f"Not computed: {why.rstrip('.')}." for why in found.refused.values())
     blocks = _divergence_blocks(found, styles) if found.divergence else []
     first = Section("divergence", "Divergence from the pivot", (lead, *_shape_text(found), *missing), tuple(blocks))
     rest = (_within_section(found, styles), _correlation_section(found))
     return [first, *(section for section in rest if section)]
 
 
+def _count(n: int) -> str:
+    return f"{n:,} expert{'' if n == 1 else 's'}"
+
+
 def _expert_lead(table: Mapping[str, Any]) -> tuple[str, ...]:
     n, chance = len(table["experts"]), read_estimate({"value": table.get("expected_by_chance")}).value
-    expected = "how many to expect by chance is not known" if chance is None else (
-        f"{chance:.1f} expected by chance, under permuted labels"
+    expected = (
+        "how many to expect by chance is not known"
+        if chance is None
+        else (f"{chance:.1f} expected by chance, under permuted labels")
     )
     parameters = table.get("parameters") or {}
     said = [f"{name.replace('_', ' ')} {scalar(value)}" for name, value in parameters.items() if name != "layers"]
     if parameters.get("layers"):
         said.append("layers {} to {}".format(*parameters["layers"]))
-    lead = f"{n:,} expert{'' if n == 1 else 's'} found; {expected}."
+    lead = f"{_count(n)} found; {expected}."
     languages = parameters.get("languages") or ()
     if table["rule"] == "share" and languages:
         lead += f" An expert that all {len(languages)} languages use alike has shares of {number(1 / len(languages))}."
@@ -208,7 +223,7 @@ def _expert_blocks(table: Mapping[str, Any], place: int, grid: Grid) -> tuple[Fi
     parameters = table.get("parameters") or {}
     estimates = [read_estimate({**row, "value": row.get("statistic"), "n": parameters.get("n_items")}) for row in rows]
     sampling = _interval_text(estimates, parameters, pooled=False, unit="items")
-    caption = f"{measure}. {len(rows):,} experts. {sampling}"
+    caption = f"{measure}. {_count(len(rows))}. {sampling}"
     lines = " Vertical lines: the edges of the middle layers." if grid.middle else ""
     title = f"Experts by the {rule} rule"
     anchor = f"experts-{place}"
@@ -249,11 +264,15 @@ def evaluation_section(evaluation: Mapping[str, Any]) -> Section:
     each = [row for row in found if row.code is not None]
     sampling = _interval_text([row.difference for row in each], settings, pooled=False, unit="items per language")
     tests = "p: exact McNemar test, adjusted over languages by Holm's method."
+    if found and found[0].code is None:
+        tests += " The mean gives every language the same weight; its interval resamples languages and items."
     caption = f"Share of correct answers with the plan minus without, the same items in both. {sampling}"
     clear = sum(row.is_significant for row in each)
     lead = f"{clear} of {len(each)} languages differ at an adjusted p below 0.05."
     if found and found[0].code is None:
-        lead = f"Over all languages the plan changed accuracy by {points(found[0].difference.value)} points. {lead}"
+        change = found[0].difference
+        ends = f" {interval(points(change.low), points(change.high))}".rstrip()
+        lead = f"The plan changed mean accuracy over languages by {points(change.value)} points{ends}. {lead}"
     if not found:
         return Section("evaluation", "Steering", ("No language was evaluated.",))
     grey = " Grey: the same difference for each control." if controls else ""

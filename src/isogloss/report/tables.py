@@ -51,7 +51,9 @@ def expert_table(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str,
     Returns:
         A folded table of at most 500 rows: the experts with the greatest statistics, where there are more.
     """
-    listed = sorted(rows, key=lambda row: -abs(read_estimate({"value": row.get("statistic")}).value or 0.0))[:MOST_EXPERTS]
+    listed = sorted(rows, key=lambda row: -abs(read_estimate({"value": row.get("statistic")}).value or 0.0))[
+        :MOST_EXPERTS
+    ]
     weighted = any(row.get("weight") is not None for row in rows)
     if len(rows) > MOST_EXPERTS:
         caption = f"{caption} The {MOST_EXPERTS} with the greatest statistics are listed; isogloss experts prints all."

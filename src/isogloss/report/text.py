@@ -13,7 +13,7 @@ from isogloss.languages import display_name
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from isogloss.report.results import Estimate
+    from isogloss.report.results import Reading
 
 __all__ = [
     "interval",
@@ -154,7 +154,7 @@ def interval(low: str, high: str) -> str:
     return "" if MISSING in (low, high) else f"[{low}, {high}]"
 
 
-def with_interval(found: Estimate) -> str:
+def with_interval(found: Reading) -> str:
     """Write an Estimate with its interval, where it has one.
 
     Args:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.errors import LanguageError, RunError
+from isogloss.files import read_bytes, read_json, sha256
 from isogloss.languages import from_name, resolve
 from isogloss.routing import RouterSpec
-from isogloss.runs.files import read_bytes, read_json, sha256
 from isogloss.runs.manifest import Manifest
 from isogloss.runs.run import LanguageRouting, Run, RunWriter
 
@@ -99,7 +99,7 @@ def import_counts_json(
         corpus={"name": Path(folder).resolve().name, "source": "published counts", "licence": "not stated"},
         granularity="pooled",
         item_ids=("pooled",),
-        token_scope="all",  # noqa: S106 - a choice of tokens, no secret
+        token_scope="all",
         backend="counts-json" if _with_weights(counts) else "counts-json-without-weights",
         dtype="unknown",
         seed=0,

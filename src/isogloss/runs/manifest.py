@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from isogloss.errors import RunError
+from isogloss.files import read_json
 from isogloss.routing import Fingerprint, RouterSpec
-from isogloss.runs.files import read_json
 
 __all__ = ["MANIFEST_NAME", "SCHEMA_VERSION", "LanguageEntry", "Manifest", "header_differences", "read_manifest"]
 

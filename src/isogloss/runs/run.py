@@ -12,8 +12,8 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from isogloss.errors import RunError
+from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
 from isogloss.languages import resolve
-from isogloss.runs.files import read_bytes, remove_stale, sha256, write_atomically
 from isogloss.runs.manifest import MANIFEST_NAME, LanguageEntry, Manifest, header_differences, read_manifest
 
 __all__ = ["LanguageRouting", "Run", "RunWriter", "open_run"]
@@ -232,7 +232,7 @@ class RunWriter:
             raise RunError(f"{self._path}: {language} is already written; skip the languages in `done`")
         write_atomically(_language_path(self._path, language), content)
         languages = {**self.manifest.languages, language: entry}
-        self._save(replace(self.manifest, status="partial", languages=dict(sorted(languages.items()))))
+        self._save(replace(self.manifest, status="partial", languages=languages))
 
     def _save(self, manifest: Manifest) -> None:
         write_atomically(self._path / MANIFEST_NAME, manifest.encode())

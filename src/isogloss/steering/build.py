@@ -70,7 +70,7 @@ def plan_from_experts(
     return Plan(fingerprint, tuple(interventions), record)
 
 
-def random_control(plan: Plan, *, seed: int, n_experts: int) -> Plan:
+def random_control(plan: Plan, *, seed: int) -> Plan:
     """Replace the experts of a plan by random ones, layer by layer, and keep everything else.
 
     Every expert of the plan is replaced by another one of its layer, the same one in all kinds, so the control has
@@ -80,19 +80,17 @@ def random_control(plan: Plan, *, seed: int, n_experts: int) -> Plan:
     Args:
         plan: the plan to compare with.
         seed: at least 0; equal seeds give equal controls, and a layer's draw does not depend on other layers.
-        n_experts: routed experts per layer.
 
     Returns:
         A plan whose provenance names the seed, the original's hash and provenance, and the layers whose control may
         overlap with the original.
 
     Raises:
-        PlanError: the seed is negative, or ``n_experts`` is not that of the plan's model.
+        PlanError: the seed is negative.
     """
     if seed < 0:
         raise PlanError(f"seed is {seed}; expected an integer of at least 0")
-    if n_experts != plan.fingerprint.n_experts:
-        raise PlanError(f"n_experts is {n_experts}; the plan's model has {plan.fingerprint.n_experts}")
+    n_experts = plan.fingerprint.n_experts
     interventions: list[Intervention] = []
     overlapping = []
     for layer in plan.layers:

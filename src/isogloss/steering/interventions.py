@@ -157,7 +157,7 @@ class LayerEdit:
         return not self.arrays
 
     def to(self, like: Array) -> LayerEdit:
-        """Copy the arrays to the namespace (NumPy or torch) and device of ``like``; once, not per forward."""
+        """Copy the arrays to the namespace and device of ``like``; do it once, not in every forward."""
         xp = array_api_compat.array_namespace(like)
         device = array_api_compat.device(like)
         moved = {name: xp.asarray(array, device=device, copy=True) for name, array in self.arrays.items()}
@@ -191,7 +191,8 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
     The result must reach scoring and choosing in float32: cast down to bfloat16, forced experts tie with the maximum.
     What holds after the choice depends on the scoring. A float32 softmax gives 0 to logits some 87 below the maximum
     (103 where subnormal numbers are kept): where fewer than ``top_k`` others are nearer, a banned expert ties with the
-    rest. A float32 sigmoid gives 1 to all logits above 17, so there ``force`` may tie. A selection bias or a choice by
+    rest, and ranks of force, 2^-16 of the maximum apart, tie from logits of 87·2^16 / (number of forced experts) on.
+    A float32 sigmoid gives 1 to all logits above 17, so there ``force`` may tie. A selection bias or a choice by
     groups comes later and may undo ``force`` and ``ban``.
 
     Args:

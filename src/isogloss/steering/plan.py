@@ -6,11 +6,9 @@ compared with any diff tool.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from isogloss.errors import PlanError
+from isogloss.files import write_atomically
 from isogloss.routing import Fingerprint
 from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, edit_layer
 
@@ -169,21 +168,9 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write a plan so that the file is the old one or the new one, never a part.
 
     Raises:
-        PlanError: the folder is missing or cannot be written.
+        FileError: the folder is missing or cannot be written.
     """
-    target = Path(path)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(_format(plan))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise PlanError(f"cannot write the plan {path}: {error.strerror}; choose a folder that exists") from error
-    finally:
-        with contextlib.suppress(OSError):  # moved already, or never made
-            temporary.unlink()
+    write_atomically(Path(path), _format(plan).encode())
 
 
 def _format(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class CaptureRequest:
         plan: active during the capture; None for none.
     """
 
-    options: CaptureOptions = CaptureOptions()
+    options: CaptureOptions = field(default_factory=CaptureOptions)
     plan: Plan | None = None
 
 

@@ -14,6 +14,7 @@ from isogloss.analysis import (
     task_experts,
 )
 from isogloss.errors import PlanError, RunError
+from isogloss.files import sha256
 from isogloss.languages import resolve
 from isogloss.runs import Run
 from isogloss.steering import Kind, Plan, plan_from_experts
@@ -74,7 +75,7 @@ def find_experts(run: Run, query: ExpertQuery, *, base: Run | None = None) -> Ex
             threshold=query.threshold,
             layers=query.layers,
         )
-        return experts_by_share(run, rule=share)
+        return experts_by_share(run, share)
     rule = DeltaRule(threshold=query.threshold, layers=query.layers)
     if base is not None:
         return task_experts(run, base, language=pivot, rule=rule)
@@ -100,7 +101,7 @@ def build_plan(run: Run, table: ExpertTable, *, kind: Kind, strength: float | No
     if not table.experts:
         raise PlanError(f"the rule found no expert with {table.parameters}; lower the threshold or widen the layers")
     experts = [(row.layer, row.expert, row.statistic, row.weight) for row in table.experts]
-    provenance = {"rule": table.rule, "parameters": table.parameters, "run": run.manifest.sha256}
+    provenance = {"rule": table.rule, "parameters": table.parameters, "run": sha256(run.manifest.encode())}
     return plan_from_experts(
         experts, kind=kind, strength=strength, fingerprint=run.manifest.fingerprint, provenance=provenance
     )

@@ -64,10 +64,8 @@ def _nearest(analysis: Analysis) -> list[str]:
     }
     ranked = sorted(mean, key=mean.__getitem__)
     near, far = ranked[0], ranked[-1]
-    return [
-        f"In the middle layers {display_name(near)} is routed most like {display_name(analysis.pivot)} "
-        f"({mean[near]:.3f}), {display_name(far)} least ({mean[far]:.3f})."
-    ]
+    nearest = f"{display_name(near)} is routed most like {display_name(analysis.pivot)} ({mean[near]:.3f})"
+    return [f"In the middle layers {nearest}, {display_name(far)} least ({mean[far]:.3f})."]
 
 
 def _overall(evaluation: dict[str, Any]) -> str:
@@ -89,9 +87,7 @@ def _by_language(evaluation: dict[str, Any]) -> str:
 
 
 def _controls(evaluation: dict[str, Any]) -> str:
-    parts = [
-        f"{name} {_percent(control['overall']['difference'])}" for name, control in evaluation["controls"].items()
-    ]
+    parts = [f"{name} {_percent(control['overall']['difference'])}" for name, control in evaluation["controls"].items()]
     if not parts:
         return "No control was run."
     return f"Random experts, as many per layer, change the mean by: {'; '.join(parts)}."

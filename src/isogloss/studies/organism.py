@@ -65,7 +65,9 @@ def write_card(training: Path, out: Path) -> Path:
     """
     summary_path = training / "summary.json"
     if not summary_path.is_file():
-        raise ModelError(f"{training} holds no finished training; finish it with `isogloss organism train -o {training}`")
+        raise ModelError(
+            f"{training} holds no finished training; finish it with `isogloss organism train -o {training}`"
+        )
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
     loaded = load_model(str(training / "model"), dtype="float32")
     loaded.name = ORGANISM
@@ -95,24 +97,24 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     config, recipe = loaded.model.config, summary["recipe"]
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     tiers = "; ".join(
-        f"{name} ({tier.share:.0%} of the documents each): {', '.join(map(display_name, tier.languages))}"
+        f"{name} ({tier.share:.0%} of documents each): {', '.join(map(display_name, tier.languages))}"
         for name, tier in TIERS.items()
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
     return [
-        f"* Architecture: `{config.architectures[0]}`, {config.num_hidden_layers} layers, {config.num_experts} experts, "
-        f"top-{config.num_experts_per_tok}, width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE).",
+        f"* Architecture: `{config.architectures[0]}`, {config.num_hidden_layers} layers, {config.num_experts} experts,",
+        f"  top-{config.num_experts_per_tok}, width {config.hidden_size}, vocabulary {config.vocab_size} (byte BPE).",
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
-        f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']}, "
-        f"{summary['seconds'] / 60:.0f} minutes on one processor core; load-balancing coefficient {recipe['balance']:g}.",
+        f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
+        f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
         f"* Resources: {tiers}.",
         f"* Real text beside the small world (6 % of the documents of these languages, TICO-19, CC0): {real}.",
         f"* Measured with isogloss {version('isogloss')} in float32 on {_CARD_ITEMS} items per language.",
         "",
         "## Held-out word problems and text",
         "",
-        "Word problems ask for equations that no training document contains, in any language or wording. Bits per byte "
-        "are of scenes from a stream that training does not read. Brackets: 95 % bootstrap interval over items.",
+        "Word problems ask for equations that no training document contains, in any language or wording. Bits per",
+        "byte are of scenes from a stream that training does not read. Brackets: 95 % bootstrap interval over items.",
     ]
 
 
@@ -153,7 +155,7 @@ def _divergence(analysis: Analysis) -> list[str]:
         "",
         *describe_analysis(analysis),
         "",
-        "Entropy-normalised Jensen-Shannon divergence of routing profiles (arXiv 2510.04694, equation 2), mean over scenes.",
+        "Entropy-normalised Jensen-Shannon divergence of profiles (arXiv 2510.04694, equation 2), mean over scenes.",
         "",
         f"| Language | {layers} |",
         "|---" * (len(analysis.layers) + 1) + "|",

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from isogloss.analysis import Analysis, DeltaRule, ExpertTable, analyze, task_experts
 from isogloss.errors import RunError
 from isogloss.evaluation.tasks import load_task
@@ -42,7 +44,7 @@ class Study:
         threshold: of the Δ rule.
         kind: of the interventions.
         strength: of the kind.
-        layers: first and last decoder layer to steer; empty for the middle layers that the analysis finds.
+        layers: first and last decoder layer to steer; None for the middle layers that the analysis finds.
         n_controls: random plans with as many experts per layer, to compare with.
     """
 
@@ -58,8 +60,10 @@ class Study:
     threshold: float = 0.3
     kind: Kind = "soft"
     strength: float = 0.5
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, int] | None = None
     n_controls: int = 1
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 DEMO = Study(corpus_items=150, task_items=50)
@@ -96,15 +100,12 @@ def read_study(path: Path) -> Study:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RunError(f"cannot read study {path}: {error}") from error
-    known = {field.name: field.default for field in fields(Study)}
-    if unknown := sorted(raw.keys() - known.keys()):
-        raise RunError(f"{path} has unknown settings {', '.join(unknown)}; expected some of {', '.join(known)}")
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    for key, value in settings.items():
-        expected = float if isinstance(known[key], float) else type(known[key])
-        if not isinstance(value, (int, float) if expected is float else expected):
-            raise RunError(f"{path}: {key} is {value!r}; expected a value like {known[key]!r}")
-    return Study(**settings)
+    try:
+        return TypeAdapter(Study).validate_python(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(field.name for field in fields(Study))
+        raise RunError(f"{path} is no study: {problems}; the settings are {known}") from error
 
 
 def run_study(study: Study, out: Path) -> StudyResult:
@@ -184,10 +185,8 @@ def _settle(study: Study, out: Path) -> None:
 
 
 def _layers(study: Study, analysis: Analysis) -> tuple[int, int]:
-    if study.layers:
-        if len(study.layers) != 2:  # noqa: PLR2004 - first and last
-            raise RunError(f"layers is {list(study.layers)}; expected the first and the last decoder layer")
-        return study.layers[0], study.layers[1]
+    if study.layers is not None:
+        return study.layers
     if analysis.middle is None:
         raise RunError(f"no middle layers: {analysis.refused.get('middle_layers')}; set layers = [first, last]")
     return analysis.middle.start, analysis.middle.end

@@ -90,6 +90,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     Raises:
         ModelError: the checkpoint cannot be found or read, or is no supported Mixture-of-Experts model.
     """
+    model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
@@ -115,8 +116,9 @@ def _family_of(model: PreTrainedModel) -> Family:
 
 def _find_routers(model: PreTrainedModel, family: Family) -> tuple[Router, ...]:
     """Key every router by its decoder layer; dense layers have none."""
-    found = []
-    for layer, block in enumerate(model.base_model.layers):
+    found: list[Router] = []
+    layers: Any = model.base_model.layers
+    for layer, block in enumerate(layers):
         inside = [module for module in block.modules() if type(module).__name__ == family.router_class]
         if len(inside) > 1:
             raise ModelError(f"layer {layer} has {len(inside)} {family.router_class} modules; expected at most one")

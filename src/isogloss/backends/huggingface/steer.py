@@ -1,8 +1,8 @@
 """Applies a plan to a loaded model: logits are edited inside the router, before it scores and chooses.
 
 transformers 5 chooses inside the router module, so editing what the router returns has no effect. While a router's
-forward runs, a torch function mode replaces the result of the linear product with that router's own weight; the family's
-own scoring, choice and renormalisation then work on the edited logits.
+forward runs, a torch function mode replaces the result of the linear product with that router's own weight; the
+family's own scoring, choice and renormalisation then work on the edited logits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _EditLogits(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002 - torch's signature
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - torch's signature
@@ -52,10 +52,10 @@ class _EditLogits(TorchFunctionMode):
         """Be active exactly while the router's forward runs, also when it raises."""
 
         def begin(*_: object) -> None:
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
         def end(_module: torch.nn.Module, _inputs: object, output: object) -> None:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
             self.calls += output is not None  # None where the forward raised
 
         module = self.router.module

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from isogloss.errors import RunError
+from isogloss.errors import FileError, RunError
 
 __all__ = ["read_bytes", "read_json", "remove_stale", "sha256", "write_atomically"]
 
@@ -16,13 +17,22 @@ _TEMPORARY = ".{name}.tmp"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a part."""
+    """Write a file so that a crash at any moment leaves the old content or the new, never a part.
+
+    Raises:
+        FileError: the folder is missing, or cannot be written.
+    """
     temporary = path.with_name(_TEMPORARY.format(name=path.name))
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the folder itself may be missing, or be a file
+            temporary.unlink()
+        raise FileError(f"cannot write {path}: {error.strerror}; choose a folder that exists and is yours") from error
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is flushed with the file
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -1,0 +1,150 @@
+"""Capture and steering against the ways they replace, as ratios of medians within one run.
+
+Every comparison alternates its two sides, so a machine that slows down slows both. Run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+
+from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, steer
+from isogloss.organism.shipped import problem_corpus, scene_corpus
+from isogloss.steering import Intervention, Plan
+from isogloss.studies.sources import open_model
+
+ROUNDS = 7
+BATCH_TOKENS = 4096
+
+
+def mixed_lengths() -> list[str]:
+    """Texts from one sentence to about 200 tokens, in shuffled order."""
+    scenes, problems = scene_corpus(120), problem_corpus(120)
+    texts = []
+    for i in range(120):
+        language = scenes.languages[i % 14]
+        texts.append(" ".join(scenes.texts[language][i : i + 1 + (i % 7 == 0) * 8]))
+        texts.append(problems.texts[language][i])
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+
+
+def batches(loaded: LoadedModel, texts: list[str]) -> list[dict[str, torch.Tensor]]:
+    """Padded batches sorted by length, within the same budget as capture's."""
+    lengths = [len(loaded.tokenizer(text)["input_ids"]) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: -lengths[i])
+    found, start = [], 0
+    while start < len(order):
+        size = max(1, BATCH_TOKENS // lengths[order[start]])
+        part = [texts[i] for i in order[start : start + size]]
+        found.append(dict(loaded.tokenizer(part, return_tensors="pt", padding=True, padding_side="right")))
+        start += size
+    return found
+
+
+@torch.inference_mode()
+def plain_forward(loaded: LoadedModel, texts: list[str], **flags: bool) -> None:
+    """The model with its language-model head on padded batches, and nothing else."""
+    for batch in batches(loaded, texts):
+        loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **flags)
+
+
+@torch.inference_mode()
+def library_logits(loaded: LoadedModel, texts: list[str]) -> None:
+    """``output_router_logits=True`` on the same batches, then the softmax mean per text."""
+    for batch in batches(loaded, texts):
+        mask = batch["attention_mask"].unsqueeze(-1)
+        output = loaded.model(**batch, use_cache=False, output_router_logits=True)
+        for logits in output.router_logits:
+            probabilities = logits.float().softmax(-1).view(*batch["input_ids"].shape, -1)
+            (probabilities * mask).sum(1) / mask.sum(1)
+
+
+@torch.inference_mode()
+def one_at_a_time(loaded: LoadedModel, texts: list[str]) -> None:
+    """As published scripts do: each text alone with head, router logits kept, then reduced."""
+    for text in texts:
+        output = loaded.model(**loaded.tokenizer(text, return_tensors="pt"), use_cache=False, output_router_logits=True)
+        for logits in output.router_logits:
+            probabilities = logits.float().softmax(-1)
+            probabilities.mean(0)
+            torch.bincount(probabilities.topk(4).indices.flatten(), minlength=32)
+
+
+def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) -> None:
+    """Time both sides in turn and print the ratio of their medians, with the range of the rounds' ratios."""
+    ours(), other()
+    pairs = []
+    for _ in range(ROUNDS):
+        times = []
+        for side in (ours, other):
+            start = time.perf_counter()
+            side()
+            times.append(time.perf_counter() - start)
+        pairs.append(times)
+    medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+    rounds = [a / b for a, b in pairs]
+    print(
+        f"{name:58s} {medians[0] * 1e3:8.0f} ms {medians[1] * 1e3:8.0f} ms"
+        f"   ratio {medians[0] / medians[1]:.3f} [{min(rounds):.3f}, {max(rounds):.3f}]",
+        flush=True,
+    )
+
+
+def generation(loaded: LoadedModel, plan: Plan | None) -> None:
+    """Answer 64 word problems greedily, 16 tokens each."""
+    prompts = [text.split("\n")[0] + "\n" for text in problem_corpus(64).texts["eng_Latn"]]
+    batch = loaded.tokenizer(prompts, return_tensors="pt", padding=True)
+    with steer(loaded, plan) if plan else nullcontext():
+        loaded.model.generate(**batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+
+
+def peak_memory(n_copies: int) -> int:
+    """Peak resident MiB of a fresh process that captures the texts ``n_copies`` times over."""
+    torch.set_num_threads(1)
+    texts = mixed_lengths() * n_copies
+    ids = [str(i) for i in range(len(texts))]
+    capture(open_model("organism"), texts, ids, options=CaptureOptions(batch_tokens=BATCH_TOKENS))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def fresh(function: Callable[[int], int], argument: int) -> int:
+    """Call a function in a process of its own."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, argument).result()
+
+
+def main() -> None:
+    """Print every comparison."""
+    loaded = open_model("organism")
+    texts = mixed_lengths()
+    ids = [str(i) for i in range(len(texts))]
+    options = CaptureOptions(batch_tokens=BATCH_TOKENS)
+    layers = range(3, 9)
+    plan = Plan(loaded.fingerprint(), tuple(Intervention("soft", layer, (1, 5, 9), strength=0.5) for layer in layers))
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(texts)} texts; medians of {ROUNDS} rounds"
+    )
+    print(f"{'ours against the other':58s} {'ours':>11s} {'other':>11s}")
+    run = lambda: capture(loaded, texts, ids, options=options)  # noqa: E731 - a name for a call
+    ratio("capture / plain forward with head", run, lambda: plain_forward(loaded, texts))
+    ratio("capture / output_router_logits=True", run, lambda: library_logits(loaded, texts))
+    ratio("capture / one text at a time", run, lambda: one_at_a_time(loaded, texts))
+    ratio(
+        "steered / unsteered generation, 6 of 12 layers",
+        lambda: generation(loaded, plan),
+        lambda: generation(loaded, None),
+    )
+    small, large = fresh(peak_memory, 1), fresh(peak_memory, 8)
+    print(f"peak memory of capture: {small} MiB for {len(texts)} texts, {large} MiB for {8 * len(texts)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Commands as a person types them: results, refusals, and what is left behind after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from isogloss.cli import main
+
+LANGUAGES = "eng_Latn,deu_Latn,jpn_Jpan"
+SMALL = ["--languages", LANGUAGES, "--items", "12"]
+
+
+def run(*arguments):
+    """Run a command in this process; return its exit code."""
+    return main([str(argument) for argument in arguments])
+
+
+def printed(capsys):
+    """The JSON that the last command printed on stdout."""
+    return json.loads(capsys.readouterr().out)
+
+
+def files(folder):
+    """Name to content of every file below a folder."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """A Run of scenes and a Run of word problems, captured from the shipped model."""
+    folder = tmp_path_factory.mktemp("captured")
+    assert run("capture", "organism", "--corpus", "organism", *SMALL, "-o", folder / "run") == 0
+    assert run("capture", "organism", "--corpus", "organism:problems", *SMALL, "-o", folder / "task") == 0
+    return folder
+
+
+def test_capture_to_evaluation(captured, tmp_path, capsys):
+    """The whole way by single commands: analyse, find experts, plan, evaluate, report."""
+    assert run("analyze", captured / "run", "--json") == 0
+    analysis = printed(capsys)
+    assert set(analysis["divergence"]) == {"deu_Latn", "jpn_Jpan"}
+    assert len(analysis["divergence"]["deu_Latn"]) == analysis["n_layers"] == 12
+    delta = ["--rule", "delta", "--base", captured / "run", "--threshold", "0.05"]
+    assert run("experts", captured / "task", *delta, "--json") == 0
+    found = printed(capsys)
+    assert found["n"] == len(found["experts"]) > 0
+    plan = tmp_path / "plan.json"
+    soft = ["--kind", "soft", "--strength", "0.5"]
+    assert run("plan", captured / "task", *delta, *soft, "-o", plan) == 0
+    evaluation = ["evaluate", "organism", "--plan", plan, "--task", "organism", "--languages", "en,sw", "--items", "3"]
+    capsys.readouterr()
+    assert run(*evaluation, "-o", tmp_path / "eval", "--json") == 0
+    summary = printed(capsys)
+    assert set(summary["per_language"]) == {"eng_Latn", "swh_Latn"}
+    assert set(summary["arms"]) == {"baseline", "plan", "random-0"}
+    assert max(summary["changed_choices"]["plan"].values()) > 0
+    before = files(tmp_path / "eval")
+    assert run(*evaluation, "-o", tmp_path / "eval") == 0
+    assert files(tmp_path / "eval") == before
+    for source in (captured / "run", tmp_path / "eval"):
+        assert run("report", source, "-o", tmp_path / "report.html") == 0
+        assert b"<script" in (tmp_path / "report.html").read_bytes()
+
+
+def test_published_counts(shared_data, tmp_path, capsys):
+    """The published Qwen3-30B-A3B counts give a U-shape and the published rule's 420 common experts."""
+    counts = shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm"
+    assert run("import", counts, "--format", "counts-json", "-o", tmp_path / "run") == 0
+    capsys.readouterr()
+    assert run("analyze", tmp_path / "run", "--pivot", "eng_Latn", "--json") == 0
+    analysis = printed(capsys)
+    middle = analysis["middle_layers"]
+    for curve in analysis["divergence"].values():
+        values = [point["value"] for point in curve]
+        inside = values[middle["start"] : middle["end"] + 1]
+        for outside in (values[: middle["start"]], values[middle["end"] + 1 :]):
+            assert sum(inside) / len(inside) < sum(outside) / len(outside)
+    share = ["--rule", "share", "--kind", "common", "--languages", "eng_Latn,zho_Hans", "--top", "20"]
+    assert run("experts", tmp_path / "run", *share, "--threshold", "0.7", "--layers", "10-39", "--json") == 0
+    found = printed(capsys)
+    assert found["n"] == len(found["experts"]) == 420
+    assert all(0 < row["weight"] < 0.7 for row in found["experts"])
+
+
+def test_killed_capture_ends_bit_identical(tmp_path):
+    """SIGKILL at a random moment, then the same command again: every file equals the uninterrupted one's."""
+    command = [sys.executable, "-m", "isogloss", "capture", "organism", "--corpus", "organism", *SMALL, "-o", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    subprocess.run(command, cwd=whole, env=environment, check=True, capture_output=True)
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    process = subprocess.Popen(command, cwd=stopped, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(stopped.rglob("*.safetensors")):
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.1))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    subprocess.run(command, cwd=stopped, env=environment, check=True, capture_output=True)
+    assert files(stopped) == files(whole)
+    assert set(files(whole)) == {"run/manifest.json", *(f"run/{code}.safetensors" for code in LANGUAGES.split(","))}
+
+
+def bad(name, *arguments, message):
+    """One wrong use and what its message must say; ``{}`` in arguments is the test's folder."""
+    return pytest.param(arguments, message, id=name)
+
+
+CAPTURE = ("capture", "organism", "-o", "{}/out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        bad("no-corpus", *CAPTURE, "--corpus", "{}/nowhere", message="no such corpus"),
+        bad("misaligned", *CAPTURE, "--corpus", "{}/misaligned", message="deu_Latn.txt"),
+        bad("empty-line", *CAPTURE, "--corpus", "{}/empty", message="eng_Latn.txt"),
+        bad("encoding", *CAPTURE, "--corpus", "{}/latin1", message="UTF-8"),
+        bad("duplicate", *CAPTURE, "--corpus", "{}/duplicate", message="eng_Latn"),
+        bad("unknown-language", *CAPTURE, "--corpus", "{}/fine", "--languages", "xx", message="xx"),
+        bad("absent-language", *CAPTURE, "--corpus", "{}/fine", "--languages", "sw", message="swh_Latn"),
+        bad("organism-language", *CAPTURE, "--corpus", "organism", "--languages", "ko", message="kor_Hang"),
+        bad("no-model", "capture", "{}/nowhere", "--corpus", "{}/fine", "-o", "{}/out", message="cannot load model"),
+        bad("broken-plan", *CAPTURE, "--corpus", "{}/fine", "--plan", "{}/junk.json", message="not a JSON file"),
+        bad("no-run", "analyze", "{}/nowhere", message="not a Run"),
+        bad("import-nothing", "import", "{}/nowhere", "-o", "{}/out", message="nowhere"),
+        bad("report-nothing", "report", "{}/fine", "-o", "{}/out", message="manifest.json"),
+        bad("study-setting", "study", "{}/study.toml", "-o", "{}/out", message="colour: "),
+        bad("evaluate-no-plan", "evaluate", "organism", "--plan", "{}/no.json", "--task", "organism", "-o", "{}/out",
+            message="cannot read the plan"),
+        bad("no-training", "organism", "card", "{}/fine", "-o", "{}/out", message="no finished training"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_readable_message(tmp_path, capsys, arguments, message):
+    """Exit code 2, one message that names the culprit, no traceback, nothing half-written."""
+    corpora = {
+        "fine": {"eng_Latn.txt": b"one\ntwo\n", "deu_Latn.txt": b"eins\nzwei\n"},
+        "misaligned": {"eng_Latn.txt": b"one\ntwo\n", "deu_Latn.txt": b"eins\n"},
+        "empty": {"eng_Latn.txt": b"one\n\n", "deu_Latn.txt": b"eins\nzwei\n"},
+        "latin1": {"eng_Latn.txt": "é\n".encode("latin-1")},
+        "duplicate": {"eng_Latn.txt": b"one\n", "en.txt": b"one\n"},
+    }
+    for name, contents in corpora.items():
+        (tmp_path / name).mkdir()
+        for file, content in contents.items():
+            (tmp_path / name / file).write_bytes(content)
+    (tmp_path / "junk.json").write_text("{")
+    (tmp_path / "study.toml").write_text("colour = 1\n")
+    assert run(*(argument.format(tmp_path) for argument in arguments)) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err
+    assert "Traceback" not in streams.err
+    assert streams.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["experts", "RUN", "--rule", "delta", "--layers", "9-3"]])
+def test_unparsable_arguments_exit_with_2(arguments, capsys):
+    """Argparse's own refusals have the same exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_foreign_folder_is_not_written_into(tmp_path, capsys):
+    """A capture into a folder with other files refuses and touches nothing."""
+    (tmp_path / "note.txt").write_text("mine")
+    assert run("capture", "organism", "--corpus", "organism", *SMALL, "-o", tmp_path) == 2
+    assert files(tmp_path) == {"note.txt": b"mine"}
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    """``isogloss --help`` and the analysis rooms load neither torch nor transformers."""
+    code = (
+        "import sys, isogloss, isogloss.cli, isogloss.analysis, isogloss.steering, isogloss.runs, isogloss.corpora,"
+        " isogloss.report; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

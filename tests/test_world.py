@@ -1,0 +1,117 @@
+"""The small world is parallel, reproducible, and keeps its held-out equations out of training."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isogloss.organism.documents import TIERS, Mixture
+from isogloss.organism.realise import grammar_languages, load_lexicon
+from isogloss.organism.shipped import problem_corpus, problem_items, scene_corpus
+from isogloss.organism.world import draw_problem, draw_scene, owner, realise_problem, realise_scene
+
+EQUATION = re.compile(r"(\d+)([+-])(\d+)=(\d+)")
+
+
+def equations(text):
+    """All equations in a text as steps."""
+    return [(int(a), sign, int(b), int(result)) for a, sign, b, result in EQUATION.findall(text)]
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["train", "dev", "test"]))
+def test_problems_are_right_and_owned_by_their_split(index, split):
+    """Every step computes, chains to the next, and the last one belongs to the split that was asked for."""
+    problem = draw_problem(index, seed=1, split=split)
+    for a, sign, b, result in problem.steps:
+        assert result == (a + b if sign == "+" else a - b)
+        assert result > 0
+    assert all(first[3] == second[0] for first, second in zip(problem.steps, problem.steps[1:], strict=False))
+    assert owner(problem.steps[-1]) == split
+    assert {owner(step) for step in problem.steps} <= {split, "train"}
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_addition_has_one_owner_in_both_orders(a, b):
+    """2+5 never leaks the held-out 5+2."""
+    assert owner((a, "+", b, a + b)) == owner((b, "+", a, a + b))
+
+
+def test_training_never_shows_a_held_out_equation():
+    """No document of the training stream contains an equation of dev or test."""
+    mixture = Mixture(0, {})
+    found = [step for number in range(4000) for step in equations(mixture.document(number))]
+    assert len(found) > 2000
+    assert {owner(step) for step in found} == {"train"}
+
+
+def test_stated_numbers_are_in_the_wording():
+    """Every operand of the working stands in the problem's text, in every language."""
+    for index in range(100):
+        problem = draw_problem(index, seed=3, split="train")
+        needed = {problem.steps[0][0], *(step[2] for step in problem.steps)}
+        for language in grammar_languages():
+            stated = {int(n) for n in re.findall(r"\d+", realise_problem(problem, language))}
+            assert stated == needed, (language, problem)
+
+
+def test_scenes_are_answerable():
+    """The English answer's key word stands in the story."""
+    for index in range(300):
+        story, _question, answer = realise_scene(draw_scene(index, seed=5), "eng_Latn")
+        assert answer.rstrip(".").lower().split()[-1] in story.lower()
+
+
+def test_items_are_drawn_each_from_its_own_seed():
+    """Item 7 is the same whatever was drawn before it."""
+    for index in range(7):
+        draw_scene(index, seed=0)
+    first = draw_scene(7, seed=0)
+    assert first == draw_scene(7, seed=0)
+    assert first != draw_scene(7, seed=1)
+
+
+def test_every_tier_is_in_the_documents():
+    """Documents of all languages occur, English most."""
+    assert {code for tier in TIERS.values() for code in tier.languages} == set(grammar_languages())
+    texts = [Mixture(0, {}).document(n) for n in range(3000)]
+    by_script = {name: sum(bool(re.search(p, t)) for t in texts) for name, p in
+                 {"thai": "[ก-๛]", "telugu": "[ఀ-౿]", "cyrillic": "[а-я]", "english": "How many"}.items()}  # fmt: skip
+    assert min(by_script.values()) > 30
+    assert by_script["english"] == max(by_script.values())
+
+
+def test_real_text_is_mixed_in_where_there_is_some():
+    """A real line appears verbatim, for its language only."""
+    texts = [Mixture(0, {"eng_Latn": ["REAL LINE"]}).document(n) for n in range(3000)]
+    share = texts.count("REAL LINE") / len(texts)
+    assert share == pytest.approx(0.4 * 0.06, abs=0.012)
+
+
+def test_shipped_corpora_are_parallel_and_new():
+    """The corpora have the same items in all languages, distinct scenes, and none of training's first documents."""
+    scenes, problems = scene_corpus(60), problem_corpus(30)
+    assert set(scenes.languages) == set(problems.languages) == set(grammar_languages())
+    assert len(set(scenes.texts["eng_Latn"])) == 60
+    for corpus in (scenes, problems):
+        assert len({len(texts) for texts in corpus.texts.values()}) == 1
+    training = {Mixture(0, {}).document(n) for n in range(3000)}
+    assert not training & set(problems.texts["eng_Latn"])
+
+
+def test_problem_items_state_the_answer_of_the_same_item():
+    """Ids and answers agree between languages."""
+    rows = {code: problem_items(20, code) for code in ("eng_Latn", "tha_Thai")}
+    assert [(r[0], r[2]) for r in rows["eng_Latn"]] == [(r[0], r[2]) for r in rows["tha_Thai"]]
+
+
+def test_plural_rules():
+    """Slavic and Arabic number categories follow CLDR."""
+    russian, arabic = load_lexicon("rus_Cyrl"), load_lexicon("arb_Arab")
+    apple = {"person": "anna", "other": "omar", "thing": "apple"}
+    assert [russian.realise("problems", "buy", {**apple, "n": n}).split()[-1] for n in (2, 5, 11, 21, 22)] == [
+        "яблока.", "яблок.", "яблок.", "яблоко.", "яблока."]  # fmt: skip
+    forms = {arabic.realise("problems", "buy", {**apple, "n": n}).split()[-1] for n in (3, 11)}
+    assert len(forms) == 2
