@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format docs bench clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -18,15 +18,18 @@ test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -q
 
 check: $(VENV)/dev
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
 
 format: $(VENV)/dev
-	$(BIN)/ruff format src tests bench
-	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench docs
+	$(BIN)/ruff check --fix src tests bench docs
+
+docs: $(VENV)/run
+	$(BIN)/python docs/write.py
 
 bench: $(VENV)/run
 	$(BIN)/python bench/bench.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = build_parser().parse_args(arguments)
+    # Read when torch starts: waiting threads that spin make a busy machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options.command(options)
     except IsoglossError as error:

@@ -102,7 +102,7 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
     return [
-        f"* Architecture: `{config.architectures[0]}`, {config.num_hidden_layers} layers of {config.num_experts} experts",
+        f"* Architecture: `{type(loaded.model).__name__}`, {config.num_hidden_layers} layers, {config.num_experts} experts",
         f"  (top-{config.num_experts_per_tok}), width {config.hidden_size}, vocabulary {config.vocab_size} (byte BPE).",
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
         f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
