@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from isogloss.cli import main
 from isogloss.errors import ModelError
 from isogloss.organism import train as training
 from isogloss.organism.documents import Mixture
+from isogloss.studies import organism as studies
 
 RECIPE = training.Recipe(tokens=3000, batch_tokens=512, warmup_steps=2)
 
@@ -51,6 +53,22 @@ def test_stopped_training_ends_bit_identical(tmp_path, monkeypatch):
     assert (through / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     AutoTokenizer.from_pretrained(resumed)
     assert AutoModelForCausalLM.from_pretrained(resumed).dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("small")
+def test_trained_and_measured_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """`organism train` mixes in real text and writes a model; `organism card` measures it and states the facts."""
+    monkeypatch.setattr(studies, "_CARD_ITEMS", 3)
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "eng_Latn.txt").write_text("A real sentence.\n", encoding="utf-8")
+    folder, card = tmp_path / "training", tmp_path / "CARD.md"
+    assert main(["organism", "train", "-o", str(folder), "--tokens", "2000", "--text", str(real)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "model")
+    assert main(["organism", "card", str(folder), "-o", str(card)]) == 0
+    text = card.read_text(encoding="utf-8")
+    for fact in ("Qwen3MoeForCausalLM", "| Swahili (swh_Latn) | low |", "TICO-19, CC0): English", "seed 0"):
+        assert fact in text
 
 
 @pytest.mark.usefixtures("small")

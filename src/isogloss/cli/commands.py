@@ -104,8 +104,11 @@ def register_import(subparsers: Subparsers) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from isogloss.runs import import_counts_json
+    from isogloss.studies.progress import busy
 
-    output.show_run(import_counts_json(options.folder, options.output), as_json=options.json)
+    with busy("import"):
+        run = import_counts_json(options.folder, options.output)
+    output.show_run(run, as_json=options.json)
 
 
 def register_merge(subparsers: Subparsers) -> None:
@@ -119,8 +122,11 @@ def register_merge(subparsers: Subparsers) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     from isogloss.runs import merge
+    from isogloss.studies.progress import busy
 
-    output.show_run(merge(options.runs, options.output), as_json=options.json)
+    with busy("merge"):
+        run = merge(options.runs, options.output)
+    output.show_run(run, as_json=options.json)
 
 
 def register_analyze(subparsers: Subparsers) -> None:
@@ -136,8 +142,11 @@ def _analyze(options: argparse.Namespace) -> None:
     from isogloss.analysis import analyze
     from isogloss.languages import resolve
     from isogloss.runs import open_run
+    from isogloss.studies.progress import busy
 
-    output.show_analysis(analyze(open_run(options.run), pivot=resolve(options.pivot)), as_json=options.json)
+    with busy("analyze"):
+        analysis = analyze(open_run(options.run), pivot=resolve(options.pivot))
+    output.show_analysis(analysis, as_json=options.json)
 
 
 def register_experts(subparsers: Subparsers) -> None:
@@ -178,6 +187,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _find(options: argparse.Namespace, *, share_kind: str) -> tuple[Run, ExpertTable]:
     from isogloss.runs import open_run
     from isogloss.studies.experts import ExpertQuery, find_experts
+    from isogloss.studies.progress import busy
 
     run = open_run(options.run)
     query = ExpertQuery(
@@ -190,7 +200,8 @@ def _find(options: argparse.Namespace, *, share_kind: str) -> tuple[Run, ExpertT
         top=options.top,
         pivot=options.pivot,
     )
-    return run, find_experts(run, query, base=open_run(options.base) if options.base else None)
+    with busy("experts"):
+        return run, find_experts(run, query, base=open_run(options.base) if options.base else None)
 
 
 def register_evaluate(subparsers: Subparsers) -> None:
@@ -232,9 +243,12 @@ def register_report(subparsers: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from isogloss.studies.progress import busy
     from isogloss.studies.report import report_on
 
-    output.show_path(report_on(options.source, options.output, pivot=options.pivot))
+    with busy("report"):
+        path = report_on(options.source, options.output, pivot=options.pivot)
+    output.show_path(path)
 
 
 def register_organism(subparsers: Subparsers) -> None:

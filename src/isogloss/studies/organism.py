@@ -95,6 +95,10 @@ nothing else; it is of no use for anything but the study of routing. Written by 
 
 def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     config, recipe = loaded.model.config, summary["recipe"]
+    shape = (
+        f"{config.num_hidden_layers} layers, {config.num_experts} experts, top-{config.num_experts_per_tok}, "
+        f"width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE)"
+    )
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     tiers = "; ".join(
         f"{name} ({tier.share:.0%} of documents each): {', '.join(map(display_name, tier.languages))}"
@@ -102,8 +106,7 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
     return [
-        f"* Architecture: `{type(loaded.model).__name__}`, {config.num_hidden_layers} layers, {config.num_experts} experts",
-        f"  (top-{config.num_experts_per_tok}), width {config.hidden_size}, vocabulary {config.vocab_size} (byte BPE).",
+        f"* Architecture: `{type(loaded.model).__name__}`, {shape}.",
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
         f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
         f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["track"]
+__all__ = ["busy", "track"]
 
 
 @contextmanager
@@ -22,3 +22,10 @@ def track(label: str, total: int) -> Iterator[Callable[[int], None]]:
             progress.update(task, advance=steps)
 
         yield advance
+
+
+@contextmanager
+def busy(label: str) -> Iterator[None]:
+    """Show that something goes on whose length is not known."""
+    with Console(stderr=True).status(label):
+        yield

@@ -22,6 +22,7 @@ from isogloss.studies.capture import capture_corpus
 from isogloss.studies.evaluate import evaluate_plan
 from isogloss.studies.experts import build_plan
 from isogloss.studies.findings import describe_analysis, describe_evaluation, describe_experts
+from isogloss.studies.progress import busy
 from isogloss.studies.sources import open_corpus, open_model
 
 __all__ = ["DEMO", "Study", "StudyResult", "read_study", "run_study"]
@@ -127,9 +128,10 @@ def run_study(study: Study, out: Path) -> StudyResult:
     run = capture_corpus(loaded, texts, out / "run")
     task_texts = open_corpus(study.task_corpus, languages=[pivot], n_items=n_items)
     task_run = capture_corpus(loaded, task_texts, out / "task")
-    analysis = analyze(run, pivot=pivot)
-    rule = DeltaRule(threshold=study.threshold, layers=_layers(study, analysis))
-    experts = task_experts(task_run, run, language=pivot, rule=rule)
+    with busy("analyze"):
+        analysis = analyze(run, pivot=pivot)
+        rule = DeltaRule(threshold=study.threshold, layers=_layers(study, analysis))
+        experts = task_experts(task_run, run, language=pivot, rule=rule)
     _write_json(out / "analysis.json", analysis.to_json())
     _write_json(out / "experts.json", experts.to_json())
     plan = build_plan(task_run, experts, kind=study.kind, strength=study.strength) if experts.experts else None
@@ -140,7 +142,8 @@ def run_study(study: Study, out: Path) -> StudyResult:
         evaluation = evaluate_plan(loaded, task, plan, n_controls=study.n_controls, out=out / "eval")
     findings = (*describe_analysis(analysis), describe_experts(experts), *describe_evaluation(evaluation))
     _write_json(out / "findings.json", {"findings": list(findings)})
-    report = report_study(out, out / "report.html")
+    with busy("report"):
+        report = report_study(out, out / "report.html")
     return StudyResult(analysis, experts, plan, evaluation, findings, report)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from isogloss.backends.huggingface.loading import LoadedModel
@@ -42,8 +43,17 @@ class CaptureOptions:
     seed: int = 0
 
 
+class _Text(NamedTuple):
+    """One text as token ids; which positions are counted, and which of those give the consistency."""
+
+    item: int
+    ids: list[int]
+    counted: npt.NDArray[np.int64]
+    sampled: npt.NDArray[np.int64]
+
+
 class _Batch(NamedTuple):
-    """Texts that share a forward, padded on the right."""
+    """Texts that share a forward, padded on the right; ``counted`` is a 0/1 mask, ``sampled`` holds positions."""
 
     items: list[int]
     input_ids: torch.Tensor
@@ -204,50 +214,44 @@ def _consistency(sampled: torch.Tensor, n_sampled: torch.Tensor) -> torch.Tensor
 def _batches(
     loaded: LoadedModel, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
 ) -> Iterator[_Batch]:
-    rows, counted = _tokenise(loaded, texts, item_ids, options)
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    start = 0
-    while start < len(order):
-        size = max(1, options.batch_tokens // len(rows[order[start]]))
-        items = order[start : start + size]
-        start += size
-        yield _make_batch(loaded, items, (rows, counted), (item_ids, options))
+    """Group texts of like length within the budget of tokens, longest first."""
+    tokenised = _tokenise(loaded, texts, item_ids, options)
+    left = sorted(tokenised, key=lambda text: (-len(text.ids), text.item))
+    while left:
+        size = max(1, options.batch_tokens // len(left[0].ids))
+        yield _make_batch(loaded, left[:size], options)
+        left = left[size:]
 
 
 def _tokenise(
     loaded: LoadedModel, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
-) -> tuple[list[list[int]], list[list[bool]]]:
+) -> list[_Text]:
     encoded = loaded.tokenizer(list(texts), return_special_tokens_mask=True)
-    rows = encoded["input_ids"]
     everything = options.token_scope == "all"
-    counted = [[everything or not special for special in mask] for mask in encoded["special_tokens_mask"]]
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    for item, row, mask in zip(item_ids, rows, counted, strict=True):
-        if not any(mask):
-            raise CorpusError(f"item {item} has no token to count; remove the item in all languages")
-        if limit is not None and len(row) > limit:
-            raise CorpusError(f"item {item} has {len(row)} tokens; the model takes {limit}: split or remove the item")
-    return rows, counted
+    tokenised = []
+    for item, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)):
+        positions = np.array([p for p in range(len(ids)) if everything or not special[p]], dtype=np.int64)
+        name = item_ids[item]
+        if not len(positions):
+            raise CorpusError(f"item {name} has no token to count; remove the item in all languages")
+        if limit is not None and len(ids) > limit:
+            raise CorpusError(f"item {name} has {len(ids)} tokens; the model takes {limit}: split or remove the item")
+        rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
+        sampled = np.sort(rng.permutation(positions)[: options.sampled_tokens])
+        tokenised.append(_Text(item, ids, positions, sampled))
+    return tokenised
 
 
-def _make_batch(
-    loaded: LoadedModel,
-    items: list[int],
-    tokens: tuple[list[list[int]], list[list[bool]]],
-    sampling: tuple[Sequence[str], CaptureOptions],
-) -> _Batch:
-    (rows, counted), (item_ids, options) = tokens, sampling
-    length = max(len(rows[i]) for i in items)
-    input_ids = np.full((len(items), length), loaded.tokenizer.pad_token_id or 0, dtype=np.int64)
-    mask = np.zeros((len(items), length), dtype=np.float32)
-    sampled = np.zeros((len(items), options.sampled_tokens), dtype=np.int64)
-    n_sampled = np.zeros(len(items), dtype=np.int64)
-    for row, item in enumerate(items):
-        input_ids[row, : len(rows[item])] = rows[item]
-        mask[row, : len(rows[item])] = counted[item]
-        rng = np.random.default_rng([options.seed, zlib.crc32(item_ids[item].encode())])
-        positions = np.flatnonzero(mask[row])
-        drawn = np.sort(rng.permutation(positions)[: options.sampled_tokens])
-        sampled[row, : len(drawn)], n_sampled[row] = drawn, len(drawn)
-    arrays = (torch.from_numpy(array).to(loaded.model.device) for array in (input_ids, mask, sampled, n_sampled))
-    return _Batch(items, *arrays)
+def _make_batch(loaded: LoadedModel, texts: Sequence[_Text], options: CaptureOptions) -> _Batch:
+    shape = (len(texts), max(len(text.ids) for text in texts))
+    input_ids = np.full(shape, loaded.tokenizer.pad_token_id or 0, dtype=np.int64)
+    counted = np.zeros(shape, dtype=np.float32)
+    sampled = np.zeros((len(texts), options.sampled_tokens), dtype=np.int64)
+    n_sampled = np.array([len(text.sampled) for text in texts])
+    for row, text in enumerate(texts):
+        input_ids[row, : len(text.ids)] = text.ids
+        counted[row, text.counted] = 1
+        sampled[row, : len(text.sampled)] = text.sampled
+    arrays = (torch.from_numpy(array).to(loaded.model.device) for array in (input_ids, counted, sampled, n_sampled))
+    return _Batch([text.item for text in texts], *arrays)

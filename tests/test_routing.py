@@ -1,0 +1,137 @@
+"""The reference router against one written token by token, and the laws of its summaries."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from isogloss.routing import Fingerprint, RouterSpec, consistency, entropy, profile, route, selections
+
+LOGITS = hnp.arrays(np.float32, (5, 8), elements=st.floats(-20, 20, width=32), unique=True)
+BIAS = np.array([0.3, -0.2, 0.0, 0.5, -0.4, 0.1, 0.2, -0.1], dtype=np.float32)
+
+SPECS = [
+    RouterSpec(0, 8, 2),
+    RouterSpec(0, 8, 2, renormalise=False),
+    RouterSpec(0, 8, 3, scoring="topk_softmax"),
+    RouterSpec(0, 8, 2, scoring="sigmoid", scaling=2.5),
+    RouterSpec(0, 8, 3, scoring="sigmoid", selection_bias=True, renormalise=False),
+    RouterSpec(0, 8, 2, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=2, group_score="top2_sum"),
+    RouterSpec(0, 8, 2, n_groups=2, top_groups=1),
+]
+
+
+def route_one_token(logits, spec, bias):
+    """Ids and weights of one token in plain Python, by the definition."""
+    if spec.scoring == "softmax":
+        total = sum(math.exp(z - max(logits)) for z in logits)
+        scores = [math.exp(z - max(logits)) / total for z in logits]
+    else:
+        scores = [1 / (1 + math.exp(-z)) for z in logits] if spec.scoring == "sigmoid" else list(logits)
+    ranking = [score + (bias[k] if spec.selection_bias else 0) for k, score in enumerate(scores)]
+    size = spec.n_experts // spec.n_groups
+    groups = [sorted(ranking[g * size : (g + 1) * size], reverse=True) for g in range(spec.n_groups)]
+    worth = [group[0] if spec.group_score == "max" else group[0] + group[1] for group in groups]
+    kept = sorted(range(spec.n_groups), key=lambda g: (-worth[g], g))[: spec.top_groups]
+    eligible = [k for k in range(spec.n_experts) if k // size in kept]
+    ids = sorted(eligible, key=lambda k: (-ranking[k], k))[: spec.top_k]
+    weights = [scores[k] for k in ids]
+    if spec.scoring == "topk_softmax":
+        weights = [math.exp(w - max(weights)) for w in weights]
+    if spec.scoring == "topk_softmax" or spec.renormalise:
+        weights = [w / sum(weights) for w in weights]
+    return ids, [w * spec.scaling for w in weights]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@given(seed=st.integers(0, 10**6))
+def test_equals_the_definition_token_by_token(spec, seed):
+    """Every scoring, grouping, bias and scaling gives the ids and weights of the plain definition."""
+    logits = np.random.default_rng(seed).normal(0, 2, (6, 8)).astype(np.float32)
+    bias = BIAS if spec.selection_bias else None
+    found = route(logits, spec, bias)
+    for token, row in enumerate(logits.astype(float)):
+        ids, weights = route_one_token(row.tolist(), spec, BIAS.astype(float))
+        assert found.expert_ids[token].tolist() == ids
+        np.testing.assert_allclose(found.combine_weights[token], weights, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[1], SPECS[2]], ids=str)
+@given(seed=st.integers(0, 10**6), shift=st.floats(-30, 30))
+def test_a_constant_added_to_softmax_logits_changes_nothing(spec, seed, shift):
+    """Softmax routers see differences of logits only."""
+    logits = np.random.default_rng(seed).normal(0, 2, (6, 8)).astype(np.float32)
+    plain, shifted = route(logits, spec), route(logits + np.float32(shift), spec)
+    np.testing.assert_array_equal(plain.expert_ids, shifted.expert_ids)
+    np.testing.assert_allclose(plain.combine_weights, shifted.combine_weights, atol=1e-4)
+    np.testing.assert_allclose(profile(logits), profile(logits + np.float32(shift)), atol=1e-5)
+
+
+@given(seed=st.integers(0, 10**6), permutation=st.permutations(range(8)))
+def test_relabelling_experts_relabels_the_choice(seed, permutation):
+    """Permuting the columns permutes ids, counts and profiles, and nothing else."""
+    logits = np.random.default_rng(seed).normal(0, 2, (6, 8)).astype(np.float32)
+    plain, moved = route(logits, SPECS[0]), route(logits[:, permutation], SPECS[0])
+    np.testing.assert_array_equal(np.array(permutation)[moved.expert_ids], plain.expert_ids)
+    np.testing.assert_array_equal(selections(moved.expert_ids, 8), selections(plain.expert_ids, 8)[list(permutation)])
+    np.testing.assert_allclose(profile(logits[:, permutation]), profile(logits)[list(permutation)], atol=1e-6)
+
+
+@given(LOGITS)
+def test_sums(logits):
+    """Profiles sum to 1, selections to top-k times tokens, entropy lies between 0 and log n_experts."""
+    spec = SPECS[2]
+    mean = profile(logits)
+    counts = selections(route(logits, spec).expert_ids, 8)
+    assert mean.sum() == pytest.approx(1, abs=1e-5)
+    assert counts.sum() == spec.top_k * len(logits)
+    assert counts.max() <= len(logits)
+    assert -1e-6 <= entropy(mean) <= math.log(8) + 1e-5
+
+
+def test_ties_go_to_the_lower_id():
+    """Equal logits choose the first experts."""
+    assert route(np.zeros((1, 8), dtype=np.float32), SPECS[0]).expert_ids.tolist() == [[0, 1]]
+
+
+def test_entropy_of_certainty_and_of_ignorance():
+    """One sure expert gives 0, a uniform profile log n_experts, also along further axes."""
+    profiles = np.array([[1.0, 0, 0, 0], [0.25] * 4])
+    np.testing.assert_allclose(entropy(profiles), [0, math.log(4)])
+
+
+def test_consistency_is_the_mean_jaccard_over_pairs():
+    """Sets {0,1}, {0,1}, {1,2}: similarities 1, 1/3, 1/3."""
+    assert consistency(np.array([[0, 1], [1, 0], [1, 2]]), 4) == pytest.approx(5 / 9)
+    assert math.isnan(consistency(np.array([[0, 1]]), 4))
+
+
+@pytest.mark.parametrize(
+    ("logits", "spec", "bias", "message"),
+    [
+        (np.zeros((2, 7)), SPECS[0], None, r"shape \(2, 7\); expected \[n_tokens, 8\]"),
+        (np.zeros(8), SPECS[0], None, "shape"),
+        (np.zeros((2, 8)), SPECS[0], BIAS, "selection_bias given: True; the spec says False"),
+        (np.zeros((2, 8)), SPECS[4], None, "selection_bias given: False; the spec says True"),
+    ],
+)
+def test_misfits_are_refused(logits, spec, bias, message):
+    """Wrong widths and a missing or unexpected bias are errors."""
+    with pytest.raises(ValueError, match=message):
+        route(logits, spec, bias)
+
+
+def test_json_round_trips():
+    """Spec and fingerprint come back equal; a difference is named."""
+    spec = SPECS[5]
+    assert RouterSpec.from_json(spec.to_json()) == spec
+    print_ = Fingerprint("olmoe", (0, 2), 8, 2, "a" * 64)
+    assert Fingerprint.from_json(print_.to_json()) == print_
+    assert print_.differences(dataclasses.replace(print_, top_k=4)) == {"top_k": (2, 4)}
+    assert print_.differences(print_) == {}
