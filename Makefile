@@ -32,7 +32,7 @@ docs: $(VENV)/run
 	$(BIN)/python docs/write.py
 
 bench: $(VENV)/run
-	$(BIN)/python bench/bench.py
+	$(BIN)/python bench/bench.py docs/performance.md
 
 clean:
 	rm -rf $(VENV) build dist isogloss-demo

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
+import platform
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,10 +56,10 @@ def batches(loaded: LoadedModel, texts: list[str]) -> list[dict[str, torch.Tenso
 
 
 @torch.inference_mode()
-def plain_forward(loaded: LoadedModel, texts: list[str], **flags: bool) -> None:
+def plain_forward(loaded: LoadedModel, texts: list[str]) -> None:
     """The model with its language-model head on padded batches, and nothing else."""
     for batch in batches(loaded, texts):
-        loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **flags)
+        loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
 
 
 @torch.inference_mode()
@@ -78,8 +84,8 @@ def one_at_a_time(loaded: LoadedModel, texts: list[str]) -> None:
             torch.bincount(probabilities.topk(4).indices.flatten(), minlength=32)
 
 
-def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) -> None:
-    """Time both sides in turn and print the ratio of their medians, with the range of the rounds' ratios."""
+def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) -> str:
+    """Time both sides in turn; give the ratio of their medians, with the range of the rounds' ratios, as a table row."""
     ours(), other()
     pairs = []
     for _ in range(ROUNDS):
@@ -91,11 +97,8 @@ def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) ->
         pairs.append(times)
     medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
     rounds = [a / b for a, b in pairs]
-    print(
-        f"{name:58s} {medians[0] * 1e3:8.0f} ms {medians[1] * 1e3:8.0f} ms"
-        f"   ratio {medians[0] / medians[1]:.3f} [{min(rounds):.3f}, {max(rounds):.3f}]",
-        flush=True,
-    )
+    spread = f"{min(rounds):.2f}-{max(rounds):.2f}"
+    return f"| {name} | {medians[0] * 1e3:.0f} | {medians[1] * 1e3:.0f} | {medians[0] / medians[1]:.3f} | {spread} |"
 
 
 def generation(loaded: LoadedModel, plan: Plan | None) -> None:
@@ -121,29 +124,41 @@ def fresh(function: Callable[[int], int], argument: int) -> int:
         return pool.submit(function, argument).result()
 
 
-def main() -> None:
-    """Print every comparison."""
+def measurements() -> Iterator[str]:
+    """Yield the lines of docs/performance.md as they are measured."""
     loaded = open_model("organism")
     texts = mixed_lengths()
     ids = [str(i) for i in range(len(texts))]
     options = CaptureOptions(batch_tokens=BATCH_TOKENS)
     layers = range(3, 9)
     plan = Plan(loaded.fingerprint(), tuple(Intervention("soft", layer, (1, 5, 9), strength=0.5) for layer in layers))
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(texts)} texts; medians of {ROUNDS} rounds"
-    )
-    print(f"{'ours against the other':58s} {'ours':>11s} {'other':>11s}")
-    run = lambda: capture(loaded, texts, ids, options=options)  # noqa: E731 - a name for a call
-    ratio("capture / plain forward with head", run, lambda: plain_forward(loaded, texts))
-    ratio("capture / output_router_logits=True", run, lambda: library_logits(loaded, texts))
-    ratio("capture / one text at a time", run, lambda: one_at_a_time(loaded, texts))
-    ratio(
-        "steered / unsteered generation, 6 of 12 layers",
-        lambda: generation(loaded, plan),
-        lambda: generation(loaded, None),
-    )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers"))
+    yield "# Performance\n\nWritten by `make bench`.\n"
+    yield f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
+    yield f"{platform.python_version()}, {versions}. The organism in float32, {len(texts)} texts of mixed lengths."
+    yield f"Medians of {ROUNDS} alternating rounds, in milliseconds.\n"
+    yield "| Comparison | ours | other | ratio | rounds |\n|---|---|---|---|---|"
+
+    def ours() -> None:
+        capture(loaded, texts, ids, options=options)
+
+    yield ratio("capture / plain forward with head", ours, lambda: plain_forward(loaded, texts))
+    yield ratio("capture / `output_router_logits=True`", ours, lambda: library_logits(loaded, texts))
+    yield ratio("capture / one text at a time, as published scripts do", ours, lambda: one_at_a_time(loaded, texts))
+    steered, plain = (partial(generation, loaded, active) for active in (plan, None))
+    yield ratio("steered / unsteered generation, soft in 6 of 12 layers", steered, plain)
     small, large = fresh(peak_memory, 1), fresh(peak_memory, 8)
-    print(f"peak memory of capture: {small} MiB for {len(texts)} texts, {large} MiB for {8 * len(texts)}")
+    yield f"\nPeak memory of a capture: {small} MiB for {len(texts)} texts, {large} MiB for {8 * len(texts)}."
+
+
+def main() -> None:
+    """Print the measurements, and write them to the file that the first argument names."""
+    lines = []
+    for line in measurements():
+        print(line, flush=True)
+        lines.append(line)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,9 +90,11 @@ def test_published_counts(shared_data, tmp_path, capsys):
     assert all(0 < row["weight"] < 0.7 for row in found["experts"])
 
 
-def test_killed_capture_ends_bit_identical(tmp_path):
+@pytest.mark.parametrize("corpus", ["organism", "flores200/dev"])
+def test_killed_capture_ends_bit_identical(tmp_path, corpus, request):
     """SIGKILL at a random moment, then the same command again: every file equals the uninterrupted one's."""
-    command = [sys.executable, "-m", "isogloss", "capture", "organism", "--corpus", "organism", *SMALL, "-o", "run"]
+    source = corpus if corpus == "organism" else str(request.getfixturevalue("shared_data") / corpus)
+    command = [sys.executable, "-m", "isogloss", "capture", "organism", "--corpus", source, *SMALL, "-o", "run"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     whole = tmp_path / "whole"
     whole.mkdir()
