@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from isogloss.cli import main
+from isogloss.organism.shipped import model_folder
 
 LANGUAGES = "eng_Latn,deu_Latn,jpn_Jpan"
 SMALL = ["--languages", LANGUAGES, "--items", "12"]
@@ -172,6 +175,43 @@ def test_unparsable_arguments_exit_with_2(arguments, capsys):
         main(arguments)
     assert stopped.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def break_weights(folder):
+    """Cut the weights' file short."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def lose_a_router(folder):
+    """Leave one router's weight out."""
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.7.mlp.gate.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_the_shape(folder):
+    """Claim half as many experts as there are."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_local_experts": 16, "num_experts": 16}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_weights, "cannot load model"),
+        (lose_a_router, "lacks 1 weights, model.layers.7.mlp.gate.weight"),
+        (change_the_shape, "cannot load model"),
+    ],
+)
+def test_damaged_checkpoint_is_refused(tmp_path, capsys, damage, message):
+    """A checkpoint that transformers cannot read, or would fill up with random numbers, is one readable message."""
+    shutil.copytree(model_folder(), tmp_path / "model")
+    damage(tmp_path / "model")
+    command = ("capture", tmp_path / "model", "--corpus", "organism", *SMALL, "-o", tmp_path / "out")
+    assert run(*command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_foreign_folder_is_not_written_into(tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from isogloss.backends.families import FAMILIES, Family
@@ -90,16 +91,22 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     Raises:
         ModelError: the checkpoint cannot be found or read, or is no supported Mixture-of-Experts model.
     """
-    model: Any
+    found: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
+        found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         where = "the folder exists" if Path(name).exists() else "no such folder, and the hub did not give it"
         raise ModelError(
             f"cannot load model {name!r} ({where}): {str(error).splitlines()[0]}; "
             "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
         ) from error
+    model, report = found
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"model {name!r} lacks {len(missing)} weights, {missing[0]} first; transformers would draw them at random: "
+            "fetch the checkpoint again"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
