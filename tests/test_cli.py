@@ -73,6 +73,32 @@ def test_capture_to_evaluation(captured, tmp_path, capsys):
         assert b"<script" in (tmp_path / "report.html").read_bytes()
 
 
+def test_study_from_a_file(tmp_path, capsys):
+    """A study file runs the whole way, its report can be written again, and other settings need another folder."""
+    settings = """
+        languages = ["en", "de", "es"]
+        eval_languages = ["en", "de"]
+        corpus_items = 12
+        task_items = 3
+        threshold = 0.05
+        layers = [3, 8]
+        kind = "ban"
+        n_controls = 0
+    """
+    (tmp_path / "study.toml").write_text(settings)
+    assert run("study", tmp_path / "study.toml", "-o", tmp_path / "out", "--json") == 0
+    assert printed(capsys)["report"] == str(tmp_path / "out" / "report.html")
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert {edit["kind"] for edit in plan["interventions"]} == {"ban"}
+    assert all(3 <= edit["layer"] <= 8 for edit in plan["interventions"])
+    report = (tmp_path / "out" / "report.html").read_bytes()
+    assert run("report", tmp_path / "out", "-o", tmp_path / "again.html") == 0
+    assert (tmp_path / "again.html").read_bytes() == report
+    (tmp_path / "study.toml").write_text(settings + "strength = 0.1\n")
+    assert run("study", tmp_path / "study.toml", "-o", tmp_path / "out") == 2
+    assert "another strength" in capsys.readouterr().err
+
+
 def test_published_counts(shared_data, tmp_path, capsys):
     """The published Qwen3-30B-A3B counts give a U-shape and the published rule's 420 common experts."""
     counts = shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm"

@@ -28,6 +28,9 @@ from isogloss.studies.sources import open_corpus, open_model
 __all__ = ["DEMO", "Study", "StudyResult", "read_study", "run_study"]
 
 
+TAKES_STRENGTH = ("soft", "adaptive", "offset")
+
+
 @dataclass(frozen=True)
 class Study:
     """The settings of a study, as in STUDY.toml.
@@ -44,7 +47,7 @@ class Study:
         task_items: first items of the task; 0 for all.
         threshold: of the Δ rule.
         kind: of the interventions.
-        strength: of the kind.
+        strength: of the kinds that take one: soft, adaptive, offset.
         layers: first and last decoder layer to steer; None for the middle layers that the analysis finds.
         n_controls: random plans with as many experts per layer, to compare with.
     """
@@ -134,7 +137,8 @@ def run_study(study: Study, out: Path) -> StudyResult:
         experts = task_experts(task_run, run, language=pivot, rule=rule)
     _write_json(out / "analysis.json", analysis.to_json())
     _write_json(out / "experts.json", experts.to_json())
-    plan = build_plan(task_run, experts, kind=study.kind, strength=study.strength) if experts.experts else None
+    strength = study.strength if study.kind in TAKES_STRENGTH else None
+    plan = build_plan(task_run, experts, kind=study.kind, strength=strength) if experts.experts else None
     evaluation = None
     if plan is not None:
         write_plan(plan, out / "plan.json")
