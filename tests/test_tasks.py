@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoTokenizer
 
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks import load_task, parse_number
+from isogloss.organism.shipped import model_folder
+from isogloss.organism.world import draw_problem
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,14 @@ def test_organism_task_is_parallel():
     english, thai = task.items.values()
     assert [(i.item_id, i.answer) for i in english] == [(i.item_id, i.answer) for i in thai]
     assert all(item.prompt.endswith("\n") for item in (*english, *thai))
+
+
+def test_no_working_is_cut_off():
+    """The longest working and its end fit into the tokens that an answer may take."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder())
+    workings = [draw_problem(index, seed=0, split="test").working for index in range(2000)]
+    longest = max(len(tokenizer(working, add_special_tokens=False)["input_ids"]) for working in workings)
+    assert longest + 1 <= load_task("organism", n_items=1).max_new_tokens
 
 
 def test_reads_the_published_mgsm_layout(shared_data):

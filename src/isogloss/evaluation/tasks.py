@@ -15,6 +15,9 @@ from isogloss.organism.shipped import ORGANISM, problem_items
 
 __all__ = ["Item", "Task", "load_task", "parse_number"]
 
+# The longest working, 20+20=40 40+20=60, has 17 tokens and an end.
+_ORGANISM_TOKENS = 20
+
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -71,7 +74,7 @@ def load_task(source: str, *, languages: Sequence[str] | None = None, n_items: i
     wanted = None if languages is None else [resolve(code) for code in languages]
     if source == ORGANISM:
         items = _organism_items(wanted, n_items or 200)
-        return Task("organism-problems", items, parse_number, max_new_tokens=16)
+        return Task("organism-problems", items, parse_number, max_new_tokens=_ORGANISM_TOKENS)
     folder = Path(source)
     if not folder.is_dir():
         raise CorpusError(f"no task {source!r}; expected 'organism' or a folder with one xxx_Xxxx.tsv per language")
