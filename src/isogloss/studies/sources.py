@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from isogloss.backends.huggingface import LoadedModel, load_model
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import CorpusError
@@ -17,9 +19,14 @@ _PROBLEMS = f"{ORGANISM}:problems"
 
 
 def open_model(name: str, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
-    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss."""
+    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss.
+
+    The organism sets torch to one thread for the whole process: its products are too small to share. The demo took 49 s
+    with two threads that spin, 54 s with one, and 120 s with two that sleep; spinning ones stall on a busy machine.
+    """
     if name != ORGANISM:
         return load_model(name, dtype=dtype, device=device)
+    torch.set_num_threads(1)
     # Stored in bfloat16 for size; float32 is faster on a processor and costs nothing at this size.
     loaded = load_model(str(model_folder()), dtype="float32" if dtype == "auto" else dtype, device=device)
     loaded.name = ORGANISM
