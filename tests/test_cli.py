@@ -68,6 +68,12 @@ def test_capture_to_evaluation(captured, tmp_path, capsys):
     before = files(tmp_path / "eval")
     assert run(*evaluation, "-o", tmp_path / "eval") == 0
     assert files(tmp_path / "eval") == before
+    assert run(*evaluation, "--controls", "0", "-o", tmp_path / "eval") == 2
+    assert "another arms" in capsys.readouterr().err
+    assert run(*evaluation, "-o", captured / "run") == 2
+    assert run("plan", captured / "task", *delta, "--kind", "boost", "-o", tmp_path / "other.json") == 2
+    assert "unknown kind of intervention 'boost'; expected one of soft" in capsys.readouterr().err
+    assert not (tmp_path / "other.json").exists()
     for source in (captured / "run", tmp_path / "eval"):
         assert run("report", source, "-o", tmp_path / "report.html") == 0
         assert b"<script" in (tmp_path / "report.html").read_bytes()

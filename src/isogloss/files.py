@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from isogloss.errors import FileError, RunError
 
-__all__ = ["read_bytes", "read_json", "remove_stale", "sha256", "write_atomically"]
+__all__ = ["claim_folder", "read_bytes", "read_json", "remove_stale", "sha256", "write_atomically", "write_json"]
 
 _TEMPORARY = ".{name}.tmp"
 
@@ -39,6 +39,35 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON atomically, keys sorted, one line per value; FileError where the folder cannot be written."""
+    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def claim_folder(folder: Path, record: str, settings: dict[str, Any]) -> None:
+    """Make a folder for work with these settings, or take up work with equal ones.
+
+    Args:
+        folder: new, empty, or claimed before.
+        record: name of the file that keeps the settings.
+        settings: JSON types.
+
+    Raises:
+        RunError: the folder holds work with other settings, or anything else.
+    """
+    path = folder / record
+    if path.is_file():
+        before = read_json(path)
+        differing = sorted(key for key in settings if before.get(key) != settings[key])
+        if differing:
+            raise RunError(f"{folder} holds work with another {', '.join(differing)}; choose another folder")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is in use and has no {record}; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def remove_stale(folder: Path) -> None:

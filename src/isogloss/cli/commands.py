@@ -28,8 +28,6 @@ __all__ = [
     "register_study",
 ]
 
-_KINDS = ("soft", "force", "suppress", "ban", "adaptive", "offset")
-
 
 def register_demo(subparsers: Subparsers) -> None:
     """Add `demo`."""
@@ -167,7 +165,7 @@ def register_plan(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("plan", help="turn experts into a plan for the Run's model")
     add_expert_options(parser)
     parser.add_argument("--share-kind", choices=("common", "exclusive"), default="common", help="share: which experts")
-    parser.add_argument("--kind", choices=_KINDS, required=True, help="what happens to the experts' logits")
+    parser.add_argument("--kind", required=True, help="what happens to the experts' logits, such as soft or ban")
     parser.add_argument("--strength", type=float, help="soft, adaptive: λ; offset: logits; the others take none")
     add_output(parser, "the plan's file")
     add_json(parser)

@@ -20,7 +20,7 @@ from isogloss.backends.huggingface import LoadedModel, generate, measure_effect,
 from isogloss.errors import RunError
 from isogloss.evaluation.paired import compare
 from isogloss.evaluation.tasks import Item, Task
-from isogloss.files import read_json, write_atomically
+from isogloss.files import claim_folder, write_atomically, write_json
 from isogloss.steering import Plan
 
 __all__ = ["BASELINE", "PLAN", "evaluate", "summarise"]
@@ -57,7 +57,7 @@ def evaluate(
         RunError: ``out`` holds an evaluation with other settings.
     """
     effects = {name: _effect(loaded, plan, task) for name, plan in arms.items()}
-    _settle(out, _settings(loaded, task, arms))
+    claim_folder(out, "settings.json", _settings(loaded, task, arms))
     outcomes: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
     for arm in (BASELINE, *arms):
         for language, items in task.items.items():
@@ -69,7 +69,7 @@ def evaluate(
             if progress is not None:
                 progress(len(items))
     summary = summarise(outcomes) | {"task": task.name, "model": loaded.name, "changed_choices": effects}
-    write_atomically(out / "summary.json", _encode(summary))
+    write_json(out / "summary.json", summary)
     return summary
 
 
@@ -94,10 +94,6 @@ def summarise(outcomes: Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]) -> di
     return {"arms": shares, **compared[PLAN].to_json(), "controls": controls}
 
 
-def _encode(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
 def _effect(loaded: LoadedModel, plan: Plan, task: Task) -> dict[str, float]:
     """Share of tokens whose chosen experts the plan changes, by layer, on a few of the task's own prompts."""
     probes = [item.prompt for items in task.items.values() for item in items[:_PROBE_ITEMS]]
@@ -117,20 +113,6 @@ def _settings(loaded: LoadedModel, task: Task, arms: Mapping[str, Plan]) -> dict
         "max_new_tokens": task.max_new_tokens,
         "arms": {name: plan.sha256 for name, plan in arms.items()},
     }
-
-
-def _settle(out: Path, settings: dict[str, Any]) -> None:
-    path = out / "settings.json"
-    if path.is_file():
-        before = read_json(path)
-        differing = sorted(key for key in settings if before.get(key) != settings[key])
-        if differing:
-            raise RunError(f"{out} holds an evaluation with another {', '.join(differing)}; choose another folder")
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty and holds no evaluation; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _encode(settings))
 
 
 def _answer(loaded: LoadedModel, task: Task, items: Sequence[Item], path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from isogloss.steering.build import SelectedExpert, plan_from_experts, random_control
+from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, plan_from_experts, random_control
 from isogloss.steering.interventions import KINDS, Intervention, Kind, LayerEdit, apply_edit
 from isogloss.steering.plan import Plan, check_plan, compile_layer, read_plan, write_plan
 
 __all__ = [
     "KINDS",
+    "STRENGTH_KINDS",
     "Intervention",
     "Kind",
     "LayerEdit",

@@ -15,7 +15,10 @@ from isogloss.routing import Fingerprint
 from isogloss.steering.interventions import Intervention, Kind
 from isogloss.steering.plan import Plan
 
-__all__ = ["SelectedExpert", "plan_from_experts", "random_control"]
+__all__ = ["STRENGTH_KINDS", "SelectedExpert", "plan_from_experts", "random_control"]
+
+STRENGTH_KINDS = ("soft", "adaptive", "offset")
+"""Kinds for which `plan_from_experts` takes a strength."""
 
 
 class SelectedExpert(NamedTuple):

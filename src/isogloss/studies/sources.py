@@ -21,8 +21,8 @@ _PROBLEMS = f"{ORGANISM}:problems"
 def open_model(name: str, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
     """Load a hub id, a folder, or ``organism``, the model that ships with isogloss.
 
-    The organism sets torch to one thread for the whole process: its products are too small to share. The demo took 49 s
-    with two threads that spin, 54 s with one, and 120 s with two that sleep; spinning ones stall on a busy machine.
+    The organism sets torch to one thread for the whole process: its products are too small to share. Waiting threads
+    that sleep make them slower, and threads that spin stall on a busy machine.
     """
     if name != ORGANISM:
         return load_model(name, dtype=dtype, device=device)

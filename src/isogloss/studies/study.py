@@ -13,11 +13,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from isogloss.analysis import Analysis, DeltaRule, ExpertTable, analyze, task_experts
 from isogloss.errors import RunError
 from isogloss.evaluation.tasks import load_task
-from isogloss.files import read_json, write_atomically
+from isogloss.files import claim_folder, read_json, write_json
 from isogloss.languages import resolve
 from isogloss.report import Report, write_report
 from isogloss.runs import open_run
-from isogloss.steering import Kind, Plan, write_plan
+from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
 from isogloss.studies.capture import capture_corpus
 from isogloss.studies.evaluate import evaluate_plan
 from isogloss.studies.experts import build_plan
@@ -26,9 +26,6 @@ from isogloss.studies.progress import busy
 from isogloss.studies.sources import open_corpus, open_model
 
 __all__ = ["DEMO", "Study", "StudyResult", "read_study", "run_study"]
-
-
-TAKES_STRENGTH = ("soft", "adaptive", "offset")
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def run_study(study: Study, out: Path) -> StudyResult:
     Raises:
         IsoglossError: any step refused its input; the message says which and why.
     """
-    _settle(study, out)
+    claim_folder(out, "study.json", json.loads(json.dumps(asdict(study))))
     loaded = open_model(study.model)
     pivot = resolve(study.pivot)
     n_items = study.corpus_items or None
@@ -135,9 +132,9 @@ def run_study(study: Study, out: Path) -> StudyResult:
         analysis = analyze(run, pivot=pivot)
         rule = DeltaRule(threshold=study.threshold, layers=_layers(study, analysis))
         experts = task_experts(task_run, run, language=pivot, rule=rule)
-    _write_json(out / "analysis.json", analysis.to_json())
-    _write_json(out / "experts.json", experts.to_json())
-    strength = study.strength if study.kind in TAKES_STRENGTH else None
+    write_json(out / "analysis.json", analysis.to_json())
+    write_json(out / "experts.json", experts.to_json())
+    strength = study.strength if study.kind in STRENGTH_KINDS else None
     plan = build_plan(task_run, experts, kind=study.kind, strength=strength) if experts.experts else None
     evaluation = None
     if plan is not None:
@@ -145,7 +142,7 @@ def run_study(study: Study, out: Path) -> StudyResult:
         task = load_task(study.task, languages=study.eval_languages or None, n_items=study.task_items or None)
         evaluation = evaluate_plan(loaded, task, plan, n_controls=study.n_controls, out=out / "eval")
     findings = (*describe_analysis(analysis), describe_experts(experts), *describe_evaluation(evaluation))
-    _write_json(out / "findings.json", {"findings": list(findings)})
+    write_json(out / "findings.json", {"findings": list(findings)})
     with busy("report"):
         report = report_study(out, out / "report.html")
     return StudyResult(analysis, experts, plan, evaluation, findings, report)
@@ -178,27 +175,9 @@ def report_study(folder: Path, out: Path) -> Path:
     return out
 
 
-def _settle(study: Study, out: Path) -> None:
-    path, settings = out / "study.json", json.loads(json.dumps(asdict(study)))
-    if path.is_file():
-        before = read_json(path)
-        differing = sorted(key for key in settings if before.get(key) != settings[key])
-        if differing:
-            raise RunError(f"{out} holds a study with another {', '.join(differing)}; choose another folder")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is in use and holds no study; choose another folder")
-    else:
-        out.mkdir(parents=True)
-        _write_json(path, settings)
-
-
 def _layers(study: Study, analysis: Analysis) -> tuple[int, int]:
     if study.layers is not None:
         return study.layers
     if analysis.middle is None:
         raise RunError(f"no middle layers: {analysis.refused.get('middle_layers')}; set layers = [first, last]")
     return analysis.middle.start, analysis.middle.end
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
