@@ -284,6 +284,7 @@ def train(folder: Path, recipe: Recipe, mixture: Mixture) -> Path:
     Raises:
         ModelError: the folder holds a training with another recipe.
     """
+    torch.set_num_threads(1)  # several threads add gradients in no fixed order, and a resumed training would differ
     training = Training(folder, recipe, mixture)
     torch.set_flush_denormal(True)  # vanishing gradients of idle experts would slow every step
     try:
