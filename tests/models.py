@@ -1,30 +1,24 @@
-"""Tiny randomly initialised models of the real transformers classes, and a tokenizer for them."""
+"""Tiny models of every supported family, loaded as a user loads them, and a tokenizer for them."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import tempfile
+from pathlib import Path
 
 import torch
-from transformers import OlmoeConfig, OlmoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from packaging.version import Version
+from transformers import AutoModelForCausalLM
+from transformers import __version__ as transformers_version
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from configs import moe_model_types, tiny_model
+from isogloss.backends.families import FAMILIES as ROWS
+from isogloss.backends.families import REFUSED
 from isogloss.backends.huggingface import LoadedModel
 from isogloss.organism.tokenizer import train_tokenizer
-
-FAMILIES = ("qwen3_moe", "olmoe")
-
-_SHAPE = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 
 TEXTS = (
     "The river is wide.",
@@ -43,22 +37,36 @@ def tokenizer():
     return train_tokenizer(TEXTS * 20, vocab_size=400)
 
 
+def supported(model_type):
+    """Whether this version of transformers has the routers that the family's row describes."""
+    row = ROWS[CONFIG_MAPPING[model_type]().get_text_config().model_type]
+    return Version(transformers_version) >= Version(row.since)
+
+
+FAMILIES = tuple(name for name in moe_model_types() if name not in REFUSED and supported(name))
+
+
 def tiny(model_type, *, dtype=torch.float32, seed=0):
-    """A model of the real class; its second layer is dense where the family allows it."""
-    torch.manual_seed(seed)
-    if model_type == "qwen3_moe":
-        config = Qwen3MoeConfig(
-            **_SHAPE,
-            head_dim=8,
-            intermediate_size=48,
-            moe_intermediate_size=24,
-            mlp_only_layers=[1],
-            norm_topk_prob=True,
-        )
-        model = Qwen3MoeForCausalLM(config)
+    """A model of the real class; its first or second layer is dense where the family allows it.
+
+    In 16 bits it is loaded from a checkpoint, since some families then keep their routers in float32.
+    """
+    if dtype == torch.float32:
+        model = tiny_model(model_type, seed=seed)
     else:
-        model = OlmoeForCausalLM(OlmoeConfig(**_SHAPE, intermediate_size=24, norm_topk_prob=False))
-    for name, parameter in model.named_parameters():
-        if name.endswith("gate.weight"):
-            torch.nn.init.normal_(parameter, std=0.5)
-    return LoadedModel(model.to(dtype), tokenizer(), name=f"tiny-{model_type}")
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            model = AutoModelForCausalLM.from_pretrained(checkpoint(model_type, seed), dtype=dtype)
+    return LoadedModel(model, tokenizer(), name=f"tiny-{model_type}")
+
+
+_folders = tempfile.TemporaryDirectory(prefix="isogloss-tiny-")
+
+
+@functools.cache
+def checkpoint(model_type, seed=0):
+    """A folder with the float32 model and its tokenizer."""
+    folder = Path(_folders.name) / f"{model_type}-{seed}"
+    with contextlib.redirect_stderr(io.StringIO()):
+        tiny_model(model_type, seed=seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -10,22 +10,32 @@ import torch
 
 from isogloss import routing
 from isogloss.backends.huggingface import capture, measure_effect, steer
-from isogloss.backends.huggingface.capture import watch_routers
+from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
-from isogloss.steering import Intervention, Plan, apply_edit, compile_layer
+from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
 from models import FAMILIES, ITEM_IDS, TEXTS, tiny
 
 DTYPES = [torch.float32, torch.bfloat16]
-LAST = 3  # routed in both families; nothing routed comes after it
+LAST = 3  # of the olmoe model
+LONG = " ".join(TEXTS)
 
 EVERY_KIND = [
-    Intervention("soft", LAST, (1, 5), strength=0.5),
+    Intervention("soft", LAST, (1, 5), strength=1.0),
     Intervention("force", LAST, (6, 2)),
-    Intervention("suppress", LAST, (0,)),
-    Intervention("ban", LAST, (3, 4)),
-    Intervention("adaptive", LAST, (1, 7), strength=0.3, values=(0.5, 0.9)),
+    Intervention("suppress", LAST, (0, 2)),
+    Intervention("ban", LAST, (0, 4)),
+    Intervention("adaptive", LAST, (1, 7), strength=1.0, values=(0.5, 0.9)),
     Intervention("offset", LAST, (2, 4), values=(1.5, -2.0)),
 ]
+
+
+def in_last_layer(loaded, intervention):
+    """The intervention moved to the last routed layer, which no routed one follows; expert 0 is the most chosen."""
+    spec = loaded.routers[-1].spec
+    counts = capture(loaded, [LONG], ["long"]).selections[0, -1]
+    experts = tuple(int(np.argsort(-counts, kind="stable")[expert]) for expert in intervention.experts)
+    experts = experts[: spec.top_k] if intervention.kind == "force" else experts
+    return dataclasses.replace(intervention, layer=spec.layer, experts=experts)
 
 
 def plan_of(loaded, *interventions):
@@ -34,15 +44,29 @@ def plan_of(loaded, *interventions):
 
 
 def observe(loaded, text=TEXTS[1]):
-    """(output logits, what each router returned) of a plain forward."""
+    """(output logits, what each router returned by layer) of a plain forward."""
     seen = {}
 
-    def keep(index, logits, weights, ids):
-        seen[loaded.routers[index].spec.layer] = (logits.float(), weights.float(), ids)
+    def keep(index, output):
+        seen[loaded.routers[index].spec.layer] = output
 
     with watch_routers(loaded, keep), torch.no_grad():
         output = loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits
     return output, seen
+
+
+def edited_logits(router, plain, edit, product):
+    """The router's logits after the edit, by NumPy: from its product where one was seen, else from what it returned."""
+    cap = getattr(router.module, "router_logit_softcapping", 0)
+    logits = (plain.router_logits if product is None else product).float().numpy()
+    edited = apply_edit(cap * np.arctanh(logits / cap) if cap else logits, edit)
+    return cap * np.tanh(edited / cap) if cap else edited
+
+
+def best_first(scores, expert_ids):
+    """Ids of each token in the order of their scores; experts with equal scores may stand for each other."""
+    order = np.argsort(-np.take_along_axis(scores, expert_ids, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(expert_ids, order, axis=1), order
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -63,16 +87,26 @@ def test_empty_plan_changes_no_bit(family, dtype):
 def test_equals_editing_the_reference_router(family, dtype, intervention):
     """The steered choice and weights are the reference router's on edited logits, and differ from the unsteered."""
     loaded = tiny(family, dtype=dtype)
-    plan = plan_of(loaded, intervention)
     router = loaded.routers[-1]
-    plain, before = observe(loaded)
+    layer, n_experts = router.spec.layer, router.spec.n_experts
+    plan = plan_of(loaded, in_last_layer(loaded, intervention))
+    products = []
+    if loaded.family.returns == "probabilities":  # logits are known up to a constant, which one kind depends on
+        router.module.proj.register_forward_hook(lambda _module, _inputs, output: products.append(output))
+    plain, before = observe(loaded, LONG)
     with steer(loaded, plan):
-        steered, after = observe(loaded)
-    edited = apply_edit(before[LAST][0].numpy(), compile_layer(plan, LAST, 8))
-    expected = routing.route(edited, router.spec)
-    np.testing.assert_array_equal(after[LAST][2].numpy(), expected.expert_ids)
-    np.testing.assert_allclose(after[LAST][1].numpy(), expected.combine_weights, atol=1e-5)
-    assert (after[LAST][2] != before[LAST][2]).any()
+        steered, after = observe(loaded, LONG)
+    edit = compile_layer(plan, layer, n_experts)
+    logits = edited_logits(router, before[layer], edit, products[0] if products else None)
+    scores = apply_choice(routing.choice_scores(logits, router.spec, router.selection_bias()), edit)
+    ids, order = best_first(scores, after[layer].expert_ids.numpy())
+    best = -np.sort(-scores, axis=1)[:, : router.spec.top_k]
+    np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1), best, rtol=1e-6, atol=1e-6)
+    weights = np.take_along_axis(after[layer].combine_weights.float().numpy(), order, axis=1)
+    expected = routing.combine_weights(logits, ids, router.spec, router.expert_scale())
+    np.testing.assert_allclose(weights, expected, atol=1e-5 if dtype == torch.float32 else 1e-2)
+    if intervention.kind in ("force", "suppress", "ban"):  # the others may change weights alone
+        assert (after[layer].expert_ids.sort().values != before[layer].expert_ids.sort().values).any()
     assert not torch.equal(plain, steered)
 
 
@@ -90,14 +124,35 @@ def test_force_and_ban_hold_for_every_token(family, dtype):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
+    """They hold where logits saturate, where the bias favours the banned and where all favour another group."""
+    loaded = tiny(family)
+    for router in loaded.routers:
+        router.module.get_parameter(router.weight_name).data.mul_(30)
+        if router.bias_name is not None:
+            holder = router.module if hasattr(router.module, router.bias_name.split(".")[0]) else router.block
+            bias = holder.get_submodule(router.bias_name.rpartition(".")[0])._parameters | dict(holder.named_buffers())
+            bias[router.bias_name.rpartition(".")[2]].data.flatten()[:4] += 5.0
+    layers = [router.spec.layer for router in loaded.routers]
+    edits = [e for layer in layers for e in (Intervention("force", layer, (6,)), Intervention("ban", layer, (0, 3)))]
+    with steer(loaded, plan_of(loaded, *edits)):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    np.testing.assert_array_equal(captured.selections[:, :, 6], captured.tokens[:, None].repeat(len(layers), 1))
+    assert captured.selections[:, :, [0, 3]].sum() == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_steered_outputs_agree_between_expert_implementations(family, implementation):
     """How experts are multiplied does not change what a plan does."""
     loaded = tiny(family)
-    plan = plan_of(loaded, *EVERY_KIND[:1])
+    plan = plan_of(loaded, in_last_layer(loaded, EVERY_KIND[0]))
     with steer(loaded, plan):
         expected, _ = observe(loaded)
-        loaded.model.set_experts_implementation(implementation)
+        try:
+            loaded.model.set_experts_implementation(implementation)
+        except ValueError as error:
+            pytest.skip(str(error))
         output, _ = observe(loaded)
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
@@ -115,8 +170,8 @@ def test_generation_is_steered_at_every_step(family):
         steered = loaded.model.generate(ids, **options)
         for step in range(8):
             full = loaded.model(ids).logits[:, -1]
-            torch.testing.assert_close(steered.logits[step], full, atol=1e-5, rtol=1e-4)
-            assert (steered.logits[step] - plain.logits[step]).abs().max() > 1e-3
+            torch.testing.assert_close(steered.logits[step], full, atol=2e-3, rtol=1e-3)
+            assert (steered.logits[step] - plain.logits[step]).abs().max() > 2e-2
             ids = torch.cat([ids, full.argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(steered.sequences, ids)
 
@@ -131,7 +186,7 @@ def test_leaving_restores_every_bit(family):
         raise KeyboardInterrupt
 
     handle = loaded.routers[-1].module.register_forward_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt), steer(loaded, plan_of(loaded, EVERY_KIND[1])):
+    with pytest.raises(KeyboardInterrupt), steer(loaded, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))):
         observe(loaded)
     handle.remove()
     after, _ = observe(loaded)
@@ -179,7 +234,10 @@ def test_unreachable_logits_are_an_error():
         return logits, weights, ids
 
     module.forward = other_road
-    with pytest.raises(ModelError, match="ran 1 times and was edited 0"), steer(loaded, plan_of(loaded, EVERY_KIND[0])):
+    with (
+        pytest.raises(ModelError, match="ran 1 times; its logits were edited 0"),
+        steer(loaded, plan_of(loaded, EVERY_KIND[0])),
+    ):
         observe(loaded)
 
 

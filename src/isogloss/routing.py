@@ -6,17 +6,21 @@ differ in the order of scoring, choosing and renormalising; `RouterSpec` names t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, softmax, xlogy
+from scipy.special import expit, log_expit, softmax, xlogy
 
 __all__ = [
     "Fingerprint",
     "RouterSpec",
     "Routing",
+    "Scoring",
+    "choice_scores",
+    "combine_weights",
     "consistency",
     "entropy",
     "profile",
@@ -28,6 +32,10 @@ __all__ = [
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
+Scoring: TypeAlias = Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid", "sparsemixer"]
+
+_CHOOSE_ON_LOGITS = ("topk_softmax", "topk_sigmoid", "sparsemixer")
+
 
 @dataclass(frozen=True)
 class RouterSpec:
@@ -35,28 +43,36 @@ class RouterSpec:
 
     Attributes:
         layer: 0-based position in the whole decoder stack, dense layers included.
-        n_experts: routed experts.
+        n_experts: routed experts; classes that stand for no computation count where the router can choose them.
         top_k: experts chosen per token.
-        scoring: ``softmax`` or ``sigmoid`` over all experts before the choice; ``topk_softmax`` chooses on raw logits
-            and takes the softmax over the chosen ones.
-        renormalise: divide the chosen weights by their sum (no effect on ``topk_softmax``, whose weights sum to 1).
+        scoring: ``softmax``, ``sigmoid`` or ``sqrtsoftplus`` over all experts before the choice; ``topk_softmax`` and
+            ``topk_sigmoid`` choose on raw logits and score the chosen ones; ``sparsemixer`` chooses the best two in
+            turn, each with its weight among the logits that are near it (arXiv 2409.12136).
+        renormalise: divide the chosen weights by their sum (no effect on ``topk_softmax``, whose weights sum to 1, and
+            on ``sparsemixer``).
         selection_bias: a bias per expert is added to the scores for the choice only.
         n_groups: experts are split into this many equal consecutive groups.
         top_groups: groups that stay eligible for a token.
         group_score: how a group is scored: its best expert, or the sum of its two best.
+        others_score_zero: experts of the other groups score 0 and are not excluded (seen where scores can be negative).
         scaling: factor on the final weights.
+        expert_scale: a factor per expert on the final weights.
+        jitter: half of ``sparsemixer``'s relative distance beyond which a logit is masked.
     """
 
     layer: int
     n_experts: int
     top_k: int
-    scoring: Literal["softmax", "sigmoid", "topk_softmax"] = "softmax"
+    scoring: Scoring = "softmax"
     renormalise: bool = True
     selection_bias: bool = False
     n_groups: int = 1
     top_groups: int = 1
     group_score: Literal["max", "top2_sum"] = "max"
+    others_score_zero: bool = False
     scaling: float = 1.0
+    expert_scale: bool = False
+    jitter: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -113,7 +129,14 @@ class Routing(NamedTuple):
     combine_weights: FloatArray
 
 
-def route(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArray | None = None) -> Routing:
+def route(
+    router_logits: FloatArray,
+    spec: RouterSpec,
+    selection_bias: FloatArray | None = None,
+    *,
+    expert_scale: FloatArray | None = None,
+    edit_choice: Callable[[FloatArray], FloatArray] | None = None,
+) -> Routing:
     """Choose experts and weights for every token, in float32.
 
     Ties go to the lower expert id.
@@ -122,6 +145,8 @@ def route(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArra
         router_logits: ``[n_tokens, n_experts]`` before any gating function.
         spec: how this router scores and chooses.
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
+        expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
+        edit_choice: changes the scores that the choice is made on, and not the weights.
 
     Returns:
         Expert ids, best first, and combine weights.
@@ -131,29 +156,78 @@ def route(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArra
 
     Source:
         Group-limited choice with an additive bias: DeepSeek-V3 (arXiv 2412.19437), section 2.1.2; softmax after
-        top-k: GPT-OSS; the rest is common practice since Shazeer et al. (arXiv 1701.06538).
+        top-k: GPT-OSS; SparseMixer: arXiv 2409.12136; the rest is common practice since Shazeer et al.
+        (arXiv 1701.06538).
     """
+    scores = choice_scores(router_logits, spec, selection_bias)
+    if edit_choice is not None:
+        scores = edit_choice(scores)
+    expert_ids = np.argsort(-scores, axis=1, kind="stable")[:, : spec.top_k]
+    return Routing(expert_ids, combine_weights(router_logits, expert_ids, spec, expert_scale))
+
+
+def choice_scores(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArray | None = None) -> FloatArray:
+    """Return what the choice is made on: ``[n_tokens, n_experts]``, minus infinity for experts that are excluded.
+
+    Arguments and errors are those of `route`.
+    """
+    logits = _checked(router_logits, spec)
+    if (selection_bias is not None) != spec.selection_bias:
+        raise ValueError(f"selection_bias given: {selection_bias is not None}; the spec says {spec.selection_bias}")
+    scores = logits if spec.scoring in _CHOOSE_ON_LOGITS else _scores(logits, spec.scoring)
+    if selection_bias is not None:
+        scores = scores + np.asarray(selection_bias, dtype=np.float32)
+    return _keep_best_groups(scores, spec)
+
+
+def combine_weights(
+    router_logits: FloatArray, expert_ids: IntArray, spec: RouterSpec, expert_scale: FloatArray | None = None
+) -> FloatArray:
+    """Return the weights ``[n_tokens, top_k]`` float32 that mix the outputs of experts already chosen.
+
+    Arguments and errors are those of `route`; ``expert_ids`` are ``[n_tokens, top_k]``, for ``sparsemixer`` best first.
+    """
+    logits = _checked(router_logits, spec)
+    if (expert_scale is not None) != spec.expert_scale:
+        raise ValueError(f"expert_scale given: {expert_scale is not None}; the spec says {spec.expert_scale}")
+    if spec.scoring == "sparsemixer":
+        weights = _sparsemixer(logits, expert_ids, spec.jitter)
+    elif spec.scoring == "topk_softmax":
+        weights = softmax(np.take_along_axis(logits, expert_ids, axis=1), axis=1)
+    else:
+        scores = _scores(logits, "sigmoid" if spec.scoring == "topk_sigmoid" else spec.scoring)
+        weights = np.take_along_axis(scores, expert_ids, axis=1)
+        if spec.renormalise:
+            weights = weights / weights.sum(axis=1, keepdims=True)
+    if expert_scale is not None:
+        weights = weights * np.asarray(expert_scale, dtype=np.float32)[expert_ids]
+    return np.asarray(weights * np.float32(spec.scaling), dtype=np.float32)
+
+
+def _checked(router_logits: FloatArray, spec: RouterSpec) -> FloatArray:
     logits = np.asarray(router_logits, dtype=np.float32)
     if logits.ndim != 2 or logits.shape[1] != spec.n_experts:  # noqa: PLR2004 - tokens by experts
         raise ValueError(f"router_logits has shape {logits.shape}; expected [n_tokens, {spec.n_experts}]")
-    if (selection_bias is not None) != spec.selection_bias:
-        raise ValueError(f"selection_bias given: {selection_bias is not None}; the spec says {spec.selection_bias}")
-    scores = _scores(logits, spec)
-    eligible = scores if selection_bias is None else scores + np.asarray(selection_bias, dtype=np.float32)
-    eligible = _keep_best_groups(eligible, spec)
-    expert_ids = np.argsort(-eligible, axis=1, kind="stable")[:, : spec.top_k]
-    weights = np.take_along_axis(scores, expert_ids, axis=1)
-    if spec.scoring == "topk_softmax":
-        weights = softmax(weights, axis=1)
-    elif spec.renormalise:
-        weights = weights / weights.sum(axis=1, keepdims=True)
-    return Routing(expert_ids, (weights * np.float32(spec.scaling)).astype(np.float32))
+    return logits
 
 
-def _scores(logits: FloatArray, spec: RouterSpec) -> FloatArray:
-    if spec.scoring == "softmax":
+def _scores(logits: FloatArray, scoring: Scoring) -> FloatArray:
+    if scoring == "softmax":
         return np.asarray(softmax(logits, axis=1))
-    return np.asarray(expit(logits)) if spec.scoring == "sigmoid" else logits
+    return np.asarray(expit(logits) if scoring == "sigmoid" else np.sqrt(-log_expit(-logits)))
+
+
+def _sparsemixer(logits: FloatArray, expert_ids: IntArray, jitter: float) -> FloatArray:
+    """Weigh each chosen expert by the softmax over the logits near it that were not chosen before it."""
+    left, weights = logits.copy(), []
+    for chosen in expert_ids.T[:, :, None]:
+        best = np.take_along_axis(left, chosen, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a banned logit is no number away, and stays out
+            far = (best - logits) / np.maximum(np.abs(logits), best) > 2 * jitter
+        near = softmax(np.where(far, -np.inf, left), axis=1)
+        weights.append(np.take_along_axis(near, chosen, axis=1))
+        np.put_along_axis(left, chosen, values=-np.inf, axis=1)
+    return np.concatenate(weights, axis=1)
 
 
 def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
@@ -165,7 +239,8 @@ def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
     best = np.argsort(-group_scores, axis=1, kind="stable")[:, : spec.top_groups]
     keep = np.zeros(group_scores.shape, dtype=bool)
     np.put_along_axis(keep, best, values=True, axis=1)
-    return np.where(keep[:, :, None], grouped, -np.inf).reshape(scores.shape)
+    others = 0.0 if spec.others_score_zero else -np.inf
+    return np.where(keep[:, :, None], grouped, others).reshape(scores.shape)
 
 
 def profile(router_logits: FloatArray) -> FloatArray:

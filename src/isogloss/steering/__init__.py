@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, plan_from_experts, random_control
-from isogloss.steering.interventions import KINDS, Intervention, Kind, LayerEdit, apply_edit
+from isogloss.steering.interventions import KINDS, Intervention, Kind, LayerEdit, apply_choice, apply_edit
 from isogloss.steering.plan import Plan, check_plan, compile_layer, read_plan, write_plan
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LayerEdit",
     "Plan",
     "SelectedExpert",
+    "apply_choice",
     "apply_edit",
     "check_plan",
     "compile_layer",

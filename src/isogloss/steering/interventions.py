@@ -11,6 +11,10 @@ which they act on one token's logits ``z``:
 * ``ban``       minus infinity
 
 The first three all read the original logits and add up; each later kind reads what the earlier ones left.
+
+``force`` and ``ban`` promise something about the choice, and between logits and choice a router may saturate, add a
+bias or leave groups of experts out. So `apply_choice` does both once more on the scores that the choice is made on;
+the weights of the chosen experts come from the edited logits alone.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import numpy.typing as npt
 
 from isogloss.errors import PlanError
 
-__all__ = ["KINDS", "Array", "Intervention", "Kind", "LayerEdit", "apply_edit", "edit_layer"]
+__all__ = ["KINDS", "Array", "Intervention", "Kind", "LayerEdit", "apply_choice", "apply_edit", "edit_layer"]
 
 Array: TypeAlias = Any
 """An array of NumPy or a tensor of torch."""
@@ -156,6 +160,11 @@ class LayerEdit:
         """True where the edit changes nothing."""
         return not self.arrays
 
+    @property
+    def fixes_choice(self) -> bool:
+        """True where an expert is forced or banned, so that `apply_choice` has something to do."""
+        return self.force_lift is not None or self.ban is not None
+
     def to(self, like: Array) -> LayerEdit:
         """Copy the arrays to the namespace and device of ``like``; do it once, not in every forward."""
         xp = array_api_compat.array_namespace(like)
@@ -189,11 +198,6 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
     """Edit the router logits of any number of tokens.
 
     The result must reach scoring and choosing in float32: cast down to bfloat16, forced experts tie with the maximum.
-    What holds after the choice depends on the scoring. A float32 softmax gives 0 to logits some 87 below the maximum
-    (103 where subnormal numbers are kept): where fewer than ``top_k`` others are nearer, a banned expert ties with the
-    rest, and ranks of force, 2^-16 of the maximum apart, tie from logits of 87·2^16 / (number of forced experts) on.
-    A float32 sigmoid gives 1 to all logits above 17, so there ``force`` may tie. A selection bias or a choice by
-    groups comes later and may undo ``force`` and ``ban``.
 
     Args:
         logits: ``[..., n_experts]``, any floating dtype, of NumPy or torch; finite, at most 1e18 in absolute value
@@ -212,15 +216,45 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
         >>> apply_edit(np.array([[0.0, 5.0, -1.0, 2.0]]), edit).argsort()
         array([[1, 3, 0, 2]])
     """
-    if logits.shape[-1] != edit.n_experts:
-        raise PlanError(f"the logits are {logits.shape[-1]} wide; this edit is for {edit.n_experts} experts")
-    xp = array_api_compat.array_namespace(logits, *edit.arrays.values())
-    edited = xp.astype(logits, xp.float32, copy=False)
+    xp, edited = _in_float32(logits, edit)
     if 0 in logits.shape:
         return edited
     edited = _add_shifts(xp, edited, edit)
     if edit.suppress is not None:
         edited = xp.where(edit.suppress, xp.min(edited, axis=-1, keepdims=True), edited)
+    return _force_and_ban(xp, edited, edit)
+
+
+def apply_choice(scores: Array, edit: LayerEdit) -> Array:
+    """Make forced experts the best and banned ones the worst of the scores that the choice is made on.
+
+    Args:
+        scores: ``[..., n_experts]`` after scoring, selection bias and groups, minus infinity where a group is left
+            out; of NumPy or torch. Banned experts rank below those of groups left out.
+        edit: as in `apply_edit`; its other kinds change nothing here.
+
+    Returns:
+        ``[..., n_experts]`` float32 of the same namespace and device.
+
+    Raises:
+        PlanError: the edit is for another number of experts.
+        TypeError: the edit lives in another namespace than the scores.
+    """
+    xp, edited = _in_float32(scores, edit)
+    if 0 in scores.shape:
+        return edited
+    return _force_and_ban(xp, xp.maximum(edited, xp.full_like(edited, -_LARGEST)), edit)
+
+
+def _in_float32(logits: Array, edit: LayerEdit) -> tuple[Array, Array]:
+    if logits.shape[-1] != edit.n_experts:
+        raise PlanError(f"the logits are {logits.shape[-1]} wide; this edit is for {edit.n_experts} experts")
+    xp = array_api_compat.array_namespace(logits, *edit.arrays.values())
+    return xp, xp.astype(logits, xp.float32, copy=False)
+
+
+def _force_and_ban(xp: Array, logits: Array, edit: LayerEdit) -> Array:
+    edited = logits
     if edit.force_lift is not None:
         top = xp.max(edited, axis=-1, keepdims=True)
         step = _FORCE_STEP * xp.maximum(xp.abs(top), xp.ones_like(top))

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.errors import CorpusError, ModelError
-from isogloss.routing import entropy, route
+from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.errors import CorpusError
+from isogloss.routing import entropy
 from isogloss.runs import LanguageRouting
 
-__all__ = ["CaptureOptions", "capture", "prove_routers", "watch_routers"]
-
-_PROBE_TOKENS = 64
-# Weights of one token may differ by what rounding the logits to the model's dtype changes.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-
-OnRouter = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
+__all__ = ["CaptureOptions", "capture"]
 
 
 @dataclass(frozen=True)
@@ -60,74 +55,6 @@ class _Batch(NamedTuple):
     counted: torch.Tensor
     sampled: torch.Tensor
     n_sampled: torch.Tensor
-
-
-@contextmanager
-def watch_routers(loaded: LoadedModel, on_router: OnRouter) -> Iterator[list[int]]:
-    """Call ``on_router(index, router_logits, combine_weights, expert_ids)`` whenever a router has run.
-
-    Args:
-        loaded: the model.
-        on_router: gets the router's index among the routed layers and what the router itself returned.
-
-    Yields:
-        How often each router has run so far.
-    """
-    family, calls = loaded.family, [0] * len(loaded.routers)
-
-    def listen(index: int) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:  # noqa: ANN401 - torch's signature
-            calls[index] += 1
-            on_router(index, output[family.logits], output[family.weights], output[family.expert_ids])
-
-        return hook
-
-    handles = [router.module.register_forward_hook(listen(i)) for i, router in enumerate(loaded.routers)]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.inference_mode()
-def prove_routers(loaded: LoadedModel, text: str) -> None:
-    """Show on one text that every router runs once and chooses what the reference router chooses from its logits.
-
-    Raises:
-        ModelError: a router was not called, or chose otherwise; nothing that would be captured could be trusted.
-    """
-    ids = torch.tensor([loaded.tokenizer(text)["input_ids"][:_PROBE_TOKENS]], device=loaded.model.device)
-    wrong: list[str] = []
-
-    def compare(index: int, logits: torch.Tensor, weights: torch.Tensor, expert_ids: torch.Tensor) -> None:
-        spec = loaded.routers[index].spec
-        expected = route(logits.float().cpu().numpy(), spec)
-        tolerance = _TOLERANCE[loaded.model.dtype]
-        dense, chosen = np.zeros((2, *logits.shape), dtype=np.float32)
-        np.put_along_axis(dense, expected.expert_ids, expected.combine_weights, axis=1)
-        np.put_along_axis(chosen, expert_ids.cpu().numpy(), weights.float().cpu().numpy(), axis=1)
-        same = (dense > 0) == (chosen > 0)
-        if np.abs(dense - chosen)[same].max() > tolerance or (~same).mean() > tolerance:
-            wrong.append(f"layer {spec.layer}")
-
-    with watch_routers(loaded, compare) as calls:
-        loaded.model.base_model(input_ids=ids, use_cache=False)
-    _require_one_call_each(loaded, calls, n_forwards=1)
-    if wrong:
-        raise ModelError(
-            f"the routers of {', '.join(wrong)} choose otherwise than the reference router for "
-            f"{loaded.family.model_type}; this version of transformers is not supported for this family"
-        )
-
-
-def _require_one_call_each(loaded: LoadedModel, calls: Sequence[int], *, n_forwards: int) -> None:
-    for router, n in zip(loaded.routers, calls, strict=True):
-        if n != n_forwards:
-            raise ModelError(
-                f"the router of layer {router.spec.layer} ran {n} times in {n_forwards} forwards; "
-                "another implementation bypasses the module, so nothing can be captured or steered there"
-            )
 
 
 @torch.inference_mode()
@@ -167,15 +94,15 @@ def capture(
     sums: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     batch: _Batch
 
-    def aggregate(_index: int, logits: torch.Tensor, _weights: torch.Tensor, expert_ids: torch.Tensor) -> None:
-        sums.append(_aggregate(batch, logits, expert_ids))
+    def aggregate(_index: int, output: RouterOutput) -> None:
+        sums.append(_aggregate(batch, output))
 
     with watch_routers(loaded, aggregate) as calls:
         for n_forwards, batch in enumerate(_batches(loaded, texts, item_ids, options), start=1):
             sums.clear()
-            loaded.model.base_model(input_ids=batch.input_ids, use_cache=False)
-            _require_one_call_each(loaded, calls, n_forwards=n_forwards)
-            totals, picks, jaccard = (torch.stack(part, dim=1).cpu().numpy() for part in zip(*sums, strict=True))
+            loaded.decoder(input_ids=batch.input_ids, use_cache=False)
+            require_one_call_each(loaded, calls, n_forwards=n_forwards)
+            totals, picks, jaccard = (_by_layer(part) for part in zip(*sums, strict=True))
             n_tokens = batch.counted.sum(1).cpu().numpy()
             profiles[batch.items] = totals / n_tokens[:, None, None]
             chosen[batch.items] = np.rint(picks)
@@ -186,19 +113,23 @@ def capture(
     return LanguageRouting(profiles, chosen, counted_tokens, similar, entropy(profiles).astype(np.float32))
 
 
-def _aggregate(
-    batch: _Batch, logits: torch.Tensor, expert_ids: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _by_layer(parts: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
+    """Stack what the layers gave, which may lie on different devices."""
+    return torch.stack([part.to(parts[0].device, non_blocking=True) for part in parts], dim=1).cpu().numpy()
+
+
+def _aggregate(batch: _Batch, output: RouterOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sum one layer over the counted tokens of each text: ``[n, n_experts]`` twice, and consistency ``[n]``.
 
     Sums are batched matrix products with the mask, so their order does not depend on the run.
     """
     n, length = batch.input_ids.shape
-    mask = batch.counted.unsqueeze(1)
-    probabilities = logits.float().softmax(-1).view(n, length, -1)
-    choices = torch.zeros_like(probabilities).scatter_(2, expert_ids.view(n, length, -1), 1.0)
-    sampled = choices.gather(1, batch.sampled.unsqueeze(2).expand(-1, -1, choices.shape[2]))
-    return (mask @ probabilities).squeeze(1), (mask @ choices).squeeze(1), _consistency(sampled, batch.n_sampled)
+    device = output.router_logits.device
+    mask, where, n_sampled = (part.to(device) for part in (batch.counted.unsqueeze(1), batch.sampled, batch.n_sampled))
+    probabilities = output.router_logits.float().softmax(-1).view(n, length, -1)
+    choices = torch.zeros_like(probabilities).scatter_(2, output.expert_ids.view(n, length, -1), 1.0)
+    sampled = choices.gather(1, where.unsqueeze(2).expand(-1, -1, choices.shape[2]))
+    return (mask @ probabilities).squeeze(1), (mask @ choices).squeeze(1), _consistency(sampled, n_sampled)
 
 
 def _consistency(sampled: torch.Tensor, n_sampled: torch.Tensor) -> torch.Tensor:
@@ -253,5 +184,5 @@ def _make_batch(loaded: LoadedModel, texts: Sequence[_Text], options: CaptureOpt
         input_ids[row, : len(text.ids)] = text.ids
         counted[row, text.counted] = 1
         sampled[row, : len(text.sampled)] = text.sampled
-    arrays = (torch.from_numpy(array).to(loaded.model.device) for array in (input_ids, counted, sampled, n_sampled))
+    arrays = (torch.from_numpy(array).to(loaded.device) for array in (input_ids, counted, sampled, n_sampled))
     return _Batch([text.item for text in texts], *arrays)

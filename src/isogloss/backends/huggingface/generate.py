@@ -27,17 +27,18 @@ def generate(
         loaded: the model; a plan may be active.
         prompts: sent as they are, in the order given, so that batches are the same in every arm of a comparison.
         max_new_tokens: most tokens per answer.
-        batch_size: prompts per forward, padded on the left.
+        batch_size: prompts per forward, padded on the left; 1 for families in which that padding changes answers.
         progress: told the number of prompts finished by each batch.
 
     Returns:
         The continuations, without the prompt and special tokens.
     """
     answers: list[str] = []
+    batch_size = batch_size if loaded.family.left_padding else 1
     for start in range(0, len(prompts), batch_size):
         batch = loaded.tokenizer(
             list(prompts[start : start + batch_size]), return_tensors="pt", padding=True, padding_side="left"
-        ).to(loaded.model.device)
+        ).to(loaded.device)
         output = loaded.model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -67,7 +68,7 @@ def bits_per_byte(loaded: LoadedModel, texts: Sequence[str]) -> float:
     """
     nats = 0.0
     for text in texts:
-        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"].to(loaded.model.device)
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"].to(loaded.device)
         logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         nats += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
     return nats / math.log(2) / sum(len(text.encode()) for text in texts)

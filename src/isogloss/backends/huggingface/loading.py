@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,14 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from isogloss.backends.families import FAMILIES, Family
+from isogloss.backends.huggingface.discovery import family_of, find_routers
 from isogloss.errors import ModelError
-from isogloss.routing import Fingerprint, RouterSpec
+from isogloss.routing import Fingerprint
 
-__all__ = ["LoadedModel", "Router", "load_model"]
+__all__ = ["LoadedModel", "load_model"]
 
 # Of a configuration, what depends on where and how it was loaded and not on the model.
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-
-
-@dataclass(frozen=True)
-class Router:
-    """One router module and how it chooses."""
-
-    module: torch.nn.Module
-    spec: RouterSpec
 
 
 class LoadedModel:
@@ -50,12 +41,26 @@ class LoadedModel:
             name: hub id or folder, for manifests.
 
         Raises:
-            ModelError: the family is unknown, or the routers are not where its row says.
+            ModelError: the family is unknown, or the routers are not what its row says.
         """
         self.name, self.tokenizer = name, tokenizer
         self.model = model.eval()
-        self.family = _family_of(model)
-        self.routers = _find_routers(model, self.family)
+        self.family = family_of(model)
+        self.routers = find_routers(model, self.family)
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The model without its language-model head, which routing does not need."""
+        model: Any = self.model
+        decoder: torch.nn.Module = model.base_model if model.base_model is not model else model.get_decoder()
+        return decoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids go: that of the embeddings, or where they are brought to from an offload."""
+        embeddings: Any = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)
+        return torch.device(embeddings.weight.device if hook is None else hook.execution_device)
 
     @property
     def revision(self) -> str | None:
@@ -72,8 +77,7 @@ class LoadedModel:
         """Return what a plan or Run must agree with."""
         digest = hashlib.sha256()
         for router in self.routers:
-            weight: Any = router.module.weight
-            digest.update(weight.detach().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+            digest.update(router.weight().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
         first = self.routers[0].spec
         layers = tuple(router.spec.layer for router in self.routers)
         model_type = self.family.model_type
@@ -112,34 +116,3 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     tokenizer.padding_side = "left"
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(model, tokenizer, name=Path(name).resolve().name if Path(name).is_dir() else name)
-
-
-def _family_of(model: PreTrainedModel) -> Family:
-    model_type = model.config.model_type
-    if model_type not in FAMILIES:
-        raise ModelError(f"model type {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[model_type]
-
-
-def _find_routers(model: PreTrainedModel, family: Family) -> tuple[Router, ...]:
-    """Key every router by its decoder layer; dense layers have none."""
-    found: list[Router] = []
-    layers: Any = model.base_model.layers
-    for layer, block in enumerate(layers):
-        inside = [module for module in block.modules() if type(module).__name__ == family.router_class]
-        if len(inside) > 1:
-            raise ModelError(f"layer {layer} has {len(inside)} {family.router_class} modules; expected at most one")
-        found += [Router(module, _spec_of(module, family, layer)) for module in inside]
-    if not found:
-        raise ModelError(f"no {family.router_class} in any layer: this {family.model_type} checkpoint is all dense")
-    return tuple(found)
-
-
-def _spec_of(module: Any, family: Family, layer: int) -> RouterSpec:  # noqa: ANN401 - attributes differ by family
-    return RouterSpec(
-        layer=layer,
-        n_experts=module.weight.shape[0],
-        top_k=module.top_k,
-        scoring=family.scoring,
-        renormalise=bool(getattr(module, family.renormalise)),
-    )

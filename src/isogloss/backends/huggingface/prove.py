@@ -1,0 +1,132 @@
+"""Proves on one text that a model's routers can be trusted, before anything is captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isogloss.backends.huggingface.discovery import Router
+from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.errors import ModelError
+from isogloss.routing import choice_scores, combine_weights
+
+__all__ = ["prove_routers"]
+
+_PROBE_TOKENS = 64
+# Scores and weights of one token may differ by what rounding to the model's dtype changes.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+@torch.inference_mode()
+def prove_routers(loaded: LoadedModel, text: str) -> None:
+    """Show on one text that every router runs once, chooses as its family's row says, and that experts get its choice.
+
+    Three things must agree in every layer: the choice and weights that the router reports, the reference router on the
+    reported logits, and, where the experts are handed a choice, what they are handed.
+
+    Args:
+        loaded: the model, unsteered.
+        text: its first tokens are run through the decoder stack.
+
+    Raises:
+        ModelError: a router was not called, or two of the answers differ; nothing captured could be trusted.
+    """
+    ids = torch.tensor([loaded.tokenizer(text)["input_ids"][:_PROBE_TOKENS]], device=loaded.device)
+    outputs: dict[int, RouterOutput] = {}
+    with watch_routers(loaded, outputs.__setitem__) as calls, _watch_experts(loaded) as handed:
+        loaded.decoder(input_ids=ids, use_cache=False)
+    require_one_call_each(loaded, calls, n_forwards=1)
+    for index, router in enumerate(loaded.routers):
+        _require_shapes(router, outputs[index])
+        tolerance = _TOLERANCE[loaded.model.dtype]
+        if (found := _deviation(router, outputs[index])) > tolerance:
+            raise ModelError(
+                f"the router of layer {router.spec.layer} chooses otherwise than the reference router for "
+                f"{loaded.family.model_type} (by {found:.2g}; expected at most {tolerance:g}); "
+                "this version of transformers is not supported for this family: see `isogloss models`"
+            )
+        if index in handed and not _same_choice(outputs[index], handed[index]):
+            raise ModelError(
+                f"the experts of layer {router.spec.layer} are handed another choice than the router reports; "
+                "what is captured there would not be what the model computes"
+            )
+
+
+def _require_shapes(router: Router, output: RouterOutput) -> None:
+    logits, weights, expert_ids = (tuple(part.shape[1:]) for part in output)
+    chosen = (router.spec.top_k,)
+    if (logits, weights, expert_ids) != ((router.spec.n_experts,), chosen, chosen):
+        raise ModelError(
+            f"the router of layer {router.spec.layer} returned logits, weights and ids of {logits}, {weights} and "
+            f"{expert_ids} columns; expected {router.spec.n_experts} experts and {chosen[0]} choices: "
+            "this version of transformers is not supported for this family, see `isogloss models`"
+        )
+
+
+def _deviation(router: Router, output: RouterOutput) -> float:
+    """Largest difference from the reference: of a chosen score from the best ones possible, or of a weight.
+
+    Where scores tie, as they do in 16 bits, any of the tied experts is right.
+    """
+    logits, weights, expert_ids = (part.cpu() for part in output)
+    ids = expert_ids.numpy()
+    scores = choice_scores(logits.float().numpy(), router.spec, router.selection_bias())
+    best = -np.sort(-scores, axis=1)[:, : router.spec.top_k]
+    order = np.argsort(-np.take_along_axis(scores, ids, axis=1), axis=1, kind="stable")
+    ids = np.take_along_axis(ids, order, axis=1)
+    if len(np.unique(ids + np.arange(len(ids))[:, None] * router.spec.n_experts)) < ids.size:
+        return float("inf")  # an expert chosen twice
+    expected = combine_weights(logits.float().numpy(), ids, router.spec, router.expert_scale())
+    found = np.take_along_axis(weights.float().numpy(), order, axis=1)
+    chosen = np.take_along_axis(scores, ids, axis=1)
+    return max(_relative(chosen, best), _relative(found, expected))
+
+
+def _relative(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Largest difference, relative where the expected value is above 1."""
+    difference = np.zeros(found.shape)
+    np.subtract(found, expected, where=found != expected, out=difference)  # infinities may be equal
+    difference = np.abs(difference) / np.maximum(1, np.abs(expected))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
+
+
+@contextmanager
+def _watch_experts(loaded: LoadedModel) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect the expert ids that each layer's experts are handed, where they are handed any."""
+    handed: dict[int, torch.Tensor] = {}
+
+    def listen(index: int, top_k: int) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            for value in (*inputs, *named.values()):
+                if isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.shape[-1] == top_k:
+                    handed[index] = value
+
+        return hook
+
+    blocks = [
+        (index, router.spec.top_k, getattr(router.block, "experts", None))
+        for index, router in enumerate(loaded.routers)
+    ]
+    handles = [
+        experts.register_forward_pre_hook(listen(index, top_k), with_kwargs=True)
+        for index, top_k, experts in blocks
+        if isinstance(experts, torch.nn.Module)
+    ]
+    try:
+        yield handed
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same_choice(output: RouterOutput, handed: torch.Tensor) -> bool:
+    """Compare choices; of an expert with weight 0 it does not matter which it is."""
+    counts = output.combine_weights != 0
+    return torch.equal(output.expert_ids[counts], handed.view_as(output.expert_ids)[counts])

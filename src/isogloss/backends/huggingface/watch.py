@@ -1,0 +1,84 @@
+"""Listens to routers: what each computed, told once per forward, and how often each ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from isogloss.backends.huggingface.discovery import Router
+from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.outputs import READERS, RouterOutput
+from isogloss.errors import ModelError
+
+__all__ = ["OnRouter", "require_one_call_each", "watch_routers"]
+
+OnRouter = Callable[[int, RouterOutput], None]
+
+
+@contextmanager
+def watch_routers(loaded: LoadedModel, on_router: OnRouter) -> Iterator[list[int]]:
+    """Call ``on_router(index, output)`` whenever a router has run.
+
+    Args:
+        loaded: the model.
+        on_router: gets the router's index among the routed layers and what the router itself computed.
+
+    Yields:
+        How often each router has run so far.
+    """
+    calls = [0] * len(loaded.routers)
+
+    def told(index: int, output: RouterOutput) -> None:
+        calls[index] += 1
+        on_router(index, output)
+
+    handles = [handle for index, router in enumerate(loaded.routers) for handle in _listen(router, index, told)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _listen(router: Router, index: int, told: OnRouter) -> list[torch.utils.hooks.RemovableHandle]:
+    if router.family.returns == "logits":
+        return _listen_at_experts(router, index, told)
+    read, top_k = READERS[router.family.returns], router.spec.top_k
+
+    def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:  # noqa: ANN401 - torch's signature
+        told(index, read(output, top_k))
+
+    return [router.module.register_forward_hook(hook)]
+
+
+def _listen_at_experts(router: Router, index: int, told: OnRouter) -> list[torch.utils.hooks.RemovableHandle]:
+    """Take the logits from the router and the choice from what its block then hands to the experts."""
+    waiting: list[torch.Tensor] = []
+
+    def keep(_module: torch.nn.Module, _inputs: Any, logits: torch.Tensor) -> None:  # noqa: ANN401 - torch's signature
+        waiting[:] = [logits]
+
+    def chosen(_module: torch.nn.Module, inputs: Any) -> None:  # noqa: ANN401 - as above
+        _, expert_ids, weights = inputs
+        told(index, RouterOutput(waiting.pop(), weights, expert_ids))
+
+    experts: Any = router.block.experts
+    return [router.module.register_forward_hook(keep), experts.register_forward_pre_hook(chosen)]
+
+
+def require_one_call_each(loaded: LoadedModel, calls: Sequence[int], *, n_forwards: int) -> None:
+    """Refuse a model whose routers were not all called once in every forward.
+
+    Raises:
+        ModelError: names the first such layer.
+    """
+    for router, n in zip(loaded.routers, calls, strict=True):
+        if n != n_forwards:
+            raise ModelError(
+                f"the router of layer {router.spec.layer} ran {n} times in {n_forwards} forwards; "
+                "another implementation bypasses the module, so nothing can be captured or steered there: load the "
+                "model without fused or quantised expert kernels (--dequantize for MXFP4 checkpoints)"
+            )
