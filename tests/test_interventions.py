@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from isogloss.errors import PlanError
 from isogloss.routing import RouterSpec, route
-from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, apply_edit, edit_layer
+from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, apply_choice, apply_edit, edit_layer
 
 torch = pytest.importorskip("torch")
 
@@ -418,3 +418,64 @@ def test_json_of_another_shape_is_refused(raw: object, message: str):
     """Missing and unknown fields are named."""
     with pytest.raises(PlanError, match=message):
         Intervention.from_json(raw)
+
+
+# The choice
+
+
+GROUPED = RouterSpec(0, N_EXPERTS, TOP_K, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=2)
+BIAS = np.linspace(2, -2, N_EXPERTS, dtype=np.float32)
+
+
+@given(logits_within(1e4), forced_and_banned())
+def test_force_and_ban_hold_behind_bias_groups_and_saturation(
+    logits: FloatArray, parts: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    """Whatever the router adds or leaves out after the logits, forced experts come first, in order, banned never."""
+    forced, banned = parts
+    interventions = [Intervention("force", 0, forced), *([Intervention("ban", 0, banned)] if banned else [])]
+    edit = edit_layer(interventions, N_EXPERTS)
+    chosen = route(apply_edit(logits, edit), GROUPED, BIAS, edit_choice=lambda scores: apply_choice(scores, edit))
+    assert (chosen.expert_ids[:, : len(forced)] == forced).all()
+    assert not np.isin(chosen.expert_ids, banned).any()
+    plain = route(apply_edit(logits, edit), GROUPED, BIAS)
+    assert plain.expert_ids.shape == chosen.expert_ids.shape
+
+
+def test_without_the_edit_of_the_choice_bias_and_groups_undo_force_and_ban() -> None:
+    """Why the choice is edited too: at the logits alone, the bias wins."""
+    edit = edit_layer([Intervention("force", 0, (11,)), Intervention("ban", 0, (0,))], N_EXPERTS)
+    chosen = route(apply_edit(some_logits(), edit), GROUPED, BIAS).expert_ids
+    assert (chosen == 0).any()
+    assert not (chosen == 11).any()
+
+
+def test_weights_come_from_the_logits() -> None:
+    """Editing the choice changes who is chosen; the weights are the edited logits' scores."""
+    edit = edit_layer([Intervention("force", 0, (11,))], N_EXPERTS)
+    logits = np.asarray(apply_edit(some_logits(), edit))
+    spec = RouterSpec(0, N_EXPERTS, TOP_K, scoring="sigmoid", selection_bias=True, renormalise=False)
+    chosen = route(logits, spec, BIAS, edit_choice=lambda scores: apply_choice(scores, edit))
+    expected = 1 / (1 + np.exp(-np.take_along_axis(logits, chosen.expert_ids, axis=1)))
+    np.testing.assert_allclose(chosen.combine_weights, expected, rtol=1e-6)
+
+
+@given(logits_within(1e4), forced_and_banned())
+def test_choices_of_numpy_and_torch_are_equal(
+    logits: FloatArray, parts: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    """The same function gives the same bits in both namespaces, also where groups are left out."""
+    forced, banned = parts
+    interventions = [Intervention("force", 0, forced), *([Intervention("ban", 0, banned)] if banned else [])]
+    edit = edit_layer(interventions, N_EXPERTS)
+    scores = np.where(np.arange(N_EXPERTS) < 6, -np.inf, logits).astype(np.float32)
+    tensor = torch.from_numpy(scores)
+    np.testing.assert_array_equal(apply_choice(tensor, edit.to(tensor)).numpy(), apply_choice(scores, edit))
+
+
+def test_the_other_kinds_leave_the_choice_alone() -> None:
+    """Soft, adaptive, offset and suppress act on logits only."""
+    kinds = [an_intervention(kind) for kind in KINDS if kind not in ("force", "ban")]
+    edit = edit_layer(kinds, N_EXPERTS)
+    assert not edit.fixes_choice
+    np.testing.assert_array_equal(apply_choice(some_logits(), edit), some_logits())

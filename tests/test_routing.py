@@ -24,29 +24,59 @@ SPECS = [
     RouterSpec(0, 8, 3, scoring="sigmoid", selection_bias=True, renormalise=False),
     RouterSpec(0, 8, 2, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=2, group_score="top2_sum"),
     RouterSpec(0, 8, 2, n_groups=2, top_groups=1),
+    RouterSpec(0, 8, 3, scoring="sqrtsoftplus", selection_bias=True, scaling=1.5),
+    RouterSpec(0, 8, 2, scoring="topk_sigmoid", selection_bias=True),
+    RouterSpec(0, 8, 2, scoring="topk_sigmoid", renormalise=False, expert_scale=True),
+    RouterSpec(0, 8, 2, scoring="topk_softmax", expert_scale=True, scaling=0.5),
+    RouterSpec(0, 8, 2, scoring="sparsemixer", jitter=0.1),
+    RouterSpec(0, 8, 3, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=1, others_score_zero=True),
 ]
+SCALE = np.array([1.0, 0.5, 2.0, 1.5, 0.0, 1.0, 3.0, 0.7], dtype=np.float32)
+
+
+def score_one(logits, k, scoring):
+    """Score of expert k in plain Python."""
+    if scoring == "softmax":
+        return math.exp(logits[k] - max(logits)) / sum(math.exp(z - max(logits)) for z in logits)
+    if scoring == "sqrtsoftplus":
+        return math.sqrt(math.log1p(math.exp(logits[k])))
+    return 1 / (1 + math.exp(-logits[k]))
+
+
+def mix_two(logits, ids, jitter):
+    """SparseMixer's weights: each choice against what is left and near it."""
+    weights = []
+    for turn, chosen in enumerate(ids):
+        left = [k for k in range(len(logits)) if k not in ids[:turn]]
+        best = logits[chosen]
+        near = [k for k in left if (best - logits[k]) / max(abs(logits[k]), best) <= 2 * jitter]
+        weights.append(math.exp(best) / sum(math.exp(logits[k]) for k in near))
+    return weights
 
 
 def route_one_token(logits, spec, bias):
     """Ids and weights of one token in plain Python, by the definition."""
-    if spec.scoring == "softmax":
-        total = sum(math.exp(z - max(logits)) for z in logits)
-        scores = [math.exp(z - max(logits)) / total for z in logits]
-    else:
-        scores = [1 / (1 + math.exp(-z)) for z in logits] if spec.scoring == "sigmoid" else list(logits)
+    late = spec.scoring in ("topk_softmax", "topk_sigmoid", "sparsemixer")
+    scores = [logits[k] if late else score_one(logits, k, spec.scoring) for k in range(len(logits))]
     ranking = [score + (bias[k] if spec.selection_bias else 0) for k, score in enumerate(scores)]
     size = spec.n_experts // spec.n_groups
     groups = [sorted(ranking[g * size : (g + 1) * size], reverse=True) for g in range(spec.n_groups)]
     worth = [group[0] if spec.group_score == "max" else group[0] + group[1] for group in groups]
     kept = sorted(range(spec.n_groups), key=lambda g: (-worth[g], g))[: spec.top_groups]
+    if spec.others_score_zero:
+        ranking = [score if k // size in kept else 0.0 for k, score in enumerate(ranking)]
+        kept = range(spec.n_groups)
     eligible = [k for k in range(spec.n_experts) if k // size in kept]
     ids = sorted(eligible, key=lambda k: (-ranking[k], k))[: spec.top_k]
-    weights = [scores[k] for k in ids]
-    if spec.scoring == "topk_softmax":
-        weights = [math.exp(w - max(weights)) for w in weights]
-    if spec.scoring == "topk_softmax" or spec.renormalise:
+    if spec.scoring == "sparsemixer":
+        weights = mix_two(logits, ids, spec.jitter)
+    elif spec.scoring == "topk_softmax":
+        weights = [score_one([logits[k] for k in ids], place, "softmax") for place in range(len(ids))]
+    else:
+        weights = [score_one(logits, k, spec.scoring) for k in ids]
+    if spec.renormalise and spec.scoring != "sparsemixer":
         weights = [w / sum(weights) for w in weights]
-    return ids, [w * spec.scaling for w in weights]
+    return ids, [w * spec.scaling * (SCALE[k] if spec.expert_scale else 1) for k, w in zip(ids, weights, strict=True)]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -55,7 +85,7 @@ def test_equals_the_definition_token_by_token(spec, seed):
     """Every scoring, grouping, bias and scaling gives the ids and weights of the plain definition."""
     logits = np.random.default_rng(seed).normal(0, 2, (6, 8)).astype(np.float32)
     bias = BIAS if spec.selection_bias else None
-    found = route(logits, spec, bias)
+    found = route(logits, spec, bias, expert_scale=SCALE if spec.expert_scale else None)
     for token, row in enumerate(logits.astype(float)):
         ids, weights = route_one_token(row.tolist(), spec, BIAS.astype(float))
         assert found.expert_ids[token].tolist() == ids
@@ -125,6 +155,13 @@ def test_misfits_are_refused(logits, spec, bias, message):
     """Wrong widths and a missing or unexpected bias are errors."""
     with pytest.raises(ValueError, match=message):
         route(logits, spec, bias)
+
+
+def test_a_missing_scale_is_refused():
+    """A factor per expert is given exactly where the spec says so."""
+    spec = next(spec for spec in SPECS if spec.expert_scale)
+    with pytest.raises(ValueError, match="expert_scale given: False; the spec says True"):
+        route(np.zeros((2, 8)), spec)
 
 
 def test_json_round_trips():

@@ -7,13 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from configs import randomise, tiny_config
 from isogloss import routing
-from isogloss.backends.huggingface import capture, measure_effect, steer
+from isogloss.backends.huggingface import LoadedModel, capture, measure_effect, steer
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny
+from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
 
 DTYPES = [torch.float32, torch.bfloat16]
 LAST = 3  # of the olmoe model
@@ -239,6 +241,39 @@ def test_unreachable_logits_are_an_error():
         steer(loaded, plan_of(loaded, EVERY_KIND[0])),
     ):
         observe(loaded)
+
+
+def test_one_group_of_all_experts_is_no_second_choice():
+    """Many checkpoints have one group; scoring it by its two best looks like the choice of two, and is not edited."""
+    config = tiny_config("glm4_moe")
+    config.n_group = config.topk_group = 1
+    model = randomise(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
+    loaded = LoadedModel(model, tokenizer(), name="one-group")
+    assert loaded.routers[0].spec.n_groups == 1
+    layer = loaded.routers[-1].spec.layer
+    with steer(loaded, plan_of(loaded, Intervention("force", layer, (6,)), Intervention("ban", layer, (0, 1)))):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    np.testing.assert_array_equal(captured.selections[:, -1, 6], captured.tokens)
+    assert captured.selections[:, -1, :2].sum() == 0
+
+
+def test_a_product_by_mm_is_edited_too():
+    """Kolibri takes another road to its logits on a GPU: a matrix product of the transposed weight."""
+    loaded = tiny("kolibri1")
+    router = loaded.routers[-1]
+    module, plan = router.module, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))
+
+    def on_a_gpu(hidden):
+        logits = torch.mm(hidden.reshape(-1, 32), module.weight.t())
+        ids = torch.topk(logits + module.e_score_correction_bias, 2, dim=-1)[1]
+        weights = logits.gather(1, ids).sigmoid()
+        return logits, weights / weights.sum(-1, keepdim=True), ids
+
+    with steer(loaded, plan):
+        _, expected = observe(loaded)
+        module.forward = on_a_gpu
+        _, found = observe(loaded)
+    torch.testing.assert_close(found[router.spec.layer], expected[router.spec.layer])
 
 
 def test_effect_is_measured_and_required():

@@ -34,6 +34,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 Scoring: TypeAlias = Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid", "sparsemixer"]
 
+_SMALLEST_SUM = np.float32(1e-20)  # of weights that are divided by it, as families have it: no score may be left
 _CHOOSE_ON_LOGITS = ("topk_softmax", "topk_sigmoid", "sparsemixer")
 
 
@@ -198,7 +199,7 @@ def combine_weights(
         scores = _scores(logits, "sigmoid" if spec.scoring == "topk_sigmoid" else spec.scoring)
         weights = np.take_along_axis(scores, expert_ids, axis=1)
         if spec.renormalise:
-            weights = weights / weights.sum(axis=1, keepdims=True)
+            weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), _SMALLEST_SUM)
     if expert_scale is not None:
         weights = weights * np.asarray(expert_scale, dtype=np.float32)[expert_ids]
     return np.asarray(weights * np.float32(spec.scaling), dtype=np.float32)
