@@ -6,7 +6,13 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all check format docs bench clean
+# What every model family must pass, and the lowest version of transformers that must pass it.
+SUITES := tests/test_capture.py tests/test_steer.py tests/test_generate.py
+LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/backends/families.py)
+LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
+PROVEN := src/isogloss/backends/proven.json
+
+.PHONY: demo test test-all test-lowest check format prove docs bench clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -16,6 +22,9 @@ test: $(VENV)/dev
 
 test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -q
+
+test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
+	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check src tests bench docs
@@ -27,6 +36,11 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff format src tests bench docs
 	$(BIN)/ruff check --fix src tests bench docs
+
+prove: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
+	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) --prove $(PROVEN)
+	$(BIN)/python -m pytest -q $(SUITES) --prove $(PROVEN)
+	$(BIN)/python docs/write.py families
 
 docs: $(VENV)/run
 	$(BIN)/python docs/write.py
@@ -47,3 +61,7 @@ $(VENV)/run: pyproject.toml constraints.txt
 $(VENV)/dev: $(VENV)/run
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	touch $@
+
+$(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run
+	rm -rf $(VENV)/lowest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/lowest transformers==$(LOWEST)

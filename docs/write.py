@@ -1,4 +1,7 @@
-"""Writes what the documents quote from commands: the demo's output in README.md. Run by `make docs`."""
+"""Writes what the documents quote: the demo's output, and which model families were proven. Run by `make docs`.
+
+``python docs/write.py families`` leaves the demo out, which takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
+from isogloss.backends.support import Proof, Support, proofs, supported_models
+
 README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"(<!-- demo:.*?-->\n).*?(<!-- end of demo -->)", re.DOTALL)
+FAMILIES = Path(__file__).parent / "families.md"
+
+INTRODUCTION = """\
+Written by `make docs` from what `make prove` recorded; `isogloss models --json` has the same.
+
+A family is proven on a version of transformers when a tiny model of the library's own class, with random weights,
+passes every check below. A checkpoint of yours is proven before every capture, and by `isogloss doctor`.
+
+"Chooses by" names the scoring. `bias`: added to the scores for the choice only. `groups`: only experts of the best
+groups can be chosen. `by configuration`: one of the scorings, as the checkpoint says."""
 
 
 def demo_output() -> str:
@@ -26,11 +41,91 @@ def quoted(text: str) -> str:
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+def with_block(readme: str, name: str, block: str) -> str:
+    """Replace what lies between a block's two markers."""
+    found = re.compile(rf"(<!-- {name}:.*?-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    return found.sub(lambda markers: markers[1] + block + markers[2], readme)
+
+
+def families_block() -> str:
+    """Return README.md's overview: model types by how their routers choose, and those that are refused."""
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    refused = []
+    for support in supported_models():
+        if support.status == "refused":
+            refused.append(f"{support.model_type} ({support.reason})")
+        elif support.model_type == support.text_model_type:
+            scoring, *others = support.choice.split(" + ")
+            groups[scoring][f"with {' and '.join(others)}: " if others else ""].append(support.model_type)
+    lines = ["| Experts are chosen by | Model types |", "|---|---|"]
+    for scoring, kinds in sorted(groups.items()):
+        names = "; ".join(extra + ", ".join(found) for extra, found in sorted(kinds.items()))
+        lines.append(f"| {scoring if ' ' in scoring else f'`{scoring}`'} | {names} |")
+    return "\n".join([*lines, f"| *refused* | {'; '.join(refused)} |", ""])
+
+
+def families_page() -> str:
+    """Return docs/families.md."""
+    supports = supported_models()
+    rows = [support for support in supports if support.model_type == support.text_model_type]
+    composites = {support.text_model_type: support.model_type for support in supports if support not in rows}
+    parts = [
+        "# Model families",
+        INTRODUCTION,
+        _table(
+            ("Model type", "For example", "Router", "Chooses by", "Proven on transformers", "Note"),
+            [_family(row, composites.get(row.model_type)) for row in rows if row.status != "refused"],
+        ),
+        "## Refused",
+        _table(("Model type", "Reason"), [(f"`{row.model_type}`", row.reason or "") for row in rows if row.reason]),
+        "## What was checked",
+        _checked(proofs()),
+        "## What does not apply",
+        _table(("Check", "Model types", "Reason"), _not_applicable(supports)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _family(row: Support, composite: str | None) -> tuple[str, ...]:
+    names = f"`{row.model_type}`" + (f", inside `{composite}`" if composite else "")
+    proven = ", ".join(row.transformers) or row.status
+    return names, row.example or "", f"`{row.router_class}`", f"`{row.choice}`", proven, row.note
+
+
+def _checked(shown: dict[str, Proof]) -> str:
+    """List the checks once: a test demands that they are the same on every version."""
+    on = [
+        f"transformers {version} with torch {proof.torch} and Python {proof.python}" for version, proof in shown.items()
+    ]
+    lines = [f"On {', and '.join(on)}:", ""]
+    for check, axes in next(iter(shown.values())).checks.items():
+        values = "; ".join(f"{axis.replace('_', ' ')}: {', '.join(found)}" for axis, found in axes.items())
+        lines.append(f"* {check.replace('_', ' ')}" + (f" ({values})" if values else ""))
+    return "\n".join(lines)
+
+
+def _not_applicable(supports: tuple[Support, ...]) -> list[tuple[str, ...]]:
+    """List skipped checks with the model types that share the reason."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for support in supports:
+        for proof in support.proof.values():
+            for case, reason in proof.skipped.items():
+                general = re.sub(r"\w+ForCausalLM", "the class", reason).replace(support.model_type, "the family")
+                found[case.replace("_", " "), general].add(support.model_type)
+    return [(case, ", ".join(sorted(names)), reason) for (case, reason), names in sorted(found.items())]
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ("---",) * len(columns), *rows))
+
+
 def main() -> None:
-    """Rewrite the block."""
-    block = quoted(demo_output())
-    readme = README.read_text(encoding="utf-8")
-    README.write_text(BLOCK.sub(lambda found: found[1] + block + found[2], readme), encoding="utf-8")
+    """Rewrite the blocks of README.md, and docs/families.md."""
+    readme = with_block(README.read_text(encoding="utf-8"), "families", families_block())
+    FAMILIES.write_text(families_page(), encoding="utf-8")
+    if sys.argv[1:] != ["families"]:
+        readme = with_block(readme, "demo", quoted(demo_output()))
+    README.write_text(readme, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from prove_plugin import pytest_addoption, pytest_configure
+
+__all__ = ["pytest_addoption", "pytest_configure", "shared_data"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isogloss import routing
-from isogloss.backends.huggingface import CaptureOptions, capture, prove_routers
+from isogloss.backends.huggingface import CaptureOptions, capture, prove, prove_routers
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import CorpusError, ModelError
 from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
@@ -32,6 +32,18 @@ def test_reference_router_agrees_with_the_library(family, dtype):
     """The reference router, fed the library's logits, chooses the library's experts with its weights."""
     loaded = tiny(family, dtype=dtype)
     prove_routers(loaded, TEXTS[1])
+
+
+def test_sparsemixer_is_proven_in_16_bits():
+    """It masks logits beyond a distance that the library computes in 16 bits; here one lies at the very edge."""
+    loaded = tiny("phimoe", dtype=torch.bfloat16, seed=5)
+    prove_routers(loaded, " ".join(TEXTS[2:5]))
+    prove._EDGE[torch.bfloat16], edge = 0.0, prove._EDGE[torch.bfloat16]
+    try:
+        with pytest.raises(ModelError, match="layer 2 chooses otherwise"):
+            prove_routers(loaded, " ".join(TEXTS[2:5]))
+    finally:
+        prove._EDGE[torch.bfloat16] = edge
 
 
 @pytest.mark.parametrize("family", FAMILIES)

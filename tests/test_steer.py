@@ -259,6 +259,8 @@ def test_one_group_of_all_experts_is_no_second_choice():
 
 def test_a_product_by_mm_is_edited_too():
     """Kolibri takes another road to its logits on a GPU: a matrix product of the transposed weight."""
+    if "kolibri1" not in FAMILIES:
+        pytest.skip("this version of transformers has no kolibri1")
     loaded = tiny("kolibri1")
     router = loaded.routers[-1]
     module, plan = router.module, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))

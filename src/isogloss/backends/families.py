@@ -65,6 +65,8 @@ class Family:
     note: str = ""
 
 
+_TEXT_PART = "the whole multimodal checkpoint does not load as a causal language model, only its text part does"
+_STAYS = "its layers cannot be offloaded"
 _BIAS = "e_score_correction_bias"
 _softmax = partial(Family, scoring="softmax")
 _topk_softmax = partial(Family, scoring="topk_softmax", renormalise=True)
@@ -81,19 +83,21 @@ _ROWS = (
         renormalise=True,
         selection_bias="expert_bias",
     ),
-    _topk_softmax("aria_text", "AriaTextTopKRouter", "rhymes-ai/Aria", path="mlp.router", since="5.21.0"),
+    _topk_softmax(
+        "aria_text", "AriaTextTopKRouter", "rhymes-ai/Aria", path="mlp.router", since="5.21.0", note=_TEXT_PART
+    ),
     _grouped("axk1", "AXK1TopkRouter", "skt/A.X-K1"),
     _grouped("axk2", "AXK2TopkRouter", "skt/A.X-K2", others_score_zero=True),
     _grouped("bailing_hybrid", "BailingHybridTopkRouter", "inclusionAI/Ling-3.0-Flash"),
     _grouped("beam", "BeamTopKRouter", "reflection/Beam-1.0-501B-A23B"),
-    Family("cohere2_moe", "Cohere2MoeTopKRouter", "CohereLabs/command-a-plus-05-2026", scoring=None, path="mlp.gate"),
+    Family("cohere2_moe", "Cohere2MoeTopKRouter", "CohereLabs/command-a-plus-05-2026", scoring=None),
     _softmax(
         "dbrx",
         "DbrxRouter",
         "transformers-community/dbrx-instruct",
         path="ffn.router",
         returns="logits",
-        note="the router returns logits only; the choice is read where the experts receive it",
+        note=f"the router returns logits only; the choice is read where the experts receive it; {_STAYS}",
     ),
     _softmax(
         "deepseek_v2",
@@ -111,6 +115,7 @@ _ROWS = (
         "deepseek-ai/DeepSeek-V4-Flash-Base",
         scoring=None,
         renormalise=True,
+        since="5.20.0",
         left_padding=False,
         note="layers that route by a hash of the token are not routed by logits and are left out",
     ),
@@ -155,7 +160,12 @@ _ROWS = (
     _sigmoid("hy_v3", "HYV3TopKRouter", "tencent/Hy3-preview", renormalise=True),
     _grouped("hy_v4", "HYV4TopkRouter", "tencent/Hy4-preview"),
     _sigmoid(
-        "inkling2_text", "Inkling2TopKRouter", "thinkingmachines/Inkling-2-Small-MXFP8", scoring=None, renormalise=True
+        "inkling2_text",
+        "Inkling2TopKRouter",
+        "thinkingmachines/Inkling-2-Small-MXFP8",
+        scoring=None,
+        renormalise=True,
+        note=_TEXT_PART,
     ),
     _sigmoid(
         "inkling_text",
@@ -164,7 +174,8 @@ _ROWS = (
         renormalise=True,
         returns="shared",
         n_extra="n_shared_experts",
-        note="weights are those among the routed experts; shared experts take part in the router's own normalisation",
+        since="5.23.0",
+        note=f"weights are those among the routed experts, which share the router's sum with shared ones; {_TEXT_PART}",
     ),
     _softmax(
         "jamba", "JambaTopKRouter", "ai21labs/Jamba-v0.1", path="feed_forward.router", renormalise=False, since="5.21.0"
@@ -176,7 +187,7 @@ _ROWS = (
         path="mlp.router",
         returns="sorted",
         other_routers=("self_attention.experts.router",),
-        note="attention has experts of its own, whose routing is neither captured nor steered",
+        note=f"attention has experts of its own, whose routing is neither captured nor steered; {_STAYS}",
     ),
     _grouped("kimi_linear", "KimiLinearTopkRouter", "moonshotai/Kimi-Linear-48B-A3B-Instruct"),
     _sigmoid("kolibri1", "Kolibri1TopKRouter", "Aleph-Alpha/Kolibri-1", scoring="topk_sigmoid"),
@@ -200,14 +211,19 @@ _ROWS = (
         path="mlp.router",
         renormalise=False,
         selection_bias=_BIAS,
-        note="the last classes stand for no computation and count as experts",
+        note=f"the last classes stand for no computation and count as experts; {_STAYS}",
     ),
     _softmax("mellum", "MellumTopKRouter", "JetBrains/Mellum2-12B-A2.5B-Base"),
     _grouped("mimo_v2_flash", "MiMoV2FlashTopkRouter", "XiaomiMiMo/MiMo-V2-Flash"),
     _softmax("minimax", "MiniMaxTopKRouter", "MiniMaxAI/MiniMax-Text-01-hf", renormalise=True),
     _sigmoid("minimax_m2", "MiniMaxM2TopKRouter", "MiniMaxAI/MiniMax-M2", renormalise=True),
     _sigmoid(
-        "minimax_m3_vl_text", "MiniMaxM3VLTopKRouter", "MiniMaxAI/MiniMax-M3", renormalise=True, left_padding=False
+        "minimax_m3_vl_text",
+        "MiniMaxM3VLTopKRouter",
+        "MiniMaxAI/MiniMax-M3",
+        renormalise=True,
+        left_padding=False,
+        note=_TEXT_PART,
     ),
     _softmax("mixtral", "MixtralTopKRouter", "mistralai/Mixtral-8x7B-v0.1", renormalise=True),
     _grouped("nemotron_h", "NemotronHTopkRouter", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", path="mixer.gate"),

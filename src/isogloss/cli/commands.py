@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.cli import output
-from isogloss.cli.options import Subparsers, add_expert_options, add_json, add_output, add_pivot, codes
+from isogloss.cli.options import Subparsers, add_expert_options, add_json, add_loading, add_output, add_pivot, codes
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
@@ -69,8 +69,7 @@ def register_capture(subparsers: Subparsers) -> None:
     parser.add_argument("--tokens", choices=("content", "all"), default="content", help="count special tokens or not")
     parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens per forward")
     parser.add_argument("--seed", type=int, default=0, help="of the tokens sampled for consistency")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument("--device", help="such as cuda:0")
+    add_loading(parser)
     parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="capture under a plan")
     add_output(parser, "folder of the Run; a stopped capture goes on")
     add_json(parser)
@@ -86,7 +85,7 @@ def _capture(options: argparse.Namespace) -> None:
     plan = read_plan(options.plan) if options.plan else None
     corpus = open_corpus(options.corpus, languages=options.languages, split=options.split, n_items=options.items)
     counted = CaptureOptions(options.tokens, options.batch_tokens, seed=options.seed)
-    loaded = open_model(options.model, dtype=options.dtype, device=options.device)
+    loaded = open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
     output.show_run(capture_corpus(loaded, corpus, options.output, CaptureRequest(counted, plan)), as_json=options.json)
 
 
@@ -211,8 +210,7 @@ def register_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the task")
     parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
     parser.add_argument("--controls", type=int, default=1, metavar="N", help="random plans to compare with")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument("--device", help="such as cuda:0")
+    add_loading(parser)
     add_output(parser, "folder of the evaluation; a stopped one goes on")
     add_json(parser)
     parser.set_defaults(command=_evaluate)
@@ -226,7 +224,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     plan = read_plan(options.plan)
     task = load_task(options.task, languages=options.languages, n_items=options.items)
-    loaded = open_model(options.model, dtype=options.dtype, device=options.device)
+    loaded = open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
     summary = evaluate_plan(loaded, task, plan, n_controls=options.controls, out=options.output)
     output.show_evaluation(summary, as_json=options.json)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from isogloss import __version__
 from isogloss.cli import commands
+from isogloss.cli.doctor import register_doctor
+from isogloss.cli.models import register_models
 from isogloss.cli.options import Subparsers
 from isogloss.errors import IsoglossError
 
@@ -28,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     for register in (
         commands.register_demo,
         commands.register_study,
+        register_doctor,
         commands.register_capture,
         commands.register_import,
         commands.register_merge,
@@ -37,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.register_evaluate,
         commands.register_report,
         commands.register_organism,
+        register_models,
     ):
         register(subparsers)
     return parser
@@ -54,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     # Read when torch starts: waiting threads that spin make a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    code = None
     try:
-        options.command(options)
+        code = options.command(options)  # None, or what a check found
     except IsoglossError as error:
         sys.stderr.write(f"isogloss: {error}\n")
         return _WRONG_USE
@@ -64,4 +69,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
-    return 0
+    return code or 0

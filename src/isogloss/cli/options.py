@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["Subparsers", "add_expert_options", "add_json", "add_output", "add_pivot", "codes", "layer_range"]
+__all__ = [
+    "Subparsers",
+    "add_expert_options",
+    "add_json",
+    "add_loading",
+    "add_output",
+    "add_pivot",
+    "codes",
+    "layer_range",
+]
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
@@ -33,6 +42,19 @@ def layer_range(text: str) -> tuple[int, int]:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add how a model is loaded: ``--dtype``, ``--device``, ``--dequantize``."""
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument(
+        "--device", help="such as cuda:0; 'auto' spreads the model over all GPUs, memory and disk (isogloss[multi-gpu])"
+    )
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="load quantised weights as floating point, so that no kernel hides them",
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isogloss.backends.huggingface import LoadedModel
+from isogloss.backends.huggingface import LoadedModel, prove_routers
 from isogloss.evaluation.run import PLAN, evaluate
 from isogloss.evaluation.tasks import Task
 from isogloss.steering import Plan, random_control
@@ -26,7 +26,11 @@ def evaluate_plan(loaded: LoadedModel, task: Task, plan: Plan, *, n_controls: in
 
     Returns:
         As `isogloss.evaluation.run.evaluate`.
+
+    Raises:
+        ModelError: the routers do not do what the family's row says.
     """
+    prove_routers(loaded, next(iter(task.items.values()))[0].prompt)
     controls = {f"random-{seed}": random_control(plan, seed=seed) for seed in range(n_controls)}
     arms = {PLAN: plan, **controls}
     total = (len(arms) + 1) * sum(map(len, task.items.values()))

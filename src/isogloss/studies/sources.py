@@ -18,14 +18,14 @@ __all__ = ["open_corpus", "open_model"]
 _PROBLEMS = f"{ORGANISM}:problems"
 
 
-def open_model(name: str, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
-    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss.
+def open_model(name: str, *, dtype: str = "auto", device: str | None = None, dequantize: bool = False) -> LoadedModel:
+    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss; options as `load_model` takes them.
 
     The organism sets torch to one thread for the whole process: its products are too small to share. Waiting threads
     that sleep make them slower, and threads that spin stall on a busy machine.
     """
     if name != ORGANISM:
-        return load_model(name, dtype=dtype, device=device)
+        return load_model(name, dtype=dtype, device=device, dequantize=dequantize)
     torch.set_num_threads(1)
     # Stored in bfloat16 for size; float32 is faster on a processor and costs nothing at this size.
     loaded = load_model(str(model_folder()), dtype="float32" if dtype == "auto" else dtype, device=device)

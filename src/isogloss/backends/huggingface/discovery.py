@@ -8,7 +8,6 @@ agree; where it does not, the model is refused, since one of the two is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import __version__ as transformers_version
 from transformers.utils.output_capturing import OutputRecorder
 
 from isogloss.backends.families import FAMILIES, REFUSED, Family
+from isogloss.backends.huggingface.devices import fetched
 from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec
 
@@ -59,7 +59,7 @@ class Router:
 
     def weight(self) -> torch.Tensor:
         """Return the router's weight ``[n_experts (+ n_extra), hidden]``, fetched where it is offloaded."""
-        with _on_device(self._owner(self.weight_name)):
+        with fetched(self._owner(self.weight_name)):
             return self.module.get_parameter(self.weight_name).detach().clone()
 
     def selection_bias(self) -> npt.NDArray[np.float32] | None:
@@ -74,7 +74,7 @@ class Router:
 
     def _vector(self, name: str) -> npt.NDArray[np.float32]:
         holder = self.module if _tensor(self.module, name) is not None else self.block
-        with _on_device(self._owner(name)):
+        with fetched(self._owner(name)):
             found = _tensor(holder, name)
             assert found is not None  # noqa: S101 - `find_routers` saw it
             return found.detach().float().reshape(-1).cpu().numpy()
@@ -189,7 +189,8 @@ def _weight_name(module: torch.nn.Module, family: Family) -> str:
         name = family.weight
     else:
         raise _disagreement(family, f"the router's matrices are {matrices}", family.weight or "one matrix")
-    if not module.get_parameter(name).is_floating_point():
+    weight = module.get_parameter(name)
+    if not weight.is_floating_point() or weight.itemsize == 1:  # float8 is stored with scales apart
         raise ModelError(
             f"the router's {name} is quantised; expected floating point, which alone can be read and steered: leave "
             "routers out of the quantisation (llm_int8_skip_modules of bitsandbytes, modules_to_not_convert elsewhere)"
@@ -267,13 +268,3 @@ def _tensors(module: torch.nn.Module, *, recurse: bool) -> Iterator[tuple[str, t
 
 def _tensor(module: torch.nn.Module, name: str) -> torch.Tensor | None:
     return dict(_tensors(module, recurse=True)).get(name)
-
-
-def _on_device(module: torch.nn.Module) -> AbstractContextManager[None]:
-    """Bring the tensors of a module that accelerate has offloaded to where they can be read."""
-    if not hasattr(module, "_hf_hook"):
-        return nullcontext()
-    from accelerate.utils import align_module_device  # noqa: PLC0415 - there whenever something is offloaded
-
-    context: AbstractContextManager[None] = align_module_device(module)
-    return context

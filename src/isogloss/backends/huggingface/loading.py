@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
 from isogloss.backends.huggingface.discovery import family_of, find_routers
+from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
 from isogloss.errors import ModelError
 from isogloss.routing import Fingerprint
 
@@ -57,10 +59,8 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where input ids go: that of the embeddings, or where they are brought to from an offload."""
-        embeddings: Any = self.model.get_input_embeddings()
-        hook = getattr(embeddings, "_hf_hook", None)
-        return torch.device(embeddings.weight.device if hook is None else hook.execution_device)
+        """Where input ids go."""
+        return input_device(self.model)
 
     @property
     def revision(self) -> str | None:
@@ -84,35 +84,73 @@ class LoadedModel:
         return Fingerprint(model_type, layers, first.n_experts, first.top_k, digest.hexdigest())
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
+def load_model(
+    name: str, *, dtype: str = "auto", device: Device | None = None, dequantize: bool = False
+) -> LoadedModel:
     """Load a checkpoint from a folder or the hub.
 
     Args:
         name: hub id or local folder.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        device: such as ``cpu`` or ``cuda:0``; by default a GPU where there is one.
+        device: such as ``cpu`` or ``cuda:0``; by default a GPU where there is one. ``auto`` spreads the model over all
+            GPUs, then memory, then disk (below the folder for temporary files); a mapping places modules by name.
+        dequantize: turn quantised weights into floating point; weights that are stored so already stay as they are.
 
     Raises:
-        ModelError: the checkpoint cannot be found or read, or is no supported Mixture-of-Experts model.
+        ModelError: the checkpoint cannot be found, read, placed or dequantised, or is no supported Mixture-of-Experts
+            model.
     """
-    found: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model = _load(name, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"), dequantize=dequantize)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         where = "the folder exists" if Path(name).exists() else "no such folder, and the hub did not give it"
         raise ModelError(
-            f"cannot load model {name!r} ({where}): {str(error).splitlines()[0]}; "
+            f"cannot load model {name!r} ({where}): {str(error).strip().splitlines()[0]}; "
             "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
         ) from error
-    model, report = found
-    if missing := sorted(report["missing_keys"]):
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return LoadedModel(model, tokenizer, name=Path(name).resolve().name if Path(name).is_dir() else name)
+
+
+def _load(name: str, dtype: str, device: Device, *, dequantize: bool) -> PreTrainedModel:
+    """Load the weights, all of them, to where they shall be."""
+    stored = quantisation_of(AutoConfig.from_pretrained(name))
+    options: dict[str, Any] = {"dtype": dtype}
+    if stored and dequantize:
+        options["quantization_config"] = dequantizing(stored)
+    elif stored and isinstance(device, str) and device != AUTO:
+        device = {"": device}  # quantised weights are made on their device and cannot be moved afterwards
+    if isinstance(device, str) and device != AUTO:
+        return _move(_read(name, options), device)
+    require_accelerate(f"loading {name!r} quantised" if stored else f"device {device!r}")
+    with offload_folder() as (folder, keep_with):
+        options |= {"device_map": device if isinstance(device, str) else dict(device), "offload_folder": folder}
+        model = _read(name, options)
+        keep_with(model)
+    return model
+
+
+def _read(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    found: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    model: PreTrainedModel = found[0]
+    if missing := sorted(found[1]["missing_keys"]):
         raise ModelError(
             f"model {name!r} lacks {len(missing)} weights, {missing[0]} first; transformers would draw them at random: "
             "fetch the checkpoint again"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return LoadedModel(model, tokenizer, name=Path(name).resolve().name if Path(name).is_dir() else name)
+    return model
+
+
+def _move(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    module: torch.nn.Module = model
+    try:
+        module.to(torch.device(device))
+    except (AssertionError, RuntimeError) as error:
+        raise ModelError(
+            f"the model cannot be put on {device!r}: {str(error).strip().splitlines()[0]}; expected a device with room "
+            "for it, such as cpu or cuda:0, or 'auto' to spread it over all"
+        ) from error
+    return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,34 @@ from isogloss.backends.huggingface.watch import require_one_call_each, watch_rou
 from isogloss.errors import ModelError
 from isogloss.routing import choice_scores, combine_weights
 
-__all__ = ["prove_routers"]
+__all__ = ["TOLERANCE", "Proof", "prove_routers", "relative_difference"]
 
 _PROBE_TOKENS = 64
-# Scores and weights of one token may differ by what rounding to the model's dtype changes.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""By dtype of the model: scores and weights of one token may differ by what rounding to it changes."""
+
+
+# SparseMixer leaves out logits beyond a distance that the library computes in the model's dtype: three roundings.
+_EDGE = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the proof of one text found.
+
+    Attributes:
+        n_tokens: of the text, that were run.
+        deviation: largest difference of any layer from the reference router, at most the dtype's `TOLERANCE`.
+        n_handed: routed layers whose experts are handed a choice, which is then the router's.
+    """
+
+    n_tokens: int
+    deviation: float
+    n_handed: int
 
 
 @torch.inference_mode()
-def prove_routers(loaded: LoadedModel, text: str) -> None:
+def prove_routers(loaded: LoadedModel, text: str) -> Proof:
     """Show on one text that every router runs once, chooses as its family's row says, and that experts get its choice.
 
     Three things must agree in every layer: the choice and weights that the router reports, the reference router on the
@@ -35,6 +55,9 @@ def prove_routers(loaded: LoadedModel, text: str) -> None:
         loaded: the model, unsteered.
         text: its first tokens are run through the decoder stack.
 
+    Returns:
+        How closely they agreed.
+
     Raises:
         ModelError: a router was not called, or two of the answers differ; nothing captured could be trusted.
     """
@@ -43,10 +66,12 @@ def prove_routers(loaded: LoadedModel, text: str) -> None:
     with watch_routers(loaded, outputs.__setitem__) as calls, _watch_experts(loaded) as handed:
         loaded.decoder(input_ids=ids, use_cache=False)
     require_one_call_each(loaded, calls, n_forwards=1)
+    largest, tolerance = 0.0, TOLERANCE[loaded.model.dtype]
     for index, router in enumerate(loaded.routers):
         _require_shapes(router, outputs[index])
-        tolerance = _TOLERANCE[loaded.model.dtype]
-        if (found := _deviation(router, outputs[index])) > tolerance:
+        found = _deviation(router, outputs[index], _EDGE[loaded.model.dtype])
+        largest = max(largest, found)
+        if found > tolerance:
             raise ModelError(
                 f"the router of layer {router.spec.layer} chooses otherwise than the reference router for "
                 f"{loaded.family.model_type} (by {found:.2g}; expected at most {tolerance:g}); "
@@ -57,6 +82,7 @@ def prove_routers(loaded: LoadedModel, text: str) -> None:
                 f"the experts of layer {router.spec.layer} are handed another choice than the router reports; "
                 "what is captured there would not be what the model computes"
             )
+    return Proof(ids.shape[1], largest, len(handed))
 
 
 def _require_shapes(router: Router, output: RouterOutput) -> None:
@@ -70,7 +96,7 @@ def _require_shapes(router: Router, output: RouterOutput) -> None:
         )
 
 
-def _deviation(router: Router, output: RouterOutput) -> float:
+def _deviation(router: Router, output: RouterOutput, edge: float) -> float:
     """Largest difference from the reference: of a chosen score from the best ones possible, or of a weight.
 
     Where scores tie, as they do in 16 bits, any of the tied experts is right.
@@ -83,13 +109,21 @@ def _deviation(router: Router, output: RouterOutput) -> float:
     ids = np.take_along_axis(ids, order, axis=1)
     if len(np.unique(ids + np.arange(len(ids))[:, None] * router.spec.n_experts)) < ids.size:
         return float("inf")  # an expert chosen twice
-    expected = combine_weights(logits.float().numpy(), ids, router.spec, router.expert_scale())
     found = np.take_along_axis(weights.float().numpy(), order, axis=1)
+    bounds = [_expected_weights(router, logits.float().numpy(), ids, 1 + side * edge) for side in (1, -1)]
     chosen = np.take_along_axis(scores, ids, axis=1)
-    return max(_relative(chosen, best), _relative(found, expected))
+    return max(relative_difference(chosen, best), relative_difference(found, np.clip(found, *bounds)))
 
 
-def _relative(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def _expected_weights(
+    router: Router, logits: npt.NDArray[Any], ids: npt.NDArray[Any], reach: float
+) -> npt.NDArray[np.floating[Any]]:
+    """Weigh the choice with SparseMixer's distance times ``reach``: the further it reaches, the smaller the weights."""
+    spec = replace(router.spec, jitter=router.spec.jitter * reach)
+    return combine_weights(logits, ids, spec, router.expert_scale())
+
+
+def relative_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """Largest difference, relative where the expected value is above 1."""
     difference = np.zeros(found.shape)
     np.subtract(found, expected, where=found != expected, out=difference)  # infinities may be equal

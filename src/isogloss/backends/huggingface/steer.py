@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.outputs import RouterOutput
-from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.huggingface.watch import bypassed, require_one_call_each, watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import LayerEdit, Plan, apply_choice, apply_edit, check_plan, compile_layer
 
@@ -36,6 +36,7 @@ class _EditRouter(TorchFunctionMode):
         super().__init__()
         self.router, self.edit = router, edit
         self.device: torch.device | None = None
+        self.active = False
         self.dtype = torch.float32
         self.n_dims = 0
         self.calls = self.edits = self.choices = 0
@@ -86,9 +87,12 @@ class _EditRouter(TorchFunctionMode):
 
         def begin(*_: object) -> None:
             self.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self.active = True
 
         def end(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401 - torch's signature
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
+            if self.active:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
+                self.active = False
             self.calls += output is not None  # None where the forward raised
             return tuple(part.to(self.dtype) for part in output) if returns == "dense" and output is not None else None
 
@@ -100,6 +104,19 @@ class _EditRouter(TorchFunctionMode):
             experts: Any = self.router.block.experts
             handles.append(experts.register_forward_pre_hook(_cast_weights))
         return handles
+
+    def begin_forward(self, *_: object) -> None:
+        """Count anew: the decoder stack begins a forward."""
+        self.calls = self.edits = self.choices = 0
+
+    def end_forward(self, *_: object) -> None:
+        """Fail loudly where the decoder stack has ended a forward in which the router did not run, or was not edited.
+
+        At once, and not when the plan is left: until then unsteered answers could be taken for steered ones, and kept.
+        """
+        if not self.calls:
+            raise bypassed(self.router, 0, n_forwards=1)
+        self.require_done()
 
     def require_done(self) -> None:
         """Fail loudly where the router ran without being edited, once each time."""
@@ -129,7 +146,8 @@ def steer(loaded: LoadedModel, plan: Plan) -> Iterator[None]:
 
     Raises:
         PlanError: the plan was made for another model.
-        ModelError: a router ran without its logits being edited.
+        ModelError: a forward of the decoder stack ended in which a router of the plan did not run, or ran without its
+            logits being edited.
     """
     check_plan(plan, loaded.fingerprint())
     edited = {intervention.layer for intervention in plan.interventions}
@@ -139,6 +157,8 @@ def steer(loaded: LoadedModel, plan: Plan) -> Iterator[None]:
         if router.spec.layer in edited
     ]
     handles = [handle for mode in modes for handle in mode.attach()]
+    handles += [loaded.decoder.register_forward_pre_hook(mode.begin_forward) for mode in modes]
+    handles += [loaded.decoder.register_forward_hook(mode.end_forward) for mode in modes]
     try:
         yield
     finally:
@@ -196,8 +216,9 @@ def _choices(loaded: LoadedModel, texts: Sequence[str]) -> list[torch.Tensor]:
     def keep(index: int, output: RouterOutput) -> None:
         seen[index].append(output.expert_ids.sort(-1).values)
 
-    with watch_routers(loaded, keep):
+    with watch_routers(loaded, keep) as calls:
         for text in texts:
             ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"].to(loaded.device)
             loaded.decoder(input_ids=ids, use_cache=False)
+    require_one_call_each(loaded, calls, n_forwards=len(texts))
     return [torch.cat(parts) for parts in seen]

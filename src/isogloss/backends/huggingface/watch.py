@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from isogloss.backends.huggingface.devices import refuse_unfetched
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.outputs import READERS, RouterOutput
 from isogloss.errors import ModelError
 
-__all__ = ["OnRouter", "require_one_call_each", "watch_routers"]
+__all__ = ["OnRouter", "bypassed", "require_one_call_each", "watch_routers"]
 
 OnRouter = Callable[[int, RouterOutput], None]
 
@@ -28,7 +29,11 @@ def watch_routers(loaded: LoadedModel, on_router: OnRouter) -> Iterator[list[int
 
     Yields:
         How often each router has run so far.
+
+    Raises:
+        ModelError: a part of the model is in training mode, or computes with a weight that is offloaded.
     """
+    _require_evaluation_mode(loaded)
     calls = [0] * len(loaded.routers)
 
     def told(index: int, output: RouterOutput) -> None:
@@ -37,10 +42,21 @@ def watch_routers(loaded: LoadedModel, on_router: OnRouter) -> Iterator[list[int
 
     handles = [handle for index, router in enumerate(loaded.routers) for handle in _listen(router, index, told)]
     try:
-        yield calls
+        with refuse_unfetched(loaded.model):
+            yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _require_evaluation_mode(loaded: LoadedModel) -> None:
+    """Dropout and jitter draw at random: what is seen in training mode is no property of the model."""
+    name = next((name for name, module in loaded.model.named_modules() if module.training), None)
+    if name is not None:
+        raise ModelError(
+            f"{name or 'the model'} is in training mode, in which jitter and dropout change routing at random; "
+            "expected evaluation mode: call model.eval()"
+        )
 
 
 def _listen(router: Router, index: int, told: OnRouter) -> list[torch.utils.hooks.RemovableHandle]:
@@ -77,8 +93,13 @@ def require_one_call_each(loaded: LoadedModel, calls: Sequence[int], *, n_forwar
     """
     for router, n in zip(loaded.routers, calls, strict=True):
         if n != n_forwards:
-            raise ModelError(
-                f"the router of layer {router.spec.layer} ran {n} times in {n_forwards} forwards; "
-                "another implementation bypasses the module, so nothing can be captured or steered there: load the "
-                "model without fused or quantised expert kernels (--dequantize for MXFP4 checkpoints)"
-            )
+            raise bypassed(router, n, n_forwards=n_forwards)
+
+
+def bypassed(router: Router, n: int, *, n_forwards: int) -> ModelError:
+    """Say that a router ran ``n`` times in ``n_forwards`` forwards, and the way out."""
+    return ModelError(
+        f"the router of layer {router.spec.layer} ran {n} times in {n_forwards} forwards; "
+        "another implementation bypasses the module, so nothing can be captured or steered there: load the "
+        "model without fused or quantised expert kernels (--dequantize for MXFP4 checkpoints)"
+    )

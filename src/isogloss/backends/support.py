@@ -1,0 +1,172 @@
+"""Which model types are supported, and what was proven for each on which version of transformers.
+
+The rows are `isogloss.backends.families`; the proofs are ``proven.json`` beside this file, which ``make prove`` writes
+from the family suites. Reading them needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, TypeAlias
+
+from isogloss.backends.families import FAMILIES, REFUSED, Family
+from isogloss.steering import KINDS, Kind
+
+__all__ = ["Proof", "Status", "Support", "proofs", "supported_models"]
+
+Status: TypeAlias = Literal["proven", "refused", "unproven"]
+"""``unproven`` is a row that no version has passed the suites with; no release has one."""
+
+_RECORD = "proven.json"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one run of the family suites showed, for one family or for all.
+
+    Attributes:
+        torch: version.
+        python: version.
+        checks: tests that passed, each with its parameters and all their values, in every combination.
+        skipped: the combinations that do not apply to the family, such as ``padding_side_changes_no_choice[left]``,
+            with the reason.
+    """
+
+    torch: str
+    python: str
+    checks: Mapping[str, Mapping[str, tuple[str, ...]]]
+    skipped: Mapping[str, str]
+
+    def values(self, axis: str) -> frozenset[str]:
+        """Return the values of a parameter that every check which has it passed, with nothing skipped."""
+        found = [set(axes[axis]) - self._skipped(check) for check, axes in self.checks.items() if axis in axes]
+        return frozenset(set.intersection(*found)) if found else frozenset()
+
+    def _skipped(self, check: str) -> set[str]:
+        cases = (case.removesuffix("]").partition("[") for case in self.skipped)
+        return {value for name, _, values in cases if name == check for value in values.split(",")}
+
+
+@dataclass(frozen=True)
+class Support:
+    """What is known of one model type.
+
+    Attributes:
+        model_type: ``model_type`` of the configuration.
+        text_model_type: that of its text part; the same for models of text alone.
+        status: proven on at least one version of transformers, refused, or neither.
+        reason: why it is refused; None where it is not.
+        router_class: class of its routers; None where refused, as for all that follow.
+        example: a checkpoint on the hub.
+        scoring: as in `isogloss.routing.RouterSpec`, or ``by configuration``.
+        selection_bias: whether a bias is added for the choice only.
+        group_score: how groups of experts are scored; None for no groups.
+        capture: whether routing can be captured.
+        kinds: interventions that it can be steered with.
+        since: lowest version of transformers that can work.
+        transformers: versions on which it is proven, lowest first.
+        proof: by version, what was shown.
+        note: what a user should know.
+    """
+
+    model_type: str
+    text_model_type: str
+    status: Status
+    reason: str | None = None
+    router_class: str | None = None
+    example: str | None = None
+    scoring: str | None = None
+    selection_bias: bool | None = None
+    group_score: str | None = None
+    capture: bool = False
+    kinds: tuple[Kind, ...] = ()
+    since: str | None = None
+    transformers: tuple[str, ...] = ()
+    proof: Mapping[str, Proof] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def choice(self) -> str:
+        """How it chooses, in a few words: the scoring, and what else decides."""
+        parts = [self.scoring or ""]
+        parts += ["bias"] if self.selection_bias else []
+        parts += ["groups"] if self.group_score else []
+        return " + ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as types that JSON holds."""
+        return asdict(self)
+
+
+def supported_models() -> tuple[Support, ...]:
+    """Return every model type that has a row or was proven as a composite around one, then those that are refused.
+
+    Example:
+        >>> from isogloss.backends.support import supported_models
+        >>> models = {support.model_type: support for support in supported_models()}
+        >>> models["qwen3_moe"].status, models["qwen3_moe"].scoring
+        ('proven', 'softmax')
+        >>> models["doge"].status
+        'refused'
+    """
+    rows = {name: name for name in FAMILIES}
+    for version in _record().values():
+        rows |= {name: found["row"] for name, found in version["families"].items()}
+    accepted = [_accepted(name, FAMILIES[row]) for name, row in sorted(rows.items())]
+    return (*accepted, *(Support(name, name, "refused", reason) for name, reason in sorted(REFUSED.items())))
+
+
+def proofs(model_type: str | None = None) -> dict[str, Proof]:
+    """Return what was shown by version of transformers, lowest first.
+
+    Args:
+        model_type: only versions on which it is proven, with what was skipped for it; None for all versions.
+    """
+    return {
+        version: Proof(found["torch"], found["python"], _checks(version), _skipped(found, model_type))
+        for version, found in _record().items()
+        if model_type is None or model_type in found["families"]
+    }
+
+
+def _skipped(found: dict[str, Any], model_type: str | None) -> dict[str, str]:
+    return {} if model_type is None else dict(found["families"][model_type]["skipped"])
+
+
+@cache
+def _checks(version: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    raw = _record()[version]["checks"]
+    return {check: {axis: tuple(values) for axis, values in axes.items()} for check, axes in raw.items()}
+
+
+@cache
+def _record() -> dict[str, Any]:
+    """The record by version, as JSON; its writer (tests/prove_plugin.py) sorts it."""
+    text = (resources.files("isogloss.backends") / _RECORD).read_text(encoding="utf-8")
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def _accepted(model_type: str, row: Family) -> Support:
+    shown = proofs(model_type)
+    kinds = frozenset.intersection(*(proof.values("intervention") for proof in shown.values())) if shown else ()
+    return Support(
+        model_type=model_type,
+        text_model_type=row.model_type,
+        status="proven" if shown else "unproven",
+        router_class=row.router_class,
+        example=row.example,
+        scoring=row.scoring or "by configuration",
+        selection_bias=row.selection_bias is not None,
+        group_score=row.group_score,
+        capture=bool(shown),
+        kinds=tuple(kind for kind in KINDS if kind in kinds),
+        since=row.since,
+        transformers=tuple(shown),
+        proof=shown,
+        note=row.note,
+    )

@@ -1,0 +1,77 @@
+"""`doctor`: what a person runs first on a checkpoint of their own."""
+# ruff: noqa: PLC0415 - the imports inside functions are the point: help is instant
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isogloss.cli.options import Subparsers, add_json, add_loading, codes
+from isogloss.errors import CorpusError
+
+if TYPE_CHECKING:
+    from isogloss.studies.doctor import Diagnosis
+
+__all__ = ["register_doctor"]
+
+_CHECK_FAILED = 1
+
+
+def register_doctor(subparsers: Subparsers) -> None:
+    """Add `doctor`."""
+    parser = subparsers.add_parser("doctor", help="prove that capture and steering are right on a model of yours")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="try this plan instead of one of our own")
+    parser.add_argument("--corpus", help="estimate its capture: folder, .jsonl, .tsv, flores_plus, belebele, organism")
+    parser.add_argument("--languages", type=codes, metavar="L,L", help="of the corpus; default: all")
+    parser.add_argument("--split", help="of a corpus that has splits")
+    parser.add_argument("--items", type=int, metavar="N", help="only the first N items of the corpus")
+    add_loading(parser)
+    add_json(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from isogloss.steering import read_plan
+    from isogloss.studies.doctor import ModelChoice, examine
+    from isogloss.studies.sources import open_corpus
+
+    plan = read_plan(options.plan) if options.plan else None
+    picked = {"languages": options.languages, "split": options.split, "n_items": options.items}
+    if options.corpus is None and any(value is not None for value in picked.values()):
+        raise CorpusError("--languages, --split and --items pick from a corpus; found none: name it by --corpus")
+    corpus = None if options.corpus is None else open_corpus(options.corpus, **picked)
+    choice = ModelChoice(options.model, options.dtype, options.device, dequantize=options.dequantize)
+    diagnosis = examine(choice, plan=plan, corpus=corpus)
+    _show(diagnosis, options)
+    return 0 if diagnosis.ok else _CHECK_FAILED
+
+
+def _show(diagnosis: Diagnosis, options: argparse.Namespace) -> None:
+    """Print one line per check, then what to do next."""
+    if options.json:
+        sys.stdout.write(json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return
+    for check in diagnosis.checks:
+        sys.stdout.write(f"{'ok' if check.ok else 'FAILED':8}{check.name:10}{check.detail}\n")
+    sys.stdout.write(_advice(diagnosis, options) + "\n")
+
+
+def _advice(diagnosis: Diagnosis, options: argparse.Namespace) -> str:
+    if failed := [check.name for check in diagnosis.checks if check.ran and not check.ok]:
+        return f"next: mend what {' and '.join(failed)} says above, then run the same command again"
+    load = ["--dtype", options.dtype] if options.dtype != "auto" else []
+    load += ["--device", options.device] if options.device else []
+    load += ["--dequantize"] if options.dequantize else []
+    if options.plan:
+        rest = [*load, "--plan", str(options.plan), "--task", "TASK", "-o", "eval"]
+        return f"next: {shlex.join(['isogloss', 'evaluate', options.model, *rest])}"
+    picked = ["--corpus", options.corpus or "CORPUS"]
+    for name in ("languages", "split", "items"):
+        if (value := getattr(options, name)) is not None:
+            picked += [f"--{name}", ",".join(value) if name == "languages" else str(value)]
+    return f"next: {shlex.join(['isogloss', 'capture', options.model, *picked, *load, '-o', 'run'])}"

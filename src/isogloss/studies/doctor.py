@@ -1,0 +1,131 @@
+"""Examines a checkpoint before anything long is run: one check after the other, each with numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from isogloss.backends.huggingface import LoadedModel
+from isogloss.corpora import Corpus
+from isogloss.errors import IsoglossError
+from isogloss.steering import Plan
+from isogloss.studies.diagnosis import describe_routers, try_capture, try_padding
+from isogloss.studies.estimate import estimate_capture, weight_bytes
+from isogloss.studies.progress import busy
+from isogloss.studies.sources import open_model
+from isogloss.studies.trial import try_plan, try_trial
+
+__all__ = ["Check", "Diagnosis", "ModelChoice", "examine"]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it is loaded.
+
+    Attributes:
+        name: hub id, folder, or ``organism``.
+        dtype: as `isogloss.studies.sources.open_model` takes it.
+        device: as there.
+        dequantize: as there.
+    """
+
+    name: str
+    dtype: str = "auto"
+    device: str | None = None
+    dequantize: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried.
+
+    Attributes:
+        name: ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` or ``plan``, ``estimate``.
+        ok: whether it held.
+        detail: what was found, with numbers; or why it failed, or was not run.
+        ran: whether it was tried at all.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    ran: bool = True
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All checks, in the order in which they were run."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held."""
+        return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the checks as JSON types."""
+        checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks]
+        return {"ok": self.ok, "checks": checks}
+
+
+def examine(choice: ModelChoice, *, plan: Plan | None = None, corpus: Corpus | None = None) -> Diagnosis:
+    """Run every check; one that fails stops those that build on it, and never raises.
+
+    Args:
+        choice: the model.
+        plan: to try; None tries one of our own.
+        corpus: to estimate the capture of; None estimates a million tokens.
+
+    Returns:
+        The checks ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` (or ``plan``, where one is given) and
+        ``estimate``.
+    """
+    loaded: list[LoadedModel] = []
+
+    def load() -> str:
+        start = time.perf_counter()
+        how: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "dequantize": choice.dequantize}
+        loaded.append(open_model(choice.name, **how))
+        return _describe(loaded[0], time.perf_counter() - start)
+
+    def steering() -> str:
+        return try_trial(loaded[0]) if plan is None else try_plan(loaded[0], plan)
+
+    steps: dict[str, tuple[Callable[[], str], str | None]] = {
+        "loads": (load, None),
+        "routers": (lambda: describe_routers(loaded[0]), "loads"),
+        "capture": (lambda: try_capture(loaded[0]), "routers"),
+        "padding": (lambda: try_padding(loaded[0]), "capture"),
+        "steering" if plan is None else "plan": (steering, "capture"),
+        "estimate": (lambda: estimate_capture(loaded[0], corpus), "capture"),
+    }
+    checks: dict[str, Check] = {}
+    for name, (step, needed) in steps.items():
+        if needed is not None and not checks[needed].ok:
+            checks[name] = Check(name, ok=False, detail=f"not run: it builds on {needed}, which failed", ran=False)
+        else:
+            checks[name] = _try(name, step)
+    return Diagnosis(tuple(checks.values()))
+
+
+def _try(name: str, step: Callable[[], str]) -> Check:
+    with busy(name):
+        try:
+            return Check(name, ok=True, detail=step())
+        except IsoglossError as error:
+            return Check(name, ok=False, detail=str(error))
+        except Exception as error:  # noqa: BLE001 - the model's own code may raise anything; that is a finding too
+            first = next(iter(str(error).splitlines()), "no message")
+            return Check(name, ok=False, detail=f"the model's code raised {type(error).__name__}: {first}")
+
+
+def _describe(loaded: LoadedModel, seconds: float) -> str:
+    n_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return (
+        f"in {seconds:.1f} s: {dtype} on {loaded.device}, {n_parameters:,} parameters, "
+        f"{weight_bytes(loaded) / 2**30:.3g} GiB of weights"
+    )

@@ -1,0 +1,159 @@
+"""What `doctor` asks of steering: a trial of our own, or a plan; each returns a sentence with numbers, or raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, measure_effect, steer
+from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.errors import ModelError, PlanError
+from isogloss.steering import Intervention, Plan
+from isogloss.studies.diagnosis import PROBE_IDS, PROBE_TEXTS, probe_ids, spans
+
+__all__ = ["try_plan", "try_trial"]
+
+_ALL = CaptureOptions(token_scope="all")
+
+
+@torch.inference_mode()
+def try_trial(loaded: LoadedModel) -> str:
+    """Force, and then raise, the least chosen expert of the middle routed layer; then leave no trace.
+
+    Raises:
+        PlanError: the chosen experts did not change, or some token did not choose the forced one.
+        ModelError: steering does not reach the router, or the model is not as before.
+    """
+    middle = len(loaded.routers) // 2
+    layer = loaded.routers[middle].spec.layer
+    traces = _Traces(loaded)
+    counts = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL).selections[:, middle].sum(0)
+    expert = int(counts.argmin())
+    force = _plan(loaded, Intervention("force", layer, (expert,)))
+    raised = _lift(loaded, middle)
+    offset = _plan(loaded, Intervention("offset", layer, (expert,), values=(raised,)))
+    forced, lifted = (_require_change(loaded, plan, layer) for plan in (force, offset))
+    with steer(loaded, force):
+        under = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL)
+    chosen, n_tokens = int(under.selections[:, middle, expert].sum()), int(under.tokens.sum())
+    if chosen != n_tokens:
+        raise PlanError(f"force: {chosen} of {n_tokens} tokens chose expert {expert} of layer {layer}; expected all")
+    return (
+        f"in layer {layer}, expert {expert} was chosen by {counts[expert]} of {n_tokens} tokens, forced by {chosen}; "
+        f"force changed the choice of {forced:.1%} of tokens, offset {raised:+.3g} of {lifted:.1%}; "
+        f"{traces.require_none()}"
+    )
+
+
+def _plan(loaded: LoadedModel, intervention: Intervention) -> Plan:
+    return Plan(loaded.fingerprint(), (intervention,), {"rule": "trial of isogloss doctor"})
+
+
+def _lift(loaded: LoadedModel, middle: int) -> float:
+    """Twice the largest distance from a token's median logit to its best: lifts any expert near the top."""
+    distances: list[float] = []
+
+    def keep(index: int, output: RouterOutput) -> None:
+        if index == middle:
+            logits = output.router_logits.float()
+            distances.append((logits.max(-1).values - logits.median(-1).values).max().item())
+
+    with watch_routers(loaded, keep):
+        for text in PROBE_TEXTS:
+            loaded.decoder(input_ids=probe_ids(loaded, text), use_cache=False)
+    return 2 * max(distances)
+
+
+def _require_change(loaded: LoadedModel, plan: Plan, layer: int) -> float:
+    """Share of tokens whose choice in the layer a trial plan changes; fail where it is none."""
+    changed = measure_effect(loaded, plan, PROBE_TEXTS).changed[layer]
+    if not changed:
+        kind = plan.interventions[0].kind
+        raise PlanError(f"{kind} changed no chosen expert in layer {layer}; expected some: steering has no effect here")
+    return changed
+
+
+class _Traces:
+    """What a model computes and carries before it is steered, to compare with afterwards."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.hooks = self._count_hooks()
+        self.before, again = self._logits(), self._logits()
+        # Some kernels add up in an order of their own: then no two unsteered forwards are equal either.
+        self.noise = _largest_difference(self.before, again)
+
+    def _count_hooks(self) -> int:
+        modules = self.loaded.model.modules()
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)  # noqa: SLF001 - torch counts them nowhere else
+
+    def _logits(self) -> torch.Tensor:
+        return _next_token_logits(self.loaded, PROBE_TEXTS[0])
+
+    def require_none(self) -> str:
+        """Say that the model is as before.
+
+        Raises:
+            ModelError: a hook is left, or the output differs by more than between two unsteered forwards.
+        """
+        if left := self._count_hooks() - self.hooks:
+            raise ModelError(f"steering left {left} hooks in the model; expected none: load the model again")
+        difference = _largest_difference(self._logits(), self.before)
+        if not difference <= 10 * self.noise:
+            raise ModelError(
+                f"after steering the output logits differ by {difference:.2g}; expected at most what two unsteered "
+                f"forwards differ by, {self.noise:.2g}: load the model again"
+            )
+        if self.noise:
+            return f"afterwards no hook is left; logits repeat only to {self.noise:.2g} here, steered before or not"
+        return "afterwards logits are bit-identical and no hook is left"
+
+
+def _largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of two logits; those of tokens that the model rules out are infinite in both."""
+    return (found - expected).abs().masked_fill(found == expected, 0.0).max().item()
+
+
+def _next_token_logits(loaded: LoadedModel, text: str) -> torch.Tensor:
+    """``[n_tokens, vocabulary]`` in float32."""
+    output: Any = loaded.model(input_ids=probe_ids(loaded, text), use_cache=False)
+    logits: torch.Tensor = output.logits[0].float()
+    return logits
+
+
+@torch.inference_mode()
+def try_plan(loaded: LoadedModel, plan: Plan) -> str:
+    """Measure what a plan changes on the probe texts: chosen experts and next tokens.
+
+    Raises:
+        PlanError: the plan is for another model, or is not empty and changes no choice.
+        ModelError: steering does not reach a router, or the model is not as before.
+    """
+    traces = _Traces(loaded)
+    effect = measure_effect(loaded, plan, PROBE_TEXTS)
+    if not plan.interventions:
+        return "the plan fits this model; it is empty and changes nothing"
+    effect.require(plan)
+    shares = [effect.changed[layer] for layer in plan.layers]
+    flipped, divergence = _next_token_change(loaded, plan)
+    return (
+        f"the plan fits this model; in its {len(shares)} layers ({spans(plan.layers)}) it changes the chosen experts "
+        f"of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%}); the likeliest next token "
+        f"of {flipped:.1%} of tokens, mean KL divergence {divergence:.3g} nats; {traces.require_none()}"
+    )
+
+
+def _next_token_change(loaded: LoadedModel, plan: Plan) -> tuple[float, float]:
+    """Share of positions whose likeliest next token changes, and mean KL(unsteered ‖ steered) in nats."""
+    flipped, divergences = [], []
+    for text in PROBE_TEXTS:
+        plain = _next_token_logits(loaded, text).log_softmax(-1)
+        with steer(loaded, plan):
+            steered = _next_token_logits(loaded, text).log_softmax(-1)
+        flipped.append((plain.argmax(-1) != steered.argmax(-1)).float())
+        terms = plain.exp() * (plain - steered)
+        divergences.append(terms.masked_fill(plain == steered, 0.0).sum(-1))  # equal also where both are infinite
+    return torch.cat(flipped).mean().item(), torch.cat(divergences).mean().item()
