@@ -8,6 +8,8 @@ export TOKENIZERS_PARALLELISM = false
 
 # What every model family must pass, and the lowest version of transformers that must pass it.
 SUITES := tests/test_capture.py tests/test_steer.py tests/test_generate.py
+# What else depends on its routers.
+ROUTERS := tests/test_discovery.py tests/test_doctor.py
 LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/backends/families.py)
 LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
 PROVEN := src/isogloss/backends/proven.json
@@ -24,7 +26,7 @@ test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -q
 
 test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
-	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES)
+	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) $(ROUTERS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check src tests bench docs
