@@ -51,7 +51,7 @@ class Recipe:
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
-    balance: float = 0.003
+    balance: float = 0.001
 
 
 def model_config(vocab_size: int) -> Qwen3MoeConfig:

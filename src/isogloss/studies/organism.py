@@ -101,7 +101,8 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     )
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     tiers = "; ".join(
-        f"{name} ({tier.share:.0%} of documents each): {', '.join(map(display_name, tier.languages))}"
+        f"{name} ({100 * tier.share:g} % of documents each, {tier.kinds.get('problem', 0):.0%} of them word problems): "
+        f"{', '.join(map(display_name, tier.languages))}"
         for name, tier in TIERS.items()
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
@@ -144,7 +145,12 @@ def _table(accuracies: dict[str, Estimate], bits: dict[str, float]) -> list[str]
         f"[{100 * accuracies[code].low:.1f}, {100 * accuracies[code].high:.1f}] | {bits[code]:.3f} |"
         for code in order
     ]
-    return ["| Language | Tier | Accuracy, % | Bits per byte |", "|---|---|---|---|", *rows]
+    means = [
+        f"{name} {100 * sum(accuracies[code].value for code in tier.languages) / len(tier.languages):.1f}"
+        for name, tier in TIERS.items()
+    ]
+    table = ["| Language | Tier | Accuracy, % | Bits per byte |", "|---|---|---|---|", *rows]
+    return [*table, "", f"Mean accuracy by tier, %: {'; '.join(means)}."]
 
 
 def _divergence(analysis: Analysis) -> list[str]:
