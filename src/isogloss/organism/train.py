@@ -46,7 +46,7 @@ class Recipe:
     """
 
     seed: int = 0
-    tokens: int = 13_000_000
+    tokens: int = 12_300_000
     batch_tokens: int = 1024
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
