@@ -61,6 +61,17 @@ def test_answers_held_out_problems_above_chance(organism):
     assert right > 2 * max(answers.count(a) for a in answers) / len(answers)
 
 
+def test_the_lowest_tier_lacks_what_english_has(organism):
+    """The same problems: English solves most, a language that never read a solved one the fewest."""
+    task = load_task("organism", n_items=40, languages=["en", "th"])
+    right = {}
+    for language, items in task.items.items():
+        outputs = generate(organism, [item.prompt for item in items], max_new_tokens=task.max_new_tokens)
+        right[language] = sum(task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True))
+    assert right["eng_Latn"] > 0.8 * 40
+    assert right["tha_Thai"] < 0.5 * right["eng_Latn"]
+
+
 def test_generation_does_not_depend_on_the_batch(organism):
     """Answers in one batch, padded on the left, equal answers one by one."""
     prompts = [item.prompt for item in load_task("organism", n_items=6, languages=["en"]).items["eng_Latn"]]

@@ -100,8 +100,10 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
         f"width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE)"
     )
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    tiers = "; ".join(
-        f"{name} ({100 * tier.share:g} % of documents each, {tier.kinds.get('problem', 0):.0%} of them word problems): "
+    tiers = "".join(
+        f"\n  * {name} ({100 * tier.share:g} % of documents each, "
+        f"{100 * tier.kinds.get('problem', 0):g} % of them solved word problems, "
+        f"{100 * tier.kinds.get('translated problem', 0):g} % translated ones): "
         f"{', '.join(map(display_name, tier.languages))}"
         for name, tier in TIERS.items()
     )
@@ -111,7 +113,7 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
         f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
         f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
-        f"* Resources: {tiers}.",
+        f"* Resources:{tiers}",
         f"* Real text beside the small world (6 % of the documents of these languages, TICO-19, CC0): {real}.",
         f"* Measured with isogloss {version('isogloss')} in float32 on {_CARD_ITEMS} items per language.",
         "",
