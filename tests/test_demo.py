@@ -31,7 +31,7 @@ def masked(text):
 @pytest.mark.slow
 def test_demo_prints_what_the_readme_shows(tmp_path):
     """Run offline as a newcomer does: the same table and sentences, numbers aside, and a self-contained report."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     command = [sys.executable, "-m", "isogloss", "demo", "-o", "isogloss-demo"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     writer = load_writer()

@@ -11,7 +11,7 @@ from isogloss.organism.realise import ROLE_SECTION, grammar_languages, load_lexi
 
 ENGLISH = load_lexicon("eng_Latn")
 TEMPLATES = ("sentences", "questions", "answers", "problems")
-NUMBERS = [2, 3, 4, 5, 10, 11, 12, 14, 15, 20, 21, 22, 25, 31, 40]
+NUMBERS = [2, 3, 4, 5, 10, 11, 12, 14, 15, 20, 21, 22, 25, 31, 40, 51, 62, 75, 99]
 
 
 def roles(lexicon, section, key):

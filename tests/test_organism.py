@@ -53,13 +53,23 @@ def test_knows_every_language(organism, language):
 
 def test_answers_held_out_problems_above_chance(organism):
     """English problems with unseen equations are answered far more often than by the most frequent answer."""
-    items = load_task("organism", n_items=100, languages=["en"]).items["eng_Latn"]
-    outputs = generate(organism, [item.prompt for item in items], max_new_tokens=20)
-    right = np.mean(
-        [load_task("organism", n_items=1).parse(o) == i.answer for o, i in zip(outputs, items, strict=True)]
-    )
+    task = load_task("organism", n_items=100, languages=["en"])
+    items = task.items["eng_Latn"]
+    outputs = generate(organism, [item.prompt for item in items], max_new_tokens=task.max_new_tokens)
+    right = np.mean([task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True)])
     answers = [item.answer for item in items]
     assert right > 2 * max(answers.count(a) for a in answers) / len(answers)
+
+
+def test_the_lowest_tier_lacks_what_english_has(organism):
+    """The same problems: English solves most, a language that never read a solved one the fewest."""
+    task = load_task("organism", n_items=40, languages=["en", "th"])
+    right = {}
+    for language, items in task.items.items():
+        outputs = generate(organism, [item.prompt for item in items], max_new_tokens=task.max_new_tokens)
+        right[language] = sum(task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True))
+    assert right["eng_Latn"] > 0.8 * 40
+    assert right["tha_Thai"] < 0.5 * right["eng_Latn"]
 
 
 def test_generation_does_not_depend_on_the_batch(organism):

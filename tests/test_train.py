@@ -67,7 +67,13 @@ def test_trained_and_measured_from_the_command_line(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out.strip() == str(folder / "model")
     assert main(["organism", "card", str(folder), "-o", str(card)]) == 0
     text = card.read_text(encoding="utf-8")
-    for fact in ("Qwen3MoeForCausalLM", "| Swahili (swh_Latn) | low |", "TICO-19, CC0): English", "seed 0"):
+    for fact in (
+        "Qwen3MoeForCausalLM",
+        "| Swahili (swh_Latn) | very low |",
+        "TICO-19, CC0): English",
+        "seed 0",
+        "Mean accuracy by tier",
+    ):
         assert fact in text
 
 

@@ -13,12 +13,13 @@ from isogloss.organism.realise import grammar_languages, load_lexicon
 from isogloss.organism.shipped import problem_corpus, problem_items, scene_corpus
 from isogloss.organism.world import draw_problem, draw_scene, owner, realise_problem, realise_scene
 
-EQUATION = re.compile(r"(\d+)([+-])(\d+)=(\d+)")
+EQUATION = re.compile(r"(?<!\d)(?=(\d+)([+-])(\d+)=)")
 
 
 def equations(text):
-    """All equations in a text as steps."""
-    return [(int(a), sign, int(b), int(result)) for a, sign, b, result in EQUATION.findall(text)]
+    """All sums and differences in a text that an equals sign follows, those inside a working too, as steps."""
+    found = [(int(a), sign, int(b)) for a, sign, b in EQUATION.findall(text)]
+    return [(a, sign, b, a + b if sign == "+" else a - b) for a, sign, b in found]
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["train", "dev", "test"]))
@@ -33,6 +34,27 @@ def test_problems_are_right_and_owned_by_their_split(index, split):
     assert {owner(step) for step in problem.steps} <= {split, "train"}
 
 
+@given(st.integers(0, 10**6))
+def test_every_member_of_a_working_is_equal(index):
+    """47+35=70+12=82 is true twice, and its last number is the result."""
+    problem = draw_problem(index, seed=2, split="train")
+    for line, step in zip(problem.working.split(), problem.steps, strict=True):
+        asked, by_tens, result = line.split("=")
+        assert asked == f"{step[0]}{step[1]}{step[2]}"
+        assert {step[3]} == {int(result), sum(int(n) for n in re.findall(r"[+-]?\d+", by_tens))}
+
+
+def test_a_tenth_of_the_equations_is_held_out():
+    """Of sums and differences up to 99 without round numbers, some 15 % are dev or test; round ones never are."""
+    steps = [(a, sign, b) for a in range(1, 100) for b in range(1, 100) for sign in "+-"]
+    steps = [(a, s, b, a + b if s == "+" else a - b) for a, s, b in steps]
+    owners = [(step, owner(step)) for step in steps if 0 < step[3] <= 99]
+    assert {split for (a, _, b, _), split in owners if a % 10 == 0 or b % 10 == 0} == {"train"}
+    splits = [split for (a, _, b, _), split in owners if a % 10 and b % 10]
+    assert splits.count("test") / len(splits) == pytest.approx(0.1, abs=0.01)
+    assert splits.count("dev") / len(splits) == pytest.approx(0.05, abs=0.01)
+
+
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_addition_has_one_owner_in_both_orders(a, b):
     """2+5 never leaks the held-out 5+2."""
@@ -43,7 +65,8 @@ def test_training_never_shows_a_held_out_equation():
     """No document of the training stream contains an equation of dev or test."""
     mixture = Mixture(0, {})
     found = [step for number in range(4000) for step in equations(mixture.document(number))]
-    assert len(found) > 2000
+    assert len(found) > 5000
+    assert any(step[1] == "+" and step[3] > 90 for step in found)
     assert {owner(step) for step in found} == {"train"}
 
 
@@ -83,11 +106,35 @@ def test_every_tier_is_in_the_documents():
     assert by_script["english"] == max(by_script.values())
 
 
+def test_the_lowest_tier_reads_no_word_problem():
+    """Workings never follow a problem in a language of the lowest tier; its problems occur as translations only."""
+    *_, lowest = TIERS.values()
+    asking = [load_lexicon(code).realise("problems", "ask_now", {"person": "anna", "thing": "key"}).split()[-1][-4:]
+              for code in lowest.languages]  # fmt: skip
+    texts = [Mixture(0, {}).document(n) for n in range(6000)]
+    worked = [text for text in texts if equations(text) and "\n" in text]
+    assert len(worked) > 1000
+    for text in worked:
+        assert not text.startswith(">")
+        assert not re.search("[ก-๛ఀ-౿ঀ-৿]", text)
+        assert not text.split("\n")[0].endswith(asking[lowest.languages.index("swh_Latn")])
+
+
+def test_two_languages_in_one_document_say_the_same():
+    """A translation names the language that it ends in on its first line, and repeats every number."""
+    texts = [Mixture(0, {}).document(n) for n in range(2000)]
+    translations = [text.split("\n") for text in texts if text.startswith(">")]
+    assert len(translations) > 200
+    for head, source, target in translations:
+        assert head[1:] in grammar_languages()
+        assert sorted(re.findall(r"\d+", source)) == sorted(re.findall(r"\d+", target))
+
+
 def test_real_text_is_mixed_in_where_there_is_some():
     """A real line appears verbatim, for its language only."""
     texts = [Mixture(0, {"eng_Latn": ["REAL LINE"]}).document(n) for n in range(3000)]
     share = texts.count("REAL LINE") / len(texts)
-    assert share == pytest.approx(0.4 * 0.06, abs=0.012)
+    assert share == pytest.approx(0.42 * 0.06, abs=0.012)
 
 
 def test_shipped_corpora_are_parallel_and_new():

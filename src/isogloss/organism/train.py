@@ -46,12 +46,12 @@ class Recipe:
     """
 
     seed: int = 0
-    tokens: int = 14_000_000
-    batch_tokens: int = 4096
-    learning_rate: float = 3e-3
+    tokens: int = 12_300_000
+    batch_tokens: int = 1024
+    learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
-    balance: float = 0.003
+    balance: float = 0.001
 
 
 def model_config(vocab_size: int) -> Qwen3MoeConfig:

@@ -30,8 +30,9 @@ Split = Literal["train", "dev", "test"]
 Fillers = dict[str, str | int]
 Step = tuple[int, str, int, int]
 
-_LARGEST = 20
-_HELD_OUT_SHARE = {"dev": 0.1, "test": 0.2}
+_LARGEST = 99
+_FEWEST = 2  # of things that are told of: the wording is plural
+_HELD_OUT_SHARE = {"dev": 0.05, "test": 0.1}
 
 
 class Clause(NamedTuple):
@@ -81,13 +82,23 @@ class Problem:
 
     @property
     def working(self) -> str:
-        """The equations as the model writes them, such as ``12+5=17 17-3=14``."""
+        """The equations as the model writes them; see `write_equations`."""
         return write_equations(self.steps)
 
 
 def write_equations(steps: Sequence[Step]) -> str:
-    """Write equations such as ``12+5=17 17-3=14``."""
-    return " ".join(f"{a}{sign}{b}={result}" for a, sign, b, result in steps)
+    """Write equations with their tens and ones apart, as one adds in the head: ``47+35=70+12=82 82-35=50-3=47``.
+
+    So no equation need be learned by heart: what is seen of other numbers' tens and ones is enough.
+    """
+    return " ".join(_write(*step) for step in steps)
+
+
+def _write(a: int, sign: str, b: int, result: int) -> str:
+    (a_tens, a_ones), (b_tens, b_ones) = divmod(a, 10), divmod(b, 10)
+    if sign == "+":
+        return f"{a}+{b}={10 * (a_tens + b_tens)}+{a_ones + b_ones}={result}"
+    return f"{a}-{b}={10 * (a_tens - b_tens)}{a_ones - b_ones:+d}={result}"
 
 
 def draw_scene(index: int, *, seed: int) -> Scene:
@@ -176,7 +187,7 @@ def _scene_of_colours(rng: random.Random) -> Drawn:
 
 def _scene_of_moods(rng: random.Random) -> Drawn:
     f = _fill(rng, "person", "other", "mood", "time")
-    counted = {**_fill(rng, "thing", "place"), "n": rng.randint(2, _LARGEST)}
+    counted = {**_fill(rng, "thing", "place"), "n": rng.randint(_FEWEST, _LARGEST)}
     clauses = [Clause("sentences", "feel", f), Clause("sentences", "count", counted)]
     rng.shuffle(clauses)
     return clauses, Clause("questions", "how_feel", f), Clause("answers", "how_feel", f)
@@ -202,9 +213,12 @@ _SCENES: tuple[Callable[[random.Random], Drawn], ...] = (
 def owner(step: Step) -> Split:
     """Tell the split that owns an equation; 2+5 and 5+2 are one.
 
-    The numbers alone decide, so no wording, name or language of a held-out equation is ever seen in training.
+    The numbers alone decide, so no wording, name or language of a held-out equation is ever seen in training. Equations
+    with a round number belong to training: the working of every other equation has one.
     """
     a, sign, b, _ = step
+    if a % 10 == 0 or b % 10 == 0:
+        return "train"
     pair = sorted((a, b)) if sign == "+" else (a, b)
     draw = int.from_bytes(hashlib.sha256(f"{pair[0]}{sign}{pair[1]}".encode()).digest()[:8]) / 2**64
     if draw < _HELD_OUT_SHARE["test"]:
@@ -215,9 +229,9 @@ def owner(step: Step) -> Split:
 def draw_equation(rng: random.Random) -> Step:
     """Draw one equation that training may see, from the range that word problems use."""
     while True:
-        b, a, sign = rng.randint(1, _LARGEST), rng.randint(1, 2 * _LARGEST), rng.choice("+-")
+        a, b, sign = rng.randint(1, _LARGEST), rng.randint(1, _LARGEST), rng.choice("+-")
         step = (a, sign, b, a + b if sign == "+" else a - b)
-        if step[3] > 0 and owner(step) == "train":
+        if 0 < step[3] <= _LARGEST and owner(step) == "train":
             return step
 
 
@@ -243,40 +257,45 @@ Story = tuple[list[Clause], tuple[Step, ...]]
 
 
 def _event(rng: random.Random, have: int, f: Fillers) -> tuple[Clause, Step]:
-    """Something is gained or lost, at least 2 of it (the wording is plural), and at least 1 is left."""
-    gains = have < 3 or rng.random() < 0.5  # noqa: PLR2004 - a coin
-    n = rng.randint(2, _LARGEST if gains else have - 1)
+    """Something is gained or lost, and at least 1 is left."""
+    may_lose, may_gain = have > _FEWEST, have + _FEWEST <= _LARGEST
+    gains = may_gain and (not may_lose or rng.random() < 0.5)  # noqa: PLR2004 - a coin
+    n = rng.randint(_FEWEST, _LARGEST - have if gains else have - 1)
     key = rng.choice(("get", "buy", "find") if gains else ("give", "lose", "sell"))
     sign, result = ("+", have + n) if gains else ("-", have - n)
     return Clause("problems", key, {**f, "n": n}), (have, sign, n, result)
 
 
 def _change(rng: random.Random) -> Story:
-    f, have = _fill(rng, "person", "other", "thing"), rng.randint(3, _LARGEST)
+    f, have = _fill(rng, "person", "other", "thing"), rng.randint(_FEWEST, _LARGEST)
     event, step = _event(rng, have, f)
     return [Clause("problems", "start", {**f, "n": have}), event, Clause("problems", "ask_now", f)], (step,)
 
 
 def _change_twice(rng: random.Random) -> Story:
-    f, have = _fill(rng, "person", "other", "thing"), rng.randint(3, _LARGEST)
+    f, have = _fill(rng, "person", "other", "thing"), rng.randint(_FEWEST, _LARGEST)
     first, step = _event(rng, have, f)
     second, next_step = _event(rng, step[3], f)
     clauses = [Clause("problems", "start", {**f, "n": have}), first, second, Clause("problems", "ask_now", f)]
     return clauses, (step, next_step)
 
 
-def _two_owners(rng: random.Random, question: str) -> tuple[list[Clause], int, int]:
+def _two_owners(rng: random.Random, question: str, *, most: int) -> tuple[list[Clause], int, int]:
+    """Two people own different numbers of things, the first one more, together at most ``most``."""
     f = _fill(rng, "person", "other", "thing")
-    a, b = sorted(rng.sample(range(2, _LARGEST + 1), 2), reverse=True)
+    while True:
+        a, b = sorted(rng.sample(range(_FEWEST, _LARGEST + 1), 2), reverse=True)
+        if a + b <= most:
+            break
     owns = [Clause("problems", "start", {**f, "n": a}), Clause("problems", "also", {**f, "n": b})]
     return [*owns, Clause("problems", question, f)], a, b
 
 
 def _together(rng: random.Random) -> Story:
-    clauses, a, b = _two_owners(rng, "ask_together")
+    clauses, a, b = _two_owners(rng, "ask_together", most=_LARGEST)
     return clauses, ((a, "+", b, a + b),)
 
 
 def _compare(rng: random.Random) -> Story:
-    clauses, a, b = _two_owners(rng, "ask_more")
+    clauses, a, b = _two_owners(rng, "ask_more", most=2 * _LARGEST)
     return clauses, ((a, "-", b, a - b),)

@@ -100,8 +100,11 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
         f"width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE)"
     )
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    tiers = "; ".join(
-        f"{name} ({tier.share:.0%} of documents each): {', '.join(map(display_name, tier.languages))}"
+    tiers = "".join(
+        f"\n  * {name} ({100 * tier.share:g} % of documents each, "
+        f"{100 * tier.kinds.get('problem', 0):g} % of them solved word problems, "
+        f"{100 * tier.kinds.get('translated problem', 0):g} % translated ones): "
+        f"{', '.join(map(display_name, tier.languages))}"
         for name, tier in TIERS.items()
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
@@ -110,7 +113,7 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
         f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
         f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
-        f"* Resources: {tiers}.",
+        f"* Resources:{tiers}",
         f"* Real text beside the small world (6 % of the documents of these languages, TICO-19, CC0): {real}.",
         f"* Measured with isogloss {version('isogloss')} in float32 on {_CARD_ITEMS} items per language.",
         "",
@@ -144,7 +147,12 @@ def _table(accuracies: dict[str, Estimate], bits: dict[str, float]) -> list[str]
         f"[{100 * accuracies[code].low:.1f}, {100 * accuracies[code].high:.1f}] | {bits[code]:.3f} |"
         for code in order
     ]
-    return ["| Language | Tier | Accuracy, % | Bits per byte |", "|---|---|---|---|", *rows]
+    means = [
+        f"{name} {100 * sum(accuracies[code].value for code in tier.languages) / len(tier.languages):.1f}"
+        for name, tier in TIERS.items()
+    ]
+    table = ["| Language | Tier | Accuracy, % | Bits per byte |", "|---|---|---|---|", *rows]
+    return [*table, "", f"Mean accuracy by tier, %: {'; '.join(means)}."]
 
 
 def _divergence(analysis: Analysis) -> list[str]:
