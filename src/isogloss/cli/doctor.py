@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.cli.options import Subparsers, add_json, add_loading, codes
+from isogloss.cli.output import print_json, print_line
 from isogloss.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -54,11 +53,11 @@ def _doctor(options: argparse.Namespace) -> int:
 def _show(diagnosis: Diagnosis, options: argparse.Namespace) -> None:
     """Print one line per check, then what to do next."""
     if options.json:
-        sys.stdout.write(json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        print_json(diagnosis.to_json())
         return
     for check in diagnosis.checks:
-        sys.stdout.write(f"{'ok' if check.ok else 'FAILED':8}{check.name:10}{check.detail}\n")
-    sys.stdout.write(_advice(diagnosis, options) + "\n")
+        print_line(f"{'ok' if check.ok else 'FAILED':8}{check.name:10}{check.detail}")
+    print_line(_advice(diagnosis, options))
 
 
 def _advice(diagnosis: Diagnosis, options: argparse.Namespace) -> str:

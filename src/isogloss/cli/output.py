@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from isogloss.studies.study import StudyResult
 
 __all__ = [
+    "print_json",
+    "print_line",
+    "print_table",
     "show_analysis",
     "show_evaluation",
     "show_experts",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 _LONGEST_TABLE = 40
+_FILE_WIDTH = 240  # where nobody's window says: no cell is folded, so that lines can be searched
 
 
 def show_path(path: Path) -> None:
@@ -36,13 +40,13 @@ def show_run(run: Run, *, as_json: bool) -> None:
     """Print what a Run holds."""
     manifest = run.manifest
     if as_json:
-        _json({"path": str(run.path), **manifest.to_json()})
+        print_json({"path": str(run.path), **manifest.to_json()})
         return
     n_items, n_layers, n_experts = manifest.shape
-    _line(f"{run.path}: {manifest.model}, {n_items} items, {n_layers} routed layers of {n_experts} experts")
-    _table(["language", "tokens"], [[code, f"{manifest.languages[code].tokens:,}"] for code in run.languages])
+    print_line(f"{run.path}: {manifest.model}, {n_items} items, {n_layers} routed layers of {n_experts} experts")
+    print_table(["language", "tokens"], [[code, f"{manifest.languages[code].tokens:,}"] for code in run.languages])
     for note in manifest.notes:
-        _line(note)
+        print_line(note)
 
 
 def show_analysis(analysis: Analysis, *, as_json: bool) -> None:
@@ -50,15 +54,17 @@ def show_analysis(analysis: Analysis, *, as_json: bool) -> None:
     from isogloss.studies.findings import describe_analysis  # noqa: PLC0415 - needs the analysis room
 
     if as_json:
-        _json(analysis.to_json())
+        print_json(analysis.to_json())
         return
     for sentence in describe_analysis(analysis):
-        _line(sentence)
+        print_line(sentence)
     if analysis.middle is not None:
-        _table(["language", "early", "middle", "late"], _by_segment(analysis))
-        _line(f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers; --json has every layer.")
+        print_table(["language", "early", "middle", "late"], _by_segment(analysis))
+        print_line(
+            f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers; --json has every layer."
+        )
     for what, why in analysis.refused.items():
-        _line(f"{what}: not computed, {why}")
+        print_line(f"{what}: not computed, {why}")
 
 
 def _by_segment(analysis: Analysis) -> list[list[str]]:
@@ -77,22 +83,24 @@ def show_experts(table: ExpertTable, *, as_json: bool) -> None:
     """Print the experts of a rule."""
     raw = table.to_json()
     if as_json:
-        _json(raw)
+        print_json(raw)
         return
     chance = raw["expected_by_chance"]
-    _line(f"{raw['n']} experts by rule {raw['rule']}; expected by chance: {'unknown' if chance is None else chance}")
+    print_line(
+        f"{raw['n']} experts by rule {raw['rule']}; expected by chance: {'unknown' if chance is None else chance}"
+    )
     rows = [[str(row["layer"]), str(row["expert"]), _estimate(row)] for row in raw["experts"]]
-    _table(["layer", "expert", "statistic"], rows)
+    print_table(["layer", "expert", "statistic"], rows)
 
 
 def show_plan(plan: Plan, path: Path, *, as_json: bool) -> None:
     """Print what a plan does and where it lies."""
     if as_json:
-        _json({"path": str(path), "sha256": plan.sha256, **plan.to_json()})
+        print_json({"path": str(path), "sha256": plan.sha256, **plan.to_json()})
         return
     rows = [[str(i.layer), i.kind, str(i.strength or ""), " ".join(map(str, i.experts))] for i in plan.interventions]
-    _table(["layer", "kind", "strength", "experts"], rows)
-    _line(str(path))
+    print_table(["layer", "kind", "strength", "experts"], rows)
+    print_line(str(path))
 
 
 def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
@@ -100,50 +108,52 @@ def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
     from isogloss.studies.findings import describe_evaluation  # noqa: PLC0415 - needs the analysis room
 
     if as_json:
-        _json(summary)
+        print_json(summary)
         return
     rows = [
         [code, *(_share(row[name]) for name in ("baseline", "steered", "difference")), f"{row['p_adjusted']:.3f}"]
         for code, row in summary["per_language"].items()
     ]
-    _table(["language", "baseline, %", "steered, %", "difference, points", "p (Holm)"], rows)
+    print_table(["language", "baseline, %", "steered, %", "difference, points", "p (Holm)"], rows)
     for sentence in describe_evaluation(summary):
-        _line(sentence)
+        print_line(sentence)
 
 
 def show_study(result: StudyResult, *, as_json: bool) -> None:
     """Print the findings of a study, its accuracy table, and the path of its report, last."""
     if as_json:
-        _json({"findings": list(result.findings), "report": str(result.report)})
+        print_json({"findings": list(result.findings), "report": str(result.report)})
         return
     if result.evaluation is not None:
         show_evaluation(result.evaluation, as_json=False)
     for sentence in result.findings[: len(result.findings) - (3 if result.evaluation else 0)]:
-        _line(sentence)
-    _line(str(result.report))
+        print_line(sentence)
+    print_line(str(result.report))
 
 
-def _json(value: dict[str, Any]) -> None:
+def print_json(value: object) -> None:
+    """Print JSON types."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _line(text: str) -> None:
+def print_line(text: str) -> None:
+    """Print one line, whatever its length."""
     sys.stdout.write(text + "\n")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, longest: int = _LONGEST_TABLE) -> None:
+    """Print rows under their columns: as wide as the terminal, or, in a file, as wide as they are."""
     from rich.console import Console  # noqa: PLC0415 - help needs no tables
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    for row in rows[:_LONGEST_TABLE]:
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows[:longest]:
         table.add_row(*map(Text, row))
-    Console(file=sys.stdout, highlight=False).print(table)
-    if len(rows) > _LONGEST_TABLE:
-        _line(f"… and {len(rows) - _LONGEST_TABLE} more; --json has all")
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    Console(file=sys.stdout, highlight=False, width=width).print(table)
+    if len(rows) > longest:
+        print_line(f"… and {len(rows) - longest} more; --json has all")
 
 
 def _estimate(row: dict[str, Any]) -> str:
