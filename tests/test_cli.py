@@ -166,6 +166,7 @@ CAPTURE = ("capture", "organism", "-o", "{}/out")
         bad("unknown-language", *CAPTURE, "--corpus", "{}/fine", "--languages", "xx", message="xx"),
         bad("absent-language", *CAPTURE, "--corpus", "{}/fine", "--languages", "sw", message="swh_Latn"),
         bad("organism-language", *CAPTURE, "--corpus", "organism", "--languages", "ko", message="kor_Hang"),
+        bad("no-config", "capture", "{}/fine", "--corpus", "{}/fine", "-o", "{}/out", message="holds no config.json"),
         bad("no-model", "capture", "{}/nowhere", "--corpus", "{}/fine", "-o", "{}/out", message="cannot load model"),
         bad("broken-plan", *CAPTURE, "--corpus", "{}/fine", "--plan", "{}/junk.json", message="not a JSON file"),
         bad("no-run", "analyze", "{}/nowhere", message="not a Run"),

@@ -19,6 +19,8 @@ from isogloss.routing import Fingerprint
 
 __all__ = ["LoadedModel", "load_model"]
 
+_EXPECTED = "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
+
 # Of a configuration, what depends on where and how it was loaded and not on the model.
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
@@ -100,14 +102,15 @@ def load_model(
         ModelError: the checkpoint cannot be found, read, placed or dequantised, or is no supported Mixture-of-Experts
             model.
     """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ModelError(f"cannot load model {name!r}: the folder holds no config.json; {_EXPECTED}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = _load(name, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"), dequantize=dequantize)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         where = "the folder exists" if Path(name).exists() else "no such folder, and the hub did not give it"
         raise ModelError(
-            f"cannot load model {name!r} ({where}): {str(error).strip().splitlines()[0]}; "
-            "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
+            f"cannot load model {name!r} ({where}): {str(error).strip().splitlines()[0]}; {_EXPECTED}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
