@@ -106,6 +106,7 @@ _ROWS = (
         renormalise=False,
         group_score="max",
         others_score_zero=True,
+        note="experts forced into more groups than the router keeps are chosen with weight 0",
     ),
     _grouped("deepseek_v3", "DeepseekV3TopkRouter", "deepseek-ai/DeepSeek-V3"),
     _grouped("deepseek_v32", "DeepseekV32TopkRouter", "deepseek-ai/DeepSeek-V3.2-Exp"),
