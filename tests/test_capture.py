@@ -10,7 +10,7 @@ from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, prove, prove_routers
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import CorpusError, ModelError
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, choose_the_worst, tiny, tokenizer
 
 ALL = CaptureOptions(token_scope="all")
 
@@ -190,14 +190,7 @@ def test_bypassed_router_is_an_error():
 def test_router_that_chooses_otherwise_is_an_error():
     """A router that does not do what its family's row says fails the proof."""
     loaded = tiny("olmoe")
-    router = loaded.routers[1].module
-    forward = router.forward
-
-    def worst(hidden):
-        logits, weights, _ = forward(hidden)
-        return logits, weights, (-logits).topk(2).indices
-
-    router.forward = worst
+    choose_the_worst(loaded, 1)
     with pytest.raises(ModelError, match="layer 1 chooses otherwise"):
         prove_routers(loaded, TEXTS[1])
 

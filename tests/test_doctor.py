@@ -22,7 +22,7 @@ from isogloss.steering import Intervention, Plan, write_plan
 from isogloss.studies import doctor, estimate, trial
 from isogloss.studies.capture import capture_corpus
 from isogloss.studies.diagnosis import PROBE_TEXTS
-from models import TEXTS, checkpoint, tiny, tokenizer
+from models import TEXTS, checkpoint, choose_the_worst, tiny, tokenizer
 
 NAMES = ["loads", "routers", "capture", "padding", "steering", "estimate"]
 LAST = 3  # of the olmoe model
@@ -153,14 +153,7 @@ def test_bypassed_router_fails(monkeypatch, capsys):
 def test_router_that_chooses_otherwise_fails(monkeypatch, capsys):
     """A router that does not do what its family's row says fails `capture`."""
     loaded = tiny("olmoe")
-    router = loaded.routers[1].module
-    forward = router.forward
-
-    def worst(hidden):
-        logits, weights, _ = forward(hidden)
-        return logits, weights, (-logits).topk(2).indices
-
-    router.forward = worst
+    choose_the_worst(loaded, 1)
     code, checks = examine_model(monkeypatch, capsys, loaded)
     assert code == 1
     assert "layer 1 chooses otherwise" in checks["capture"]["detail"]

@@ -112,17 +112,23 @@ def test_equals_editing_the_reference_router(family, dtype, intervention):
     assert not torch.equal(plain, steered)
 
 
+def require_forced_and_banned(loaded, forced, banned):
+    """Captured under a plan for all layers, every token chooses the one and no token the others."""
+    layers = [router.spec.layer for router in loaded.routers]
+    edits = [e for n in layers for e in (Intervention("force", n, (forced,)), Intervention("ban", n, banned))]
+    with steer(loaded, plan_of(loaded, *edits)):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    expected = captured.tokens[:, None].repeat(len(layers), 1)
+    np.testing.assert_array_equal(captured.selections[:, :, forced], expected)
+    assert captured.selections[:, :, list(banned)].sum() == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_force_and_ban_hold_for_every_token(family, dtype):
     """Captured under the plan, a forced expert is chosen by every token and a banned one by none, in all its layers."""
     loaded = tiny(family, dtype=dtype)
-    layers = [router.spec.layer for router in loaded.routers]
-    edits = [e for layer in layers for e in (Intervention("force", layer, (5,)), Intervention("ban", layer, (0, 3)))]
-    with steer(loaded, plan_of(loaded, *edits)):
-        captured = capture(loaded, TEXTS, ITEM_IDS)
-    np.testing.assert_array_equal(captured.selections[:, :, 5], captured.tokens[:, None].repeat(len(layers), 1))
-    assert captured.selections[:, :, [0, 3]].sum() == 0
+    require_forced_and_banned(loaded, 5, (0, 3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -135,12 +141,7 @@ def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
             holder = router.module if hasattr(router.module, router.bias_name.split(".")[0]) else router.block
             bias = holder.get_submodule(router.bias_name.rpartition(".")[0])._parameters | dict(holder.named_buffers())
             bias[router.bias_name.rpartition(".")[2]].data.flatten()[:4] += 5.0
-    layers = [router.spec.layer for router in loaded.routers]
-    edits = [e for layer in layers for e in (Intervention("force", layer, (6,)), Intervention("ban", layer, (0, 3)))]
-    with steer(loaded, plan_of(loaded, *edits)):
-        captured = capture(loaded, TEXTS, ITEM_IDS)
-    np.testing.assert_array_equal(captured.selections[:, :, 6], captured.tokens[:, None].repeat(len(layers), 1))
-    assert captured.selections[:, :, [0, 3]].sum() == 0
+    require_forced_and_banned(loaded, 6, (0, 3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
