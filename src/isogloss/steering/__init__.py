@@ -14,7 +14,7 @@ from isogloss.steering.interventions import (
     apply_choice,
     apply_edit,
 )
-from isogloss.steering.plan import Plan, check_plan, compile_layer, read_plan, write_plan
+from isogloss.steering.plan import Plan, check_plan, compile_layer, parse_plan, read_plan, write_plan
 
 __all__ = [
     "KINDS",
@@ -32,6 +32,7 @@ __all__ = [
     "compile_layer",
     "conditional",
     "opposed",
+    "parse_plan",
     "plan_from_experts",
     "random_control",
     "read_plan",

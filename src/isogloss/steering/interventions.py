@@ -182,6 +182,9 @@ class Intervention:
 class LayerEdit:
     """All interventions of one layer as dense arrays ``[n_experts]``; None for what the layer does not do.
 
+    Arrays broadcast against the logits: an engine that serves tokens with different edits in one forward may give
+    ``[n_tokens, n_experts]``, one row per token. Zeros, False and, in ``force_lift``, minus infinity change nothing.
+
     Attributes:
         n_experts: width of the logits that this edit fits.
         soft: float32, λ.

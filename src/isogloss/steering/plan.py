@@ -22,7 +22,7 @@ from isogloss.languages import resolve
 from isogloss.routing import Fingerprint
 from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEdit, Phase, edit_layer
 
-__all__ = ["SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "read_plan", "write_plan"]
+__all__ = ["SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "parse_plan", "read_plan", "write_plan"]
 
 SCHEMA_VERSION = 1
 
@@ -218,12 +218,22 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if len(content) > _LARGEST_FILE:
         raise PlanError(f"{path} is larger than {_LARGEST_FILE // 2**20} MiB; no plan is: is it another file?")
     try:
-        raw = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        return Plan.from_json(raw)
+        return parse_plan(content)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
+
+
+def parse_plan(content: bytes | str) -> Plan:
+    """Read and check a plan from the content of its file, ``bytes`` in UTF-8.
+
+    Raises:
+        PlanError: not JSON, a key repeated, or no valid plan.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        return Plan.from_json(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant))
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{path} is not a JSON file: {error}; make a plan with `isogloss plan`") from error
+        raise PlanError(f"the plan is not a JSON file: {error}; make a plan with `isogloss plan`") from error
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
 from isogloss.backends.huggingface.discovery import family_of, find_routers
@@ -17,7 +24,7 @@ from isogloss.backends.huggingface.quantisation import dequantizing, quantisatio
 from isogloss.errors import ModelError
 from isogloss.routing import Fingerprint
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "config_sha256", "load_model"]
 
 _EXPECTED = "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
 
@@ -72,8 +79,7 @@ class LoadedModel:
     @property
     def config_sha256(self) -> str:
         """Hash of the configuration, apart from what depends on where and how it was loaded."""
-        config = {key: value for key, value in self.model.config.to_dict().items() if key not in _VOLATILE}
-        return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+        return config_sha256(self.model.config)
 
     def fingerprint(self) -> Fingerprint:
         """Return what a plan or Run must agree with."""
@@ -84,6 +90,12 @@ class LoadedModel:
         layers = tuple(router.spec.layer for router in self.routers)
         model_type = self.family.model_type
         return Fingerprint(model_type, layers, first.n_experts, first.top_k, digest.hexdigest())
+
+
+def config_sha256(config: PreTrainedConfig) -> str:
+    """Hash a configuration, apart from what depends on where and how it was loaded."""
+    fields = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_model(
