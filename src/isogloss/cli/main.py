@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from isogloss import __version__
 from isogloss.cli import commands
 from isogloss.cli.analyze import register_analyze
+from isogloss.cli.bake import register_bake
 from isogloss.cli.doctor import register_doctor
 from isogloss.cli.evaluate import register_evaluate
 from isogloss.cli.models import register_models
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.register_plan,
         register_evaluate,
         register_sweep,
+        register_bake,
         commands.register_report,
         commands.register_organism,
         register_models,

@@ -11,19 +11,31 @@ The last option is a second lock: vLLM only logs a plugin that it cannot load, b
 
 from __future__ import annotations
 
-__all__ = ["register"]
+from isogloss.errors import IsoglossError, PlanError
+
+__all__ = ["Refusal", "register"]
+
+
+class Refusal(PlanError, SystemExit):
+    """Ends the process that nothing catches it in, with one line in place of a traceback through vLLM."""
+
+    def __init__(self, message: str) -> None:
+        SystemExit.__init__(self, message)
 
 
 def register() -> None:
     """Let vLLM build layers that can be steered, and workers that steer them.
 
     Raises:
-        PlanError: the environment asks for something that cannot be served, or another plugin owns the layers.
+        Refusal: the environment asks for something that cannot be served, or another plugin owns the layers.
     """
     from isogloss.backends.vllm_plugin.install import install  # noqa: PLC0415 - vLLM loads this in every process
     from isogloss.backends.vllm_plugin.settings import pass_on, read_settings  # noqa: PLC0415 - as above
 
-    settings = read_settings()
-    if settings is not None:
-        pass_on()
-        install()
+    try:
+        settings = read_settings()
+        if settings is not None:
+            pass_on()
+            install()
+    except IsoglossError as error:
+        raise Refusal(f"isogloss: {error}") from None

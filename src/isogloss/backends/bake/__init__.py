@@ -1,0 +1,44 @@
+"""Writes checkpoints that are steered without any code of ours: a plan's offsets, added to the routers' own biases.
+
+A router whose product with the hidden states has a bias, ``z = W·h + b``, computes what a plan of kind ``offset``
+asks for, ``z_k + c_k``, once ``b_k + c_k`` is stored in place of ``b_k``: for every token, in every engine. Of the
+families that isogloss knows, gpt_oss alone has such a bias; it is looked for in the model, not in a list of names.
+
+The sum is stored in the dtype of the bias, since engines cast to the model's dtype on load: transformers 5.23 keeps no
+router of gpt_oss in float32, and vLLM 0.32 makes the bias of its gate in the model's dtype (vllm
+model_executor/models/gpt_oss.py, ``GateLinear``) and copies into it. So a checkpoint in float32 is exact; one in
+bfloat16 is exact up to rounding the sum to bfloat16, which is measured and said. A model that runs in 16 bits also
+rounds its logits, after the bias and before the choice, where steering adds in float32 and chooses from that.
+"""
+
+from isogloss.backends.bake.checkpoint import Checkpoint, Edit, edits_of, open_checkpoint, require_slots
+from isogloss.backends.bake.folder import (
+    RECORD,
+    checkpoint_folder,
+    files_of,
+    new_folder,
+    require_free,
+    require_not_baked,
+    require_output,
+    write_copy,
+)
+from isogloss.backends.bake.verify import Verification, compare, probe
+
+__all__ = [
+    "RECORD",
+    "Checkpoint",
+    "Edit",
+    "Verification",
+    "checkpoint_folder",
+    "compare",
+    "edits_of",
+    "files_of",
+    "new_folder",
+    "open_checkpoint",
+    "probe",
+    "require_free",
+    "require_not_baked",
+    "require_output",
+    "require_slots",
+    "write_copy",
+]
