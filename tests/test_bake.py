@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from isogloss.backends.bake import Edit
-from isogloss.backends.bake.checkpoint import bias_of
 from isogloss.backends.bake.tensors import StoredTensor, read_places, read_tensor
 from isogloss.backends.huggingface import load_model, prove_routers, steer
-from isogloss.errors import ModelError
+from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan
 from isogloss.studies import bake
 from isogloss.studies.bake import bake_plan
@@ -118,6 +117,14 @@ def test_equals_steering_with_the_stored_offsets(tmp_path, dtype, shards):
     prove_routers(copy, TEXTS[1])
     assert result.verification.n_texts == 6
     assert result.verification.largest_difference <= result.largest_rounding + 1e-5
+
+
+def test_the_plan_is_refused_on_its_own_copy(tmp_path):
+    """Offsets cannot be added a second time: the copy is another model than the one that the plan was made for."""
+    folder = save(tmp_path / "model")
+    _, _, copy, plan = baked(folder, tmp_path / "out")
+    with pytest.raises(PlanError, match="made for another model"), steer(copy, plan):
+        pass
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -255,7 +262,7 @@ def _choose(logits, top_k):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gpt_oss_alone_has_a_bias(family):
     """Of all families that transformers has, one has a bias of its router logits."""
-    found = {bias_of(router) in dict(router.module.named_parameters()) for router in tiny(family).routers}
+    found = {router.linear_bias_name is not None for router in tiny(family).routers}
     assert found == {family == "gpt_oss"}
 
 

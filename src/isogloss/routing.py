@@ -94,7 +94,8 @@ class Fingerprint:
         layers: routed layers, 0-based in the decoder stack.
         n_experts: routed experts per layer.
         top_k: experts chosen per token.
-        router_sha256: hash of all router weights, rounded to bfloat16 so that the loading dtype does not matter.
+        router_sha256: hash of all router weights, and of biases in their linear layers, rounded to bfloat16 so that the
+            loading dtype does not matter.
     """
 
     model_type: str

@@ -16,7 +16,7 @@ from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint
 from isogloss.steering import Plan, check_plan, compile_layer
 
-__all__ = ["ALTERNATIVE", "Checkpoint", "Edit", "bias_of", "edits_of", "open_checkpoint", "require_slots"]
+__all__ = ["ALTERNATIVE", "Checkpoint", "Edit", "edits_of", "open_checkpoint", "require_slots"]
 
 ALTERNATIVE = "serve it with the vLLM plugin instead: `ISOGLOSS_PLAN=plan.json vllm serve MODEL`"
 _LISTED = 3  # interventions that a refusal names
@@ -111,12 +111,14 @@ def open_checkpoint(folder: Path, skeleton: LoadedModel) -> Checkpoint:
     biases = {}
     for router in skeleton.routers:
         prefix = _name_of(skeleton.model, router.module)
-        names = {local: f"{prefix}.{local}" for local in (router.weight_name, bias_of(router))}
+        bias_name = router.linear_bias_name
+        assert bias_name is not None  # noqa: S101 - `require_slots` has seen to it
+        names = {local: f"{prefix}.{local}" for local in (router.weight_name, bias_name)}
         found = {local: _stored(router, local, places.get(name), name) for local, name in names.items()}
         router.module.load_state_dict(
             {local: read_tensor(folder, place) for local, place in found.items()}, strict=False, assign=True
         )
-        biases[router.spec.layer] = found[bias_of(router)]
+        biases[router.spec.layer] = found[bias_name]
     files = tuple(sorted({place.file for place in places.values()}))
     return Checkpoint(folder, files, skeleton.fingerprint(), biases)
 
@@ -143,12 +145,6 @@ def edits_of(checkpoint: Checkpoint, plan: Plan) -> tuple[Edit, ...]:
             "raise the strength, or bake into a checkpoint in float32"
         )
     return edits
-
-
-def bias_of(router: Router) -> str:
-    """Name, in the router, of the bias of the linear layer whose product gives the logits."""
-    owner, _, _ = router.weight_name.rpartition(".")
-    return f"{owner}.bias" if owner else "bias"
 
 
 def _edit(checkpoint: Checkpoint, plan: Plan, layer: int) -> Edit:
@@ -191,8 +187,7 @@ def _listed(parts: list[str]) -> str:
 
 
 def _require_slot(router: Router) -> None:
-    shape = dict(router.module.named_parameters()).get(bias_of(router), torch.empty(0)).shape
-    if shape == (router.spec.n_experts,):
+    if router.linear_bias_name is not None:
         return
     model_type, layer = router.family.model_type, router.spec.layer
     if router.bias_name is not None:

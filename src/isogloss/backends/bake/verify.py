@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from isogloss.backends.bake.checkpoint import Edit, bias_of
+from isogloss.backends.bake.checkpoint import Edit
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.prove import prove_routers
@@ -75,7 +75,7 @@ def probe(loaded: LoadedModel, plan: Plan, edits: Sequence[Edit], texts: Sequenc
     """
     for edit in edits:
         router = next(each for each in loaded.routers if each.spec.layer == edit.layer)
-        found = router.module.get_parameter(bias_of(router))
+        found = router.module.get_parameter(str(router.linear_bias_name))
         if found.is_meta or not torch.equal(edit.before.to(found.dtype), found.detach().cpu()):
             state = "is offloaded" if found.is_meta else f"is not {edit.place.name} of its files"
             raise ModelError(
@@ -112,7 +112,7 @@ def compare(baked: LoadedModel, found: Probe, edits: Sequence[Edit], texts: Sequ
     prove_routers(baked, texts[0])
     edit_by_layer = {edit.layer: edit for edit in edits}
     largest = 0.0
-    dtypes = [router.module.get_parameter(bias_of(router)).dtype for router in baked.routers]
+    dtypes = [router.module.get_parameter(str(router.linear_bias_name)).dtype for router in baked.routers]
     for router, dtype, ours, steered in zip(
         baked.routers, dtypes, _logits(baked, found.inputs, None), found.logits, strict=True
     ):

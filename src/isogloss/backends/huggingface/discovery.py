@@ -62,6 +62,22 @@ class Router:
         with fetched(self._owner(self.weight_name)):
             return self.module.get_parameter(self.weight_name).detach().clone()
 
+    @property
+    def linear_bias_name(self) -> str | None:
+        """Name, in the router, of a bias that is added to that product; None where there is none."""
+        owner, _, _ = self.weight_name.rpartition(".")
+        name = f"{owner}.bias" if owner else "bias"
+        tensor = _tensor(self.module, name)
+        return name if tensor is not None and tensor.shape == self.weight_shape[:1] else None
+
+    def linear_bias(self) -> torch.Tensor | None:
+        """Return ``[n_experts (+ n_extra)]``, or None, fetched where it is offloaded."""
+        name = self.linear_bias_name
+        if name is None:
+            return None
+        with fetched(self._owner(name)):
+            return self.module.get_parameter(name).detach().clone()
+
     def selection_bias(self) -> npt.NDArray[np.float32] | None:
         """Return ``[n_experts]``, or None."""
         return None if self.bias_name is None else self._vector(self.bias_name)

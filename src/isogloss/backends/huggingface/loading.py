@@ -85,11 +85,17 @@ class LoadedModel:
         """Return what a plan or Run must agree with."""
         digest = hashlib.sha256()
         for router in self.routers:
-            digest.update(router.weight().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+            digest.update(_in_bfloat16(router.weight()))
+            if (bias := router.linear_bias()) is not None:  # where a plan may have been baked in
+                digest.update(_in_bfloat16(bias))
         first = self.routers[0].spec
         layers = tuple(router.spec.layer for router in self.routers)
         model_type = self.family.model_type
         return Fingerprint(model_type, layers, first.n_experts, first.top_k, digest.hexdigest())
+
+
+def _in_bfloat16(tensor: torch.Tensor) -> bytes:
+    return tensor.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
 
 
 def config_sha256(config: PreTrainedConfig) -> str:

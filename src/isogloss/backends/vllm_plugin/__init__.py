@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from isogloss.errors import IsoglossError, PlanError
 
-__all__ = ["Refusal", "register"]
+__all__ = ["RefusedError", "register"]
 
 
-class Refusal(PlanError, SystemExit):
+class RefusedError(PlanError, SystemExit):
     """Ends the process that nothing catches it in, with one line in place of a traceback through vLLM."""
 
     def __init__(self, message: str) -> None:
@@ -27,7 +27,7 @@ def register() -> None:
     """Let vLLM build layers that can be steered, and workers that steer them.
 
     Raises:
-        Refusal: the environment asks for something that cannot be served, or another plugin owns the layers.
+        RefusedError: the environment asks for something that cannot be served, or another plugin owns the layers.
     """
     from isogloss.backends.vllm_plugin.install import install  # noqa: PLC0415 - vLLM loads this in every process
     from isogloss.backends.vllm_plugin.settings import pass_on, read_settings  # noqa: PLC0415 - as above
@@ -38,4 +38,4 @@ def register() -> None:
             pass_on()
             install()
     except IsoglossError as error:
-        raise Refusal(f"isogloss: {error}") from None
+        raise RefusedError(f"isogloss: {error}") from None

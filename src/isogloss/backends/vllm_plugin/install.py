@@ -82,7 +82,9 @@ def _asking(init: Callable[..., Any]) -> Callable[..., Any]:
     def asking(engine: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
         init(engine, *args, **kwargs)
         settings = read_settings()
-        expected = settings.plan.sha256 if settings is not None and settings.plan is not None else None
+        if settings is None:
+            return
+        expected = None if settings.plan is None else settings.plan.sha256
         try:
             found = [status["plan_sha256"] for status in engine.collective_rpc("isogloss_status")]
         except Exception as error:

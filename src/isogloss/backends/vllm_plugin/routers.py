@@ -25,6 +25,7 @@ class ServedRouter:
         block: module that holds the router and the runner.
         runner: vLLM's module that runs the experts.
         weight: ``[n_experts, hidden_size]`` of the router.
+        linear_bias: ``[n_experts]`` that is added to its product; None where there is none.
         top_k: experts chosen per token.
     """
 
@@ -32,6 +33,7 @@ class ServedRouter:
     block: torch.nn.Module
     runner: Any
     weight: torch.Tensor
+    linear_bias: torch.Tensor | None
     top_k: int
 
     @property
@@ -96,8 +98,10 @@ def find_served_routers(model: torch.nn.Module) -> dict[int, ServedRouter]:
         if layer in found:
             raise ModelError(f"layer {layer} has two routed parts, {name} the second; expected one per layer")
         block = model.get_submodule(name.rpartition(".")[0])
-        weight = _router_weight(block, runner, layer)
-        found[layer] = ServedRouter(layer, block, runner, weight, int(runner.moe_config.experts_per_token))
+        gate = _gate(block, runner, layer)
+        found[layer] = ServedRouter(
+            layer, block, runner, _matrix(gate), gate.bias, int(runner.moe_config.experts_per_token)
+        )
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no layer that vLLM's MoERunner runs; expected a Mixture-of-Experts model"
@@ -105,8 +109,8 @@ def find_served_routers(model: torch.nn.Module) -> dict[int, ServedRouter]:
     return dict(sorted(found.items()))
 
 
-def _router_weight(block: torch.nn.Module, runner: Any, layer: int) -> torch.Tensor:  # noqa: ANN401 - vLLM's own
-    """Return the matrix of the one linear layer beside the experts that has an output for each of them."""
+def _gate(block: torch.nn.Module, runner: Any, layer: int) -> Any:  # noqa: ANN401 - vLLM's own
+    """Return the one linear layer beside the experts that has an output for each of them."""
     n_experts = int(runner.moe_config.num_logical_experts)
     experts = set(runner.routed_experts.modules())
     gates: list[Any] = [
@@ -120,7 +124,7 @@ def _router_weight(block: torch.nn.Module, runner: Any, layer: int) -> torch.Ten
             f"layer {layer}: found {found} beside the experts; expected one linear layer with {n_experts} outputs, the "
             "router, not quantised: leave routers out of the quantisation"
         )
-    return _matrix(gates[0])
+    return gates[0]
 
 
 @torch.inference_mode()
@@ -146,7 +150,7 @@ def fingerprint_of(model_type: str, routers: Mapping[int, ServedRouter]) -> Fing
         PlanError: layers differ in their numbers of experts or choices.
     """
     rows = [
-        (layer, router.n_experts, router.top_k, router.weight.to(torch.bfloat16).view(torch.int16).cpu().numpy())
+        (layer, router.n_experts, router.top_k, b"".join(map(_in_bfloat16, (router.weight, router.linear_bias))))
         for layer, router in routers.items()
     ]
     rows = sorted(_of_all_stages(rows), key=lambda row: row[0])
@@ -154,10 +158,14 @@ def fingerprint_of(model_type: str, routers: Mapping[int, ServedRouter]) -> Fing
     if len(sizes) != 1:
         raise PlanError(f"layers have (n_experts, top_k) {sorted(sizes)}; a plan needs one for all")
     digest = hashlib.sha256()
-    for *_, weight in rows:
-        digest.update(weight.tobytes())
+    for *_, content in rows:
+        digest.update(content)
     n_experts, top_k = sizes.pop()
     return Fingerprint(model_type, tuple(row[0] for row in rows), n_experts, top_k, digest.hexdigest())
+
+
+def _in_bfloat16(tensor: torch.Tensor | None) -> bytes:
+    return b"" if tensor is None else tensor.detach().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
 
 
 def _of_all_stages(rows: list[Any]) -> list[Any]:

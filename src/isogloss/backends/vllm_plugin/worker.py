@@ -29,7 +29,7 @@ _log = logging.getLogger("vllm.isogloss")  # below vLLM's own, so that it is sho
 class SteeredWorker:
     """Mixed into the worker class of the platform; methods named ``isogloss_*`` can be called by ``collective_rpc``."""
 
-    isogloss: _Steering
+    isogloss: _Steering | None = None  # where the environment asks for nothing
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
         """Load the model, then steer it, or fail so that the engine does not start."""
@@ -52,14 +52,13 @@ class SteeredWorker:
     def execute_model(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
         """Run a step, then add up what it routed where that is recorded."""
         result = super().execute_model(*args, **kwargs)  # type: ignore[misc]
-        recorder = self.isogloss.recorder
-        if recorder is not None:
-            recorder.end()
+        if self.isogloss is not None and self.isogloss.recorder is not None:
+            self.isogloss.recorder.end()
         return result
 
     def isogloss_status(self) -> dict[str, Any]:
         """Say what is served, as JSON types."""
-        return self.isogloss.status()
+        return self._steering().status()
 
     def isogloss_load_plan(self, source: str) -> dict[str, Any]:
         """Replace the plan.
@@ -71,10 +70,10 @@ class SteeredWorker:
             As `isogloss_status`; or ``error``, and then the plan before goes on.
         """
         try:
-            self.isogloss.replace(_plan(source))
+            self._steering().replace(_plan(source))
+            return self._steering().status()
         except IsoglossError as error:
             return {"error": str(error)}
-        return self.isogloss.status()
 
     def isogloss_probe(self) -> bytes:
         """Return what every router of this process chooses for random hidden states, unsteered.
@@ -83,14 +82,19 @@ class SteeredWorker:
             A safetensors file: ``LAYER.logits`` ``[n_tokens, n_experts]`` float32, ``LAYER.chosen``
             ``[n_tokens, top_k]`` int64, and ``LAYER.bias`` ``[n_experts]`` float32 where it adds one for the choice.
         """
-        return self.isogloss.observe()
+        return self._steering().observe()
 
     def isogloss_record(self, items: list[dict[str, Any]] | None) -> bytes | dict[str, Any]:
         """Start recording the items named, or stop and return what was recorded; see `record.Recorder`."""
         try:
-            return self.isogloss.record(items)
+            return self._steering().record(items)
         except IsoglossError as error:
             return {"error": str(error)}
+
+    def _steering(self) -> _Steering:
+        if self.isogloss is None:
+            raise PlanError("this engine was started without isogloss's variables; expected ISOGLOSS_PLAN at least")
+        return self.isogloss
 
 
 def _plan(source: str) -> Plan | None:

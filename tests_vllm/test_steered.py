@@ -1,0 +1,83 @@
+"""Under a plan, vLLM answers as transformers does under the same plan; the engine takes one plan after the other."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import pytest
+
+from checkpoints import prompts
+from engines import vllm_answers
+from isogloss.backends.huggingface import steer
+from oracle import Answers, require_equal, transformers_answers
+from plans import KIND_PLANS, hand, make_plan
+
+N_NEW = 8
+TOLERANCE = 5e-5  # of log-probabilities: edits in float32 add roundings of their own
+LANGUAGES = (None, "sw", "de", "swh_Latn", "fr", "deu_Latn")
+
+
+def expected_answers(loaded, plan, languages):
+    """What transformers answers to each prompt under what the plan chooses for its language."""
+    tokens, log_probs = [], []
+    for prompt, language in zip(prompts(), languages, strict=True):
+        with steer(loaded, plan.for_request(language)):
+            answers = transformers_answers(loaded, [prompt], N_NEW)
+        tokens += answers.tokens
+        log_probs += answers.log_probs
+    return Answers(tokens, log_probs)
+
+
+def served_answers(llm, languages):
+    """What the engine answers to all prompts in one batch, each in its language."""
+    extra = [{} if code is None else {"extra_args": {"isogloss_language": code}} for code in languages]
+    return vllm_answers(llm, prompts(), N_NEW, each=extra)
+
+
+@pytest.mark.parametrize("name", KIND_PLANS)
+def test_every_kind_equals_transformers(engine, loaded, name, record_property):
+    """Tokens and log-probabilities of a mixed batch are those of transformers, and not those without a plan."""
+    plan = make_plan(loaded.fingerprint(), name)
+    languages = LANGUAGES if plan.languages else (None,) * len(LANGUAGES)
+    hand(engine, None)
+    plain = served_answers(engine, languages)
+    (status,) = hand(engine, plan)
+    assert status.get("plan_sha256") == plan.sha256, status
+    served = served_answers(engine, languages)
+    record_property("largest_difference", require_equal(served, expected_answers(loaded, plan, languages), TOLERANCE))
+    assert any(not np.array_equal(a, b) for a, b in zip(plain.log_probs, served.log_probs, strict=True))
+    hand(engine, None)
+    afterwards = served_answers(engine, languages)
+    for before, after in zip(plain.log_probs, afterwards.log_probs, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_an_empty_plan_changes_nothing(engine, loaded):
+    """It is taken, and not a bit is different."""
+    hand(engine, None)
+    plain = served_answers(engine, (None,) * len(LANGUAGES))
+    empty = make_plan(loaded.fingerprint(), "soft")
+    empty = type(empty)(empty.fingerprint, (), {})
+    (status,) = hand(engine, empty)
+    assert status["plan_sha256"] == empty.sha256
+    for before, after in zip(
+        plain.log_probs, served_answers(engine, (None,) * len(LANGUAGES)).log_probs, strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    hand(engine, None)
+
+
+@pytest.mark.parametrize("name", ["together", "by phase"])
+def test_prompts_in_chunks(engines, name):
+    """A prompt that takes several steps is steered in all of them, generated tokens beside it."""
+    from checkpoints import checkpoint  # noqa: PLC0415 - beside its use
+    from isogloss.backends.huggingface import load_model  # noqa: PLC0415 - as above
+
+    loaded = load_model(str(checkpoint("qwen3_moe")), dtype="float32")
+    llm = engines.get("qwen3_moe", "eager", max_num_batched_tokens=16)
+    plan = make_plan(loaded.fingerprint(), name)
+    hand(llm, plan)
+    served = served_answers(llm, (None,) * len(LANGUAGES))
+    with steer(loaded, plan):
+        expected = transformers_answers(loaded, prompts(), N_NEW)
+    require_equal(served, expected, TOLERANCE)
