@@ -280,7 +280,7 @@ def test_a_bias_does_not_undo_a_plan(logits):
     """Where the router adds a bias, the choice is computed here: as the reference router does under the same plan."""
     bias = torch.tensor([9.0, 0, 0, 0, -9.0, 0, 0, 0])
     spec = RouterSpec(1, 8, 2, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=2, group_score="top2_sum")
-    runner = steered(spec=spec, selection_bias=bias)
+    runner = steered(choice=(spec, bias))
     edit = edit_layer([Intervention("ban", 1, (0,)), Intervention("force", 1, (4,))], 8)
     runner.isogloss.load([edit])
     edited, (weights, ids), _ = runner._apply_quant_method(None, logits)

@@ -10,6 +10,7 @@ Everything is tensor operations of fixed shapes: no value is looked at on the ho
 
 from __future__ import annotations
 
+import array_api_compat.torch
 import torch
 
 from isogloss.routing import RouterSpec
@@ -65,7 +66,7 @@ def choose(
         ranking = ranking + selection_bias.float()
     ranking = _keep_best_groups(ranking, spec)
     if edit is not None and edit.fixes_choice:
-        ranking = apply_choice(ranking, edit)
+        ranking = apply_choice(ranking, edit, xp=array_api_compat.torch)
     expert_ids = _best_first(ranking, spec.top_k)
     weights = scores.gather(-1, expert_ids)
     if spec.scoring == "topk_softmax":

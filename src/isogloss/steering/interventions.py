@@ -254,7 +254,7 @@ def edit_layer(interventions: Iterable[Intervention], n_experts: int) -> LayerEd
     return LayerEdit(n_experts, **dense)
 
 
-def apply_edit(logits: Array, edit: LayerEdit) -> Array:
+def apply_edit(logits: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
     """Edit the router logits of any number of tokens.
 
     The result must reach scoring and choosing in float32: cast down to bfloat16, forced experts tie with the maximum.
@@ -263,6 +263,7 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
         logits: ``[..., n_experts]``, any floating dtype, of NumPy or torch; finite, at most 1e18 in absolute value
             where ``soft`` is used (its variance must fit float32).
         edit: from `edit_layer` or `compile_layer`, moved to the same namespace and device by `LayerEdit.to`.
+        xp: namespace of both; None finds it. Compilers that trace the call cannot.
 
     Returns:
         ``[..., n_experts]`` float32 of the same namespace and device; equal to ``logits`` where the edit is empty.
@@ -276,7 +277,7 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
         >>> apply_edit(np.array([[0.0, 5.0, -1.0, 2.0]]), edit).argsort()
         array([[1, 3, 0, 2]])
     """
-    xp, edited = _in_float32(logits, edit)
+    xp, edited = _in_float32(logits, edit, xp)
     if 0 in logits.shape:
         return edited
     edited = _add_shifts(xp, edited, edit)
@@ -285,13 +286,14 @@ def apply_edit(logits: Array, edit: LayerEdit) -> Array:
     return _force_and_ban(xp, _on_and_off(xp, edited, edit), edit)
 
 
-def apply_choice(scores: Array, edit: LayerEdit) -> Array:
+def apply_choice(scores: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
     """Make forced experts the best and banned ones the worst of the scores that the choice is made on.
 
     Args:
         scores: ``[..., n_experts]`` after scoring, selection bias and groups, minus infinity where a group is left
             out; of NumPy or torch. Banned experts rank below those of groups left out.
         edit: as in `apply_edit`; its other kinds change nothing here.
+        xp: as in `apply_edit`.
 
     Returns:
         ``[..., n_experts]`` float32 of the same namespace and device.
@@ -300,16 +302,16 @@ def apply_choice(scores: Array, edit: LayerEdit) -> Array:
         PlanError: the edit is for another number of experts.
         TypeError: the edit lives in another namespace than the scores.
     """
-    xp, edited = _in_float32(scores, edit)
+    xp, edited = _in_float32(scores, edit, xp)
     if 0 in scores.shape:
         return edited
     return _force_and_ban(xp, xp.maximum(edited, xp.full_like(edited, -LARGEST)), edit)
 
 
-def _in_float32(logits: Array, edit: LayerEdit) -> tuple[Array, Array]:
+def _in_float32(logits: Array, edit: LayerEdit, xp: Any) -> tuple[Array, Array]:  # noqa: ANN401 - a module
     if logits.shape[-1] != edit.n_experts:
         raise PlanError(f"the logits are {logits.shape[-1]} wide; this edit is for {edit.n_experts} experts")
-    xp = array_api_compat.array_namespace(logits, *edit.arrays.values())
+    xp = xp or array_api_compat.array_namespace(logits, *edit.arrays.values())
     return xp, xp.astype(logits, xp.float32, copy=False)
 
 

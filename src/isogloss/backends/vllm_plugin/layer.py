@@ -9,9 +9,11 @@ the arrays edits it: rows stand for combinations of language and phase.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import array_api_compat.torch
 import torch
 
 from isogloss.backends.choice import choose
@@ -47,6 +49,18 @@ class Observation:
     chosen: torch.Tensor | None = None
 
 
+def _edit(router_logits: torch.Tensor, edit: LayerEdit) -> torch.Tensor:
+    edited: torch.Tensor = apply_edit(router_logits, edit, xp=array_api_compat.torch)
+    return edited
+
+
+@functools.cache
+def _fused_edit() -> Callable[[torch.Tensor, LayerEdit], torch.Tensor]:
+    """Compile the edit for any number of tokens; all layers share it."""
+    compiled: Callable[[torch.Tensor, LayerEdit], torch.Tensor] = torch.compile(_edit, dynamic=True, fullgraph=True)
+    return compiled
+
+
 class LayerSteering(torch.nn.Module):
     """The buffers of one layer, and what is done with them.
 
@@ -55,8 +69,10 @@ class LayerSteering(torch.nn.Module):
         kinds: that plans may use.
         n_slots: rows of every array.
         token_slots: ``[max_tokens]`` int64, the row of each token of a step, shared by all layers; None for one slot.
-        spec: how the layer's router chooses, where a bias or groups could undo what a plan forces or bans; else None.
-        selection_bias: of such a router.
+        choice: how the layer's router chooses, and its selection bias, where that or groups could undo what a plan
+            forces or bans; else None.
+        fused: compile the edit into one kernel. On a GPU it runs inside an operation that vLLM's own compiler does not
+            look into; on a processor it does, and this is of no use.
     """
 
     token_slots: torch.Tensor | None
@@ -70,13 +86,14 @@ class LayerSteering(torch.nn.Module):
         kinds: Sequence[Kind],
         n_slots: int,
         token_slots: torch.Tensor | None,
-        spec: RouterSpec | None = None,
-        selection_bias: torch.Tensor | None = None,
+        choice: tuple[RouterSpec, torch.Tensor | None] | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__()
+        self._apply_edit = _fused_edit() if fused else _edit
         self.n_experts, self.n_slots = n_experts, n_slots
         self.names = tuple(_ARRAYS[kind][0] for kind in kinds)
-        self.spec, self.selection_bias = spec, selection_bias
+        self.choice = choice
         self.plain_routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         self.observation: Observation | None = None
         for kind in kinds:
@@ -112,7 +129,7 @@ class LayerSteering(torch.nn.Module):
         """Edit the logits ``[n_tokens, at least n_experts]`` of a step; the result is float32 where there is a kind."""
         if not self.names:
             return router_logits
-        edited: torch.Tensor = apply_edit(router_logits[..., : self.n_experts], self._rows(router_logits.shape[0]))
+        edited = self._apply_edit(router_logits[..., : self.n_experts], self._rows(router_logits.shape[0]))
         if router_logits.shape[-1] == self.n_experts:
             return edited
         return torch.cat([edited, router_logits[..., self.n_experts :].float()], dim=-1)
@@ -136,11 +153,11 @@ class LayerSteering(torch.nn.Module):
             Weights ``[n_tokens, top_k]`` float32, and expert ids in ``indices_type``.
         """
         assert self.plain_routing is not None  # noqa: S101 - set where this method is installed
-        if self.spec is None:
+        if self.choice is None:
             weights, ids = self.plain_routing(hidden_states, router_logits, indices_type, **options)
         else:
-            edit = self._rows(router_logits.shape[0])
-            weights, ids = choose(router_logits, self.spec, selection_bias=self.selection_bias, edit=edit)
+            (spec, bias), edit = self.choice, self._rows(router_logits.shape[0])
+            weights, ids = choose(router_logits, spec, selection_bias=bias, edit=edit)
             ids = ids.to(torch.int32 if indices_type is None else indices_type)
         if self.logits is not None and self.expert_ids is not None:
             self.logits[: len(ids)] = router_logits[..., : self.n_experts]

@@ -135,14 +135,13 @@ class _Steering:
 
     def _bind(self, router: ServedRouter) -> LayerSteering:
         fixes = {"force", "ban"} & set(self.settings.kinds)
-        spec, bias = (router.choice_spec() if fixes else None) or (None, None)
         steering = LayerSteering(
             router.n_experts,
             kinds=self.settings.kinds,
             n_slots=self.settings.n_slots,
             token_slots=self.token_slots,
-            spec=spec,
-            selection_bias=bias,
+            choice=router.choice_spec() if fixes else None,
+            fused=self.device.type != "cpu" and not self.config.model_config.enforce_eager,
         ).to(self.device)
         if self.settings.record:
             steering.keep(self._max_tokens, router.top_k, self.device)
