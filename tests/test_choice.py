@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from isogloss.errors import PlanError
@@ -101,13 +101,28 @@ def assert_same(found: tuple[Any, Any], expected: Routing) -> None:
     np.testing.assert_allclose(weights.numpy(), expected.combine_weights, rtol=2e-6, atol=1e-6)
 
 
-def without_near_ties(logits: FloatArray, spec: RouterSpec, bias: FloatArray | None, edit: LayerEdit) -> FloatArray:
-    """Keep the tokens whose scores are equal or clearly apart; NumPy and torch may round neighbours differently."""
-    with np.errstate(invalid="ignore"):  # minus infinity less itself
-        ranked = np.sort(choice_scores(apply_edit(logits, edit), replace(spec, n_groups=1), bias), axis=1)
+def same_order(logits: FloatArray, spec: RouterSpec, bias: FloatArray | None, edit: LayerEdit) -> FloatArray:
+    """Keep the tokens whose choice rounding cannot change: NumPy and torch have the same scores, or all are apart."""
+    edited, alone = apply_edit(logits, edit), replace(spec, n_groups=1)
+    theirs = choice_scores(edited, alone, bias)
+    order, weights = replace(alone, top_k=N_EXPERTS, renormalise=False, scaling=1.0, expert_scale=False), theirs
+    if spec.scoring not in ("topk_softmax", "topk_sigmoid"):
+        scale = {"selection_bias": None if bias is None else torch.from_numpy(bias)}
+        weights, ids = (each.numpy() for each in choose(torch.from_numpy(edited), order, **scale))
+        weights = np.take_along_axis(weights, ids.argsort(1), 1) + (0.0 if bias is None else bias)
+    groups = np.sort(theirs.reshape(len(theirs), spec.n_groups, -1), axis=2)
+    zeros = [np.zeros((len(theirs), 1), np.float32)] if spec.others_score_zero else []
+    some = np.where((theirs == 0) & (weights == 0), -np.inf, theirs)  # banned: zero in both libraries
+    clear = apart(np.hstack([some, *zeros])) & apart(groups[:, :, -2:].sum(2)) & apart(groups[:, :, -1])
+    return logits[clear | (theirs == weights).all(axis=1)]
+
+
+def apart(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether each row's values differ by more than rounding; values at minus infinity are alike in both libraries."""
+    ranked = np.sort(values, axis=1)
+    with np.errstate(invalid="ignore"):
         gaps = np.diff(ranked, axis=1)
-        clear = ~((gaps > 0) & (gaps < 1e-6 * (1 + abs(ranked[:, 1:])))).any(axis=1)
-    return logits[clear]
+    return np.asarray((np.isnan(gaps) | (gaps > 2e-6 * (1 + abs(ranked[:, 1:])))).all(axis=1))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -116,11 +131,12 @@ def without_near_ties(logits: FloatArray, spec: RouterSpec, bias: FloatArray | N
     st.sampled_from([0.2, 30.0]),
     st.builds(an_edit, st.permutations(range(N_EXPERTS)), st.integers(0, 2), st.integers(0, N_EXPERTS - TOP_K)),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_equals_the_reference_router(spec: RouterSpec, drawn: tuple[int, float], largest: float, edit: LayerEdit):
     """Ids and weights of every router, with saturated scores, a bias above all scores, forced and banned experts."""
     bias = a_bias(spec, largest)
-    logits = without_near_ties(some_logits(*drawn), spec, bias, edit)
+    logits = same_order(some_logits(*drawn), spec, bias, edit)
+    assume(len(logits))
     tensor = torch.from_numpy(logits)
     assert_same(chosen_in_torch(tensor, spec, bias, edit.to(tensor)), chosen_in_numpy(logits, spec, bias, edit))
 
@@ -133,6 +149,7 @@ def test_exact_ties_go_to_the_lower_expert(spec: RouterSpec):
     assert_same(chosen_in_torch(torch.from_numpy(logits), spec, bias, edit), chosen_in_numpy(logits, spec, bias, edit))
 
 
+@settings(deadline=None)
 @given(st.permutations(range(N_EXPERTS)), st.integers(1, TOP_K), st.integers(1, N_EXPERTS - TOP_K))
 @example([0, 3, 6, 9, 1, 2, 4, 5, 7, 8, 10, 11], 4, 8)
 def test_the_bias_and_the_groups_undo_neither_force_nor_ban(order: list[int], n_forced: int, n_banned: int):
@@ -154,6 +171,7 @@ def test_without_the_edit_the_router_undoes_both():
     assert not (ids == 11).any()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.permutations(range(N_EXPERTS)), min_size=N_TOKENS, max_size=N_TOKENS))
 def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[int]]):
     """Arrays ``[n_tokens, n_experts]`` do to each token what its own edit would do alone."""
