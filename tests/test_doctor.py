@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import itertools
 import json
@@ -350,6 +351,8 @@ def test_plan_of_another_model_fails(tmp_path, capsys, interventions):
         (["--corpus", "{}/nowhere"], "nowhere"),
         (["--languages", "en"], "found none: name it by --corpus"),
         (["--language", "en"], "found none: name it by --plan"),
+        (["--backend", "vllm", "--corpus", "{}"], "is not estimated for --backend vllm; leave it out"),
+        (["--backend", "vllm", "--device", "cpu"], "--device has no meaning for --backend vllm"),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, capsys, arguments, message):
@@ -361,6 +364,15 @@ def test_wrong_use_is_one_line(tmp_path, capsys, arguments, message):
     assert message in streams.err
     assert streams.err.count("\n") == 1
     assert streams.out == ""
+
+
+def test_vllm_that_does_not_start_fails_the_first_check(monkeypatch, capsys):
+    """Where it is not installed, that is the finding, and nothing is built on it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else importlib.util)
+    code, checks = examine(capsys, "some/model", "--backend", "vllm")
+    assert code == 1
+    assert failed(checks) == (["loads"], ["routers", "capture", "steering"])
+    assert "vLLM is not installed here" in checks["loads"]["detail"]
 
 
 def corpus(n_items, languages=("eng_Latn", "rus_Cyrl")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -419,7 +420,10 @@ def test_the_table_says_first_whether_anything_is_shown(tmp_path, plan_file, cap
     [
         (["--top-p", "0.8", "--seed", "1"], "--top-p, --seed without --temperature"),
         (["--temperature", "0"], "expected temperature above 0"),
-        (["--backend", "vllm"], "--backend vllm is not available in this version"),
+        (["--backend", "vllm", "--device", "cpu"], "--device has no meaning for --backend vllm"),
+        (["--backend", "vllm", "--dequantize"], "--dequantize has no meaning for --backend vllm"),
+        (["--backend", "vllm", "--engine", "a=1", "--engine", "a=2"], "--engine gives a more than once"),
+        (["--engine", "tensor_parallel_size=8"], "only vLLM takes it: give --backend vllm"),
         (["--batch-size", "0"], "batch size 0"),
         (["--arms", "sideways"], "unknown arm 'sideways'"),
         (["--arms", "random:2", "--controls", "1"], "'random-0' already"),
@@ -433,6 +437,22 @@ def test_bad_combinations_are_one_line(tmp_path, plan_file, capsys, more, messag
     assert main([*command(plan_file, tmp_path / "out"), *more]) == 2
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_vllm_that_is_not_installed_is_one_line(tmp_path, plan_file, capsys, monkeypatch):
+    """The way to it is named, and nothing is written."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else importlib.util)
+    assert main(command(plan_file, tmp_path / "out", "--backend", "vllm")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("or use --backend huggingface")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_harness_on_vllm_is_refused(tmp_path, plan_file, capsys):
+    """In one line, before a model is loaded."""
+    few = ["--plan", str(plan_file), "--task", "lm-eval:arc_easy", "-o", str(tmp_path / "out"), "--backend", "vllm"]
+    assert main(["evaluate", "organism", *few]) == 2
+    assert "starts a vLLM of its own, without plans; use --backend huggingface" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

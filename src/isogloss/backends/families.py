@@ -2,7 +2,8 @@
 
 Adding a family is adding a row here and its model to the family tests. A row is a claim: discovery reads the loaded
 model by its structure and refuses it where the two disagree (`isogloss.backends.huggingface.discovery`), and before
-every capture the routers are proven on a text (`isogloss.backends.huggingface.prove`).
+every capture the routers are proven: on a text (`isogloss.backends.huggingface.prove`), or, served by vLLM, on random
+hidden states (`isogloss.backends.vllm.prove`).
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isogloss.cli import output
 from isogloss.cli.options import (
     Subparsers,
+    add_backend,
     add_corpus,
     add_expert_kind,
     add_expert_options,
@@ -18,12 +19,16 @@ from isogloss.cli.options import (
     add_output,
     add_pivot,
     codes,
+    served_options,
 )
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
-    from isogloss.backends.huggingface import CaptureOptions
+    from isogloss.backends.counted import CaptureOptions
+    from isogloss.backends.huggingface import LoadedModel
+    from isogloss.backends.vllm import ServedModel
     from isogloss.runs import Run
+    from isogloss.steering import Plan
 
 __all__ = [
     "register_capture",
@@ -73,7 +78,9 @@ def register_capture(subparsers: Subparsers) -> None:
     parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
     add_corpus(parser, required=True)
     parser.add_argument("--tokens", choices=("content", "all"), default="content", help="count special tokens or not")
-    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens per forward")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens per forward; vllm: handed to it at once"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the tokens sampled for consistency")
     parser.add_argument(
         "--phase",
@@ -85,7 +92,10 @@ def register_capture(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--distinct-from", metavar="L", help="profiles also over tokens alone that this language's texts do not have"
     )
-    parser.add_argument("--hidden-states", action="store_true", help="keep the mean of what each router reads")
+    parser.add_argument(
+        "--hidden-states", action="store_true", help="keep the mean of what each router reads; huggingface only"
+    )
+    add_backend(parser)
     add_loading(parser)
     parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="capture under a plan")
     add_output(parser, "folder of the Run; a stopped capture goes on")
@@ -97,25 +107,40 @@ def _capture(options: argparse.Namespace) -> None:
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
     from isogloss.studies.capture import CaptureRequest, capture_corpus
-    from isogloss.studies.sources import open_corpus, open_model
+    from isogloss.studies.sources import open_corpus
 
-    counted = _counted(options)
+    counted, engine = _counted(options), served_options(options)
     plan = read_plan(options.plan) if options.plan else None
     languages = options.languages
     if languages is not None and options.distinct_from is not None:
         # The pivot's text is read also where its routing is not asked for.
         languages = (*languages, *({resolve(options.distinct_from)} - {resolve(language) for language in languages}))
     corpus = open_corpus(options.corpus, languages=languages, split=options.split, n_items=options.items)
-    loaded = open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
+    loaded = _open(options, plan, engine)
     request = CaptureRequest(counted, plan, options.languages, options.distinct_from)
     output.show_run(capture_corpus(loaded, corpus, options.output, request), as_json=options.json)
 
 
+def _open(options: argparse.Namespace, plan: Plan | None, engine: dict[str, Any]) -> LoadedModel | ServedModel:
+    """Load the model, or start vLLM on it so that it can be captured."""
+    from isogloss.studies.capture import slots_for
+    from isogloss.studies.serving import open_served
+    from isogloss.studies.sources import open_model
+
+    if options.backend == "vllm":
+        return open_served(options.model, dtype=options.dtype, record=True, n_slots=slots_for(plan), options=engine)
+    return open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
+
+
 def _counted(options: argparse.Namespace) -> CaptureOptions:
     """Read what `capture` counts; refuse what contradicts itself before a model is loaded."""
-    from isogloss.backends.huggingface import CaptureOptions
+    from isogloss.backends.counted import CaptureOptions
     from isogloss.errors import IsoglossError
 
+    if options.hidden_states and options.backend == "vllm":
+        from isogloss.backends.vllm.capture import refuse_hidden_states
+
+        refuse_hidden_states()
     if options.new_tokens is not None and (options.phase != "generation" or options.new_tokens < 1):
         raise IsoglossError(
             f"--new-tokens {options.new_tokens} with --phase {options.phase}; expected --phase generation and a number "

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_corpus, add_json, add_loading
+from isogloss.cli.options import Subparsers, add_backend, add_corpus, add_json, add_loading, served_options
 from isogloss.cli.output import print_json, print_line
 from isogloss.errors import CorpusError, PlanError
 
@@ -27,6 +28,7 @@ def register_doctor(subparsers: Subparsers) -> None:
     parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="try this plan instead of one of our own")
     parser.add_argument("--language", metavar="L", help="of the plan's rules by language, try those for this one")
     add_corpus(parser, required=False, purpose="estimate its capture: ")
+    add_backend(parser)
     add_loading(parser)
     add_json(parser)
     parser.set_defaults(command=_doctor)
@@ -38,6 +40,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from isogloss.studies.doctor import ModelChoice, examine
     from isogloss.studies.sources import open_corpus
 
+    engine, served = served_options(options), options.backend == "vllm"
     plan = read_plan(options.plan) if options.plan else None
     if options.language is not None and plan is None:
         raise PlanError("--language chooses among the rules of a plan; found none: name it by --plan")
@@ -45,8 +48,11 @@ def _doctor(options: argparse.Namespace) -> int:
     picked = {"languages": options.languages, "split": options.split, "n_items": options.items}
     if options.corpus is None and any(value is not None for value in picked.values()):
         raise CorpusError("--languages, --split and --items pick from a corpus; found none: name it by --corpus")
+    if options.corpus is not None and served:
+        raise CorpusError("--corpus: how long a capture takes is not estimated for --backend vllm; leave it out")
     corpus = None if options.corpus is None else open_corpus(options.corpus, **picked)
-    choice = ModelChoice(options.model, options.dtype, options.device, dequantize=options.dequantize)
+    how = {"dequantize": options.dequantize, "served": served, "engine": engine}
+    choice = ModelChoice(options.model, options.dtype, options.device, **how)
     diagnosis = examine(choice, plan=plan, language=language, corpus=corpus)
     _show(diagnosis, options)
     return 0 if diagnosis.ok else _CHECK_FAILED
@@ -68,6 +74,9 @@ def _advice(diagnosis: Diagnosis, options: argparse.Namespace) -> str:
     load = ["--dtype", options.dtype] if options.dtype != "auto" else []
     load += ["--device", options.device] if options.device else []
     load += ["--dequantize"] if options.dequantize else []
+    load += ["--backend", options.backend] if options.backend != "huggingface" else []
+    for name, value in options.engine:
+        load += ["--engine", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if options.plan:
         rest = [*load, "--plan", str(options.plan), "--task", "TASK", "-o", "eval"]
         return f"next: {shlex.join(['isogloss', 'evaluate', options.model, *rest])}"

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isogloss.cli import output
-from isogloss.cli.options import Subparsers, add_json, add_loading, add_output, add_pivot, codes
+from isogloss.cli.options import (
+    Subparsers,
+    add_backend,
+    add_json,
+    add_loading,
+    add_output,
+    add_pivot,
+    codes,
+    served_options,
+)
 from isogloss.errors import RunError
 
 if TYPE_CHECKING:
+    from isogloss.backends.huggingface import LoadedModel
     from isogloss.backends.huggingface.sampling import Sampling
+    from isogloss.backends.vllm import ServedModel
+    from isogloss.steering import Plan
 
 __all__ = ["register_evaluate"]
 
@@ -49,7 +61,7 @@ def register_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="with --temperature: least mass of tokens to keep")
     parser.add_argument("--top-k", type=int, metavar="K", help="with --temperature: most tokens to keep")
     parser.add_argument("--seed", type=int, help="with --temperature: of every item's draws (default 0)")
-    parser.add_argument("--backend", choices=("huggingface", "vllm"), default="huggingface")
+    add_backend(parser)
     add_pivot(parser)
     add_loading(parser)
     add_output(parser, "folder of the evaluation; a stopped one goes on")
@@ -58,17 +70,16 @@ def register_evaluate(subparsers: Subparsers) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    if options.backend != "huggingface":
-        raise RunError(f"--backend {options.backend} is not available in this version; use --backend huggingface")
+    engine = served_options(options)
     if options.task.startswith(_LM_EVAL):
         summary = _by_lm_eval(options)
     else:
         _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
-        summary = _by_task(options)
+        summary = _by_task(options, engine)
     output.show_evaluation(summary, as_json=options.json)
 
 
-def _by_task(options: argparse.Namespace) -> dict[str, Any]:
+def _by_task(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, Any]:
     """Run a task of our own."""
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.run import RunOptions
@@ -76,19 +87,35 @@ def _by_task(options: argparse.Namespace) -> dict[str, Any]:
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
     from isogloss.studies.evaluate import evaluate_plan
-    from isogloss.studies.sources import open_model
 
     run_options = RunOptions(options.batch_size, _sampling(options), resolve(options.pivot))
     plan, arms = read_plan(options.plan), _arms(options)
-    make_arms(plan, arms)  # refuses before a model is loaded
+    every = make_arms(plan, arms)  # refuses before a model is loaded
     task = load_task(options.task, languages=options.languages, n_items=options.items, split=options.split)
-    loaded = open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
+    loaded = _open(options, list(every.values()), engine)
     return evaluate_plan(loaded, task, plan, out=options.output, arms=arms, options=run_options)
+
+
+def _open(options: argparse.Namespace, plans: list[Plan], engine: dict[str, Any]) -> LoadedModel | ServedModel:
+    """Load the model, or start vLLM on it so that it can take any of the plans."""
+    from isogloss.studies.capture import slots_for
+    from isogloss.studies.serving import open_served
+    from isogloss.studies.sources import open_model
+
+    if options.backend == "vllm":
+        n_slots = max(map(slots_for, plans))
+        return open_served(options.model, dtype=options.dtype, record=True, n_slots=n_slots, options=engine)
+    return open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
 
 
 def _by_lm_eval(options: argparse.Namespace) -> dict[str, Any]:
     """Run tasks of the harness."""
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
+    if options.backend != "huggingface":
+        raise RunError(
+            f"--task {options.task} with --backend {options.backend}: lm-evaluation-harness starts a vLLM of its own, "
+            "without plans; use --backend huggingface, or a task that isogloss runs itself"
+        )
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.harness import HarnessOptions, require_harness
     from isogloss.languages import resolve

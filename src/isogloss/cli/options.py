@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from isogloss.errors import IsoglossError
 
 __all__ = [
     "Subparsers",
+    "add_backend",
     "add_corpus",
     "add_expert_kind",
     "add_expert_options",
@@ -17,10 +21,22 @@ __all__ = [
     "add_output",
     "add_pivot",
     "codes",
+    "engine_argument",
     "layer_range",
+    "served_options",
 ]
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
+
+_VLLM = "vllm"
+_OURS = {
+    "model": "the command's first argument names it",
+    "tokenizer": "texts are read by the model's own",
+    "revision": "give a folder with that revision as the model",
+    "dtype": "give --dtype",
+    "worker_extension_cls": "isogloss needs it for its own",
+}
+"""Arguments of vLLM that isogloss sets, and what to do instead."""
 
 
 def codes(text: str) -> tuple[str, ...]:
@@ -39,6 +55,26 @@ def layer_range(text: str) -> tuple[int, int]:
             f"{text!r} is no range of layers; expected A-B such as 10-39, 0-based, inclusive"
         )
     return int(found[1]), int(found[2])
+
+
+def engine_argument(text: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``; the value is JSON where it can be read so, else text.
+
+    Example:
+        >>> engine_argument("max_model_len=4096"), engine_argument("load_format=dummy")
+        (('max_model_len', 4096), ('load_format', 'dummy'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not value:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no argument of vLLM; expected KEY=VALUE such as tensor_parallel_size=8"
+        )
+    if name in _OURS:
+        raise argparse.ArgumentTypeError(f"{name} is not to be set by --engine; {_OURS[name]}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +106,49 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load quantised weights as floating point, so that no kernel hides them",
     )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add what runs the model: ``--backend``, ``--engine``; read them by `served_options`."""
+    parser.add_argument(
+        "--backend",
+        choices=("huggingface", _VLLM),
+        default="huggingface",
+        help="what runs the model: transformers in this process, or vLLM, on several GPUs or machines "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        type=engine_argument,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="vllm: an argument of vLLM's LLM, such as tensor_parallel_size=8; repeatable",
+    )
+
+
+def served_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments for vLLM that ``--engine`` gave; none where the backend is another.
+
+    Args:
+        options: of a parser with `add_backend` and `add_loading`.
+
+    Raises:
+        IsoglossError: an option has no meaning for the backend, or an argument came twice.
+    """
+    given = [name for name, _ in options.engine]
+    if options.backend != _VLLM:
+        if given:
+            raise IsoglossError(
+                f"--engine {given[0]}=… with --backend {options.backend}; only vLLM takes it: give --backend vllm"
+            )
+        return {}
+    for name, instead in (("device", "--engine tensor_parallel_size=N"), ("dequantize", "nothing")):
+        if getattr(options, name):
+            raise IsoglossError(f"--{name} has no meaning for --backend vllm; give {instead} instead")
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise IsoglossError(f"--engine gives {', '.join(twice)} more than once; expected every argument once")
+    return dict(options.engine)
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from isogloss.backends.huggingface.sampling import Sampling, answer_batch
 from isogloss.evaluation.tasks.render import ChatTokenizer
 from isogloss.steering import Plan
 
-__all__ = ["Change", "Engine", "HuggingFaceEngine"]
+__all__ = ["Change", "Engine", "HuggingFaceEngine", "stored_generation", "tokenizer_sha256"]
 
 _VOLATILE = ("transformers_version", "_from_model_config", "max_length", "max_new_tokens", "do_sample")
 
@@ -109,8 +109,8 @@ class HuggingFaceEngine:
             "model_name": self.loaded.name,
             "revision": self.loaded.revision,
             "config_sha256": self.loaded.config_sha256,
-            "tokenizer_sha256": _tokenizer_sha256(self.loaded.tokenizer),
-            "generation_config": {key: value for key, value in generation.items() if key not in _VOLATILE},
+            "tokenizer_sha256": tokenizer_sha256(self.loaded.tokenizer),
+            "generation_config": stored_generation(generation),
         }
 
     def steered(self, plan: Plan) -> AbstractContextManager[None]:
@@ -144,7 +144,12 @@ class HuggingFaceEngine:
         return Change({layer: share.value for layer, share in effect.changed.items()}, effect.kl)
 
 
-def _tokenizer_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own
+def stored_generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a generation configuration decides, apart from what every call sets anew."""
+    return {key: value for key, value in settings.items() if key not in _VOLATILE}
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own
     """Hash what a tokenizer does to a text, apart from padding and truncation, which each call sets."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     state = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())

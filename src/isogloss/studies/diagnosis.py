@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isogloss.backends.families import Family
 from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, prove_routers
 from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.prove import TOLERANCE, relative_difference
@@ -16,7 +17,16 @@ from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec
 from isogloss.runs import LanguageRouting
 
-__all__ = ["PROBE_IDS", "PROBE_TEXTS", "describe_routers", "probe_ids", "spans", "try_capture", "try_padding"]
+__all__ = [
+    "PROBE_IDS",
+    "PROBE_TEXTS",
+    "describe_routers",
+    "describe_specs",
+    "probe_ids",
+    "spans",
+    "try_capture",
+    "try_padding",
+]
 
 PROBE_TEXTS = (
     "The ferry leaves at seven, but in winter the captain waits for the school children.",
@@ -39,16 +49,19 @@ _MOVED = {torch.float32: 0.01, torch.bfloat16: 0.05, torch.float16: 0.05}
 
 def describe_routers(loaded: LoadedModel) -> str:
     """Name the family, its routed layers, and how they choose."""
-    layers = [router.spec.layer for router in loaded.routers]
-    total = _stack_size(loaded)
-    unrouted = sorted(set(range(total)) - set(layers))
-    hows = sorted({_how(router.spec) for router in loaded.routers})
-    first = loaded.routers[0].spec
-    note = f"; note: {loaded.family.note}" if loaded.family.note else ""
+    specs = [router.spec for router in loaded.routers]
+    return describe_specs(loaded.family, specs, n_layers=_stack_size(loaded))
+
+
+def describe_specs(family: Family, specs: Sequence[RouterSpec], *, n_layers: int) -> str:
+    """Say which of a model's decoder layers are routed, and how."""
+    layers = [spec.layer for spec in specs]
+    unrouted = sorted(set(range(n_layers)) - set(layers))
+    note = f"; note: {family.note}" if family.note else ""
     return (
-        f"{loaded.family.model_type}: {len(layers)} of {total} layers are routed ({spans(layers)}), "
-        f"{spans(unrouted) or 'none'} without a router; {first.n_experts} experts, top {first.top_k}, "
-        f"{' or '.join(hows)}{note}"
+        f"{family.model_type}: {len(layers)} of {n_layers} layers are routed ({spans(layers)}), "
+        f"{spans(unrouted) or 'none'} without a router; {specs[0].n_experts} experts, top {specs[0].top_k}, "
+        f"{' or '.join(sorted(set(map(_how, specs))))}{note}"
     )
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from isogloss.backends.huggingface import LoadedModel
+from isogloss.backends.vllm import ServedModel
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
 from isogloss.steering import Plan
+from isogloss.studies.capture import slots_for
 from isogloss.studies.diagnosis import describe_routers, try_capture, try_padding
 from isogloss.studies.estimate import estimate_capture, weight_bytes
 from isogloss.studies.progress import busy
+from isogloss.studies.served_checks import (
+    describe_served,
+    try_recording,
+    try_served_plan,
+    try_served_routers,
+    try_served_trial,
+)
+from isogloss.studies.serving import open_served
 from isogloss.studies.sources import open_model
 from isogloss.studies.trial import try_plan, try_trial
 
@@ -29,12 +39,16 @@ class ModelChoice:
         dtype: as `isogloss.studies.sources.open_model` takes it.
         device: as there.
         dequantize: as there.
+        served: whether vLLM runs it.
+        engine: arguments of vLLM's ``LLM``.
     """
 
     name: str
     dtype: str = "auto"
     device: str | None = None
     dequantize: bool = False
+    served: bool = False
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,10 @@ class Diagnosis:
         return {"ok": self.ok, "checks": checks}
 
 
+Step: TypeAlias = "tuple[Callable[[], str], str | None]"
+"""A check, and the name of the one that it builds on."""
+
+
 def examine(
     choice: ModelChoice, *, plan: Plan | None = None, language: str | None = None, corpus: Corpus | None = None
 ) -> Diagnosis:
@@ -85,8 +103,19 @@ def examine(
 
     Returns:
         The checks ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` (or ``plan``, where one is given) and
-        ``estimate``.
+        ``estimate``; of a model that vLLM serves the same without ``padding`` and ``estimate``.
     """
+    steps = _served_steps(choice, plan, language) if choice.served else _steps(choice, plan, language, corpus)
+    checks: dict[str, Check] = {}
+    for name, (step, needed) in steps.items():
+        if needed is not None and not checks[needed].ok:
+            checks[name] = Check(name, ok=False, detail=f"not run: it builds on {needed}, which failed", ran=False)
+        else:
+            checks[name] = _try(name, step)
+    return Diagnosis(tuple(checks.values()))
+
+
+def _steps(choice: ModelChoice, plan: Plan | None, language: str | None, corpus: Corpus | None) -> dict[str, Step]:
     loaded: list[LoadedModel] = []
 
     def load() -> str:
@@ -98,7 +127,7 @@ def examine(
     def steering() -> str:
         return try_trial(loaded[0]) if plan is None else try_plan(loaded[0], plan, language=language)
 
-    steps: dict[str, tuple[Callable[[], str], str | None]] = {
+    return {
         "loads": (load, None),
         "routers": (lambda: describe_routers(loaded[0]), "loads"),
         "capture": (lambda: try_capture(loaded[0]), "routers"),
@@ -106,13 +135,28 @@ def examine(
         "steering" if plan is None else "plan": (steering, "capture"),
         "estimate": (lambda: estimate_capture(loaded[0], corpus), "capture"),
     }
-    checks: dict[str, Check] = {}
-    for name, (step, needed) in steps.items():
-        if needed is not None and not checks[needed].ok:
-            checks[name] = Check(name, ok=False, detail=f"not run: it builds on {needed}, which failed", ran=False)
-        else:
-            checks[name] = _try(name, step)
-    return Diagnosis(tuple(checks.values()))
+
+
+def _served_steps(choice: ModelChoice, plan: Plan | None, language: str | None) -> dict[str, Step]:
+    served: list[ServedModel] = []
+
+    def load() -> str:
+        start = time.perf_counter()
+        how: dict[str, Any] = {"dtype": choice.dtype, "n_slots": slots_for(plan), "options": choice.engine}
+        served.append(open_served(choice.name, record=True, **how))
+        return describe_served(served[0], time.perf_counter() - start)
+
+    def steering() -> str:
+        if plan is None:
+            return try_served_trial(served[0])
+        return try_served_plan(served[0], plan, language=language)
+
+    return {
+        "loads": (load, None),
+        "routers": (lambda: try_served_routers(served[0]), "loads"),
+        "capture": (lambda: try_recording(served[0]), "routers"),
+        "steering" if plan is None else "plan": (steering, "capture"),
+    }
 
 
 def _try(name: str, step: Callable[[], str]) -> Check:

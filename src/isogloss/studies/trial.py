@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from isogloss.languages import resolve
 from isogloss.steering import PHASES, Intervention, Phase, Plan
 from isogloss.studies.diagnosis import PROBE_IDS, PROBE_TEXTS, probe_ids, spans
 
-__all__ = ["try_plan", "try_trial"]
+__all__ = ["EMPTY", "describe_change", "request_of", "try_plan", "try_trial"]
+
+EMPTY = "the plan fits this model; it is empty and changes nothing"
+"""What is said of an empty plan."""
 
 _ALL = CaptureOptions(token_scope="all")
 
@@ -142,16 +146,39 @@ def try_plan(loaded: LoadedModel, plan: Plan, *, language: str | None = None) ->
         ModelError: steering does not reach a router, or the model is not as before.
         LanguageError: the language is unknown.
     """
+    request, whose = request_of(plan, language)
+    return f"{whose}{_try_request(loaded, request)}"
+
+
+def request_of(plan: Plan, language: str | None = None) -> tuple[Plan, str]:
+    """Choose what is tried of a plan.
+
+    Args:
+        plan: any.
+        language: of the requests; None for the first that the plan names.
+
+    Returns:
+        A plan without conditions on languages, and the beginning of a sentence that says for which one.
+
+    Raises:
+        PlanError: the plan has no rule for the language.
+        LanguageError: the language is unknown.
+    """
     if not plan.languages:
-        return _try_request(loaded, plan)
-    code = plan.languages[0] if language is None else resolve(language)
+        return plan, ""
+    code, named = plan.languages[0] if language is None else resolve(language), ", ".join(plan.languages)
     request = plan.for_request(code)
     if not request.interventions and plan.interventions:
-        raise PlanError(
-            f"the plan has no rule for {code}; it has some for {', '.join(plan.languages)}: choose of these"
-        )
+        raise PlanError(f"the plan has no rule for {code}; it has some for {named}: choose of these")
+    return request, f"for requests in {code} (the plan has rules for {named}) "
+
+
+def describe_change(plan: Plan, changed: Mapping[int, float]) -> str:
+    """Say in which of its layers a plan changes how many choices; ``changed`` is by decoder layer."""
+    shares = [changed[layer] for layer in plan.layers]
     return (
-        f"for requests in {code} (the plan has rules for {', '.join(plan.languages)}) {_try_request(loaded, request)}"
+        f"the plan fits this model; in its {len(shares)} layers ({spans(plan.layers)}) it changes the chosen experts "
+        f"of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%})"
     )
 
 
@@ -160,14 +187,12 @@ def _try_request(loaded: LoadedModel, plan: Plan) -> str:
     traces = _Traces(loaded)
     effect = measure_effect(loaded, plan, PROBE_TEXTS)
     if not plan.interventions:
-        return "the plan fits this model; it is empty and changes nothing"
+        return EMPTY
     effect.require(plan)
-    shares = [effect.changed[layer] for layer in plan.layers]
     flipped, divergence = _next_token_change(loaded, plan)
     return (
-        f"the plan fits this model; in its {len(shares)} layers ({spans(plan.layers)}) it changes the chosen experts "
-        f"of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%}); the likeliest next token "
-        f"of {flipped:.1%} of tokens, mean KL divergence {divergence:.3g} nats; {traces.require_none()}"
+        f"{describe_change(plan, effect.changed)}; the likeliest next token of {flipped:.1%} of tokens, mean KL "
+        f"divergence {divergence:.3g} nats; {traces.require_none()}"
     )
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isogloss.backends.huggingface.counted import Batch, CaptureOptions, counted_ids, make_batch, portions
+from isogloss.backends import counted
+from isogloss.backends.aggregate import gather, pair_consistency
+from isogloss.backends.counted import CaptureOptions, Text, portions
+from isogloss.backends.huggingface.counted import Batch, make_batch, reader_of
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_inputs, watch_routers
 from isogloss.errors import ModelError
-from isogloss.routing import entropy
 from isogloss.runs import LanguageRouting
 
 __all__ = ["CaptureOptions", "capture", "counted_ids"]
@@ -58,43 +60,23 @@ def capture(
         ModelError: a router did not run, or what it reads cannot be told.
     """
     options = options or CaptureOptions()
-    arrays: dict[str, npt.NDArray[np.float32]] = {}
-    tokens = np.zeros((2, len(texts)), dtype=np.int32)  # counted, distinct
-    ids: list[npt.NDArray[np.int64]] = []
-    for portion in portions(loaded, texts, item_ids, options):
-        batch = make_batch(loaded, portion, options, pivot_ids)
-        ids += [np.array(text.ids)[text.counted] for text in portion]
-        for row, mask in zip(tokens, (batch.counted, batch.distinct), strict=True):
-            row[batch.items] = 0 if mask is None else mask.sum(1).cpu().numpy()
-        for name, found in _run(loaded, batch, hidden_states=options.hidden_states).items():
-            whole = arrays.setdefault(name, np.zeros((len(texts), *found.shape[1:]), dtype=np.float32))
-            whole[batch.items] = found
-        if progress is not None:
-            progress(len(batch.items))
-    return _routing(arrays, tokens, np.concatenate(ids))
+
+    def run(portion: Sequence[Text]) -> dict[str, npt.NDArray[np.float32]]:
+        return _run(loaded, make_batch(loaded, portion, options), hidden_states=options.hidden_states)
+
+    parts = portions(reader_of(loaded), texts, item_ids, options, pivot_ids=pivot_ids)
+    return gather(parts, len(texts), run=run, progress=progress)
 
 
-def _routing(
-    arrays: dict[str, npt.NDArray[np.float32]], tokens: npt.NDArray[np.int32], ids: npt.NDArray[np.int64]
-) -> LanguageRouting:
-    """Turn sums over tokens into means, and ids into a vocabulary."""
-    counted, distinct = tokens
-    for name, n_tokens in (("profiles", counted), ("hidden", counted), ("distinct_profiles", np.maximum(distinct, 1))):
-        if name in arrays:
-            arrays[name] /= n_tokens[:, None, None].astype(np.float32)
-    vocabulary, counts = np.unique(ids, return_counts=True)
-    return LanguageRouting(
-        profiles=arrays["profiles"],
-        selections=np.rint(arrays["selections"]).astype(np.int32),
-        tokens=counted,
-        consistency=arrays["consistency"],
-        entropy=entropy(arrays["profiles"]).astype(np.float32),
-        vocabulary=vocabulary.astype(np.int32),
-        vocabulary_counts=counts.astype(np.int32),
-        distinct_profiles=arrays.get("distinct_profiles"),
-        distinct_tokens=distinct if "distinct_profiles" in arrays else None,
-        hidden=arrays.get("hidden"),
-    )
+def counted_ids(
+    loaded: LoadedModel, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
+) -> npt.NDArray[np.int64]:
+    """Return the ids, ascending, that are counted anywhere in these texts; see `isogloss.backends.counted`.
+
+    Raises:
+        CorpusError: a text has no token to count, or more tokens than the model takes.
+    """
+    return counted.counted_ids(reader_of(loaded), texts, item_ids, options)
 
 
 def _run(loaded: LoadedModel, batch: Batch, *, hidden_states: bool) -> dict[str, npt.NDArray[np.float32]]:
@@ -136,7 +118,7 @@ def _aggregate(batch: Batch, output: RouterOutput) -> dict[str, torch.Tensor]:
     sums = {
         "profiles": _total(batch.counted, probabilities),
         "selections": _total(batch.counted, choices),
-        "consistency": _consistency(sampled, n_sampled),
+        "consistency": pair_consistency(sampled, n_sampled),
     }
     if batch.distinct is not None:
         sums["distinct_profiles"] = _total(batch.distinct, probabilities)
@@ -147,13 +129,3 @@ def _total(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Sum over the tokens of the mask: a batched matrix product, whose order does not depend on the run."""
     n, length = mask.shape
     return (mask.to(values.device).unsqueeze(1) @ values.float().view(n, length, -1)).squeeze(1)
-
-
-def _consistency(sampled: torch.Tensor, n_sampled: torch.Tensor) -> torch.Tensor:
-    """Mean Jaccard similarity over pairs of the first ``n_sampled`` of ``[n, sample, n_experts]`` choices."""
-    shared = sampled @ sampled.transpose(1, 2)
-    size = sampled[:, :1].sum(-1, keepdim=True)
-    position = torch.arange(sampled.shape[1], device=sampled.device)
-    pairs = (position[:, None] < position[None, :]) & (position < n_sampled[:, None]).unsqueeze(1)
-    jaccard = shared / (2 * size - shared)
-    return (jaccard * pairs).sum((1, 2)) / pairs.sum((1, 2))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from isogloss.backends.counted import until_end
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.sampling import answer_batch, continue_ids
 
@@ -65,7 +66,7 @@ def continue_prompts(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, m
     new = continue_ids(loaded, input_ids, attention_mask, max_new_tokens=max_new_tokens, min_new_tokens=1)
     end: int | list[int] | None = loaded.model.generation_config.eos_token_id
     ends = set() if end is None else {end} if isinstance(end, int) else set(end)
-    return [row[: next((p for p, token in enumerate(row) if token in ends), len(row))] for row in new.tolist()]
+    return [until_end(row, ends) for row in new.tolist()]
 
 
 @torch.inference_mode()

@@ -17,12 +17,13 @@ from itertools import takewhile
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.errors import CorpusError
 
-__all__ = ["Likelihood", "continuation_log_likelihoods"]
+__all__ = ["JointText", "Likelihood", "continuation_log_likelihoods", "tokenise_pairs"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
 
@@ -39,10 +40,16 @@ class Likelihood(NamedTuple):
     n_tokens: int
 
 
-class _Text(NamedTuple):
-    """Joint tokens of a pair; those from ``start`` on (at least 1) are measured."""
+class JointText(NamedTuple):
+    """Tokens of a prompt and its continuation together.
 
-    place: int  # in the pairs
+    Attributes:
+        place: of the pair among all.
+        ids: token ids.
+        start: position of the first token that is measured, at least 1: nothing predicts the one before.
+    """
+
+    place: int
     ids: list[int]
     start: int
 
@@ -75,7 +82,7 @@ def continuation_log_likelihoods(
     Raises:
         CorpusError: a continuation without a token to measure.
     """
-    texts = _tokenise(loaded, pairs, add_special_tokens=add_special_tokens)
+    texts = tokenise_pairs(loaded.tokenizer, pairs, add_special_tokens=add_special_tokens)
     found: dict[int, Likelihood] = {}
     for batch in _batches(texts, batch_tokens):
         logits, first = _forward(loaded, batch)
@@ -86,18 +93,32 @@ def continuation_log_likelihoods(
     return [found[index] for index in range(len(pairs))]
 
 
-def _tokenise(loaded: LoadedModel, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool) -> list[_Text]:
-    """Encode prompt and continuation together and find where the continuation begins, once for every prompt."""
+def tokenise_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool
+) -> list[JointText]:
+    """Encode prompt and continuation together and find where the continuation begins, once for every prompt.
+
+    Args:
+        tokenizer: of the model.
+        pairs: (prompt, continuation) each; see `continuation_log_likelihoods`.
+        add_special_tokens: as there.
+
+    Returns:
+        One per pair, grouped by prompt.
+
+    Raises:
+        CorpusError: a continuation without a token to measure.
+    """
     by_prompt: defaultdict[str, list[int]] = defaultdict(list)
     for index, (prompt, _) in enumerate(pairs):
         by_prompt[prompt].append(index)
     texts = []
     for prompt, indices in by_prompt.items():
-        joint = [_encode(loaded, prompt, pairs[index][1], add_special_tokens=add_special_tokens) for index in indices]
-        alone = _encode(loaded, prompt, "", add_special_tokens=add_special_tokens)
+        joint = [_encode(tokenizer, prompt, pairs[i][1], add_special_tokens=add_special_tokens) for i in indices]
+        alone = _encode(tokenizer, prompt, "", add_special_tokens=add_special_tokens)
         same = (len(set(column)) == 1 for column in zip(alone, *joint, strict=False))
-        start = max(1, sum(takewhile(bool, same)))  # nothing predicts the first token
-        texts += [_Text(index, ids, start) for index, ids in zip(indices, joint, strict=True)]
+        start = max(1, sum(takewhile(bool, same)))
+        texts += [JointText(index, ids, start) for index, ids in zip(indices, joint, strict=True)]
     for text in texts:
         if len(text.ids) <= text.start:
             raise CorpusError(
@@ -107,9 +128,11 @@ def _tokenise(loaded: LoadedModel, pairs: Sequence[tuple[str, str]], *, add_spec
     return texts
 
 
-def _encode(loaded: LoadedModel, prompt: str, continuation: str, *, add_special_tokens: bool) -> list[int]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str, *, add_special_tokens: bool
+) -> list[int]:
     """Tokenise both together: what the tokenizer adds before a text is kept, what it adds after one is not."""
-    tokenizer, text = loaded.tokenizer, prompt + continuation
+    text = prompt + continuation
     bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if not prompt:
         return bare if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *bare]
@@ -119,7 +142,7 @@ def _encode(loaded: LoadedModel, prompt: str, continuation: str, *, add_special_
     return ids[: n_before + len(bare)]
 
 
-def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]:
+def _batches(texts: Sequence[JointText], batch_tokens: int) -> Iterator[list[JointText]]:
     """Group texts of like length within the budget of tokens, longest first."""
     left = sorted(texts, key=lambda text: (-len(text.ids), text.place))
     while left:
@@ -128,7 +151,7 @@ def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]
         left = left[size:]
 
 
-def _forward(loaded: LoadedModel, batch: Sequence[_Text]) -> tuple[torch.Tensor, int]:
+def _forward(loaded: LoadedModel, batch: Sequence[JointText]) -> tuple[torch.Tensor, int]:
     """Return logits ``[n, n_positions, vocabulary]`` from the first position that is needed on, and that position."""
     length = len(batch[0].ids)
     input_ids = torch.full((len(batch), length), loaded.tokenizer.pad_token_id or 0)

@@ -37,6 +37,7 @@ class ServedModel:
         family: the row that describes its routers.
         specs: how each routed layer chooses, by layer.
         fingerprint: of the weights that the workers hold.
+        kernels: names of the classes that run the experts.
     """
 
     def __init__(self, name: str, engine: Any, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:  # noqa: ANN401 - vLLM's and transformers' own
@@ -47,7 +48,8 @@ class ServedModel:
         """
         self.name, self.engine, self.tokenizer, self.config = name, engine, tokenizer, config
         self.family, self.specs = _routers(config)
-        self.fingerprint = Fingerprint.from_json(self.call("isogloss_status")[0]["fingerprint"])
+        status = self.call("isogloss_status")[0]
+        self.fingerprint, self.kernels = Fingerprint.from_json(status["fingerprint"]), tuple(status["kernels"])
         layers = tuple(spec.layer for spec in self.specs)
         found = (self.fingerprint.layers, self.fingerprint.n_experts, self.fingerprint.top_k)
         if found != (layers, self.specs[0].n_experts, self.specs[0].top_k):
@@ -153,6 +155,8 @@ def serve_model(
         raise ModelError("vLLM is not installed here; install it (pip install vllm), or use --backend huggingface")
     from vllm import LLM  # noqa: PLC0415 - takes seconds, and is not there for most users
 
+    from isogloss.backends.vllm_plugin import register  # noqa: PLC0415 - as above
+
     arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **(options or {})}
     if record or n_slots > 1:
         arguments["enable_prefix_caching"] = False
@@ -161,6 +165,7 @@ def serve_model(
         config = AutoConfig.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         with _environment(variables):
+            register()  # vLLM itself calls it once per process, perhaps before these variables were set
             engine = LLM(name, **arguments)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"vLLM cannot serve {name!r}: {str(error).strip().splitlines()[0]}") from error

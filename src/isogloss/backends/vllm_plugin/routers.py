@@ -41,6 +41,13 @@ class ServedRouter:
         """Routed experts."""
         return int(self.weight.shape[0])
 
+    @property
+    def kernel(self) -> str:
+        """Name of the class that runs the experts."""
+        method = self.runner.routed_experts.quant_method
+        experts = getattr(getattr(method, "moe_kernel", None), "fused_experts", None)
+        return type(method if experts is None else experts).__name__
+
     def choice_spec(self) -> tuple[RouterSpec, torch.Tensor | None] | None:
         """Describe a router that adds a bias to its scores or leaves groups out; None for one that does neither.
 

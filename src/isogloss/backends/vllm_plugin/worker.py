@@ -222,6 +222,7 @@ class _Steering:
         return {
             "plan_sha256": None if self.plan is None else self.plan.sha256,
             "fingerprint": self.fingerprint.to_json(),
+            "kernels": sorted({router.kernel for router in self.routers.values()}),
             "kinds": list(self.settings.kinds),
             "n_slots": self.settings.n_slots,
             "changed": changed,
