@@ -18,7 +18,7 @@ PROVEN := src/isogloss/backends/proven.json
 VLLM := .venv-vllm
 VLLM_CACHES := VLLM_CACHE_ROOT=$(CURDIR)/$(VLLM)/cache TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VLLM)/inductor
 
-.PHONY: demo test test-all test-lowest test-vllm check format prove docs findings bench bench-analysis clean
+.PHONY: demo test test-all test-lowest test-vllm check format prove docs findings bench bench-analysis bench-serving clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -62,6 +62,9 @@ bench: $(VENV)/run
 
 bench-analysis: $(VENV)/run
 	$(BIN)/python bench/divergence.py --full docs/performance-analysis.md
+
+bench-serving: $(VLLM)/dev
+	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md
 
 clean:
 	rm -rf $(VENV) $(VLLM) build dist isogloss-demo

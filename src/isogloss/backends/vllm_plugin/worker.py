@@ -75,14 +75,17 @@ class SteeredWorker:
         except IsoglossError as error:
             return {"error": str(error)}
 
-    def isogloss_probe(self) -> bytes:
+    def isogloss_probe(self) -> bytes | dict[str, Any]:
         """Return what every router of this process chooses for random hidden states, unsteered.
 
         Returns:
             A safetensors file: ``LAYER.logits`` ``[n_tokens, n_experts]`` float32, ``LAYER.chosen``
             ``[n_tokens, top_k]`` int64, and ``LAYER.bias`` ``[n_experts]`` float32 where it adds one for the choice.
         """
-        return self._steering().observe()
+        try:
+            return self._steering().observe()
+        except IsoglossError as error:
+            return {"error": str(error)}
 
     def isogloss_record(self, items: list[dict[str, Any]] | None) -> bytes | dict[str, Any]:
         """Start recording the items named, or stop and return what was recorded; see `record.Recorder`."""
