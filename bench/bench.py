@@ -129,7 +129,8 @@ def measurements() -> Iterator[str]:
     layers = range(3, 9)
     plan = Plan(loaded.fingerprint(), tuple(Intervention("soft", layer, (1, 5, 9), strength=0.5) for layer in layers))
     versions = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers"))
-    yield "# Performance\n\nWritten by `make bench`. Pages of their own: the\n[analysis](performance-analysis.md), [serving](performance-serving.md).\n"
+    yield "# Performance\n\nWritten by `make bench`. Pages of their own: the"
+    yield "[analysis](performance-analysis.md), [serving](performance-serving.md) (no GPU was at hand).\n"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     yield f"{machine}, Python {platform.python_version()}, {versions}."
     yield f"The organism in float32, {len(texts)} texts of mixed lengths; the other side is tokenised beforehand."

@@ -59,9 +59,7 @@ def test_an_empty_plan_changes_nothing(engine, loaded):
     empty = type(empty)(empty.fingerprint, (), {})
     (status,) = hand(engine, empty)
     assert status["plan_sha256"] == empty.sha256
-    for before, after in zip(
-        plain.log_probs, served_answers(engine, (None,) * len(LANGUAGES)).log_probs, strict=True
-    ):
+    for before, after in zip(plain.log_probs, served_answers(engine, (None,) * len(LANGUAGES)).log_probs, strict=True):
         np.testing.assert_array_equal(before, after)
     hand(engine, None)
 
