@@ -72,7 +72,7 @@ def register_evaluate(subparsers: Subparsers) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     engine = served_options(options)
     if options.task.startswith(_LM_EVAL):
-        summary = _by_lm_eval(options)
+        summary = _by_lm_eval(options, engine)
     else:
         _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
         summary = _by_task(options, engine)
@@ -108,20 +108,14 @@ def _open(options: argparse.Namespace, plans: list[Plan], engine: dict[str, Any]
     return open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
 
 
-def _by_lm_eval(options: argparse.Namespace) -> dict[str, Any]:
+def _by_lm_eval(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, Any]:
     """Run tasks of the harness."""
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
-    if options.backend != "huggingface":
-        raise RunError(
-            f"--task {options.task} with --backend {options.backend}: lm-evaluation-harness starts a vLLM of its own, "
-            "without plans; use --backend huggingface, or a task that isogloss runs itself"
-        )
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.harness import HarnessOptions, require_harness
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
     from isogloss.studies.lm_eval import LmEvalRequest, evaluate_by_lm_eval, tasks_in
-    from isogloss.studies.sources import open_model
 
     languages = tuple(resolve(code) for code in options.languages or ())
     names = tuple(options.task.removeprefix(_LM_EVAL).split(","))
@@ -133,9 +127,9 @@ def _by_lm_eval(options: argparse.Namespace) -> dict[str, Any]:
     how = HarnessOptions(options.items, options.include_path, batch_size=options.batch_size)
     request = LmEvalRequest(tasks, languages, options.metric, resolve(options.pivot), how)
     plan, arms = read_plan(options.plan), _arms(options)
-    make_arms(plan, arms)  # refuses before a model is loaded
+    every = make_arms(plan, arms)  # refuses before a model is loaded
     require_harness()  # as well
-    loaded = open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
+    loaded = _open(options, list(every.values()), engine)
     return evaluate_by_lm_eval(loaded, plan, request, out=options.output, arms=arms)
 
 

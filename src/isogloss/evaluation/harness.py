@@ -13,7 +13,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,8 +21,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from isogloss.backends.huggingface import LoadedModel, measure_effect, steer
+from isogloss.backends.vllm import ServedModel
 from isogloss.errors import CorpusError, ModelError, PlanError, RunError
 from isogloss.evaluation.arms import BASELINE
+from isogloss.evaluation.engine_vllm import VLLMEngine
+from isogloss.evaluation.harness_vllm import served_lm
 from isogloss.evaluation.paired import Better, Comparison, compare_arms
 from isogloss.evaluation.scores import FloatArray
 from isogloss.steering import Plan
@@ -181,30 +184,38 @@ class HarnessResult:
 
 
 def evaluate_with_harness(
-    loaded: LoadedModel, tasks: Sequence[str], arms: Mapping[str, Plan], *, options: HarnessOptions | None = None
+    loaded: LoadedModel | ServedModel,
+    tasks: Sequence[str],
+    arms: Mapping[str, Plan],
+    *,
+    options: HarnessOptions | None = None,
 ) -> HarnessResult:
     """Run tasks of lm-evaluation-harness unsteered and under every plan.
 
     The harness runs on the loaded model itself. It seeds the random generators of Python, NumPy and torch with its own
-    seeds before every arm, so that sampled answers of two arms differ by the plan alone.
+    seeds before every arm, so that sampled answers of two arms differ by the plan alone. vLLM's draws have seeds of
+    their own, which depend on the prompt and on how often it was asked.
 
     Args:
-        loaded: the model, unsteered.
+        loaded: the model, unsteered; one that vLLM serves must have been started with ``record`` and with as many slots
+            as the largest plan needs.
         tasks: names of tasks, groups or tags of the harness, such as ``mgsm_direct`` or ``belebele_swh_Latn``.
         arms: name to plan; ``baseline`` (no plan) is added and run first.
         options: how the tasks are run.
 
     Raises:
         CorpusError: the harness is not installed, or has no such task.
-        ModelError: the model is no transformers model.
+        ModelError: the model is neither, or vLLM would not answer as transformers does.
         PlanError: an arm is called ``baseline``; a plan belongs to another model, has conditions on languages, changes
-            no chosen expert on the tasks' own prompts, or has conditions on phases where a task generates nothing.
-        RunError: two arms did not see the same documents and prompts.
+            no chosen expert on the tasks' own prompts, or has conditions on phases where a task generates nothing; vLLM
+            reads what is measured after a prompt as generated, and refuses such plans for whole texts alone.
+        RunError: two arms did not see the same documents and prompts; or vLLM has no room for a text, or would not
+            generate as a task says.
     """
-    if not isinstance(loaded, LoadedModel):
+    if not isinstance(loaded, LoadedModel | ServedModel):
         raise ModelError(
-            f"the harness runs on models loaded by transformers; found {type(loaded).__name__}: use --backend "
-            "huggingface (steering the harness's own vLLM model is not supported yet)"
+            f"the harness runs on models loaded by transformers or served by vLLM; found {type(loaded).__name__}: use "
+            "--backend huggingface or vllm"
         )
     if BASELINE in arms:
         raise PlanError(f"an arm is called {BASELINE!r}, which is the unsteered model; give it another name")
@@ -235,30 +246,23 @@ def require_harness() -> None:
 class _Harness:
     """The installed harness with a model and tasks."""
 
-    def __init__(self, loaded: LoadedModel, tasks: tuple[str, ...], options: HarnessOptions) -> None:
+    def __init__(self, loaded: LoadedModel | ServedModel, tasks: tuple[str, ...], options: HarnessOptions) -> None:
         require_harness()
         import lm_eval  # noqa: PLC0415 - an optional extra
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - as above
         from lm_eval.tasks import TaskManager  # noqa: PLC0415 - as above
 
         path = options.include_path
         self.tasks = TaskManager(include_path=None if path is None else str(path), include_defaults=options.builtin)
         _require_known(tasks, self.tasks.all_tasks)
         self.loaded, self.names, self.options = loaded, tasks, options
-        self.evaluate, self.make_model = lm_eval.simple_evaluate, HFLM
-        self.version = str(lm_eval.__version__)
+        self.evaluate, self.version = lm_eval.simple_evaluate, str(lm_eval.__version__)
 
     def run(self, plan: Plan | None) -> dict[str, Any]:
         """Run all tasks; the model wrapper is made anew, so that nothing of an earlier arm is kept."""
         options = self.options
-        with steer(self.loaded, plan) if plan is not None else nullcontext():
+        with _steered(self.loaded, plan) if plan is not None else nullcontext():
             found = self.evaluate(
-                model=self.make_model(
-                    pretrained=self.loaded.model,
-                    tokenizer=self.loaded.tokenizer,
-                    backend="causal",
-                    batch_size=options.batch_size if self.loaded.family.left_padding else 1,
-                ),
+                model=self._model(),
                 tasks=list(self.names),
                 limit=options.limit,
                 num_fewshot=options.num_fewshot,
@@ -273,6 +277,25 @@ class _Harness:
         results: dict[str, Any] = dict(found)
         return results
 
+    def _model(self) -> Any:  # noqa: ANN401 - the harness has no types
+        """Make what the harness asks."""
+        loaded, size = self.loaded, self.options.batch_size
+        if isinstance(loaded, ServedModel):
+            return served_lm(loaded, batch_size=size)
+        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - an optional extra
+
+        return HFLM(
+            pretrained=loaded.model,
+            tokenizer=loaded.tokenizer,
+            backend="causal",
+            batch_size=size if loaded.family.left_padding else 1,
+        )
+
+
+def _steered(loaded: LoadedModel | ServedModel, plan: Plan) -> AbstractContextManager[None]:
+    """Apply a plan to all that runs inside the context."""
+    return loaded.steered(plan) if isinstance(loaded, ServedModel) else steer(loaded, plan)
+
 
 def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
     for name in tasks:
@@ -283,23 +306,35 @@ def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
         raise CorpusError("no task of lm-evaluation-harness was named; name at least one")
 
 
-def _effect(loaded: LoadedModel, plan: Plan, log: Mapping[str, Any], *, chat: bool) -> Mapping[int, float]:
+def _effect(
+    loaded: LoadedModel | ServedModel, plan: Plan, log: Mapping[str, Any], *, chat: bool
+) -> Mapping[int, float]:
     """Measure what a plan changes on the first prompts of every task; refuse no effect, and what cannot be steered."""
-    if plan.by_phase:
-        unable = [task for task, config in log["configs"].items() if config.get("output_type") != "generate_until"]
-        if unable:
-            raise PlanError(
-                f"the plan edits prompt and generation differently, but the harness does not say which tokens of "
-                f"{', '.join(unable)} are an answer; use tasks that generate, or a plan without conditions on phases"
-            )
+    if plan.by_phase and (unable := _without_phases(loaded, log)):
+        raise PlanError(
+            f"the plan edits prompt and generation differently, but the harness does not say which tokens of "
+            f"{', '.join(unable)} are an answer; use tasks that generate, or a plan without conditions on phases"
+        )
     probes = []
     for samples in log["samples"].values():
         first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]][:_PROBES]
         texts = ("".join(part for part in sample["arguments"][0] if isinstance(part, str)) for sample in first)
         probes += [text for text in texts if text.strip()]
+    if isinstance(loaded, ServedModel):
+        change = VLLMEngine(loaded).change(plan, probes, add_special_tokens=not chat)
+        change.require(plan)
+        return change.changed
     effect = measure_effect(loaded, plan, probes, add_special_tokens=not chat)
     effect.require(plan)
     return effect.changed
+
+
+def _without_phases(loaded: LoadedModel | ServedModel, log: Mapping[str, Any]) -> list[str]:
+    """Name the tasks in which it is not known which tokens are of a prompt and which of an answer."""
+    types = {task: config.get("output_type") for task, config in log["configs"].items()}
+    if isinstance(loaded, ServedModel):
+        return [task for task, kind in types.items() if kind == "loglikelihood_rolling"]
+    return [task for task, kind in types.items() if kind != "generate_until"]
 
 
 class _Asked(NamedTuple):

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.backends.huggingface import LoadedModel, prove_routers
+from isogloss.backends.vllm import ServedModel
+from isogloss.backends.vllm.prove import prove_served
 from isogloss.errors import CorpusError, LanguageError, RunError
 from isogloss.evaluation.arms import BASELINE, PLAN, make_arms
-from isogloss.evaluation.engine import HuggingFaceEngine
+from isogloss.evaluation.engine import Engine, HuggingFaceEngine
+from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.evaluation.harness import HarnessOptions, HarnessResult, HarnessScores, evaluate_with_harness
 from isogloss.files import claim_folder, read_json, write_json
@@ -52,12 +55,18 @@ class LmEvalRequest:
 
 
 def evaluate_by_lm_eval(
-    loaded: LoadedModel, plan: Plan, request: LmEvalRequest, *, out: Path, arms: Sequence[str] = ("random:1",)
+    loaded: LoadedModel | ServedModel,
+    plan: Plan,
+    request: LmEvalRequest,
+    *,
+    out: Path,
+    arms: Sequence[str] = ("random:1",),
 ) -> dict[str, Any]:
     """Run tasks of the harness unsteered, steered, and under other plans, and compare document by document.
 
     Args:
-        loaded: the model.
+        loaded: the model; one that vLLM serves must have been started with ``record`` and with slots for every arm
+            (`isogloss.studies.capture.slots_for`).
         plan: under test.
         request: what is evaluated.
         out: folder of the evaluation.
@@ -81,12 +90,12 @@ def evaluate_by_lm_eval(
     if (out / _VALUES).is_file():
         result = HarnessResult.from_json(read_json(out / _VALUES))
     else:
-        prove_routers(loaded, _PROBE)
+        _prove(loaded)
         with busy(f"lm-eval: {', '.join(request.tasks)}"):
             result = evaluate_with_harness(loaded, request.tasks, every, options=request.options)
         claim_folder(out, _SETTINGS, settings)
         write_json(out / _VALUES, result.to_json())
-    summary = _summarise(result, request, {"model": loaded.name, "engine": "huggingface"})
+    summary = _summarise(result, request, {"model": loaded.name, "engine": settings["engine"]})
     write_json(out / "summary.json", summary)
     return summary
 
@@ -135,10 +144,19 @@ def language_of(task: str) -> str | None:
     return None
 
 
-def _settings(loaded: LoadedModel, request: LmEvalRequest, arms: Mapping[str, Plan]) -> dict[str, Any]:
+def _prove(loaded: LoadedModel | ServedModel) -> None:
+    """Require that the routers do what the family's row says."""
+    if isinstance(loaded, ServedModel):
+        prove_served(loaded)
+    else:
+        prove_routers(loaded, _PROBE)
+
+
+def _settings(loaded: LoadedModel | ServedModel, request: LmEvalRequest, arms: Mapping[str, Plan]) -> dict[str, Any]:
     """All that decides the values."""
+    engine: Engine = VLLMEngine(loaded) if isinstance(loaded, ServedModel) else HuggingFaceEngine(loaded)
     settings = {
-        **HuggingFaceEngine(loaded).describe(),
+        **engine.describe(),
         "task": _name(request),
         "harness": asdict(request.options),
         "arms": {BASELINE: None, **{name: plan.sha256 for name, plan in arms.items()}},

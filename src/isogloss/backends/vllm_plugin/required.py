@@ -1,19 +1,26 @@
-"""A worker extension for vLLM that lets no worker start without the plugin."""
+"""A worker extension for vLLM, ``Required``, that lets no worker start without the plugin.
+
+vLLM only logs a plugin that it cannot load, or that it was told to leave out, but stops without its worker extension.
+"""
 
 from __future__ import annotations
 
 from isogloss.backends.vllm_plugin.install import is_installed
 from isogloss.errors import PlanError
 
-__all__ = ["Required"]
+__all__: list[str] = []
 
 
-class Required:
-    """Adds nothing: that vLLM can import it is the point."""
+class _Required:
+    """Adds nothing to a worker: that vLLM gets hold of it is the point."""
 
 
-if not is_installed():
-    raise PlanError(
-        "this worker is to serve a plan, but the isogloss plugin is not active in it; set ISOGLOSS_PLAN, and leave "
-        "isogloss in VLLM_PLUGINS where that is set"
-    )
+def __getattr__(name: str) -> type:
+    if name != "Required":
+        raise AttributeError(name)
+    if not is_installed():
+        raise PlanError(
+            "this worker is to serve a plan, but the isogloss plugin is not active in it; set ISOGLOSS_PLAN, and leave "
+            "isogloss in VLLM_PLUGINS where that is set"
+        )
+    return _Required

@@ -155,7 +155,16 @@ class _Steering:
         """Apply the plan that the engine starts with."""
         self.replace(self.settings.plan)
         if self.plan is not None:
-            _log.info("isogloss: plan %s is active; %s", self.plan.sha256[:12], self.status()["changed"])
+            for name, changed in self.changed.items():
+                most, least = (f"{each(changed.values(), default=0.0):.1%}" for each in (max, min))
+                _log.info(
+                    "isogloss: plan %s steers %d layers (%s); it changes the experts of %s to %s of random tokens",
+                    self.plan.sha256[:12],
+                    len(changed),
+                    name,
+                    least,
+                    most,
+                )
 
     def replace(self, plan: Plan | None) -> None:
         """Apply another plan, proven on random tokens; where that fails, the one before goes on.
@@ -243,6 +252,10 @@ class _Steering:
             "data parallel": parallel.data_parallel_size > 1,
             "speculative decoding": self.config.speculative_config is not None,
             "micro-batches (--enable-dbo)": getattr(parallel, "enable_dbo", False),
+            "context parallel prefill": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+            "sequence parallel experts": any(
+                getattr(router.runner.moe_config, "is_sequence_parallel", False) for router in self.routers.values()
+            ),
         }
         if found := [name for name, active in unfit.items() if active]:
             raise PlanError(
