@@ -85,7 +85,7 @@ $(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/lowest transformers==$(LOWEST)
 
 $(VLLM)/dev: pyproject.toml $(VLLM)/engine
-	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable . hypothesis pytest pytest-randomly
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable ".[lm-eval]" hypothesis pytest pytest-randomly
 	touch $@
 
 # torchvision, torchaudio and torchcodec are builds for CUDA, which break vLLM's import; texts need none of them.

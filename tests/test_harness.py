@@ -244,7 +244,7 @@ def test_wrong_use_is_refused(loaded, folder):
         evaluate_with_harness(loaded, [], {}, options=options(folder))
     with pytest.raises(PlanError, match="'baseline'"):
         evaluate_with_harness(loaded, ["planted_choice"], {"baseline": plan_for(loaded, 0)})
-    with pytest.raises(ModelError, match="transformers; found str"):
+    with pytest.raises(ModelError, match="served by vLLM; found str"):
         evaluate_with_harness("a model", ["planted_choice"], {})
     for fields in ({"limit": 0}, {"batch_size": "auto"}):
         with pytest.raises(RunError, match="at least 1"):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from isogloss.backends.huggingface import load_model
+from isogloss.backends.huggingface.sampling import Sampling
 from isogloss.cli import main
 from isogloss.errors import CorpusError, PlanError, RunError
+from isogloss.evaluation import harness_vllm
 from isogloss.evaluation.harness import HarnessResult, HarnessScores, evaluate_with_harness
 from isogloss.organism.planted import planted_problems
 from isogloss.organism.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
@@ -178,6 +180,35 @@ def test_wrong_use_is_one_line(planted, tmp_path, capsys, task, more, message):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "stored", "sampling"),
+    [
+        ({}, {"top_p": 0.5}, None),
+        ({"do_sample": False, "temperature": 0.0, "num_beams": 1, "use_cache": True}, {"min_p": 0.1}, None),
+        ({"do_sample": True, "temperature": 0.7}, {}, Sampling(0.7, 1.0, 50)),
+        ({"do_sample": True, "temperature": 1, "top_k": 0}, {"top_p": 0.5, "top_k": 20}, Sampling(1.0, 0.5, None)),
+        ({"do_sample": True, "temperature": 1, "top_p": 0.9}, {"top_p": 0.5, "top_k": 20}, Sampling(1.0, 0.9, 20)),
+    ],
+)
+def test_vllm_draws_as_a_task_or_else_the_checkpoint_says(how, stored, sampling):
+    """As transformers does, whose default keeps the 50 most probable tokens; the harness gives the temperature."""
+    assert harness_vllm._sampling(how, stored) == sampling
+
+
+@pytest.mark.parametrize(
+    ("how", "stored", "message"),
+    [
+        ({"num_beams": 4, "repetition_penalty": 1.2}, {}, "generates with num_beams, repetition_penalty, which vLLM"),
+        ({"do_sample": True, "temperature": 1.0}, {"min_p": 0.1}, "generates with min_p"),
+        ({"do_sample": True}, {}, "expected temperature above 0"),
+    ],
+)
+def test_what_vllm_is_not_asked_for_is_refused(how, stored, message):
+    """Rather than answered in another way than by transformers."""
+    with pytest.raises(RunError, match=message):
+        harness_vllm._sampling(how, stored)
 
 
 TASK = """

@@ -76,7 +76,7 @@ def test_a_healthy_model_passes(examine):
     code, checks = examine()
     assert code == 0, checks
     assert list(checks) == NAMES
-    assert "float32 on cpu; enforce_eager True" in checks["loads"]["detail"]
+    assert "float32 on cpu; experts CPU" in checks["loads"]["detail"]
     assert (
         "qwen3_moe: 3 of 4 layers are routed (1-3), 0 without a router; 8 experts, top 2, softmax"
         in (checks["routers"]["detail"])

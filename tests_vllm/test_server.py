@@ -70,8 +70,8 @@ def plans(loaded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def port(engines, plans, tmp_path_factory):
-    """A running server that starts under a soft plan and can take others."""
+def port(engines, loaded, plans, tmp_path_factory):
+    """A running server that has started under a soft plan, answered under it, and can take others."""
     engines.free()
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
     arguments, environ = command(port, ISOGLOSS_PLAN=str(plans / "soft.json"), ISOGLOSS_KINDS="all", ISOGLOSS_SLOTS="3")
@@ -85,6 +85,7 @@ def port(engines, plans, tmp_path_factory):
                     break
                 except OSError:
                     time.sleep(0.5)
+            require_answers(port, loaded, make_plan(loaded.fingerprint(), "soft"))
             yield port
         finally:
             server.terminate()
@@ -92,7 +93,7 @@ def port(engines, plans, tmp_path_factory):
 
 
 def require_answers(port, loaded, plan, language=None):
-    """Fail unless the server answers every prompt as transformers does under the plan."""
+    """Fail unless tokens and log-probabilities over HTTP are those of transformers under the plan."""
     extra = {} if language is None else {"vllm_xargs": {"isogloss_language": language}}
     common = {"model": "tiny", "max_tokens": N_NEW, "temperature": 0, "logprobs": 0, "ignore_eos": True} | extra
     answer = post(port, "/v1/completions", prompt=prompts(), return_token_ids=True, **common)
@@ -102,11 +103,6 @@ def require_answers(port, loaded, plan, language=None):
         tokens, log_probs = expected.tokens[choice["index"]], expected.log_probs[choice["index"]]
         assert choice["token_ids"] == tokens
         np.testing.assert_allclose(choice["logprobs"]["token_logprobs"], log_probs[-N_NEW:], rtol=0, atol=TOLERANCE)
-
-
-def test_the_server_starts_under_its_plan(port, loaded):
-    """Tokens and log-probabilities of a request over HTTP are those of steered transformers."""
-    require_answers(port, loaded, make_plan(loaded.fingerprint(), "soft"))
 
 
 def test_the_plan_is_replaced_while_it_runs(port, loaded, plans):

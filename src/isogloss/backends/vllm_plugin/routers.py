@@ -60,7 +60,8 @@ class ServedRouter:
         n_groups = int(grouped or 1)
         if bias is None and n_groups == 1:
             return None
-        if getattr(router, "num_fused_shared_experts", 0) or getattr(router, "_hash_indices_table", None) is not None:
+        fused = getattr(router, "num_fused_shared_experts", 0) or getattr(self.runner, "_fse_fuse_gate", False)
+        if fused or getattr(router, "_hash_indices_table", None) is not None:
             raise ModelError(
                 f"layer {self.layer}: {type(router).__name__} fuses shared experts or routes by token ids; expected a "
                 "router that chooses by logits alone, to force or ban experts there"

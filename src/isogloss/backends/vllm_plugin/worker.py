@@ -251,7 +251,7 @@ class _Steering:
         unfit = {
             "data parallel": parallel.data_parallel_size > 1,
             "speculative decoding": self.config.speculative_config is not None,
-            "micro-batches (--enable-dbo)": getattr(parallel, "enable_dbo", False),
+            "micro-batches": getattr(parallel, "use_ubatching", False),
             "context parallel prefill": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
             "sequence parallel experts": any(
                 getattr(router.runner.moe_config, "is_sequence_parallel", False) for router in self.routers.values()
