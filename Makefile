@@ -14,11 +14,14 @@ LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/b
 LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
 PROVEN := src/isogloss/backends/proven.json
 
+# SGLang's own registry and router, without what it depends on: its source is all that the tests need.
+SGLANG := 0.5.23
+
 # vLLM needs its own versions of torch and transformers: an environment of its own, about 4 GB.
 VLLM := .venv-vllm
 VLLM_CACHES := VLLM_CACHE_ROOT=$(CURDIR)/$(VLLM)/cache TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VLLM)/inductor
 
-.PHONY: demo test test-all test-lowest test-vllm check format prove docs findings bench bench-analysis bench-serving clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang check format prove docs findings bench bench-analysis bench-serving clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -34,6 +37,9 @@ test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 
 test-vllm: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
+
+test-sglang: $(VENV)/dev $(VENV)/sglang/sglang
+	ISOGLOSS_SGLANG=$(CURDIR)/$(VENV)/sglang $(BIN)/python -m pytest -q tests/test_sglang_plugin.py
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check src tests tests_vllm bench docs
@@ -83,6 +89,9 @@ $(VENV)/dev: $(VENV)/run
 $(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run
 	rm -rf $(VENV)/lowest
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/lowest transformers==$(LOWEST)
+
+$(VENV)/sglang/sglang: | $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sglang sglang==$(SGLANG)
 
 $(VLLM)/dev: pyproject.toml $(VLLM)/engine
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable ".[lm-eval]" hypothesis pytest pytest-randomly

@@ -448,14 +448,6 @@ def test_vllm_that_is_not_installed_is_one_line(tmp_path, plan_file, capsys, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_the_harness_on_vllm_is_refused(tmp_path, plan_file, capsys):
-    """In one line, before a model is loaded."""
-    few = ["--plan", str(plan_file), "--task", "lm-eval:arc_easy", "-o", str(tmp_path / "out"), "--backend", "vllm"]
-    assert main(["evaluate", "organism", *few]) == 2
-    assert "starts a vLLM of its own, without plans; use --backend huggingface" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_sampled_answers_do_not_depend_on_batches(tmp_path, plan_file):
     """With the organism itself: other batch sizes and other arms leave each item's draws as they are."""
     engine, task = HuggingFaceEngine(open_model("organism")), load_task("organism", languages=["sw"], n_items=5)

@@ -1,10 +1,7 @@
 """The SGLang plugin: its hooks against a small stand-in, and against SGLang's own registry and TopK where it is there.
 
-SGLang has no CPU wheel, but its Python source is enough for the registry and for TopK in torch. To run those tests, in
-a folder outside the repository:
-
-    pip download --no-deps sglang==0.5.23 && unzip -q sglang-*.whl -d unpacked
-    ISOGLOSS_SGLANG=$PWD/unpacked pytest …/tests/test_sglang_plugin.py
+SGLang has no CPU wheel, but its Python source is enough for the registry and for TopK in torch: `make test-sglang`
+fetches it, and names the folder in ISOGLOSS_SGLANG.
 """
 
 from __future__ import annotations

@@ -20,8 +20,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from isogloss.backends.huggingface.sampling import Sampling
-from isogloss.backends.vllm.answers import _common, _draws, _greedy, _undivided, generation_config, require_room
-from isogloss.backends.vllm.likelihood import _MODE
+from isogloss.backends.vllm.answers import (
+    common_arguments,
+    drawn_arguments,
+    generation_config,
+    greedy_arguments,
+    require_room,
+    undivided,
+)
+from isogloss.backends.vllm.likelihood import LOGPROBS_MODE
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm_plugin.slots import START
 from isogloss.errors import CorpusError, ModelError, RunError
@@ -85,8 +92,8 @@ class ServedCalls:
             RunError: a text leaves no room in the engine's context for the one token that vLLM must generate.
             ModelError: the engine was started to return something else than log-probabilities of the model.
         """
-        if (mode := str(self.served.engine.model_config.logprobs_mode)) != _MODE:
-            raise ModelError(f"the engine returns {mode}; expected {_MODE}: leave --engine logprobs_mode out")
+        if (mode := str(self.served.engine.model_config.logprobs_mode)) != LOGPROBS_MODE:
+            raise ModelError(f"the engine returns {mode}; expected {LOGPROBS_MODE}: leave --engine logprobs_mode out")
         texts = []
         for _, context, continuation in requests:
             ids = [*context, *continuation][-(self.max_length + 1) :]  # the last token is predicted, not read
@@ -120,10 +127,10 @@ class ServedCalls:
         kept = how.pop("attention_mask").bool()
         texts = [row[mask].tolist() for row, mask in zip(context, kept, strict=True)]
         sampling = _sampling(how, generation_config(self.served))
-        draws = [_greedy() if sampling is None else _draws(sampling, self._key(ids)) for ids in texts]
+        draws = [greedy_arguments() if sampling is None else drawn_arguments(sampling, self._key(ids)) for ids in texts]
         n_new = max_length - int(context.shape[1])
         require_room(self.served, texts, n_new)
-        parts = [slice(0, len(texts))] if sampling is None else _undivided(self.served, texts)
+        parts = [slice(0, len(texts))] if sampling is None else undivided(self.served, texts)
         new = [ids for part in parts for ids in self._continue(texts[part], draws[part], stop, n_new)]
         rows = [torch.tensor(ids, dtype=context.dtype) for ids in new]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
@@ -139,7 +146,7 @@ class ServedCalls:
     ) -> list[list[int]]:
         """Return the tokens that are written after each text, up to one in which a stop is complete."""
         ends = {"stop": [text for text in stop if text], "skip_special_tokens": False, "detokenize": True}
-        common = _common(self.served, n_new)
+        common = common_arguments(self.served, n_new)
         new, stops = _written(_run(self.served, texts, [{**common, **ends, **each} for each in draws]))
         for place, found in enumerate(stops):
             # vLLM decodes an answer after its prompt, the harness by itself, where a first space may be missing.
@@ -165,7 +172,7 @@ def _written(outputs: Sequence[Any]) -> tuple[list[list[int]], list[Any]]:
 
 def _measure(served: ServedModel, texts: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
     """Measure the tokens of each text from a place on."""
-    how = {**_greedy(), "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
+    how = {**greedy_arguments(), "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
     outputs = _run(served, [ids for ids, _ in texts], [{**how, "extra_args": {START: start}} for _, start in texts])
     found = []
     for (ids, start), output in zip(texts, outputs, strict=True):

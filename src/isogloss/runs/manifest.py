@@ -67,7 +67,7 @@ class Manifest:
         granularity: ``pooled`` where there is one record per language and nothing per item.
         item_ids: in the order of the arrays' first axis, the same for all languages.
         token_scope: whether template and special tokens were counted (``all``) or not (``content``).
-        backend: what captured the routing: ``huggingface``, ``vllm`` or the importer; its version is among the packages.
+        backend: what captured the routing: ``huggingface``, ``vllm`` or the importer; versions are in ``packages``.
         dtype: of the model's weights during capture.
         seed: of everything sampled, as token pairs for consistency.
         packages: name -> version of what can change the numbers.

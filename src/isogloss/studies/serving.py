@@ -36,14 +36,11 @@ def open_served(
     """
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     _require_known(options or {})
-    if record or n_slots > 1:
-        # vLLM's newer runner, its default on GPUs, does not say which token of a step is whose.
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-        if (options or {}).get("enable_prefix_caching"):
-            raise ModelError(
-                "--engine enable_prefix_caching=true: a prefix cache leaves out tokens that are to be captured, or "
-                "that were computed in another phase; leave it out"
-            )
+    if (record or n_slots > 1) and (options or {}).get("enable_prefix_caching"):
+        raise ModelError(
+            "--engine enable_prefix_caching=true: a prefix cache leaves out tokens that are to be captured, or that were "
+            "computed in another phase; leave it out"
+        )
     if name != ORGANISM:
         return serve_model(name, dtype=dtype, record=record, n_slots=n_slots, options=options)
     dtype = "float32" if dtype == "auto" else dtype  # as `isogloss.studies.sources.open_model` loads it

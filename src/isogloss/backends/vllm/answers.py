@@ -12,7 +12,15 @@ from isogloss.backends.huggingface.sampling import Sampling
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import ModelError, RunError
 
-__all__ = ["answer_prompts", "generation_config", "require_room"]
+__all__ = [
+    "answer_prompts",
+    "common_arguments",
+    "drawn_arguments",
+    "generation_config",
+    "greedy_arguments",
+    "require_room",
+    "undivided",
+]
 
 # Of a generation configuration: what decides no token where a call says how tokens are drawn, as ours do.
 _HARMLESS = frozenset(
@@ -69,11 +77,15 @@ def answer_prompts(
     """
     texts = [list(served.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]) for prompt in prompts]
     require_room(served, texts, max_new_tokens)
-    common = _common(served, max_new_tokens)
-    draws = [_greedy()] * len(texts) if sampling is None else [_draws(sampling[0], key) for key in sampling[1]]
+    common = common_arguments(served, max_new_tokens)
+    draws = (
+        [greedy_arguments()] * len(texts)
+        if sampling is None
+        else [drawn_arguments(sampling[0], key) for key in sampling[1]]
+    )
     from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
 
-    parts = [slice(0, len(texts))] if sampling is None else _undivided(served, texts)
+    parts = [slice(0, len(texts))] if sampling is None else undivided(served, texts)
     new: list[list[int]] = []
     for part in parts:
         given = [{"prompt_token_ids": ids} for ids in texts[part]]
@@ -84,7 +96,7 @@ def answer_prompts(
     return list(served.tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
-def _undivided(served: ServedModel, texts: Sequence[Sequence[int]]) -> list[slice]:
+def undivided(served: ServedModel, texts: Sequence[Sequence[int]]) -> list[slice]:
     """Group prompts so that no step of the engine divides one, where that breaks draws: on a processor.
 
     A prompt that is read in several steps draws a token at each and takes it back, which vLLM's generators for
@@ -110,7 +122,7 @@ def _undivided(served: ServedModel, texts: Sequence[Sequence[int]]) -> list[slic
     return [slice(*pair) for pair in pairwise([*ends, len(texts)])]
 
 
-def _common(served: ServedModel, max_new_tokens: int) -> dict[str, Any]:
+def common_arguments(served: ServedModel, max_new_tokens: int) -> dict[str, Any]:
     """What all answers of a checkpoint have in common."""
     stored, known = generation_config(served), GenerationConfig().to_dict()
     if unknown := sorted(name for name in stored if name in known and name not in _HARMLESS | _APPLIED):
@@ -129,11 +141,13 @@ def _common(served: ServedModel, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _greedy() -> dict[str, Any]:
+def greedy_arguments() -> dict[str, Any]:
+    """Return the arguments of an answer whose every token is the most probable one."""
     return {"temperature": 0.0}
 
 
-def _draws(sampling: Sampling, key: str) -> dict[str, Any]:
+def drawn_arguments(sampling: Sampling, key: str) -> dict[str, Any]:
+    """Return the arguments of an answer whose draws depend on the seed and a key alone."""
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -12,9 +12,9 @@ from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm_plugin.slots import START
 from isogloss.errors import ModelError
 
-__all__ = ["served_log_likelihoods"]
+__all__ = ["LOGPROBS_MODE", "served_log_likelihoods"]
 
-_MODE = "raw_logprobs"
+LOGPROBS_MODE = "raw_logprobs"
 
 
 def served_log_likelihoods(
@@ -39,8 +39,8 @@ def served_log_likelihoods(
         RunError: a text leaves no room in the engine's context for the one token that vLLM must generate.
         ModelError: the engine was started to return something else than log-probabilities of the model.
     """
-    if (mode := str(served.engine.model_config.logprobs_mode)) != _MODE:
-        raise ModelError(f"the engine returns {mode}; expected {_MODE}: leave --engine logprobs_mode out")
+    if (mode := str(served.engine.model_config.logprobs_mode)) != LOGPROBS_MODE:
+        raise ModelError(f"the engine returns {mode}; expected {LOGPROBS_MODE}: leave --engine logprobs_mode out")
     texts = tokenise_pairs(served.tokenizer, pairs, add_special_tokens=add_special_tokens)
     require_room(served, [text.ids for text in texts], 1)
     from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served

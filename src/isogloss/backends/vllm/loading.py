@@ -158,9 +158,11 @@ def serve_model(
     from isogloss.backends.vllm_plugin import register  # noqa: PLC0415 - as above
 
     arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **(options or {})}
+    variables = {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": str(n_slots), "ISOGLOSS_RECORD": str(int(record))}
     if record or n_slots > 1:
         arguments["enable_prefix_caching"] = False
-    variables = {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": str(n_slots), "ISOGLOSS_RECORD": str(int(record))}
+        # vLLM's newer runner, its default on GPUs, does not say which token of a step is whose.
+        variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     try:
         config = AutoConfig.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
