@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -99,18 +100,44 @@ def test_bad_variables_are_refused(environ, message):
         read_settings(environ)
 
 
-def test_bad_plans_end_a_process_with_one_line(tmp_path):
-    """VLLM calls the plugin; what it raises ends the process without a traceback, and can still be caught."""
-    (tmp_path / "junk.json").write_bytes(b"x" * 100)
+def spoiled(**changes):
+    """The file of a plan whose intervention is changed after it was checked."""
+    raw = plan_of(Intervention("force", 1, (5, 2))).to_json()
+    raw["interventions"][0] |= changes
+    return json.dumps(raw).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (spoiled(layer=77), "layer 77 is not a routed layer"),
+        (spoiled(experts=[99]), "expert 99 is out of range; expected 0 to 7"),
+        (spoiled(experts=[1, 2, 3]), "forces 3 experts; a token chooses 2"),
+        (spoiled(kind="soft", strength=float("nan")), "found the number NaN"),
+        (b"layers: 3", "is not a JSON file"),
+        (b"x" * 100_000_000, "is larger than 16 MiB"),
+        (None, "cannot read the plan"),
+    ],
+    ids=["layer", "expert", "top-k", "NaN", "no JSON", "100 MB", "missing"],
+)
+def test_bad_plans_end_a_process_with_one_line(tmp_path, content, message):
+    """vLLM calls the plugin; what it raises ends the process without a traceback."""
+    if content is not None:
+        (tmp_path / "plan.json").write_bytes(content)
     code = "from isogloss.backends.vllm_plugin import register; register()"
-    environ = {"ISOGLOSS_PLAN": str(tmp_path / "junk.json"), "PATH": "", "OMP_NUM_THREADS": "1"}
+    environ = {"ISOGLOSS_PLAN": str(tmp_path / "plan.json"), "PATH": "", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("isogloss: ")
-    assert "is not a JSON file" in line
-    assert isinstance(RefusedError("why"), PlanError)
-    assert str(RefusedError("why")) == "why"
+    assert message in line
+
+
+def test_a_refusal_can_be_caught():
+    """A program that starts vLLM itself handles it as any other error of ours."""
+    refusal = RefusedError("why")
+    assert isinstance(refusal, PlanError)
+    assert str(refusal) == "why"
 
 
 def test_workers_elsewhere_find_the_same_settings(tmp_path, monkeypatch):

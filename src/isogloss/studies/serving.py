@@ -38,8 +38,8 @@ def open_served(
     _require_known(options or {})
     if (record or n_slots > 1) and (options or {}).get("enable_prefix_caching"):
         raise ModelError(
-            "--engine enable_prefix_caching=true: a prefix cache leaves out tokens that are to be captured, or that were "
-            "computed in another phase; leave it out"
+            "--engine enable_prefix_caching=true: a prefix cache leaves out tokens that are to be captured, or that "
+            "were computed in another phase; leave it out"
         )
     if name != ORGANISM:
         return serve_model(name, dtype=dtype, record=record, n_slots=n_slots, options=options)
