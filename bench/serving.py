@@ -45,7 +45,7 @@ SIDES: dict[str, dict[str, str] | None] = {
     "soft plan, started for all kinds": {"ISOGLOSS_KINDS": "all"},
     "soft plan, all kinds, 8 combinations of language and phase": {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": "8"},
 }
-LOADS = {"decode": (16, 32), "prefill": (512, 1)}
+LOADS = {"decode": (16, 16), "prefill": (64, 1)}
 """By name: tokens of a prompt, tokens written after it."""
 
 N_PROMPTS = 16

@@ -121,7 +121,7 @@ def spoiled(**changes):
     ids=["layer", "expert", "top-k", "NaN", "no JSON", "100 MB", "missing"],
 )
 def test_bad_plans_end_a_process_with_one_line(tmp_path, content, message):
-    """vLLM calls the plugin; what it raises ends the process without a traceback."""
+    """The plugin is called by vLLM; what it raises ends the process without a traceback."""
     if content is not None:
         (tmp_path / "plan.json").write_bytes(content)
     code = "from isogloss.backends.vllm_plugin import register; register()"
