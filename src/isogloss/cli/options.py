@@ -143,9 +143,9 @@ def served_options(options: argparse.Namespace) -> dict[str, Any]:
                 f"--engine {given[0]}=… with --backend {options.backend}; only vLLM takes it: give --backend vllm"
             )
         return {}
-    for name, instead in (("device", "--engine tensor_parallel_size=N"), ("dequantize", "nothing")):
+    for name, instead in (("device", "give --engine tensor_parallel_size=N"), ("dequantize", "leave it out")):
         if getattr(options, name):
-            raise IsoglossError(f"--{name} has no meaning for --backend vllm; give {instead} instead")
+            raise IsoglossError(f"--{name} has no meaning for --backend vllm; {instead}")
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise IsoglossError(f"--engine gives {', '.join(twice)} more than once; expected every argument once")
     return dict(options.engine)
