@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
+from harness_tasks import GENERATE, no_hub
 from isogloss.backends.huggingface import generate, load_model, steer
 from isogloss.errors import CorpusError, ModelError, PlanError, RunError
 from isogloss.evaluation import harness
@@ -34,19 +35,6 @@ doc_to_choice: "{{{{options}}}}"
 doc_to_target: right
 metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
-"""
-
-GENERATE = """
-task: planted_{language}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{prompt}}}}"
-doc_to_target: answer
-generation_kwargs: {{until: ["x"], do_sample: false, max_gen_toks: 2}}
-metric_list:
-  - {{metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}}
 """
 
 ROLLING = """
@@ -87,9 +75,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _no_hub(tmp_path_factory):
     """Data sets are read from files alone, and cached here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with no_hub(tmp_path_factory.mktemp("cache")):
         yield
 
 

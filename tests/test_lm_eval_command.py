@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from harness_tasks import GENERATE, no_hub
 from isogloss.backends.huggingface import load_model
 from isogloss.backends.huggingface.sampling import Sampling
 from isogloss.cli import main
@@ -211,34 +212,19 @@ def test_what_vllm_is_not_asked_for_is_refused(how, stored, message):
         harness_vllm._sampling(how, stored)
 
 
-TASK = """
-task: planted_{code}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{prompt}}}}"
-doc_to_target: answer
-generation_kwargs: {{until: ["x"], do_sample: false, max_gen_toks: 2}}
-metric_list:
-  - {{metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}}
-"""
-
-
 @pytest.fixture
-def tasks(tmp_path, monkeypatch):
+def tasks(tmp_path):
     """A folder with tasks as the harness reads them; nothing is looked for on the hub."""
     pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     folder = tmp_path / "tasks"
     folder.mkdir()
     for code, language in (("deu_Latn", "deu_Latn"), ("sw", "swh_Latn")):
         file = folder / f"{code}.jsonl"
         rows = ({"prompt": prompt, "answer": answer} for _, prompt, answer in planted_problems()[language][:N_ITEMS])
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        (folder / f"{code}.yaml").write_text(TASK.format(code=code, file=file), encoding="utf-8")
-    return folder
+        (folder / f"{code}.yaml").write_text(GENERATE.format(language=code, file=file), encoding="utf-8")
+    with no_hub(tmp_path / "cache"):
+        yield folder
 
 
 @pytest.mark.filterwarnings("ignore")  # of the harness and what it imports

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.backends.vllm_plugin import RefusedError, register
+from isogloss.backends.vllm_plugin.install import _cache_reset
 from isogloss.backends.vllm_plugin.layer import LayerSteering, SteeredLayer, bind
 from isogloss.backends.vllm_plugin.probe import Observation, require_effect
 from isogloss.backends.vllm_plugin.record import Recorder
@@ -356,6 +359,30 @@ def test_an_engine_that_undoes_a_plan_is_refused(intervention, message):
             "all",
             everywhere=True,
         )
+
+
+@pytest.mark.parametrize(
+    ("results", "agree"),
+    [
+        ([{"plan_sha256": "a"}, {"plan_sha256": "a"}], True),
+        ([{"error": "no"}, {"error": "no"}], True),  # all keep the plan before
+        ([{"plan_sha256": None}, {"plan_sha256": None}], True),
+        ([{"plan_sha256": "a"}, {"plan_sha256": "b"}], False),
+        ([{"plan_sha256": "a"}, {"error": "no"}], False),
+    ],
+)
+def test_workers_serve_one_plan_or_it_is_an_error(results, agree):
+    """Also where the path of a plan holds another file on another machine."""
+    calls = []
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(kv_transfer_config=None), reset_prefix_cache=lambda **_: calls.append("reset")
+    )
+    rpc = _cache_reset(lambda *_: results)
+    with nullcontext() if agree else pytest.raises(PlanError, match="no longer serve the same plan"):
+        assert rpc(engine, "isogloss_load_plan", None, ("plan.json",)) == results
+    assert calls == ["reset"]
+    assert rpc(engine, "isogloss_status") == results
+    assert calls == ["reset"]
 
 
 # The recorder.

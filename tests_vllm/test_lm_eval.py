@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
 from engines import Engines
+from harness_tasks import no_hub
 from isogloss.cli import main
 from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.evaluation import harness, harness_vllm
@@ -94,9 +95,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _no_hub(tmp_path_factory):
     """Data sets are read from files alone, and cached here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with no_hub(tmp_path_factory.mktemp("cache")):
         yield
 
 

@@ -13,12 +13,12 @@ from isogloss.backends.vllm.answers import answer_prompts
 from isogloss.backends.vllm.choices import Routed, changed_choices, route_texts, share_changed
 from isogloss.backends.vllm.likelihood import served_log_likelihoods
 from isogloss.backends.vllm.prove import prove_served
-from isogloss.errors import ModelError, PlanError
+from isogloss.errors import ModelError
 from isogloss.evaluation.engine import Change
 from isogloss.evaluation.engine_vllm import VLLMEngine
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Plan
 from isogloss.studies.diagnosis import PROBE_TEXTS, describe_specs
-from isogloss.studies.trial import EMPTY, describe_change, request_of
+from isogloss.studies.trial import EMPTY, Trial, describe_change, request_of
 
 __all__ = ["describe_served", "try_recording", "try_served_plan", "try_served_routers", "try_served_trial"]
 
@@ -101,28 +101,17 @@ def try_served_trial(served: ServedModel) -> str:
         PlanError: the chosen experts did not change, or some token did not choose the forced one.
         ModelError: unsteered answers are not as before.
     """
-    traces = _Traces(served)
-    middle = len(served.specs) // 2
+    middle, traces = len(served.specs) // 2, _Traces(served)
     layer = served.specs[middle].layer
     counts = route_texts(served, PROBE_TEXTS).selections[:, middle].sum(0)
-    expert, raised = int(counts.argmin()), _lift(served, layer)
-    force = _plan(served, Intervention("force", layer, (expert,)))
-    offset = _plan(served, Intervention("offset", layer, (expert,), values=(raised,)))
-    forced, lifted = (_require_change(served, plan, layer) for plan in (force, offset))
-    with served.steered(force):
+    expert = int(counts.argmin())
+    trial = Trial(layer, expert, int(counts[expert]), _lift(served, layer))
+    plans = trial.plans(served.fingerprint)
+    shares = [trial.require_change(plan, changed_choices(served, plan, PROBE_TEXTS)) for plan in plans]
+    with served.steered(plans[0]):
         under = route_texts(served, PROBE_TEXTS)
-    chosen, n_tokens = int(under.selections[:, middle, expert].sum()), sum(under.n_tokens)
-    if chosen != n_tokens:
-        raise PlanError(f"force: {chosen} of {n_tokens} tokens chose expert {expert} of layer {layer}; expected all")
-    return (
-        f"in layer {layer}, expert {expert} was chosen by {int(counts[expert])} of {n_tokens} tokens, forced by "
-        f"{chosen}; force changed the choice of {forced:.1%} of tokens, offset {raised:+.3g} of {lifted:.1%}; "
-        f"{traces.require_none()}"
-    )
-
-
-def _plan(served: ServedModel, intervention: Intervention) -> Plan:
-    return Plan(served.fingerprint, (intervention,), {"rule": "trial of isogloss doctor"})
+    n_forced = int(under.selections[:, middle, expert].sum())
+    return f"{trial.describe(shares, n_forced=n_forced, n_tokens=sum(under.n_tokens))}; {traces.require_none()}"
 
 
 def _lift(served: ServedModel, layer: int) -> float:
@@ -130,15 +119,6 @@ def _lift(served: ServedModel, layer: int) -> float:
     workers = [safetensors.torch.load(content) for content in served.call("isogloss_probe")]
     logits = next(arrays[name] for arrays in workers if (name := f"{layer}.logits") in arrays)
     return 2 * (logits.max(-1).values - logits.median(-1).values).max().item()
-
-
-def _require_change(served: ServedModel, plan: Plan, layer: int) -> float:
-    """Share of tokens whose choice in the layer a trial plan changes; fail where it is none."""
-    changed = changed_choices(served, plan, PROBE_TEXTS)[layer]
-    if not changed:
-        kind = plan.interventions[0].kind
-        raise PlanError(f"{kind} changed no chosen expert in layer {layer}; expected some: steering has no effect here")
-    return changed
 
 
 def try_served_plan(served: ServedModel, plan: Plan, *, language: str | None = None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,71 @@ from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.languages import resolve
+from isogloss.routing import Fingerprint
 from isogloss.steering import PHASES, Intervention, Phase, Plan
 from isogloss.studies.diagnosis import PROBE_IDS, PROBE_TEXTS, probe_ids, spans
 
-__all__ = ["EMPTY", "describe_change", "request_of", "try_plan", "try_trial"]
+__all__ = ["EMPTY", "Trial", "describe_change", "request_of", "try_plan", "try_trial"]
 
 EMPTY = "the plan fits this model; it is empty and changes nothing"
 """What is said of an empty plan."""
 
 _ALL = CaptureOptions(token_scope="all")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The expert that is least chosen in a layer, to be forced, and then to be raised by an offset.
+
+    Attributes:
+        layer: 0-based position in the whole decoder stack.
+        expert: its id.
+        n_chosen: tokens of the probe texts that choose it unsteered.
+        raised: the offset, in logits.
+    """
+
+    layer: int
+    expert: int
+    n_chosen: int
+    raised: float
+
+    def plans(self, fingerprint: Fingerprint) -> tuple[Plan, Plan]:
+        """Return the plan that forces it, and the one that raises it."""
+        where = self.layer, (self.expert,)
+        record = {"rule": "trial of isogloss doctor"}
+        force, offset = Intervention("force", *where), Intervention("offset", *where, values=(self.raised,))
+        return Plan(fingerprint, (force,), record), Plan(fingerprint, (offset,), record)
+
+    def require_change(self, plan: Plan, changed: Mapping[int, float]) -> float:
+        """Return the share of tokens whose choice in the layer a plan changes; PlanError where it is none."""
+        if not changed[self.layer]:
+            raise PlanError(
+                f"{plan.interventions[0].kind} changed no chosen expert in layer {self.layer}; expected some: steering "
+                "has no effect here"
+            )
+        return changed[self.layer]
+
+    def describe(self, shares: Sequence[float], *, n_forced: int, n_tokens: int) -> str:
+        """Say what was found.
+
+        Args:
+            shares: what `require_change` returned for the two plans.
+            n_forced: tokens that choose the expert under the first.
+            n_tokens: of the probe texts.
+
+        Raises:
+            PlanError: a token did not choose the forced expert.
+        """
+        if n_forced != n_tokens:
+            raise PlanError(
+                f"force: {n_forced} of {n_tokens} tokens chose expert {self.expert} of layer {self.layer}; expected all"
+            )
+        forced, lifted = shares
+        return (
+            f"in layer {self.layer}, expert {self.expert} was chosen by {self.n_chosen} of {n_tokens} tokens, forced "
+            f"by {n_forced}; force changed the choice of {forced:.1%} of tokens, offset {self.raised:+.3g} of "
+            f"{lifted:.1%}"
+        )
 
 
 @torch.inference_mode()
@@ -33,29 +90,16 @@ def try_trial(loaded: LoadedModel) -> str:
         PlanError: the chosen experts did not change, or some token did not choose the forced one.
         ModelError: steering does not reach the router, or the model is not as before.
     """
-    middle = len(loaded.routers) // 2
-    layer = loaded.routers[middle].spec.layer
-    traces = _Traces(loaded)
+    middle, traces = len(loaded.routers) // 2, _Traces(loaded)
     counts = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL).selections[:, middle].sum(0)
     expert = int(counts.argmin())
-    force = _plan(loaded, Intervention("force", layer, (expert,)))
-    raised = _lift(loaded, middle)
-    offset = _plan(loaded, Intervention("offset", layer, (expert,), values=(raised,)))
-    forced, lifted = (_require_change(loaded, plan, layer) for plan in (force, offset))
-    with steer(loaded, force):
+    trial = Trial(loaded.routers[middle].spec.layer, expert, int(counts[expert]), _lift(loaded, middle))
+    plans = trial.plans(loaded.fingerprint())
+    shares = [trial.require_change(plan, measure_effect(loaded, plan, PROBE_TEXTS).changed) for plan in plans]
+    with steer(loaded, plans[0]):
         under = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL)
-    chosen, n_tokens = int(under.selections[:, middle, expert].sum()), int(under.tokens.sum())
-    if chosen != n_tokens:
-        raise PlanError(f"force: {chosen} of {n_tokens} tokens chose expert {expert} of layer {layer}; expected all")
-    return (
-        f"in layer {layer}, expert {expert} was chosen by {counts[expert]} of {n_tokens} tokens, forced by {chosen}; "
-        f"force changed the choice of {forced:.1%} of tokens, offset {raised:+.3g} of {lifted:.1%}; "
-        f"{traces.require_none()}"
-    )
-
-
-def _plan(loaded: LoadedModel, intervention: Intervention) -> Plan:
-    return Plan(loaded.fingerprint(), (intervention,), {"rule": "trial of isogloss doctor"})
+    n_forced = int(under.selections[:, middle, expert].sum())
+    return f"{trial.describe(shares, n_forced=n_forced, n_tokens=int(under.tokens.sum()))}; {traces.require_none()}"
 
 
 def _lift(loaded: LoadedModel, middle: int) -> float:
@@ -71,15 +115,6 @@ def _lift(loaded: LoadedModel, middle: int) -> float:
         for text in PROBE_TEXTS:
             loaded.decoder(input_ids=probe_ids(loaded, text), use_cache=False)
     return 2 * max(distances)
-
-
-def _require_change(loaded: LoadedModel, plan: Plan, layer: int) -> float:
-    """Share of tokens whose choice in the layer a trial plan changes; fail where it is none."""
-    changed = measure_effect(loaded, plan, PROBE_TEXTS).changed[layer]
-    if not changed:
-        kind = plan.interventions[0].kind
-        raise PlanError(f"{kind} changed no chosen expert in layer {layer}; expected some: steering has no effect here")
-    return changed
 
 
 class _Traces:

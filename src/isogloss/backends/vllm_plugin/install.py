@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from isogloss.backends.vllm_plugin.layer import SteeredLayer
@@ -102,16 +102,28 @@ def _asking(init: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cache_reset(collective_rpc: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(collective_rpc)
-    def resetting(engine: Any, method: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
-        result = collective_rpc(engine, method, *args, **kwargs)
-        if method == SteeredWorker.isogloss_load_plan.__name__:
-            # Running requests are computed anew under the plan that now holds, so that no text is of two plans.
-            engine.reset_prefix_cache(
-                reset_running_requests=True, reset_connector=engine.vllm_config.kv_transfer_config is not None
-            )
-        return result
+    def resetting(engine: Any, method: Any, timeout: Any = None, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - vLLM's own
+        if method != SteeredWorker.isogloss_load_plan.__name__:
+            return collective_rpc(engine, method, timeout, args, kwargs)
+        results = collective_rpc(engine, method, timeout, args, kwargs)
+        # Running requests are computed anew under the plan that now holds, so that no text is of two plans.
+        engine.reset_prefix_cache(
+            reset_running_requests=True, reset_connector=engine.vllm_config.kv_transfer_config is not None
+        )
+        _require_agreement(results)
+        return results
 
     return resetting
+
+
+def _require_agreement(results: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse that some workers serve one plan and some another, as where a path holds other files elsewhere."""
+    if len({result.get("plan_sha256") for result in results}) > 1:
+        found = [result.get("error") or result["plan_sha256"] for result in results]
+        raise PlanError(
+            f"workers no longer serve the same plan ({found}); expected one: give the plan as JSON text, or the same "
+            "file on every machine, at once: until then answers are of no single plan"
+        )
 
 
 def _salted(from_engine_core_request: Callable[..., Any]) -> Callable[..., Any]:

@@ -180,7 +180,7 @@ class _Steering:
             self._require_cache(plan)
         try:
             self._load(plan)
-        except IsoglossError:
+        except BaseException:
             self.plan, self.slots, self.changed = before
             self._fill(self.plan, self.slots)
             raise
