@@ -91,7 +91,7 @@ class LayerSteering(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._apply_edit = _fused_edit() if fused else _edit
-        self.n_experts, self.n_slots = n_experts, n_slots
+        self.n_experts = n_experts
         self.names = tuple(_ARRAYS[kind][0] for kind in kinds)
         self.choice = choice
         self.plain_routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None

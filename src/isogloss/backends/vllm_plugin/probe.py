@@ -12,7 +12,7 @@ from isogloss.backends.vllm_plugin.layer import LayerSteering, Observation
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import LayerEdit
 
-__all__ = ["probe", "require_effect"]
+__all__ = ["probe", "require_effect", "row_edits"]
 
 _PROBE_TOKENS = 256
 

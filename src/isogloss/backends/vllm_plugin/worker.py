@@ -18,7 +18,6 @@ from isogloss.backends.vllm_plugin.routers import ServedRouter, find_served_rout
 from isogloss.backends.vllm_plugin.settings import Settings, read_settings
 from isogloss.backends.vllm_plugin.slots import START, Slots, language_of
 from isogloss.errors import IsoglossError, PlanError
-from isogloss.routing import Fingerprint
 from isogloss.steering import Plan, check_plan, parse_plan, read_plan
 
 __all__ = ["SteeredWorker"]
@@ -113,7 +112,7 @@ class _Steering:
         self.worker, self.settings = worker, settings
         self.config = worker.vllm_config
         self.routers = find_served_routers(worker.model_runner.get_model())
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = fingerprint_of(self.config.model_config.hf_text_config.model_type, self.routers)
         self.plan: Plan | None = None
         self.slots = Slots()
         self.changed: dict[str, dict[int, float]] = {}
@@ -123,9 +122,6 @@ class _Steering:
         self.recorder = Recorder(self.layers, self.device) if settings.record else None
         if settings.record or settings.n_slots > 1:
             self._follow_steps()
-
-    def _fingerprint(self) -> Fingerprint:
-        return fingerprint_of(self.config.model_config.hf_text_config.model_type, self.routers)
 
     def _token_slots(self) -> torch.Tensor | None:
         if self.settings.n_slots == 1:
