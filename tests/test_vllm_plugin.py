@@ -388,7 +388,7 @@ def test_workers_serve_one_plan_or_it_is_an_error(results, agree):
 # The recorder.
 
 
-def recorder_of(n_layers=2, max_tokens=16):
+def recorder_of(n_layers=2, max_tokens=32):
     """A recorder, and the layers whose buffers it reads."""
     layers = {}
     for layer in range(1, 1 + n_layers):
