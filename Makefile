@@ -7,9 +7,9 @@ export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
 # What every model family must pass, and the lowest version of transformers that must pass it.
-SUITES := tests/test_capture.py tests/test_steer.py tests/test_generate.py
+SUITES := $(addprefix tests/backends/huggingface/test_,capture.py steer.py generate.py)
 # What else depends on its routers.
-ROUTERS := tests/test_discovery.py tests/test_doctor.py
+ROUTERS := tests/backends/huggingface/test_discovery.py tests/cli/test_doctor.py
 LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/backends/families.py)
 LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
 PROVEN := src/isogloss/backends/proven.json
@@ -39,7 +39,7 @@ test-vllm: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
 
 test-sglang: $(VENV)/dev $(VENV)/sglang/sglang
-	ISOGLOSS_SGLANG=$(CURDIR)/$(VENV)/sglang $(BIN)/python -m pytest -q tests/test_sglang_plugin.py
+	ISOGLOSS_SGLANG=$(CURDIR)/$(VENV)/sglang $(BIN)/python -m pytest -q tests/backends/sglang/test_plugin.py
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check src tests tests_vllm bench docs

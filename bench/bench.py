@@ -25,7 +25,7 @@ import torch
 from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, steer
 from isogloss.organism.shipped import problem_corpus, scene_corpus
 from isogloss.steering import Intervention, Plan
-from isogloss.studies.sources import open_model
+from isogloss.workflows.sources import open_model
 from timing import alternating_times
 
 Batches: TypeAlias = list[dict[str, torch.Tensor]]

@@ -33,7 +33,7 @@ from isogloss.analysis.divergence import as_distributions, between
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec
 from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter, open_run
-from isogloss.studies.analysis import analyze_run
+from isogloss.workflows.analysis import analyze_run
 from timing import alternating_times
 
 Array = npt.NDArray[np.floating[Any]]

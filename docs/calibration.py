@@ -40,10 +40,10 @@ from isogloss.analysis import (
 )
 from isogloss.analysis.correlation import correlate
 from isogloss.analysis.mantel import mantel
-from isogloss.analysis.simulation import draw_routing, simulate_run, simulate_task_run, truth
-from isogloss.analysis.worlds import PlantedExpert, SimulatedLanguage, SimulatedWorld
 from isogloss.languages import FLORES_200
 from isogloss.runs import Run
+from known_answers.simulation import draw_routing, simulate_run, simulate_task_run, truth
+from known_answers.worlds import PlantedExpert, SimulatedLanguage, SimulatedWorld
 
 Array = np.ndarray[Any, Any]
 NOMINAL, LEVEL, N_RESAMPLES = 0.95, 0.05, 1000

@@ -20,6 +20,7 @@ from typing import Any
 from calibration import calibrate
 from calibration_rows import MONTE_CARLO, calibration_tables
 from findings_steering import planted_section, steering_section
+from isogloss.analysis.language_values import read_measure
 from isogloss.backends.huggingface import CaptureOptions, LoadedModel
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import LanguageError
@@ -27,12 +28,11 @@ from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.train import TIERS
 from isogloss.runs import import_counts_json
-from isogloss.studies.analysis import AnalysisRequest, RunAnalysis, analyze_run
-from isogloss.studies.capture import CaptureRequest, capture_corpus
-from isogloss.studies.findings import describe_run
-from isogloss.studies.measures import read_measure
-from isogloss.studies.organism import word_problem_accuracies
-from isogloss.studies.sources import open_corpus, open_model
+from isogloss.workflows.analysis import AnalysisRequest, RunAnalysis, analyze_run
+from isogloss.workflows.capture import CaptureRequest, capture_corpus
+from isogloss.workflows.findings import describe_run
+from isogloss.workflows.organism import word_problem_accuracies
+from isogloss.workflows.sources import open_corpus, open_model
 from markdown_parts import estimate, table
 
 PAGE = Path(__file__).parent / "findings.md"

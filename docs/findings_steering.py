@@ -14,15 +14,15 @@ from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
 from isogloss.files import write_json
 from isogloss.languages import display_name
-from isogloss.organism.planted import planted_corpora, planted_problems
-from isogloss.organism.planted_model import planted_model
 from isogloss.runs import Run
 from isogloss.steering import Plan, write_plan
-from isogloss.studies.capture import capture_corpus
-from isogloss.studies.evaluate import evaluate_plan
-from isogloss.studies.experts import build_plan
-from isogloss.studies.sources import open_corpus
-from isogloss.studies.study import DEMO
+from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.evaluate import evaluate_plan
+from isogloss.workflows.experts import build_plan
+from isogloss.workflows.sources import open_corpus
+from isogloss.workflows.study import DEMO
+from known_answers.planted import planted_corpora, planted_problems
+from known_answers.planted_model import planted_model
 from markdown_parts import estimate, table
 
 __all__ = ["planted_section", "steering_section"]

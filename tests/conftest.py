@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from prove_plugin import pytest_addoption, pytest_configure
 
 __all__ = ["document_script", "pytest_addoption", "pytest_configure", "shared_data"]

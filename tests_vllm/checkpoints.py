@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from configs import randomise
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from configs import randomise
 from isogloss.organism.shipped import model_folder
 
 __all__ = ["FAMILIES", "TEXTS", "checkpoint", "prompts", "tokenizer"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Appended: the tests of the package have a conftest.py and a models.py, too.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 from checkpoints import FAMILIES, checkpoint
 from engines import MODES, Engines

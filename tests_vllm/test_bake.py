@@ -13,8 +13,8 @@ import torch
 from checkpoints import checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
-from isogloss.studies.bake import bake_plan
-from isogloss.studies.doctor import ModelChoice
+from isogloss.workflows.bake import bake_plan
+from isogloss.workflows.doctor import ModelChoice
 
 N_NEW = 12
 SERVE = f"""

@@ -12,19 +12,19 @@ import safetensors.numpy
 
 from checkpoints import TEXTS as SHORT
 from checkpoints import checkpoint, prompts
-from isogloss.backends.counted import CaptureOptions
 from isogloss.backends.huggingface import capture, load_model, steer
 from isogloss.backends.huggingface.capture import counted_ids
-from isogloss.backends.vllm import serve_model
+from isogloss.backends.token_batches import CaptureOptions
 from isogloss.backends.vllm.capture import _generation_config, reader_of
 from isogloss.backends.vllm.capture import capture as capture_served
 from isogloss.backends.vllm.capture import counted_ids as served_ids
+from isogloss.backends.vllm.loading import serve_model
+from isogloss.backends.vllm.plugin.record import ITEM
 from isogloss.backends.vllm.prove import prove_served
-from isogloss.backends.vllm_plugin.record import ITEM
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, IsoglossError, ModelError, PlanError, RunError
 from isogloss.steering import Intervention, Plan
-from isogloss.studies.capture import CaptureRequest, capture_corpus, slots_for
+from isogloss.workflows.capture import CaptureRequest, capture_corpus, slots_for
 
 # With a bias on the choice and groups (deepseek_v3), one in the gate (gpt_oss), neither (qwen3_moe).
 FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss")

@@ -9,8 +9,7 @@ import torch
 from checkpoints import FAMILIES, TEXTS, checkpoint, prompts
 from isogloss.backends.huggingface import capture, load_model, steer
 from isogloss.steering import Intervention, Plan
-from oracle import transformers_answers
-from test_unsteered import TOLERANCE
+from oracle import TOLERANCE, transformers_answers
 
 DENSE_FIRST = ("qwen3_moe", "glm4_moe", "deepseek_v3")
 

@@ -17,9 +17,9 @@ from isogloss.backends.huggingface import load_model
 from isogloss.backends.huggingface.effect import measure_plan_effect
 from isogloss.cli import main
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.studies import doctor, served_checks
-from isogloss.studies.diagnosis import PROBE_TEXTS
-from isogloss.studies.serving import open_served
+from isogloss.workflows import doctor, served_checks
+from isogloss.workflows.diagnosis import PROBE_TEXTS
+from isogloss.workflows.serving import open_served
 
 NAMES = ["loads", "routers", "capture", "steering"]
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "kv_cache_memory_bytes": 2**26}

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from killing import KilledError, kill_at
 from transformers import GenerationConfig
 
 from checkpoints import TEXTS, checkpoint
@@ -27,10 +28,9 @@ from isogloss.evaluation.run import RunOptions, evaluate
 from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.studies.capture import slots_for
-from isogloss.studies.serving import open_served
-from isogloss.studies.sources import open_model
-from killing import KilledError, kill_at
+from isogloss.workflows.capture import slots_for
+from isogloss.workflows.serving import open_served
+from isogloss.workflows.sources import open_model
 
 MODELS = {"organism": "eager", "gpt_oss": "compiled", "glm4_moe": "eager"}
 PLANS = ("none", "soft", "ban", "generation", "prompt", "both")

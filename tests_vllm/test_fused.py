@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isogloss.backends.vllm_plugin.layer import LayerSteering
+from isogloss.backends.vllm.plugin.layer import LayerSteering
 from isogloss.steering import KINDS, Intervention
 from isogloss.steering.interventions import edit_layer
 

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
-from engines import Engines
 from harness_tasks import no_hub
+
+from engines import Engines
 from isogloss.cli import main
 from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.evaluation import harness, harness_vllm
@@ -19,9 +20,9 @@ from isogloss.evaluation.harness import HarnessOptions, evaluate_with_harness
 from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, random_control, write_plan
-from isogloss.studies import lm_eval, serving
-from isogloss.studies.serving import open_served
-from isogloss.studies.sources import open_model
+from isogloss.workflows import lm_eval, serving
+from isogloss.workflows.serving import open_served
+from isogloss.workflows.sources import open_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports, which are not ours
 

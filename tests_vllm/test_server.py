@@ -21,7 +21,7 @@ from oracle import transformers_answers
 from plans import make_plan
 
 FAMILY, N_NEW, TOLERANCE = "qwen3_moe", 8, 5e-5
-REQUIRED = "isogloss.backends.vllm_plugin.required.Required"
+REQUIRED = "isogloss.backends.vllm.plugin.required.Required"
 OPTIONS = (
     "--dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 8 --seed 0 --kv-cache-memory-bytes 67108864"
 )

@@ -91,7 +91,7 @@ def test_layers_of_another_class_stop_the_start(start, loaded, monkeypatch):
     """A layer that the plugin does not stand in for would be served unsteered."""
     from vllm.model_executor import custom_op  # noqa: PLC0415 - vLLM reads the environment when it is imported
 
-    from isogloss.backends.vllm_plugin.install import is_installed  # noqa: PLC0415 - as above
+    from isogloss.backends.vllm.plugin.install import is_installed  # noqa: PLC0415 - as above
 
     plan = make_plan(loaded.fingerprint(), "ban")
     start(plan)
@@ -111,7 +111,7 @@ def test_another_plugin_that_owns_the_layers_is_refused(monkeypatch):
     """Two cannot stand in for one class; the first would go unsteered."""
     from vllm.model_executor import custom_op  # noqa: PLC0415 - as above
 
-    from isogloss.backends.vllm_plugin import register  # noqa: PLC0415 - as above
+    from isogloss.backends.vllm.plugin import register  # noqa: PLC0415 - as above
 
     monkeypatch.setenv("ISOGLOSS_KINDS", "all")
     monkeypatch.setitem(custom_op.op_registry_oot, "MoERunner", _plain_runner())
@@ -121,7 +121,7 @@ def test_another_plugin_that_owns_the_layers_is_refused(monkeypatch):
 
 def test_a_router_that_goes_its_own_way_stops_the_start(start, loaded, monkeypatch):
     """If choices do not follow the edited logits, no plan can hold."""
-    from isogloss.backends.vllm_plugin.layer import LayerSteering  # noqa: PLC0415 - as above
+    from isogloss.backends.vllm.plugin.layer import LayerSteering  # noqa: PLC0415 - as above
 
     monkeypatch.setattr(LayerSteering, "edit", lambda _self, router_logits: router_logits)
     with pytest.raises(PlanError, match=r"of random tokens chose expert 7, which is forced; expected 100%"):

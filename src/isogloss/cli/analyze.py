@@ -11,7 +11,7 @@ from isogloss.cli.options import Subparsers, add_json, codes, layer_range
 from isogloss.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from isogloss.studies.analysis import AnalysisRequest, RunAnalysis
+    from isogloss.workflows.analysis import AnalysisRequest, RunAnalysis
 
 __all__ = ["register_analyze"]
 
@@ -69,9 +69,9 @@ def register_analyze(subparsers: Subparsers) -> None:
 
 def _analyze(options: argparse.Namespace) -> None:
     from isogloss.runs import open_run
-    from isogloss.studies.analysis import analyze_run
-    from isogloss.studies.progress import busy
-    from isogloss.studies.tables import write_tables
+    from isogloss.workflows.analysis import analyze_run
+    from isogloss.workflows.progress import busy
+    from isogloss.workflows.tables import write_tables
 
     with busy("analyze"):
         run = open_run(options.run)
@@ -86,10 +86,10 @@ def _analyze(options: argparse.Namespace) -> None:
 
 
 def _request(options: argparse.Namespace) -> AnalysisRequest:
+    from isogloss.analysis.language_values import read_measure
     from isogloss.languages import resolve
     from isogloss.runs import open_run
-    from isogloss.studies.analysis import AnalysisRequest
-    from isogloss.studies.measures import read_measure
+    from isogloss.workflows.analysis import AnalysisRequest
 
     return AnalysisRequest(
         pivot=tuple(resolve(code) for code in options.pivot),
@@ -104,7 +104,7 @@ def _request(options: argparse.Namespace) -> AnalysisRequest:
 
 def _show(found: RunAnalysis) -> None:
     """Print sentences first, then one row per language, then what was refused."""
-    from isogloss.studies.findings import describe_run
+    from isogloss.workflows.findings import describe_run
 
     for sentence in describe_run(found):
         print_line(sentence)

@@ -11,7 +11,7 @@ from isogloss.cli.options import Subparsers, add_json, add_loading, add_output
 from isogloss.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
-    from isogloss.studies.bake import Baked
+    from isogloss.workflows.bake import Baked
 
 __all__ = ["register_bake"]
 
@@ -36,8 +36,8 @@ def register_bake(subparsers: Subparsers) -> None:
 
 def _bake(options: argparse.Namespace) -> None:
     from isogloss.steering import read_plan
-    from isogloss.studies.bake import bake_plan
-    from isogloss.studies.doctor import ModelChoice
+    from isogloss.workflows.bake import bake_plan
+    from isogloss.workflows.doctor import ModelChoice
 
     plan = read_plan(options.plan)
     choice = ModelChoice(options.model, options.dtype, options.device, dequantize=options.dequantize)

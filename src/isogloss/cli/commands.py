@@ -24,9 +24,9 @@ from isogloss.cli.options import (
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
-    from isogloss.backends.counted import CaptureOptions
     from isogloss.backends.huggingface import LoadedModel
-    from isogloss.backends.vllm import ServedModel
+    from isogloss.backends.token_batches import CaptureOptions
+    from isogloss.backends.vllm.loading import ServedModel
     from isogloss.runs import Run
     from isogloss.steering import Plan
 
@@ -52,7 +52,7 @@ def register_demo(subparsers: Subparsers) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from isogloss.studies.study import DEMO, run_study
+    from isogloss.workflows.study import DEMO, run_study
 
     output.show_study(run_study(DEMO, options.output), as_json=options.json)
 
@@ -67,7 +67,7 @@ def register_study(subparsers: Subparsers) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from isogloss.studies.study import read_study, run_study
+    from isogloss.workflows.study import read_study, run_study
 
     output.show_study(run_study(read_study(options.study), options.output), as_json=options.json)
 
@@ -106,8 +106,8 @@ def register_capture(subparsers: Subparsers) -> None:
 def _capture(options: argparse.Namespace) -> None:
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
-    from isogloss.studies.capture import CaptureRequest, capture_corpus
-    from isogloss.studies.sources import open_corpus
+    from isogloss.workflows.capture import CaptureRequest, capture_corpus
+    from isogloss.workflows.sources import open_corpus
 
     counted, engine = _counted(options), served_options(options)
     plan = read_plan(options.plan) if options.plan else None
@@ -123,9 +123,9 @@ def _capture(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace, plan: Plan | None, engine: dict[str, Any]) -> LoadedModel | ServedModel:
     """Load the model, or start vLLM on it so that it can be captured."""
-    from isogloss.studies.capture import slots_for
-    from isogloss.studies.serving import open_served
-    from isogloss.studies.sources import open_model
+    from isogloss.workflows.capture import slots_for
+    from isogloss.workflows.serving import open_served
+    from isogloss.workflows.sources import open_model
 
     if options.backend == "vllm":
         return open_served(options.model, dtype=options.dtype, record=True, n_slots=slots_for(plan), options=engine)
@@ -134,7 +134,7 @@ def _open(options: argparse.Namespace, plan: Plan | None, engine: dict[str, Any]
 
 def _counted(options: argparse.Namespace) -> CaptureOptions:
     """Read what `capture` counts; refuse what contradicts itself before a model is loaded."""
-    from isogloss.backends.counted import CaptureOptions
+    from isogloss.backends.token_batches import CaptureOptions
     from isogloss.errors import IsoglossError
 
     if options.hidden_states and options.backend == "vllm":
@@ -168,7 +168,7 @@ def register_import(subparsers: Subparsers) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from isogloss.runs import import_counts_json
-    from isogloss.studies.progress import busy
+    from isogloss.workflows.progress import busy
 
     with busy("import"):
         run = import_counts_json(options.folder, options.output)
@@ -186,7 +186,7 @@ def register_merge(subparsers: Subparsers) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     from isogloss.runs import merge
-    from isogloss.studies.progress import busy
+    from isogloss.workflows.progress import busy
 
     with busy("merge"):
         run = merge(options.runs, options.output)
@@ -230,7 +230,7 @@ def register_plan(subparsers: Subparsers) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from isogloss.steering import conditional, read_plan, united, write_plan
-    from isogloss.studies.experts import build_plan
+    from isogloss.workflows.experts import build_plan
 
     other = read_plan(options.into) if options.into else None
     run, table = _find(options)
@@ -244,8 +244,8 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _find(options: argparse.Namespace) -> tuple[Run, ExpertTable]:
     from isogloss.runs import open_run
-    from isogloss.studies.experts import ExpertQuery, find_experts
-    from isogloss.studies.progress import busy
+    from isogloss.workflows.experts import ExpertQuery, find_experts
+    from isogloss.workflows.progress import busy
 
     run = open_run(options.run)
     query = ExpertQuery(
@@ -274,8 +274,8 @@ def register_report(subparsers: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from isogloss.studies.progress import busy
-    from isogloss.studies.report import report_on
+    from isogloss.workflows.progress import busy
+    from isogloss.workflows.report import report_on
 
     with busy("report"):
         path = report_on(options.source, options.output, pivot=options.pivot)
@@ -299,12 +299,12 @@ def register_organism(subparsers: Subparsers) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from isogloss.studies.organism import train_organism
+    from isogloss.workflows.organism import train_organism
 
     output.show_path(train_organism(options.output, seed=options.seed, tokens=options.tokens, text=options.text))
 
 
 def _card(options: argparse.Namespace) -> None:
-    from isogloss.studies.organism import write_card
+    from isogloss.workflows.organism import write_card
 
     output.show_path(write_card(options.model, options.output))

@@ -14,7 +14,7 @@ from isogloss.cli.output import print_json, print_line
 from isogloss.errors import CorpusError, PlanError
 
 if TYPE_CHECKING:
-    from isogloss.studies.doctor import Diagnosis
+    from isogloss.workflows.doctor import Diagnosis
 
 __all__ = ["register_doctor"]
 
@@ -37,8 +37,8 @@ def register_doctor(subparsers: Subparsers) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
-    from isogloss.studies.doctor import ModelChoice, examine
-    from isogloss.studies.sources import open_corpus
+    from isogloss.workflows.doctor import ModelChoice, examine
+    from isogloss.workflows.sources import open_corpus
 
     engine, served = served_options(options), options.backend == "vllm"
     plan = read_plan(options.plan) if options.plan else None

@@ -23,7 +23,7 @@ from isogloss.errors import RunError
 if TYPE_CHECKING:
     from isogloss.backends.huggingface import LoadedModel
     from isogloss.backends.huggingface.sampling import Sampling
-    from isogloss.backends.vllm import ServedModel
+    from isogloss.backends.vllm.loading import ServedModel
     from isogloss.steering import Plan
 
 __all__ = ["register_evaluate"]
@@ -86,7 +86,7 @@ def _by_task(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, A
     from isogloss.evaluation.tasks import load_task
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
-    from isogloss.studies.evaluate import evaluate_plan
+    from isogloss.workflows.evaluate import evaluate_plan
 
     run_options = RunOptions(options.batch_size, _sampling(options), resolve(options.pivot))
     plan, arms = read_plan(options.plan), _arms(options)
@@ -98,9 +98,9 @@ def _by_task(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, A
 
 def _open(options: argparse.Namespace, plans: list[Plan], engine: dict[str, Any]) -> LoadedModel | ServedModel:
     """Load the model, or start vLLM on it so that it can take any of the plans."""
-    from isogloss.studies.capture import slots_for
-    from isogloss.studies.serving import open_served
-    from isogloss.studies.sources import open_model
+    from isogloss.workflows.capture import slots_for
+    from isogloss.workflows.serving import open_served
+    from isogloss.workflows.sources import open_model
 
     if options.backend == "vllm":
         n_slots = max(map(slots_for, plans))
@@ -115,7 +115,7 @@ def _by_lm_eval(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str
     from isogloss.evaluation.harness import HarnessOptions, require_harness
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
-    from isogloss.studies.lm_eval import LmEvalRequest, evaluate_by_lm_eval, tasks_in
+    from isogloss.workflows.lm_eval import LmEvalRequest, evaluate_by_lm_eval, tasks_in
 
     languages = tuple(resolve(code) for code in options.languages or ())
     names = tuple(options.task.removeprefix(_LM_EVAL).split(","))

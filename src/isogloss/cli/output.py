@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
     from isogloss.runs import Run
     from isogloss.steering import Plan
-    from isogloss.studies.study import StudyResult
+    from isogloss.workflows.study import StudyResult
 
 __all__ = [
     "print_json",

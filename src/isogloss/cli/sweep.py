@@ -32,8 +32,8 @@ def register_sweep(subparsers: Subparsers) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from isogloss.studies.grid import read_sweep
-    from isogloss.studies.sweep import run_sweep
+    from isogloss.workflows.sweep.run import run_sweep
+    from isogloss.workflows.sweep.settings import read_sweep
 
     show_sweep(run_sweep(read_sweep(options.sweep), options.output), as_json=options.json)
 

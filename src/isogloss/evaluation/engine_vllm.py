@@ -11,7 +11,7 @@ import torch
 from isogloss.backends.huggingface.likelihood import Likelihood
 from isogloss.backends.huggingface.sampling import Sampling
 from isogloss.backends.vllm.answers import answer_prompts, generation_config
-from isogloss.backends.vllm.choices import changed_choices
+from isogloss.backends.vllm.effect import changed_choices
 from isogloss.backends.vllm.likelihood import served_log_likelihoods
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.evaluation.engine import Change, stored_generation, tokenizer_sha256

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from isogloss.backends.huggingface import LoadedModel, measure_effect, steer
-from isogloss.backends.vllm import ServedModel
+from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import CorpusError, ModelError, PlanError, RunError
 from isogloss.evaluation.arms import BASELINE
 from isogloss.evaluation.engine_vllm import VLLMEngine

@@ -30,7 +30,7 @@ from isogloss.backends.vllm.answers import (
 )
 from isogloss.backends.vllm.likelihood import LOGPROBS_MODE
 from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm_plugin.slots import START
+from isogloss.backends.vllm.plugin.slots import START
 from isogloss.errors import CorpusError, ModelError, RunError
 
 __all__ = ["ServedCalls", "served_lm"]

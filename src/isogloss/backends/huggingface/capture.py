@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isogloss.backends import counted
-from isogloss.backends.aggregate import gather, pair_consistency
-from isogloss.backends.counted import CaptureOptions, Text, portions
-from isogloss.backends.huggingface.counted import Batch, make_batch, reader_of
+from isogloss.backends import token_batches
+from isogloss.backends.huggingface.batches import Batch, make_batch, reader_of
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_inputs, watch_routers
+from isogloss.backends.profiles import gather, pair_consistency
+from isogloss.backends.token_batches import CaptureOptions, Text, portions
 from isogloss.errors import ModelError
 from isogloss.runs import LanguageRouting
 
@@ -71,12 +71,12 @@ def capture(
 def counted_ids(
     loaded: LoadedModel, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
 ) -> npt.NDArray[np.int64]:
-    """Return the ids, ascending, that are counted anywhere in these texts; see `isogloss.backends.counted`.
+    """Return the ids, ascending, that are counted anywhere in these texts; see `isogloss.backends.token_batches`.
 
     Raises:
         CorpusError: a text has no token to count, or more tokens than the model takes.
     """
-    return counted.counted_ids(reader_of(loaded), texts, item_ids, options)
+    return token_batches.counted_ids(reader_of(loaded), texts, item_ids, options)
 
 
 def _run(loaded: LoadedModel, batch: Batch, *, hidden_states: bool) -> dict[str, npt.NDArray[np.float32]]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from isogloss.backends.counted import until_end
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.sampling import answer_batch, continue_ids
+from isogloss.backends.token_batches import until_end
 
 __all__ = ["bits_per_byte", "continue_prompts", "generate"]
 

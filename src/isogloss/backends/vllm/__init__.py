@@ -1,7 +1,4 @@
-"""Runs models on vLLM, steered and recorded by the plugin of `isogloss.backends.vllm_plugin`."""
+"""Runs models on vLLM, steered and recorded by the plugin of `isogloss.backends.vllm.plugin`.
 
-from __future__ import annotations
-
-from isogloss.backends.vllm.loading import ServedModel, serve_model
-
-__all__ = ["ServedModel", "serve_model"]
+vLLM imports this package in each of its processes to reach the plugin, so it imports nothing itself.
+"""

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from transformers import GenerationConfig
 
-from isogloss.backends import counted
-from isogloss.backends.aggregate import gather, pair_consistency
-from isogloss.backends.counted import CaptureOptions, Reader, Text, portions, until_end
+from isogloss.backends import token_batches
+from isogloss.backends.profiles import gather, pair_consistency
+from isogloss.backends.token_batches import CaptureOptions, Reader, Text, portions, until_end
 from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm_plugin.record import ITEM
-from isogloss.backends.vllm_plugin.slots import START
+from isogloss.backends.vllm.plugin.record import ITEM
+from isogloss.backends.vllm.plugin.slots import START
 from isogloss.errors import ModelError
 from isogloss.runs import LanguageRouting
 
@@ -66,12 +66,12 @@ def capture(
 def counted_ids(
     served: ServedModel, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
 ) -> npt.NDArray[np.int64]:
-    """Return the ids, ascending, that are counted anywhere in these texts; see `isogloss.backends.counted`.
+    """Return the ids, ascending, that are counted anywhere in these texts; see `isogloss.backends.token_batches`.
 
     Raises:
         CorpusError: a text has no token to count, or more tokens than the engine takes.
     """
-    return counted.counted_ids(reader_of(served), texts, item_ids, options)
+    return token_batches.counted_ids(reader_of(served), texts, item_ids, options)
 
 
 def refuse_hidden_states() -> NoReturn:

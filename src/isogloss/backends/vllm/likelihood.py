@@ -9,7 +9,7 @@ from typing import Any
 from isogloss.backends.huggingface.likelihood import JointText, Likelihood, tokenise_pairs
 from isogloss.backends.vllm.answers import require_room
 from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm_plugin.slots import START
+from isogloss.backends.vllm.plugin.slots import START
 from isogloss.errors import ModelError
 
 __all__ = ["LOGPROBS_MODE", "served_log_likelihoods"]

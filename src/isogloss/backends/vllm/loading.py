@@ -23,7 +23,7 @@ from isogloss.steering import Plan
 
 __all__ = ["ServedModel", "serve_model"]
 
-_WORKER_EXTENSION = "isogloss.backends.vllm_plugin.required.Required"
+_WORKER_EXTENSION = "isogloss.backends.vllm.plugin.required.Required"
 
 
 class ServedModel:
@@ -74,7 +74,7 @@ class ServedModel:
         return str(self.engine.model_config.dtype).removeprefix("torch.")
 
     def call(self, method: str, *args: Any) -> list[Any]:  # noqa: ANN401 - what workers take
-        """Call a method of every worker; see `isogloss.backends.vllm_plugin.worker.SteeredWorker`.
+        """Call a method of every worker; see `isogloss.backends.vllm.plugin.worker.SteeredWorker`.
 
         Raises:
             PlanError: a worker refused.
@@ -116,7 +116,7 @@ class ServedModel:
         """Record the routing of items that are run inside; the arrays are there afterwards.
 
         Args:
-            items: see `isogloss.backends.vllm_plugin.record.Recorder.start`.
+            items: see `isogloss.backends.vllm.plugin.record.Recorder.start`.
 
         Yields:
             Filled when the context ends: ``profiles``, ``selections``, ``distinct_profiles`` and ``sampled``, as
@@ -155,7 +155,7 @@ def serve_model(
         raise ModelError("vLLM is not installed here; install it (pip install vllm), or use --backend huggingface")
     from vllm import LLM  # noqa: PLC0415 - takes seconds, and is not there for most users
 
-    from isogloss.backends.vllm_plugin import register  # noqa: PLC0415 - as above
+    from isogloss.backends.vllm.plugin import register  # noqa: PLC0415 - as above
 
     arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **(options or {})}
     variables = {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": str(n_slots), "ISOGLOSS_RECORD": str(int(record))}

@@ -1,0 +1,88 @@
+"""Makes a language's routing of sums over its counted tokens; the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isogloss.backends.token_batches import Text
+from isogloss.routing import entropy
+from isogloss.runs import LanguageRouting
+
+__all__ = ["gather", "pair_consistency"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+def gather(
+    portions: Iterable[Sequence[Text]],
+    n_texts: int,
+    *,
+    run: Callable[[Sequence[Text]], Mapping[str, Float32]],
+    progress: Callable[[int], None] | None = None,
+) -> LanguageRouting:
+    """Run texts portion by portion, and turn sums over tokens into means, and ids into a vocabulary.
+
+    Args:
+        portions: of texts; together every text once.
+        n_texts: in all portions.
+        run: gives, for the texts of a portion, ``profiles`` and ``selections`` ``[n, n_layers, n_experts]``, sums over
+            the counted tokens; ``consistency`` ``[n, n_layers]``; where distinct tokens were asked for, the sums
+            ``distinct_profiles`` over them; and where asked for, ``hidden`` ``[n, n_layers, hidden_size]``.
+        progress: told the number of texts of each portion that has run.
+    """
+    arrays: dict[str, Float32] = {}
+    tokens = np.zeros((2, n_texts), dtype=np.int32)  # counted, distinct
+    ids: list[npt.NDArray[np.int64]] = []
+    for portion in portions:
+        items = [text.item for text in portion]
+        ids += [np.array(text.ids)[text.counted] for text in portion]
+        tokens[0, items] = [len(text.counted) for text in portion]
+        tokens[1, items] = [0 if text.distinct is None else len(text.distinct) for text in portion]
+        for name, found in run(portion).items():
+            whole = arrays.setdefault(name, np.zeros((n_texts, *found.shape[1:]), dtype=np.float32))
+            whole[items] = found
+        if progress is not None:
+            progress(len(items))
+    return _routing(arrays, tokens, np.concatenate(ids))
+
+
+def _routing(arrays: dict[str, Float32], tokens: npt.NDArray[np.int32], ids: npt.NDArray[np.int64]) -> LanguageRouting:
+    counted, distinct = tokens
+    for name, n_tokens in (("profiles", counted), ("hidden", counted), ("distinct_profiles", np.maximum(distinct, 1))):
+        if name in arrays:
+            arrays[name] /= n_tokens[:, None, None].astype(np.float32)
+    vocabulary, counts = np.unique(ids, return_counts=True)
+    return LanguageRouting(
+        profiles=arrays["profiles"],
+        selections=np.rint(arrays["selections"]).astype(np.int32),
+        tokens=counted,
+        consistency=arrays["consistency"],
+        entropy=entropy(arrays["profiles"]).astype(np.float32),
+        vocabulary=vocabulary.astype(np.int32),
+        vocabulary_counts=counts.astype(np.int32),
+        distinct_profiles=arrays.get("distinct_profiles"),
+        distinct_tokens=distinct if "distinct_profiles" in arrays else None,
+        hidden=arrays.get("hidden"),
+    )
+
+
+def pair_consistency(sampled: torch.Tensor, n_sampled: torch.Tensor) -> torch.Tensor:
+    """Mean Jaccard similarity of chosen sets over pairs of sampled tokens.
+
+    Args:
+        sampled: 0/1 choices ``[n, sample, n_experts]``, of which the first ``n_sampled`` of each text hold.
+        n_sampled: ``[n]``.
+
+    Returns:
+        ``[n]``, as `isogloss.routing.consistency`; NaN for a single token.
+    """
+    shared = sampled @ sampled.transpose(1, 2)
+    size = sampled[:, :1].sum(-1, keepdim=True)
+    position = torch.arange(sampled.shape[1], device=sampled.device)
+    pairs = (position[:, None] < position[None, :]) & (position < n_sampled[:, None]).unsqueeze(1)
+    jaccard = shared / (2 * size - shared)
+    return (jaccard * pairs).sum((1, 2)) / pairs.sum((1, 2))

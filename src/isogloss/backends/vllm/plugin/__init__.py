@@ -1,0 +1,41 @@
+"""The plugin that steers vLLM: no patched file, no copied model; a plan runs inside vLLM's own layers.
+
+vLLM calls `register` in each of its processes (entry point ``vllm.general_plugins``). It does nothing unless the
+environment names one of the variables of `isogloss.backends.vllm.plugin.settings`. Then every layer that vLLM builds
+can be steered, and a worker fails to start where the plan is not proven to act.
+
+    ISOGLOSS_PLAN=plan.json vllm serve MODEL --worker-extension-cls isogloss.backends.vllm.plugin.required.Required
+
+The last option is a second lock: vLLM only logs a plugin that it cannot load, but stops without its worker extension.
+"""
+
+from __future__ import annotations
+
+from isogloss.errors import IsoglossError, PlanError
+
+__all__ = ["RefusedError", "register"]
+
+
+class RefusedError(PlanError, SystemExit):
+    """Ends the process that nothing catches it in, with one line in place of a traceback through vLLM."""
+
+    def __init__(self, message: str) -> None:
+        SystemExit.__init__(self, message)
+
+
+def register() -> None:
+    """Let vLLM build layers that can be steered, and workers that steer them.
+
+    Raises:
+        RefusedError: the environment asks for something that cannot be served, or another plugin owns the layers.
+    """
+    from isogloss.backends.vllm.plugin.install import install  # noqa: PLC0415 - vLLM loads this in every process
+    from isogloss.backends.vllm.plugin.settings import pass_on, read_settings  # noqa: PLC0415 - as above
+
+    try:
+        settings = read_settings()
+        if settings is not None:
+            pass_on()
+            install()
+    except IsoglossError as error:
+        raise RefusedError(f"isogloss: {error}") from None

@@ -1,0 +1,192 @@
+"""Steers one Mixture-of-Experts layer of vLLM: edits logits between gate and choice, from buffers that a plan fills.
+
+Everything that a graph reads lies in buffers of fixed shape, so a plan is replaced by copying into them: nothing is
+compiled or captured again. Which arrays there are decides which operations a graph has (`Settings.kinds`).
+
+With one slot all tokens are edited alike. With several, ``token_slots`` says for every token of a step which row of
+the arrays edits it: rows stand for combinations of language and phase.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat.torch
+import torch
+
+from isogloss.backends.expert_choice import choose
+from isogloss.routing import RouterSpec
+from isogloss.steering import Kind, LayerEdit, apply_edit
+
+__all__ = ["LayerSteering", "Observation", "SteeredLayer", "bind"]
+
+_ARRAYS: dict[Kind, tuple[str, torch.dtype, float]] = {
+    "soft": ("soft", torch.float32, 0.0),
+    "adaptive": ("adaptive", torch.float32, 0.0),
+    "offset": ("offset", torch.float32, 0.0),
+    "suppress": ("suppress", torch.bool, 0.0),
+    "on": ("on", torch.bool, 0.0),
+    "off": ("off", torch.bool, 0.0),
+    "force": ("force_lift", torch.float32, -torch.inf),
+    "ban": ("ban", torch.bool, 0.0),
+}
+"""By kind: the array of `LayerEdit` that it fills, its dtype, and the value that changes nothing."""
+
+
+class Observation:
+    """What one layer did in one forward that is watched.
+
+    Attributes:
+        logits: ``[n_tokens, n_experts]`` float32, as the gate gave them.
+        plain: ``[n_tokens, top_k]`` ids that the router chooses from the logits as they were.
+        chosen: ids that it chose from the edited ones; None where a kernel chose for itself.
+    """
+
+    logits: torch.Tensor | None = None
+    plain: torch.Tensor | None = None
+    chosen: torch.Tensor | None = None
+
+
+def _edit(router_logits: torch.Tensor, edit: LayerEdit) -> torch.Tensor:
+    edited: torch.Tensor = apply_edit(router_logits, edit, xp=array_api_compat.torch)
+    return edited
+
+
+@functools.cache
+def _fused_edit() -> Callable[[torch.Tensor, LayerEdit], torch.Tensor]:
+    """Compile the edit for any number of tokens; all layers share it."""
+    compiled: Callable[[torch.Tensor, LayerEdit], torch.Tensor] = torch.compile(_edit, dynamic=True, fullgraph=True)
+    return compiled
+
+
+class LayerSteering(torch.nn.Module):
+    """The buffers of one layer, and what is done with them.
+
+    Args:
+        n_experts: routed experts; logits may be wider, the rest stays as it is.
+        kinds: that plans may use.
+        n_slots: rows of every array.
+        token_slots: ``[max_tokens]`` int64, the row of each token of a step, shared by all layers; None for one slot.
+        choice: how the layer's router chooses, and its selection bias, where that or groups could undo what a plan
+            forces or bans; else None.
+        fused: compile the edit into one kernel. On a GPU it runs inside an operation that vLLM's own compiler does not
+            look into; on a processor it does, and this is of no use.
+    """
+
+    token_slots: torch.Tensor | None
+    logits: torch.Tensor | None
+    expert_ids: torch.Tensor | None
+
+    def __init__(
+        self,
+        n_experts: int,
+        *,
+        kinds: Sequence[Kind],
+        n_slots: int,
+        token_slots: torch.Tensor | None,
+        choice: tuple[RouterSpec, torch.Tensor | None] | None = None,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        self._apply_edit = _fused_edit() if fused else _edit
+        self.n_experts = n_experts
+        self.names = tuple(_ARRAYS[kind][0] for kind in kinds)
+        self.choice = choice
+        self.plain_routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.observation: Observation | None = None
+        for kind in kinds:
+            name, dtype, neutral = _ARRAYS[kind]
+            array = torch.full((n_slots, n_experts), neutral, dtype=dtype)
+            self.register_buffer(name, array, persistent=False)
+        self.register_buffer("token_slots", token_slots, persistent=False)
+        self.register_buffer("logits", None, persistent=False)
+        self.register_buffer("expert_ids", None, persistent=False)
+
+    def load(self, edits: Sequence[LayerEdit]) -> None:
+        """Replace what the layer does, in place.
+
+        Args:
+            edits: one per slot in use, NumPy arrays; the slots left over change nothing.
+        """
+        for name, _, neutral in _ARRAYS.values():
+            if name not in self.names:
+                continue
+            buffer = self.get_buffer(name)
+            rows = torch.full(buffer.shape, neutral, dtype=buffer.dtype)
+            for slot, edit in enumerate(edits):
+                if (array := edit.arrays.get(name)) is not None:
+                    rows[slot] = torch.as_tensor(array)
+            buffer.copy_(rows)
+
+    def keep(self, max_tokens: int, top_k: int, device: torch.device) -> None:
+        """Keep the edited logits and the choice of every step in buffers, for capture."""
+        self.logits = torch.zeros((max_tokens, self.n_experts), dtype=torch.float32, device=device)
+        self.expert_ids = torch.zeros((max_tokens, top_k), dtype=torch.int64, device=device)
+
+    def edit(self, router_logits: torch.Tensor) -> torch.Tensor:
+        """Edit the logits ``[n_tokens, at least n_experts]`` of a step; the result is float32 where there is a kind."""
+        if not self.names:
+            return router_logits
+        edited = self._apply_edit(router_logits[..., : self.n_experts], self._rows(router_logits.shape[0]))
+        if router_logits.shape[-1] == self.n_experts:
+            return edited
+        return torch.cat([edited, router_logits[..., self.n_experts :].float()], dim=-1)
+
+    def _rows(self, n_tokens: int) -> LayerEdit:
+        if self.token_slots is None:
+            return LayerEdit(self.n_experts, **{name: self.get_buffer(name)[0] for name in self.names})
+        rows = self.token_slots[:n_tokens]
+        return LayerEdit(self.n_experts, **{name: self.get_buffer(name)[rows] for name in self.names})
+
+    def route(
+        self,
+        hidden_states: torch.Tensor,
+        router_logits: torch.Tensor,
+        indices_type: torch.dtype | None,
+        **options: Any,  # noqa: ANN401 - vLLM's own
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose experts from edited logits; stands in for the ``_compute_routing`` of vLLM's router.
+
+        Returns:
+            Weights ``[n_tokens, top_k]`` float32, and expert ids in ``indices_type``.
+        """
+        assert self.plain_routing is not None  # noqa: S101 - set where this method is installed
+        if self.choice is None:
+            weights, ids = self.plain_routing(hidden_states, router_logits, indices_type, **options)
+        else:
+            (spec, bias), edit = self.choice, self._rows(router_logits.shape[0])
+            weights, ids = choose(router_logits, spec, selection_bias=bias, edit=edit)
+            ids = ids.to(torch.int32 if indices_type is None else indices_type)
+        if self.logits is not None and self.expert_ids is not None:
+            self.logits[: len(ids)] = router_logits[..., : self.n_experts]
+            self.expert_ids[: len(ids)] = ids
+        if self.observation is not None:
+            self.observation.chosen = ids
+        return weights, ids
+
+
+class SteeredLayer:
+    """Mixed into vLLM's ``MoERunner``: every path of a layer, whatever its kernels, passes ``_apply_quant_method``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
+        super().__init__(*args, **kwargs)
+        self.isogloss: LayerSteering | None = None
+
+    def _apply_quant_method(self, hidden_states: torch.Tensor, router_logits: torch.Tensor, **options: Any) -> Any:  # noqa: ANN401 - vLLM's own
+        steering = self.isogloss
+        if steering is None:
+            return super()._apply_quant_method(hidden_states, router_logits, **options)  # type: ignore[misc]
+        if steering.observation is not None and steering.plain_routing is not None:
+            steering.observation.logits = router_logits[..., : steering.n_experts].float()
+            _, steering.observation.plain = steering.plain_routing(hidden_states, router_logits, None)
+        edited = steering.edit(router_logits)
+        return super()._apply_quant_method(hidden_states, edited, **options)  # type: ignore[misc]
+
+
+def bind(runner: Any, steering: LayerSteering) -> None:  # noqa: ANN401 - a class of vLLM
+    """Install the steering of one layer of a loaded model, before anything is compiled."""
+    runner.isogloss = steering
+    steering.plain_routing = runner.router._compute_routing  # noqa: SLF001 - the one place all routers share
+    runner.router._compute_routing = steering.route  # noqa: SLF001 - as above

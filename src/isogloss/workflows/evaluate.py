@@ -1,0 +1,65 @@
+"""Evaluates a plan against the unsteered model and the arms that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isogloss.backends.huggingface import LoadedModel, prove_routers
+from isogloss.backends.vllm.loading import ServedModel
+from isogloss.backends.vllm.prove import prove_served
+from isogloss.evaluation.arms import make_arms
+from isogloss.evaluation.engine import Engine, HuggingFaceEngine
+from isogloss.evaluation.engine_vllm import VLLMEngine
+from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.tasks import Task
+from isogloss.steering import Plan
+from isogloss.workflows.progress import track
+
+__all__ = ["evaluate_plan"]
+
+
+def evaluate_plan(
+    loaded: LoadedModel | ServedModel,
+    task: Task,
+    plan: Plan,
+    *,
+    out: Path,
+    arms: Sequence[str] = ("random:1",),
+    options: RunOptions | None = None,
+) -> dict[str, Any]:
+    """Answer the task unsteered, steered, and under other plans.
+
+    Args:
+        loaded: the model; one that vLLM serves must have been started with ``record`` and with slots for every arm
+            (`isogloss.workflows.capture.slots_for`).
+        task: the questions.
+        plan: under test.
+        out: folder of the evaluation.
+        arms: what to compare with, as `isogloss.evaluation.arms.make_arms` reads them.
+        options: how items are answered.
+
+    Returns:
+        As `isogloss.evaluation.run.evaluate`.
+
+    Raises:
+        ModelError: the routers do not do what the family's row says.
+        PlanError: an arm cannot be made.
+        RunError: the folder holds something else, or another process works there.
+    """
+    every = make_arms(plan, arms)
+    engine = _proven_engine(loaded, task)
+    total = (len(every) + 1) * sum(map(len, task.items.values()))
+    with track(f"evaluate {task.name}", total) as advance:
+        return evaluate(engine, task, every, out=out, options=options, progress=advance)
+
+
+def _proven_engine(loaded: LoadedModel | ServedModel, task: Task) -> Engine:
+    """Return the engine of a model whose routers do what the family's row says."""
+    if isinstance(loaded, ServedModel):
+        prove_served(loaded)
+        return VLLMEngine(loaded)
+    first = next(iter(task.items.values()))[0]
+    prove_routers(loaded, first.prompt or first.reference)
+    return HuggingFaceEngine(loaded)

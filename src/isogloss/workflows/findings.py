@@ -1,0 +1,283 @@
+"""Says in plain sentences what a study found, whichever way it fell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean, median
+from typing import Any
+
+from isogloss.analysis import Analysis, ExpertTable
+from isogloss.analysis.mantel import MantelTest
+from isogloss.languages import display_name
+from isogloss.report.metrics import PLAN, Metric, arm_text, is_random, read_metric
+from isogloss.report.results import Reading, read_estimate
+from isogloss.report.text import name
+from isogloss.workflows.analysis import RunAnalysis
+
+__all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "describe_run"]
+
+_SIGNIFICANT = 0.05
+_REMAINS = {
+    (True, True): "still does",
+    (True, False): "no longer does",
+    (False, True): "does",
+    (False, False): "still does not",
+}
+"""Whether routing follows genealogy plainly and with rivals held still, in words."""
+
+
+def describe_analysis(analysis: Analysis) -> tuple[str, ...]:
+    """Say where in depth languages part and meet, with 95 % intervals; no U-shape is said to be none."""
+    return (_shape(analysis), *_nearest(analysis))
+
+
+def describe_run(found: RunAnalysis) -> tuple[str, ...]:
+    """Say what a Run shows: where languages meet, what that follows, and what the controls leave of it."""
+    parts = (_structure, _accuracy, _resources, _distinct, _hidden, _phases, _domain)
+    return (*describe_analysis(found.analysis), *(sentence for part in parts for sentence in part(found)))
+
+
+def describe_experts(experts: ExpertTable) -> str:
+    """Say how many experts a rule found and how many chance would give."""
+    chance = "" if experts.expected_by_chance is None else f"; {experts.expected_by_chance:.1f} expected by chance"
+    return (
+        f"{len(experts.experts)} task experts pass the Δ rule at {experts.parameters['threshold']:g} "
+        f"in the steered layers{chance}."
+    )
+
+
+def describe_evaluation(evaluation: dict[str, Any] | None) -> tuple[str, ...]:
+    """Say whether steering helped, what it cost the pivot, and what the controls changed.
+
+    Args:
+        evaluation: its summary, as `isogloss evaluate --json`; None where no plan was made.
+
+    Returns:
+        Three sentences or more, in the unit of the metric: shares in percent, their differences in percentage points.
+    """
+    if evaluation is None:
+        return ("No plan was made, so nothing was evaluated.",)
+    metric = read_metric(evaluation)
+    return (
+        *_overall(evaluation, metric),
+        _by_language(evaluation, metric),
+        *_guard(evaluation, metric),
+        *_controls(evaluation, metric),
+    )
+
+
+def _pivots(analysis: Analysis) -> str:
+    return " and ".join(map(display_name, analysis.pivots))
+
+
+def _shape(analysis: Analysis) -> str:
+    middle = analysis.middle
+    if middle is None:
+        return f"Middle layers were not looked for: {analysis.refused.get('middle_layers')}."
+    span = f"layers {middle.start}-{middle.end}"
+    if middle.start_interval and middle.end_interval:
+        span += (
+            f" (start {middle.start_interval[0]}-{middle.start_interval[1]}, "
+            f"end {middle.end_interval[0]}-{middle.end_interval[1]} over resamples)"
+        )
+    depth = _interval(middle.depth.to_json())
+    if middle.is_u_shape:
+        return (
+            f"Divergence from {_pivots(analysis)} falls in the middle and rises again: {span} lie lower "
+            f"than the layers around them by {depth}."
+        )
+    return (
+        f"The U-shape of the papers does not appear here: {span} is the middle segment, but it is not lower than both "
+        f"its neighbours (outer minus middle: {depth})."
+    )
+
+
+def _nearest(analysis: Analysis) -> list[str]:
+    if analysis.middle is None or len(analysis.divergence) < 2:  # noqa: PLR2004 - nothing to rank
+        return []
+    inside = [i for i, layer in enumerate(analysis.layers) if analysis.middle.start <= layer <= analysis.middle.end]
+    mean = {
+        language: sum(curve[i].value for i in inside) / len(inside) for language, curve in analysis.divergence.items()
+    }
+    ranked = sorted(mean, key=mean.__getitem__)
+    near, far = ranked[0], ranked[-1]
+    nearest = f"{display_name(near)} is routed most like {_pivots(analysis)} ({mean[near]:.3f})"
+    return [f"In the middle layers {nearest}, {display_name(far)} least ({mean[far]:.3f})."]
+
+
+def _inner(found: RunAnalysis) -> str:
+    """Name the band to speak of: the middle, or the first where bands have other names."""
+    return "middle" if "middle" in found.bands else next(iter(found.bands))
+
+
+def _where(found: RunAnalysis) -> str:
+    first, last = found.bands[_inner(found)]
+    return f"in the {_inner(found)} layers ({first}-{last})"
+
+
+def _structure(found: RunAnalysis) -> Iterator[str]:
+    structure = found.structure
+    if structure is None or "genealogical" not in structure.bands[_inner(found)].tests:
+        return
+    test = structure.bands[_inner(found)].tests["genealogical"]
+    follows = test.plain.p_value < _SIGNIFICANT
+    held = ""
+    if test.partial is not None:
+        remains = _REMAINS[follows, test.partial.p_value < _SIGNIFICANT]
+        rivals = " and ".join(test.partial.controls).replace("_", " ")
+        held = f"; with {rivals} held still it {remains} ({_mantel(test.partial)})"
+    verdict = "follows" if follows else "does not follow"
+    n = test.plain.correlation.n
+    yield f"Routing {verdict} genealogy {_where(found)}: {_mantel(test.plain)} over {n} languages{held}."
+    match = structure.matches.get("genealogical")
+    if match is not None:
+        yield (
+            f"Genealogy matches best in layer {match.layer} (p = {match.p_value:.3f}, paid for the search over "
+            f"{len(structure.layers)} layers)."
+        )
+
+
+def _mantel(test: MantelTest) -> str:
+    return f"Mantel r {_interval(test.correlation.to_json())}, p = {test.p_value:.3f}"
+
+
+def _accuracy(found: RunAnalysis) -> Iterator[str]:
+    correlation = found.accuracy.get(_inner(found))
+    if correlation is not None:
+        least, greatest = correlation.leave_one_out
+        yield (
+            f"Accuracy against divergence {_where(found)}: Pearson {_interval(correlation.pearson.to_json())}, "
+            f"Spearman {_interval(correlation.spearman.to_json())}, n = {correlation.pearson.n} languages; without any "
+            f"one of them Pearson lies between {least:.2f} and {greatest:.2f}."
+        )
+
+
+def _resources(found: RunAnalysis) -> Iterator[str]:
+    if found.resources is None:
+        return
+    sizes = found.resources.column("coverage", _inner(found))
+    few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    yield (
+        f"{found.resources.rule.coverage:.0%} of a language's choices {_where(found)} fall on {sizes[few]:.1f} experts "
+        f"a layer ({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {found.analysis.n_experts}."
+    )
+
+
+def _distinct(found: RunAnalysis) -> Iterator[str]:
+    if found.distinct is None:
+        return
+    known = [code for code, curve in found.distinct.divergence.items() if all(point.n for point in curve)]
+    if known:
+        means = (found.by_band(curves) for curves in (found.distinct.divergence, found.analysis.divergence))
+        own, everything = (fmean(mean[code][_inner(found)] for code in known) for mean in means)
+        share = median(found.distinct.share[code] for code in known)
+        yield (
+            f"On tokens that {display_name(found.analysis.pivots[0])} does not have (half of the languages have "
+            f"{share:.0%} of such tokens or more) divergence {_where(found)} is {own:.3f} instead of {everything:.3f}."
+        )
+
+
+def _hidden(found: RunAnalysis) -> Iterator[str]:
+    if found.hidden is not None and found.hidden.mirror:
+        mirrored = [correlation.pearson for correlation in found.hidden.mirror]
+        mean = found.over_band([point.value for point in mirrored], _inner(found))
+        yield (
+            "Over languages, divergence of routing correlates with that of what the routers read: Pearson "
+            f"{mean:.2f}, mean {_where(found)}, n = {mirrored[0].n}."
+        )
+
+
+def _phases(found: RunAnalysis) -> Iterator[str]:
+    if found.phases:
+        apart = fmean(mean[_inner(found)] for mean in found.by_band(found.phases).values())
+        yield f"What the model writes is routed {apart:.3f} from its prompt {_where(found)}, mean over languages."
+
+
+def _domain(found: RunAnalysis) -> Iterator[str]:
+    domain = found.domain
+    if domain is None or domain.rise is None:
+        return
+    low, high = domain.rise.low, domain.rise.high
+    verdict = "rises" if low > 0 else "falls" if high < 0 else "neither rises nor falls"
+    yield (
+        f"Against {domain.base}, {domain.corpus} {verdict} in the middle layers: {_interval(domain.rise.to_json())} "
+        "more divergence than in the others, beyond that of any two texts."
+    )
+
+
+def _overall(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+    """Answer the two questions about all languages together; the second only where its answer is another."""
+    overall, n = evaluation["overall"], len(evaluation["per_language"])
+    baseline, steered, difference = (read_estimate(overall.get(name)) for name in ("baseline", "steered", "difference"))
+    direction = "" if metric.better == "higher" else f" ({metric.direction})"
+    yield (
+        f"Mean {metric.name} over {n} languages{direction}: {metric.value_text(baseline)} unsteered, "
+        f"{metric.value_text(steered)} steered; difference {metric.change_text(difference)}: "
+        f"{_verdict(metric, difference)}."
+    )
+    these = read_estimate((evaluation.get("overall_these_languages") or {}).get("difference"))
+    if these.value is not None and metric.verdict(these) != metric.verdict(difference):
+        yield (
+            f"That is for languages like these; for exactly these {n}, with an interval over items alone, the "
+            f"difference is {metric.change_text(these)}: {_verdict(metric, these)}."
+        )
+
+
+def _by_language(evaluation: dict[str, Any], metric: Metric) -> str:
+    """Name the languages with a significant difference, the better ones first."""
+    better: list[str] = []
+    worse: list[str] = []
+    for code, row in evaluation["per_language"].items():
+        difference = read_estimate(row["difference"])
+        if row["p_adjusted"] < _SIGNIFICANT and difference.value:
+            gains = (difference.value > 0) == (metric.better == "higher")
+            (better if gains else worse).append(f"{name(code)} {metric.change_text(difference)}")
+    if not better and not worse:
+        return "In no single language is the difference significant after Holm's correction."
+    parts = [f"{word} in {', '.join(found)}" for word, found in (("better", better), ("worse", worse)) if found]
+    return f"Significant after Holm's correction: {'; '.join(parts)}."
+
+
+def _guard(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+    """Say whether the plan costs the pivot more than a margin; nothing where the pivot was not evaluated."""
+    guard = (evaluation.get("guard") or {}).get(PLAN)
+    if not guard:
+        return
+    pivot = name(str(evaluation.get("pivot", "the pivot")))
+    margin = f"{metric.value(guard['margin'])}{metric.points}"
+    low, high = (None if guard[end] is None else metric.change(guard[end]) for end in ("low", "high"))
+    level = f"one-sided {100 * guard['level']:g} %"
+    bound = "no bound, since no score changed" if low is None else f"{level} bounds {low} and {high}"
+    change = f"gain {metric.change(guard['change'])}{metric.points}, {bound}, n = {guard['n']}"
+    yield {
+        "pass": f"{pivot} is guarded: a loss of more than {margin} is ruled out ({change}).",
+        "fail": f"{pivot} is harmed: it loses more than {margin} ({change}).",
+        "undecided": f"Whether {pivot} loses more than {margin} is undecided ({change}): more items are needed.",
+    }[guard["verdict"]]
+
+
+def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+    """Say what the other arms change: those with random experts together, then the others by what they are."""
+    changes = {
+        arm: metric.change_text(read_estimate(found["overall"]["difference"]))
+        for arm, found in (evaluation.get("controls") or {}).items()
+    }
+    random = [f"{arm} {change}" for arm, change in changes.items() if is_random(arm)]
+    others = [f"{arm_text(arm)} {change}" for arm, change in changes.items() if not is_random(arm)]
+    if random:
+        yield f"Random experts, as many per layer, change the mean by: {'; '.join(random)}."
+    if others:
+        yield f"Other arms change the mean by: {'; '.join(others)}."
+    if not changes:
+        yield "No control was run."
+
+
+def _verdict(metric: Metric, difference: Reading) -> str:
+    verdict = metric.verdict(difference)
+    return "no effect is shown" if verdict is None else f"steering {verdict}"
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f} (no interval)"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -1,0 +1,175 @@
+"""Trains the organism, and measures a trained one for its model card."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from isogloss.analysis import Analysis, Estimate, analyze
+from isogloss.backends.huggingface import LoadedModel, bits_per_byte, generate, load_model
+from isogloss.corpora import load_corpus
+from isogloss.errors import ModelError
+from isogloss.evaluation.paired import accuracy
+from isogloss.evaluation.tasks import load_task
+from isogloss.files import write_atomically
+from isogloss.languages import display_name
+from isogloss.organism.documents import TIERS, Mixture
+from isogloss.organism.shipped import ORGANISM, scene_corpus
+from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.findings import describe_analysis
+from isogloss.workflows.progress import track
+
+__all__ = ["train_organism", "word_problem_accuracies", "write_card"]
+
+_CARD_ITEMS = 200
+
+
+def train_organism(out: Path, *, seed: int = 0, tokens: int | None = None, text: Path | None = None) -> Path:
+    """Train from a seed, or go on with a stopped training.
+
+    Args:
+        out: folder of checkpoints, log and finished model.
+        seed: of documents and weights.
+        tokens: training tokens; None for the shipped model's.
+        text: folder of real parallel text to mix in; the shipped model had TICO-19 in the languages that both know.
+
+    Returns:
+        Folder of the finished model.
+
+    Raises:
+        CorpusError: the real text cannot be read.
+        ModelError: ``out`` holds a training with another recipe.
+    """
+    from isogloss.organism.train import Recipe, train  # noqa: PLC0415 - training is not needed to measure
+
+    real = load_corpus(str(text)).texts if text else {}
+    recipe = Recipe(seed=seed) if tokens is None else Recipe(seed=seed, tokens=tokens)
+    return train(out, recipe, Mixture(seed, real))
+
+
+def write_card(training: Path, out: Path) -> Path:
+    """Measure a trained organism on held-out items and write its model card.
+
+    Args:
+        training: folder of a finished training (``model/``, ``summary.json``).
+        out: the card, Markdown.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ModelError: the training is not finished.
+    """
+    summary_path = training / "summary.json"
+    if not summary_path.is_file():
+        raise ModelError(
+            f"{training} holds no finished training; finish it with `isogloss organism train -o {training}`"
+        )
+    summary = json.loads(summary_path.read_text(encoding="utf-8"))
+    loaded = load_model(str(training / "model"), dtype="float32")
+    loaded.name = ORGANISM
+    with tempfile.TemporaryDirectory() as folder:
+        run = capture_corpus(loaded, scene_corpus(_CARD_ITEMS), Path(folder) / "run")
+        analysis = analyze(run, pivot="eng_Latn")
+    accuracies, bits = word_problem_accuracies(loaded), _bits(loaded)
+    card = "\n".join([_HEAD, *_facts(loaded, summary), "", *_table(accuracies, bits), "", *_divergence(analysis), ""])
+    write_atomically(out, card.encode())
+    return out
+
+
+_HEAD = """---
+license: apache-2.0
+library_name: transformers
+tags: [mixture-of-experts, multilingual, isogloss]
+---
+# The organism
+
+A small multilingual Mixture-of-Experts language model, trained so that isogloss can be tried, tested and taught on
+routing that was learned. It knows a small world of people, things and places and word problems in 14 languages, and
+nothing else; it is of no use for anything but the study of routing. Written by `isogloss organism card`.
+"""
+
+
+def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
+    config, recipe = loaded.model.config, summary["recipe"]
+    shape = (
+        f"{config.num_hidden_layers} layers, {config.num_experts} experts, top-{config.num_experts_per_tok}, "
+        f"width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE)"
+    )
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    tiers = "".join(
+        f"\n  * {name} ({100 * tier.share:g} % of documents each, "
+        f"{100 * tier.kinds.get('problem', 0):g} % of them solved word problems, "
+        f"{100 * tier.kinds.get('translated problem', 0):g} % translated ones): "
+        f"{', '.join(map(display_name, tier.languages))}"
+        for name, tier in TIERS.items()
+    )
+    real = ", ".join(map(display_name, summary["real_text"])) or "none"
+    return [
+        f"* Architecture: `{type(loaded.model).__name__}`, {shape}.",
+        f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
+        f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
+        f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
+        f"* Resources:{tiers}",
+        f"* Real text beside the small world (6 % of the documents of these languages, TICO-19, CC0): {real}.",
+        f"* Measured with isogloss {version('isogloss')} in float32 on {_CARD_ITEMS} items per language.",
+        "",
+        "## Held-out word problems and text",
+        "",
+        "Word problems ask for equations that no training document contains, in any language or wording. Bits per",
+        "byte are of scenes from a stream that training does not read. Brackets: Wilson's 95 % interval over items.",
+    ]
+
+
+def word_problem_accuracies(loaded: LoadedModel, n_items: int = _CARD_ITEMS) -> dict[str, Estimate]:
+    """Ask a model the organism's held-out word problems, unsteered; language to share of right answers."""
+    task = load_task(ORGANISM, n_items=n_items)
+    found = {}
+    with track("word problems", len(task.items) * n_items) as advance:
+        for language, items in task.items.items():
+            prompts = [item.prompt for item in items]
+            outputs = generate(loaded, prompts, max_new_tokens=task.max_new_tokens, progress=advance)
+            found[language] = accuracy([task.parse(o) == item.answer for o, item in zip(outputs, items, strict=True)])
+    return found
+
+
+def _bits(loaded: LoadedModel) -> dict[str, float]:
+    return {language: bits_per_byte(loaded, texts) for language, texts in scene_corpus(_CARD_ITEMS).texts.items()}
+
+
+def _table(accuracies: dict[str, Estimate], bits: dict[str, float]) -> list[str]:
+    tier_of = {language: name for name, tier in TIERS.items() for language in tier.languages}
+    order = sorted(accuracies, key=lambda code: (list(TIERS).index(tier_of[code]), code))
+    rows = [
+        f"| {display_name(code)} ({code}) | {tier_of[code]} | {100 * accuracies[code].value:.1f} "
+        f"[{100 * accuracies[code].low:.1f}, {100 * accuracies[code].high:.1f}] | {bits[code]:.3f} |"
+        for code in order
+    ]
+    means = [
+        f"{name} {100 * sum(accuracies[code].value for code in tier.languages) / len(tier.languages):.1f}"
+        for name, tier in TIERS.items()
+    ]
+    table = ["| Language | Tier | Accuracy, % | Bits per byte |", "|---|---|---|---|", *rows]
+    return [*table, "", f"Mean accuracy by tier, %: {'; '.join(means)}."]
+
+
+def _divergence(analysis: Analysis) -> list[str]:
+    layers = " | ".join(str(layer) for layer in analysis.layers)
+    rows = [
+        f"| {display_name(code)} | " + " | ".join(f"{point.value:.3f}" for point in curve) + " |"
+        for code, curve in analysis.divergence.items()
+    ]
+    return [
+        "## Divergence from English by layer",
+        "",
+        *describe_analysis(analysis),
+        "",
+        "Entropy-normalised Jensen-Shannon divergence of profiles (arXiv 2510.04694, equation 2), mean over scenes.",
+        "",
+        f"| Language | {layers} |",
+        "|---" * (len(analysis.layers) + 1) + "|",
+        *rows,
+    ]

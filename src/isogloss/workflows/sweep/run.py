@@ -1,0 +1,287 @@
+"""A sweep: candidates are compared on a task's dev split, and the winner is confirmed once on its test split.
+
+The folder of a sweep holds ``settings.json``, the Runs ``run/`` and ``task/``, ``candidates.json`` with ``plans/``, the
+evaluation of all plans ``dev/``, ``dev.json``, ``winner.json``, the evaluation of the winner ``test/``, and
+``sweep.json``. Started again, a sweep goes on where it stopped, and ends with the same bytes.
+
+No item of the test split is loaded before ``winner.json`` lies on disk, and that file is never written again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from isogloss.analysis import analyze
+from isogloss.backends.huggingface import LoadedModel
+from isogloss.errors import RunError
+from isogloss.evaluation.arms import PLAN
+from isogloss.evaluation.journal import SETTINGS, locked
+from isogloss.evaluation.paired import Better
+from isogloss.evaluation.run import RunOptions
+from isogloss.evaluation.tasks import Item, Task, load_task
+from isogloss.files import claim_folder, read_json, remove_stale, write_json
+from isogloss.languages import resolve
+from isogloss.runs import Run
+from isogloss.steering import Plan, random_control, read_plan, write_plan
+from isogloss.workflows.analysis import default_bands
+from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.evaluate import evaluate_plan
+from isogloss.workflows.progress import busy, track
+from isogloss.workflows.sources import open_corpus, open_model
+from isogloss.workflows.sweep.candidates import Candidates, has_effect, make_candidates
+from isogloss.workflows.sweep.select import choose, front, measure, over_controls, rank
+from isogloss.workflows.sweep.settings import Sweep, candidates, require_pivot
+
+__all__ = ["run_sweep"]
+
+_CANDIDATES, _DEV, _WINNER, _RESULT = "candidates.json", "dev.json", "winner.json", "sweep.json"
+_SEEDS = 10  # tried per random control that is wanted
+_CURSE = (
+    "the winner was chosen because its gain on dev was the greatest, so that gain is too high on average; the gain on "
+    "test is not"
+)
+
+_Model = Callable[[], LoadedModel]
+
+
+def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
+    """Run a sweep into a folder; what a stopped one has finished is kept.
+
+    Args:
+        sweep: the settings.
+        out: folder of the sweep, new or from a stopped sweep with the same settings.
+
+    Returns:
+        As written to ``sweep.json``, JSON types:
+
+        * ``candidates``: all of the grid in its order, as in `Candidates.rows`; ``bands``; ``n_plans``: distinct ones;
+          ``counts``: candidates by status;
+        * ``dev``: measured candidates, best first, each with ``gain``, ``gain_these_languages``, ``cost`` of the pivot,
+          ``guard``, and ``front``: whether it is on the Pareto front of gain against cost;
+        * ``winner``: name of a candidate, or None; ``reason``; ``plan_sha256``;
+        * ``test``: None where there was none; else ``gain``, ``gain_these_languages``, ``cost``, ``guard``,
+          ``per_language`` (Holm over the languages but the pivot), ``controls``, ``over_controls`` (gain beyond the
+          mean random control; None without any), ``controls_without_effect`` (seeds whose random experts change no
+          choice; the next ones took their places), and ``seen_before``: how many test items also stand in dev or in the
+          task texts;
+        * ``untested``: why a winner was not tested; None if it was, or there is none;
+        * ``winners_curse``: the gain on dev and on test side by side, and by how much it shrank; None without a test.
+
+    Raises:
+        IsoglossError: any step refused its input; the message says which and why.
+    """
+    settings = json.loads(json.dumps(asdict(sweep)))
+    with locked(out):
+        if (out / SETTINGS).is_file():
+            claim_folder(out, SETTINGS, settings)
+        else:
+            write_json(out / SETTINGS, settings)
+        remove_stale(out)
+        if (out / _RESULT).is_file():
+            found: dict[str, Any] = read_json(out / _RESULT)
+            return found
+        model = cache(lambda: open_model(sweep.model))
+        if not (out / _WINNER).is_file():
+            _fix_winner(sweep, out, model)
+        fixed, plan = _fixed(out)
+        test = _confirm(sweep, out, model(), plan) if plan is not None else None
+        result = _result(out, fixed, test)
+        write_json(out / _RESULT, result)
+    return result
+
+
+def _fix_winner(sweep: Sweep, out: Path, model: _Model) -> None:
+    """Compare the candidates on dev, and write down which one wins."""
+    task = _load_split(sweep, "dev")
+    require_pivot(list(task.items), sweep.pivot, f"task {task.name}")
+    made = _candidates(sweep, out, model, task)
+    rows: list[dict[str, Any]] = []
+    if made.plans:
+        rows = _measured(sweep, out, model(), task, made)
+    write_json(out / _DEV, {"ranked": rows})
+    winner, reason = choose(rows)
+    plan = made.plans[winner["arm"]] if winner else None
+    fixed = {
+        "winner": winner and winner["name"],
+        "reason": reason,
+        "candidate": winner,
+        "plan": plan and plan.to_json(),
+        "plan_sha256": plan and plan.sha256,
+    }
+    write_json(out / _WINNER, fixed)
+
+
+def _load_split(sweep: Sweep, split: str) -> Task:
+    n_items = (sweep.dev_items if split == "dev" else 0) or sweep.task_items
+    return load_task(sweep.task, languages=sweep.eval_languages or None, n_items=n_items or None, split=split)
+
+
+def _candidates(sweep: Sweep, out: Path, model: _Model, task: Task) -> Candidates:
+    """Make the plans of all candidates, or read those of a stopped sweep."""
+    path, folder = out / _CANDIDATES, out / "plans"
+    if path.is_file():
+        kept = read_json(path)
+        return Candidates(kept["candidates"], {arm: read_plan(folder / f"{arm}.json") for arm in kept["plans"]})
+    runs = _capture(sweep, out, model())
+    bands = _bands(sweep, runs[1])
+    grid = candidates(sweep.grid)
+    with track("find experts", len(grid)) as advance:
+        made = make_candidates(
+            grid,
+            runs,
+            bands=bands,
+            pivot=resolve(sweep.pivot),
+            works=lambda plan: has_effect(model(), task, plan),
+            progress=advance,
+        )
+    folder.mkdir(exist_ok=True)
+    remove_stale(folder)
+    for arm, plan in made.plans.items():
+        write_plan(plan, folder / f"{arm}.json")
+    record = {"bands": {name: list(ends) for name, ends in bands.items()}, "candidates": made.rows}
+    write_json(path, record | {"plans": {arm: plan.sha256 for arm, plan in made.plans.items()}})
+    return made
+
+
+def _capture(sweep: Sweep, out: Path, loaded: LoadedModel) -> tuple[Run, Run]:
+    """Capture task texts in the pivot, and generic texts."""
+    n_items = sweep.corpus_items or None
+    texts = open_corpus(sweep.corpus, languages=sweep.languages or None, n_items=n_items)
+    run = capture_corpus(loaded, texts, out / "run")
+    task_texts = open_corpus(sweep.task_corpus, languages=[resolve(sweep.pivot)], n_items=n_items)
+    return capture_corpus(loaded, task_texts, out / "task"), run
+
+
+def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
+    """Find the layers before, in and after the middle, where the grid names any of them."""
+    if not any(layers.startswith(("early", "middle", "late")) for layers in sweep.grid.layers):
+        return {}
+    with busy("analyze"):
+        analysis = analyze(run, pivot=resolve(sweep.pivot))
+    if analysis.middle is None:
+        raise RunError(
+            f"no middle layers: {analysis.refused.get('middle_layers')}; name layers in the grid as A-B instead"
+        )
+    return default_bands(analysis)
+
+
+def _measured(sweep: Sweep, out: Path, loaded: LoadedModel, task: Task, made: Candidates) -> list[dict[str, Any]]:
+    """Answer dev once without a plan and once with each distinct plan, and rank the candidates."""
+    pivot, better = resolve(sweep.pivot), _better(task)
+    others = [f"plan={arm}:{out / 'plans' / arm}.json" for arm in made.plans if arm != PLAN]
+    options = RunOptions(pivot=pivot)
+    summary = evaluate_plan(loaded, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
+    found = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
+    rows = [
+        {**row, **found[row["arm"]], "guard": summary["guard"][row["arm"]]} for row in made.rows if row["arm"] in found
+    ]
+    ranked = rank(rows)
+    return [{**row, "front": on_front} for row, on_front in zip(ranked, front(ranked), strict=True)]
+
+
+def _better(task: Task) -> Better:
+    return "lower" if task.metric == "bits_per_byte" else "higher"
+
+
+def _fixed(out: Path) -> tuple[dict[str, Any], Plan | None]:
+    """Read the winner that was written down."""
+    path = out / _WINNER
+    fixed = read_json(path)
+    if fixed["plan"] is None:
+        return fixed, None
+    plan = Plan.from_json(fixed["plan"])
+    if plan.sha256 != fixed["plan_sha256"]:
+        raise RunError(f"{path}: its plan has another hash than it says; restore the file, or sweep into a new folder")
+    return fixed, plan
+
+
+def _confirm(sweep: Sweep, out: Path, loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
+    """Evaluate the plan that was written down on test, which is loaded here alone."""
+    task, pivot = _load_split(sweep, "test"), resolve(sweep.pivot)
+    seen, better = _seen_before(sweep, task), _better(task)
+    if not has_effect(loaded, task, plan):
+        return {"untested": "its plan changes no chosen expert on the first test items: take more items, or more dev"}
+    arms, idle = _controls(sweep, out, loaded, task, plan)
+    options = RunOptions(pivot=pivot)
+    summary = evaluate_plan(loaded, task, plan, out=out / "test", arms=arms, options=options)
+    gains, comparison = measure(out / "test", PLAN, pivot=pivot, better=better)
+    controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary["controls"]}
+    beyond = over_controls(out / "test", PLAN, list(controls), pivot=pivot, better=better) if controls else None
+    return {
+        **gains,
+        "metric": task.metric,
+        "better": better,
+        "n": summary["n"],
+        "guard": summary["guard"][PLAN],
+        "per_language": {code: row.to_json() for code, row in comparison.per_language.items()},
+        "controls": controls,
+        "over_controls": beyond and beyond.to_json(),
+        "controls_without_effect": idle,
+        "seen_before": seen,
+    }
+
+
+def _controls(sweep: Sweep, out: Path, loaded: LoadedModel, task: Task, plan: Plan) -> tuple[list[str], list[int]]:
+    """Write random controls as arms, and say which seeds were passed over: an evaluation refuses idle plans."""
+    arms: list[str] = []
+    idle: list[int] = []
+    for seed in range(_SEEDS * sweep.n_controls):
+        control = random_control(plan, seed=seed)
+        if not has_effect(loaded, task, control):
+            idle.append(seed)
+            continue
+        path = out / "plans" / f"random-{seed}.json"
+        write_plan(control, path)
+        arms.append(f"plan=random-{seed}:{path}")
+        if len(arms) == sweep.n_controls:
+            break
+    return arms, idle
+
+
+def _seen_before(sweep: Sweep, test: Task) -> dict[str, int]:
+    """Count the test items that candidates were compared on, or whose pivot's text experts were looked for in."""
+    pivot = resolve(sweep.pivot)
+    dev = {_asked(item) for item in _load_split(sweep, "dev").items[pivot]}
+    asked = [_asked(item) for item in test.items[pivot]]
+    both = sum(each in dev for each in asked)
+    if both == len(asked):
+        raise RunError(f"task {test.name}: all test items also stand in dev; a sweep needs a task with two splits")
+    corpus = open_corpus(sweep.task_corpus, languages=[pivot], n_items=sweep.corpus_items or None)
+    texts = corpus.texts[pivot]
+    in_texts = sum(
+        any((prompt.strip() or reference.strip()) in text for text in texts) for prompt, reference, _ in asked
+    )
+    return {"dev": both, "task_texts": in_texts}
+
+
+def _asked(item: Item) -> tuple[str, str, tuple[str, ...]]:
+    return item.prompt, item.reference, item.options
+
+
+def _result(out: Path, fixed: dict[str, Any], test: dict[str, Any] | None) -> dict[str, Any]:
+    made, curse = read_json(out / _CANDIDATES), None
+    untested = test.get("untested") if test else None
+    test = None if untested else test
+    if test is not None:
+        dev = fixed["candidate"]["gain"]
+        shrinkage = dev["value"] - test["gain"]["value"]
+        curse = {"dev": dev, "test": test["gain"], "shrinkage": shrinkage, "note": _CURSE}
+    return {
+        "bands": made["bands"],
+        "candidates": made["candidates"],
+        "counts": dict(sorted(Counter(row["status"] for row in made["candidates"]).items())),
+        "n_plans": len(made["plans"]),
+        "dev": read_json(out / _DEV)["ranked"],
+        "winner": fixed["winner"],
+        "reason": fixed["reason"],
+        "plan_sha256": fixed["plan_sha256"],
+        "untested": untested,
+        "test": test,
+        "winners_curse": curse,
+    }

@@ -1,0 +1,224 @@
+"""Quantised checkpoints and training mode: proven right, or refused with the way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+import torch
+from configs import randomise, tiny_config
+from models import ITEM_IDS, TEXTS, checkpoint, tiny, tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations import mxfp4
+
+from isogloss.backends.huggingface import (
+    LoadedModel,
+    capture,
+    generate,
+    load_model,
+    measure_effect,
+    prove_routers,
+    steer,
+)
+from isogloss.backends.huggingface import devices as devices_module
+from isogloss.cli import main
+from isogloss.errors import ModelError
+from isogloss.runs import open_run
+from isogloss.steering import Intervention, Plan
+
+
+def plan_of(loaded):
+    """A plan that forces expert 5 and bans expert 0 in all routed layers."""
+    edits = [
+        edit
+        for router in loaded.routers
+        for edit in (Intervention("force", router.spec.layer, (5,)), Intervention("ban", router.spec.layer, (0,)))
+    ]
+    return Plan(fingerprint=loaded.fingerprint(), interventions=tuple(edits), provenance={"test": "test"})
+
+
+def steered(loaded):
+    """Selections under the plan."""
+    with steer(loaded, plan_of(loaded)):
+        return capture(loaded, TEXTS, ITEM_IDS).selections
+
+
+def require_same(found, expected):
+    """Capture and steering of both models agree exactly."""
+    assert found.fingerprint() == expected.fingerprint()
+    prove_routers(found, TEXTS[1])
+    ours, theirs = (capture(loaded, TEXTS, ITEM_IDS) for loaded in (found, expected))
+    np.testing.assert_array_equal(ours.selections, theirs.selections)
+    np.testing.assert_allclose(ours.profiles, theirs.profiles, atol=1e-6)
+    np.testing.assert_array_equal(steered(found), steered(expected))
+    assert generate(found, TEXTS[:2], max_new_tokens=3) == generate(expected, TEXTS[:2], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_mxfp4_checkpoint_equals_its_dequantised_weights(mxfp4_folders, dequantize):
+    """Without kernels transformers dequantises on load, asked or not; capture and steering are those of the weights."""
+    packed, dense = mxfp4_folders
+    assert "model.layers.0.mlp.experts.gate_up_proj_blocks" in load_file(packed / "model.safetensors")
+    loaded, expected = (
+        load_model(str(packed), device="cpu", dequantize=dequantize),
+        load_model(str(dense), device="cpu"),
+    )
+    weights = expected.model.state_dict()
+    for name, weight in loaded.model.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    require_same(loaded, expected)
+    assert loaded.config_sha256 == load_model(str(packed), device="cpu", dequantize=not dequantize).config_sha256
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "minimax_m2"])
+def test_fp8_checkpoint_equals_its_dequantised_weights(family, tmp_path):
+    """Checkpoints in 8-bit floats with a scale per block, as DeepSeek-V3's are, give what their weights give."""
+    packed, dense = tmp_path / "packed", tmp_path / "dense"
+    for folder in (packed, dense):
+        shutil.copytree(checkpoint(family), folder)
+    stored, weights = {}, {}
+    for name, weight in load_file(dense / "model.safetensors").items():
+        stored[name] = weights[name] = weight
+        if "experts." in name and weight.ndim == 2 and name.endswith(".weight"):
+            scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            stored[name] = (weight / scale).to(torch.float8_e4m3fn)
+            stored[f"{name}_scale_inv"] = scale.view(1, 1)
+            weights[name] = stored[name].float() * scale
+    assert len(stored) > len(weights)
+    save_file(stored, packed / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, dense / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((packed / "config.json").read_text(encoding="utf-8"))
+    skipped = ["self_attn", "shared_experts", "mlp.gate", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "lm_head"]
+    settings["quantization_config"] = {
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": skipped,
+    }
+    (packed / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    loaded = load_model(str(packed), device="cpu", dequantize=True)
+    require_same(loaded, load_model(str(dense), device="cpu"))
+
+
+def test_mxfp4_without_accelerate(mxfp4_folders, monkeypatch):
+    """For MXFP4 transformers wants accelerate, which is said by name; dequantising needs none."""
+    monkeypatch.setattr(devices_module, "is_accelerate_available", lambda: False)
+    with pytest.raises(ModelError, match=r"quantised needs the package accelerate.*isogloss\[multi-gpu\]"):
+        load_model(str(mxfp4_folders[0]), device="cpu")
+    load_model(str(mxfp4_folders[0]), device="cpu", dequantize=True)
+
+
+def test_dequantize_on_the_command_line(mxfp4_folders, tmp_path, monkeypatch):
+    """``capture --dequantize`` asks transformers to dequantise, and captures what the dense weights give."""
+    asked = []
+    set_up = mxfp4.replace_with_mxfp4_linear
+
+    def listen(model, **kwargs):
+        asked.append(kwargs["quantization_config"].dequantize)
+        return set_up(model, **kwargs)
+
+    monkeypatch.setattr("transformers.integrations.replace_with_mxfp4_linear", listen)
+    # As on a machine that has the kernels and a GPU: transformers then dequantises only where it is told to.
+    quantizer = "transformers.quantizers.quantizer_mxfp4"
+    monkeypatch.setattr(f"{quantizer}.Mxfp4HfQuantizer.validate_environment", lambda *_a, **_k: None)
+    monkeypatch.setattr(f"{quantizer}.get_current_accelerator", lambda: torch.device("cuda"))
+    options = ["--corpus", "organism", "--languages", "eng_Latn", "--items", "3", "--device", "cpu"]
+    for folder, extra in zip(mxfp4_folders, (["--dequantize"], []), strict=True):
+        assert main(["capture", str(folder), *options, *extra, "-o", str(tmp_path / folder.name)]) == 0
+    assert asked == [True]
+    runs = [open_run(tmp_path / folder.name).load("eng_Latn").selections for folder in mxfp4_folders]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_dequantize_is_refused_where_transformers_cannot(tmp_path):
+    """A method without the switch is refused before any weight is read, with those that have it."""
+    tokenizer().save_pretrained(tmp_path)
+    config = tiny_config("olmoe")
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot dequantise .* 'gptq' .*fp8.*mxfp4"):
+        load_model(str(tmp_path), device="cpu", dequantize=True)
+
+
+def test_dequantize_leaves_a_plain_checkpoint_alone():
+    """What is stored in floating point loads as without the option."""
+    plain, asked = (load_model(str(checkpoint("olmoe")), device="cpu", dequantize=flag) for flag in (False, True))
+    assert plain.fingerprint() == asked.fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_router_is_refused(dtype):
+    """A router whose matrix is no 16 or 32 bit number is refused on loading, with the option that leaves it out."""
+    model = tiny("afmoe").model
+    weight = model.model.layers[2].mlp.router.gate.weight
+    model.model.layers[2].mlp.router.gate.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
+    with pytest.raises(ModelError, match=r"router's gate\.weight is quantised.*llm_int8_skip_modules"):
+        LoadedModel(model, tokenizer(), name="quantised")
+
+
+def with_bitsandbytes(family, bits):
+    """A model whose linear layers bitsandbytes has quantised; sizes are multiples of its kernels' blocks."""
+    pytest.importorskip("bitsandbytes")
+    config = tiny_config(family)
+    config.hidden_size = config.intermediate_size = 128
+    config.head_dim = 32
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        randomise(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).save_pretrained(folder)
+        settings = BitsAndBytesConfig(
+            load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_compute_dtype=torch.float32
+        )
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=settings, device_map={"": "cpu"}
+        )
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "phimoe"])
+def test_bitsandbytes_leaves_these_routers_alone(family, bits, tmp_path):
+    """Routers that are no plain linear layer stay in floating point: proven, captured and steered, also once saved."""
+    model = with_bitsandbytes(family, bits)
+    assert {type(parameter).__name__ for parameter in model.parameters()} & {"Int8Params", "Params4bit"}
+    loaded = LoadedModel(model, tokenizer(), name="bitsandbytes")
+    prove_routers(loaded, TEXTS[1])
+    assert steered(loaded)[..., 0].sum() == 0
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    again = load_model(str(tmp_path), device="cpu")
+    prove_routers(again, TEXTS[1])
+    assert again.fingerprint() == loaded.fingerprint()
+    with pytest.raises(ModelError, match=r"cannot dequantise .* 'bitsandbytes'"):
+        load_model(str(tmp_path), device="cpu", dequantize=True)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["afmoe", "hunyuan_v1_moe", "longcat_flash"])
+def test_routers_that_bitsandbytes_quantises_are_refused(family, bits):
+    """A router with a plain linear layer is quantised with the rest."""
+    model = with_bitsandbytes(family, bits)
+    with pytest.raises(ModelError, match=r"is quantised.*llm_int8_skip_modules"):
+        LoadedModel(model, tokenizer(), name="bitsandbytes")
+
+
+@pytest.mark.parametrize("family", ["phimoe", "dbrx", "minimax", "olmoe"])
+def test_training_mode_is_refused(family):
+    """A model, or one part of it, that was put back into training mode is neither captured nor proven nor tried."""
+    loaded = tiny(family)
+    plan = plan_of(loaded)
+    loaded.model.train()
+    for use in (
+        lambda: prove_routers(loaded, TEXTS[1]),
+        lambda: capture(loaded, TEXTS, ITEM_IDS),
+        lambda: measure_effect(loaded, plan, TEXTS),
+    ):
+        with pytest.raises(ModelError, match=r"the model is in training mode.*model\.eval\(\)"):
+            use()
+    loaded.model.eval()
+    loaded.routers[-1].module.train()
+    with pytest.raises(ModelError, match=r"(gate|router) is in training mode"):
+        capture(loaded, TEXTS, ITEM_IDS)
+    loaded.model.eval()
+    prove_routers(loaded, TEXTS[1])

@@ -1,0 +1,302 @@
+"""Plans change what routers choose, exactly as the reference says, and leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from configs import randomise, tiny_config
+from kinds import DTYPES, EVERY_KIND, LAST
+from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from transformers import AutoModelForCausalLM
+
+from isogloss import routing
+from isogloss.backends.huggingface import LoadedModel, capture, measure_effect, steer
+from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.errors import ModelError, PlanError
+from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
+
+LONG = " ".join(TEXTS)
+
+
+def in_last_layer(loaded, intervention):
+    """The intervention moved to the last routed layer, which no routed one follows; expert 0 is the most chosen."""
+    spec = loaded.routers[-1].spec
+    counts = capture(loaded, [LONG], ["long"]).selections[0, -1]
+    experts = tuple(int(np.argsort(-counts, kind="stable")[expert]) for expert in intervention.experts)
+    experts = experts[: spec.top_k] if intervention.kind == "force" else experts
+    return dataclasses.replace(intervention, layer=spec.layer, experts=experts)
+
+
+def plan_of(loaded, *interventions):
+    """A plan for this model."""
+    return Plan(fingerprint=loaded.fingerprint(), interventions=interventions, provenance={"test": "test"})
+
+
+def observe(loaded, text=TEXTS[1]):
+    """(output logits, what each router returned by layer) of a plain forward."""
+    seen = {}
+
+    def keep(index, output):
+        seen[loaded.routers[index].spec.layer] = output
+
+    with watch_routers(loaded, keep), torch.no_grad():
+        output = loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits
+    return output, seen
+
+
+def edited_logits(router, plain, edit, product):
+    """The router's logits after the edit, by NumPy: from its product where one was seen, else from what it returned."""
+    cap = getattr(router.module, "router_logit_softcapping", 0)
+    logits = (plain.router_logits if product is None else product).float().numpy()
+    edited = apply_edit(cap * np.arctanh(logits / cap) if cap else logits, edit)
+    return cap * np.tanh(edited / cap) if cap else edited
+
+
+def best_first(scores, expert_ids):
+    """Ids of each token in the order of their scores; experts with equal scores may stand for each other."""
+    order = np.argsort(-np.take_along_axis(scores, expert_ids, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(expert_ids, order, axis=1), order
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_empty_plan_changes_no_bit(family, dtype):
+    """An empty plan gives bit-identical logits and attaches nothing."""
+    loaded = tiny(family, dtype=dtype)
+    before, _ = observe(loaded)
+    with steer(loaded, plan_of(loaded)):
+        assert not any(router.module._forward_pre_hooks for router in loaded.routers)
+        inside, _ = observe(loaded)
+    assert torch.equal(before, inside)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("intervention", EVERY_KIND, ids=lambda i: i.kind)
+def test_equals_editing_the_reference_router(family, dtype, intervention):
+    """The steered choice and weights are the reference router's on edited logits, and differ from the unsteered."""
+    loaded = tiny(family, dtype=dtype)
+    router = loaded.routers[-1]
+    layer, n_experts = router.spec.layer, router.spec.n_experts
+    plan = plan_of(loaded, in_last_layer(loaded, intervention))
+    products = []
+    if loaded.family.returns == "probabilities":  # logits are known up to a constant, which one kind depends on
+        router.module.proj.register_forward_hook(lambda _module, _inputs, output: products.append(output))
+    plain, before = observe(loaded, LONG)
+    with steer(loaded, plan):
+        steered, after = observe(loaded, LONG)
+    edit = compile_layer(plan, layer, n_experts)
+    logits = edited_logits(router, before[layer], edit, products[0] if products else None)
+    scores = apply_choice(routing.choice_scores(logits, router.spec, router.selection_bias()), edit)
+    ids, order = best_first(scores, after[layer].expert_ids.numpy())
+    best = -np.sort(-scores, axis=1)[:, : router.spec.top_k]
+    np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1), best, rtol=1e-6, atol=1e-6)
+    weights = np.take_along_axis(after[layer].combine_weights.float().numpy(), order, axis=1)
+    expected = routing.combine_weights(logits, ids, router.spec, router.expert_scale())
+    np.testing.assert_allclose(weights, expected, atol=1e-5 if dtype == torch.float32 else 1e-2)
+    if intervention.kind in ("force", "suppress", "ban"):  # the others may change weights alone
+        assert (after[layer].expert_ids.sort().values != before[layer].expert_ids.sort().values).any()
+    assert not torch.equal(plain, steered)
+
+
+def require_forced_and_banned(loaded, forced, banned):
+    """Captured under a plan for all layers, every token chooses the one and no token the others."""
+    layers = [router.spec.layer for router in loaded.routers]
+    edits = [e for n in layers for e in (Intervention("force", n, (forced,)), Intervention("ban", n, banned))]
+    with steer(loaded, plan_of(loaded, *edits)):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    expected = captured.tokens[:, None].repeat(len(layers), 1)
+    np.testing.assert_array_equal(captured.selections[:, :, forced], expected)
+    assert captured.selections[:, :, list(banned)].sum() == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_force_and_ban_hold_for_every_token(family, dtype):
+    """Captured under the plan, a forced expert is chosen by every token and a banned one by none, in all its layers."""
+    loaded = tiny(family, dtype=dtype)
+    require_forced_and_banned(loaded, 5, (0, 3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
+    """They hold where logits saturate, where the bias favours the banned and where all favour another group."""
+    loaded = tiny(family)
+    for router in loaded.routers:
+        router.module.get_parameter(router.weight_name).data.mul_(30)
+        if router.bias_name is not None:
+            holder = router.module if hasattr(router.module, router.bias_name.split(".")[0]) else router.block
+            bias = holder.get_submodule(router.bias_name.rpartition(".")[0])._parameters | dict(holder.named_buffers())
+            bias[router.bias_name.rpartition(".")[2]].data.flatten()[:4] += 5.0
+    require_forced_and_banned(loaded, 6, (0, 3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_steered_outputs_agree_between_expert_implementations(family, implementation):
+    """How experts are multiplied does not change what a plan does."""
+    loaded = tiny(family)
+    plan = plan_of(loaded, in_last_layer(loaded, EVERY_KIND[0]))
+    with steer(loaded, plan):
+        expected, _ = observe(loaded)
+        try:
+            loaded.model.set_experts_implementation(implementation)
+        except ValueError as error:
+            pytest.skip(str(error))
+        output, _ = observe(loaded)
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_is_steered_at_every_step(family):
+    """Greedy generation under a plan equals greedy search by full steered forwards, and differs from unsteered."""
+    loaded = tiny(family)
+    plan = plan_of(loaded, *(Intervention("offset", r.spec.layer, (6,), values=(20.0,)) for r in loaded.routers))
+    ids = loaded.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    options |= {"return_dict_in_generate": True, "output_logits": True, "attention_mask": torch.ones_like(ids)}
+    plain = loaded.model.generate(ids, **options)
+    with steer(loaded, plan), torch.no_grad():
+        steered = loaded.model.generate(ids, **options)
+        for step in range(8):
+            full = loaded.model(ids).logits[:, -1]
+            torch.testing.assert_close(steered.logits[step], full, atol=2e-3, rtol=1e-3)
+            assert (steered.logits[step] - plain.logits[step]).abs().max() > 2e-2
+            ids = torch.cat([ids, full.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(steered.sequences, ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaving_restores_every_bit(family):
+    """After the context, also after an exception inside a forward, outputs are as before and no hook is left."""
+    loaded = tiny(family)
+    before, _ = observe(loaded)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = loaded.routers[-1].module.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), steer(loaded, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))):
+        observe(loaded)
+    handle.remove()
+    after, _ = observe(loaded)
+    assert torch.equal(before, after)
+    for router in loaded.routers:
+        assert not router.module._forward_pre_hooks
+        assert not router.module._forward_hooks
+
+
+def test_an_exception_in_the_router_ends_the_edit():
+    """When a router's own forward raises, its edit does not leak into other linear products."""
+    loaded = tiny("olmoe")
+    module = loaded.routers[-1].module
+    with steer(loaded, plan_of(loaded, EVERY_KIND[5])):
+        with pytest.raises(RuntimeError):
+            module(torch.zeros(3, 7))
+        product = torch.nn.functional.linear(torch.zeros(1, 32), module.weight)
+    assert torch.equal(product, torch.zeros(1, 8))
+
+
+def test_plan_for_another_model_is_refused():
+    """A plan made for other router weights is refused before anything is attached."""
+    plan = plan_of(tiny("olmoe", seed=1), EVERY_KIND[0])
+    loaded = tiny("olmoe", seed=2)
+    with pytest.raises(PlanError, match="router_sha256"), steer(loaded, plan):
+        pass
+
+
+def test_fingerprint_does_not_depend_on_dtype():
+    """The same checkpoint loaded in float32 and bfloat16 accepts the same plan."""
+    first = tiny("olmoe", dtype=torch.bfloat16)
+    again = tiny("olmoe", dtype=torch.bfloat16)
+    again.model.to(torch.float32)
+    assert first.fingerprint() == again.fingerprint()
+
+
+def test_unreachable_logits_are_an_error():
+    """A router that computes its logits by another product than F.linear makes steering fail loudly."""
+    loaded = tiny("olmoe")
+    module = loaded.routers[-1].module
+
+    def other_road(hidden):
+        logits = torch.matmul(hidden.reshape(-1, 32), module.weight.T)
+        weights, ids = logits.softmax(-1).topk(2)
+        return logits, weights, ids
+
+    module.forward = other_road
+    with (
+        pytest.raises(ModelError, match="ran 1 times; its logits were edited 0"),
+        steer(loaded, plan_of(loaded, EVERY_KIND[0])),
+    ):
+        observe(loaded)
+
+
+def test_one_group_of_all_experts_is_no_second_choice():
+    """Many checkpoints have one group; scoring it by its two best looks like the choice of two, and is not edited."""
+    config = tiny_config("glm4_moe")
+    config.n_group = config.topk_group = 1
+    model = randomise(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
+    loaded = LoadedModel(model, tokenizer(), name="one-group")
+    assert loaded.routers[0].spec.n_groups == 1
+    layer = loaded.routers[-1].spec.layer
+    with steer(loaded, plan_of(loaded, Intervention("force", layer, (6,)), Intervention("ban", layer, (0, 1)))):
+        captured = capture(loaded, TEXTS, ITEM_IDS)
+    np.testing.assert_array_equal(captured.selections[:, -1, 6], captured.tokens)
+    assert captured.selections[:, -1, :2].sum() == 0
+
+
+def test_a_product_by_mm_is_edited_too():
+    """Kolibri takes another road to its logits on a GPU: a matrix product of the transposed weight."""
+    if "kolibri1" not in FAMILIES:
+        pytest.skip("this version of transformers has no kolibri1")
+    loaded = tiny("kolibri1")
+    router = loaded.routers[-1]
+    module, plan = router.module, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))
+
+    def on_a_gpu(hidden):
+        logits = torch.mm(hidden.reshape(-1, 32), module.weight.t())
+        ids = torch.topk(logits + module.e_score_correction_bias, 2, dim=-1)[1]
+        weights = logits.gather(1, ids).sigmoid()
+        return logits, weights / weights.sum(-1, keepdim=True), ids
+
+    with steer(loaded, plan):
+        _, expected = observe(loaded)
+        module.forward = on_a_gpu
+        _, found = observe(loaded)
+    torch.testing.assert_close(found[router.spec.layer], expected[router.spec.layer])
+
+
+def test_effect_is_measured_and_required():
+    """The effect names the share of changed tokens by layer; a plan without any is refused."""
+    loaded = tiny("olmoe")
+    strong = plan_of(loaded, Intervention("ban", LAST, (0, 1, 2, 3)))
+    effect = measure_effect(loaded, strong, TEXTS)
+    assert effect.changed[LAST] > 0.5
+    assert all(effect.changed[layer] == 0 for layer in range(LAST))
+    effect.require(strong)
+    weak = plan_of(loaded, Intervention("offset", LAST, (0,), values=(1e-9,)))
+    with pytest.raises(PlanError, match="changed no chosen expert"):
+        measure_effect(loaded, weak, TEXTS).require(weak)
+
+
+def test_editing_what_the_router_returns_does_nothing():
+    """Why steering works inside the router: an edit of its returned logits leaves the model's output as it was."""
+    loaded = tiny("olmoe")
+    before, _ = observe(loaded)
+    handle = loaded.routers[-1].module.register_forward_hook(
+        lambda _m, _i, out: (out[0] + 100 * torch.arange(8), *out[1:])
+    )
+    after, _ = observe(loaded)
+    handle.remove()
+    assert torch.equal(before, after)
+
+
+def test_plan_of_an_unrouted_layer_is_refused():
+    """Layer 1 of this model is dense: nothing can be steered there."""
+    loaded = tiny("qwen3_moe")
+    intervention = dataclasses.replace(EVERY_KIND[0], layer=1)
+    with pytest.raises(PlanError, match="layer 1"), steer(loaded, plan_of(loaded, intervention)):
+        pass

@@ -1,0 +1,250 @@
+"""`isogloss evaluate --task lm-eval:…`: names, refusals, and, with lm-eval, tasks of our own from files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from harness_tasks import GENERATE, no_hub
+
+from isogloss.backends.huggingface import load_model
+from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.cli import main
+from isogloss.errors import CorpusError, PlanError, RunError
+from isogloss.evaluation import harness_vllm
+from isogloss.evaluation.harness import HarnessResult, HarnessScores, evaluate_with_harness
+from isogloss.steering import Intervention, Plan, write_plan
+from isogloss.workflows import lm_eval
+from isogloss.workflows.lm_eval import LmEvalRequest, language_of, tasks_in
+from known_answers.planted import planted_problems
+from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
+
+HARNESS = importlib.util.find_spec("lm_eval") is not None
+N_ITEMS = 24
+
+
+@pytest.mark.parametrize(
+    ("task", "language"),
+    [
+        ("mgsm_direct_sw", "swh_Latn"),
+        ("belebele_swh_Latn", "swh_Latn"),
+        ("belebele_zho_Hant", "zho_Hant"),
+        ("xcopa_id", "ind_Latn"),
+        ("arc_easy", None),
+        ("hellaswag", None),
+        ("sw", None),
+        ("swh_Latn", None),
+    ],
+)
+def test_the_language_of_a_task_ends_its_name(task, language):
+    """A code, alone or with its script, after an underscore; a name that is nothing but a code is a name."""
+    assert language_of(task) == language
+
+
+def test_languages_choose_among_tasks_named_by_them():
+    """Tasks of other languages are left out; a task without language, or none left, is refused."""
+    tasks = ("mgsm_direct_sw", "mgsm_direct_de", "belebele_swh_Latn")
+    assert tasks_in(tasks, ()) == tasks
+    assert tasks_in(tasks, ("swh_Latn",)) == ("mgsm_direct_sw", "belebele_swh_Latn")
+    with pytest.raises(CorpusError, match="and arc_easy is not"):
+        tasks_in((*tasks, "arc_easy"), ("swh_Latn",))
+    with pytest.raises(CorpusError, match="is in fra_Latn"):
+        tasks_in(tasks, ("fra_Latn",))
+
+
+def result(scale=1.0, metrics=("acc,none", "acc_norm,none")):
+    """Values of two tasks in English and Swahili, and of one without language."""
+    rng = np.random.default_rng(0)
+    scores = tuple(
+        HarnessScores(task, metric, "higher", tuple(range(30)), {
+            "baseline": scale * rng.integers(0, 2, 30), "plan": scale * np.ones(30), "random-0": scale * np.zeros(30)
+        })
+        for metric in metrics
+        for task in ("x_en", "x_sw", "y")
+    )  # fmt: skip
+    changed = {"plan": {3: 0.5, 4: 0.25}, "random-0": {3: 0.125, 4: 0.0}}
+    return HarnessResult(scores, ("z: ppl,none",), changed, {"x_en": 1}, "0.4.13")
+
+
+def test_results_survive_json():
+    """What is written is read back; anything else is refused."""
+    found = HarnessResult.from_json(json.loads(json.dumps(result().to_json(), allow_nan=False)))
+    assert found.to_json() == result().to_json()
+    assert found.compare("acc,none") == result().compare("acc,none")
+    for raw in ({}, {**result().to_json(), "scores": [{}]}, {**result().to_json(), "changed": []}):
+        with pytest.raises(RunError, match="no results of lm-eval"):
+            HarnessResult.from_json(raw)
+
+
+def summary(request=None, **options):
+    """Of the made-up result."""
+    request = request or LmEvalRequest(("x",))
+    return lm_eval._summarise(result(**options), request, {"model": "m", "engine": "huggingface"})
+
+
+def test_tasks_stand_under_their_language():
+    """Means, sizes and comparisons by language, or by the task's name where it has none; the pivot is guarded."""
+    found = summary()
+    values = {each.task: each for each in result().scores if each.metric == "acc,none"}
+    means = {name: values[task].values["baseline"].mean() for task, name in
+             {"x_en": "eng_Latn", "x_sw": "swh_Latn", "y": "y"}.items()}  # fmt: skip
+    assert found["arms"]["baseline"] == pytest.approx(means)
+    assert found["n"] == {"eng_Latn": 30, "swh_Latn": 30, "y": 30}
+    assert found["per_language"]["swh_Latn"]["difference"]["value"] == pytest.approx(1 - means["swh_Latn"])
+    assert set(found["controls"]) == {"random-0"}
+    assert {arm: guard["verdict"] for arm, guard in found["guard"].items()}["random-0"] == "fail"
+    assert found["left_out"] == ["z: ppl,none"]
+    assert found["metric"] == "acc,none"
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_two_tasks_of_one_language_keep_their_names():
+    """So that no comparison is lost."""
+    assert lm_eval._names(["x_sw", "y_swh_Latn", "y_de"]) == {
+        "x_sw": "x_sw",
+        "y_swh_Latn": "y_swh_Latn",
+        "y_de": "deu_Latn",
+    }
+
+
+def test_scales_without_a_unit_of_loss_are_not_guarded():
+    """What one point is, only shares say; chrF has another scale."""
+    assert "guard" in summary()
+    assert "guard" not in summary(scale=50.0)
+    assert "guard" not in summary(LmEvalRequest(("x",), pivot="deu_Latn"))
+
+
+def test_metrics_are_named_in_full_or_alone():
+    """The first by name where none is asked for; a name that stands for two, or for none, is refused with the names."""
+    asked = {None: "acc,none", "acc": "acc,none", "acc_norm": "acc_norm,none", "acc,none": "acc,none"}
+    assert {name: summary(LmEvalRequest(("x",), metric=name))["metric"] for name in asked} == asked
+    filters = ("exact_match,flexible", "exact_match,strict")
+    with pytest.raises(RunError, match="names exact_match,flexible, exact_match,strict of"):
+        summary(LmEvalRequest(("x",), metric="exact_match"), metrics=filters)
+    with pytest.raises(RunError, match="names no metric of these tasks; they have acc,none, acc_norm,none"):
+        summary(LmEvalRequest(("x",), metric="f1"))
+
+
+def test_plans_by_language_are_refused_before_anything_is_run(planted):
+    """The harness does not say in which language it asks."""
+    loaded, _ = planted
+    plan = Plan(loaded.fingerprint(), (Intervention("force", PLANTED_LAYER, (PLANTED_EXPERT,), languages=("sw",)),))
+    with pytest.raises(PlanError, match="arms plan have rules for some languages alone"):
+        evaluate_with_harness(loaded, ["x"], {"plan": plan})
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A model that adds where one certain expert is chosen, and a folder with it and a plan that forces the expert."""
+    folder = tmp_path_factory.mktemp("planted")
+    loaded = load_model(str(planted_model(folder / "model")), device="cpu")
+    write_plan(
+        Plan(loaded.fingerprint(), (Intervention("force", PLANTED_LAYER, (PLANTED_EXPERT,)),)), folder / "p.json"
+    )
+    return loaded, folder
+
+
+def command(folder, out, *more, task="lm-eval:planted_deu_Latn,planted_sw"):
+    """An evaluation of the planted model by the harness."""
+    given = ["evaluate", folder / "model", "--plan", folder / "p.json", "--task", task, "-o", out, *more]
+    return [str(each) for each in given]
+
+
+@pytest.mark.skipif(HARNESS, reason="lm-eval is installed")
+def test_without_the_harness_one_line_says_what_to_install(planted, tmp_path, capsys):
+    """Before a model is loaded, and nothing is written."""
+    assert main(command(planted[1], tmp_path / "out")) == 2
+    streams = capsys.readouterr()
+    assert "run: pip install isogloss[lm-eval]" in streams.err
+    assert (streams.err.count("\n"), streams.out) == (1, "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "message"),
+    [
+        ("lm-eval:x_sw", ["--split", "dev", "--temperature", "1"], "--split, --temperature has no meaning"),
+        ("lm-eval:x_sw", ["--languages", "de"], "is in deu_Latn"),
+        ("lm-eval:x_sw", ["--arms", "sideways"], "unknown arm"),
+        ("lm-eval:", [], "names no task"),
+        ("lm-eval:x,,y", [], "names no task"),
+        ("organism", ["--metric", "acc"], "--metric has no meaning for --task organism"),
+        ("organism", ["--include-path", "."], "--include-path has no meaning"),
+    ],
+)
+def test_wrong_use_is_one_line(planted, tmp_path, capsys, task, more, message):
+    """Exit code 2 before a model is loaded, and nothing is written."""
+    assert main(command(planted[1], tmp_path / "out", *more, task=task)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "stored", "sampling"),
+    [
+        ({}, {"top_p": 0.5}, None),
+        ({"do_sample": False, "temperature": 0.0, "num_beams": 1, "use_cache": True}, {"min_p": 0.1}, None),
+        ({"do_sample": True, "temperature": 0.7}, {}, Sampling(0.7, 1.0, 50)),
+        ({"do_sample": True, "temperature": 1, "top_k": 0}, {"top_p": 0.5, "top_k": 20}, Sampling(1.0, 0.5, None)),
+        ({"do_sample": True, "temperature": 1, "top_p": 0.9}, {"top_p": 0.5, "top_k": 20}, Sampling(1.0, 0.9, 20)),
+    ],
+)
+def test_vllm_draws_as_a_task_or_else_the_checkpoint_says(how, stored, sampling):
+    """As transformers does, whose default keeps the 50 most probable tokens; the harness gives the temperature."""
+    assert harness_vllm._sampling(how, stored) == sampling
+
+
+@pytest.mark.parametrize(
+    ("how", "stored", "message"),
+    [
+        ({"num_beams": 4, "repetition_penalty": 1.2}, {}, "generates with num_beams, repetition_penalty, which vLLM"),
+        ({"do_sample": True, "temperature": 1.0}, {"min_p": 0.1}, "generates with min_p"),
+        ({"do_sample": True}, {}, "expected temperature above 0"),
+    ],
+)
+def test_what_vllm_is_not_asked_for_is_refused(how, stored, message):
+    """Rather than answered in another way than by transformers."""
+    with pytest.raises(RunError, match=message):
+        harness_vllm._sampling(how, stored)
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """A folder with tasks as the harness reads them; nothing is looked for on the hub."""
+    pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for code, language in (("deu_Latn", "deu_Latn"), ("sw", "swh_Latn")):
+        file = folder / f"{code}.jsonl"
+        rows = ({"prompt": prompt, "answer": answer} for _, prompt, answer in planted_problems()[language][:N_ITEMS])
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{code}.yaml").write_text(GENERATE.format(language=code, file=file), encoding="utf-8")
+    with no_hub(tmp_path / "cache"):
+        yield folder
+
+
+@pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
+def test_tasks_of_the_harness_are_evaluated_like_our_own(planted, tasks, tmp_path, capsys, monkeypatch):
+    """A verdict, a row per language, a line per arm; the second time nothing is run, and other settings are refused."""
+    more = ["--include-path", tasks, "--items", N_ITEMS, "--batch-size", "8"]
+    out = tmp_path / "out"
+    assert main(command(planted[1], out, *more, "--metric", "exact_match")) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("exact_match,none over 2 languages changes by")
+    assert [line.split()[0] for line in printed[1:4]] == ["language", "deu_Latn", "swh_Latn"]
+    assert [line.partition(":")[0] for line in printed[4:]] == ["plan", "random-0"]
+    found = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert all(row["p_adjusted"] < 0.01 for row in found["per_language"].values())
+    assert all(row["p_value"] > 0.05 for row in found["controls"]["random-0"]["per_language"].values())
+    values = HarnessResult.from_json(json.loads((out / "harness.json").read_text(encoding="utf-8")))
+    assert {len(scores.documents) for scores in values.scores} == {N_ITEMS}
+    monkeypatch.setattr(lm_eval, "evaluate_with_harness", None)
+    assert main(command(planted[1], out, *more, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert main(command(planted[1], out, *more, "--items", "3")) == 2
+    assert "another harness;" in capsys.readouterr().err
+    assert main(["report", str(out), "-o", str(tmp_path / "report.html")]) == 0

@@ -1,0 +1,461 @@
+"""An evaluation asks every arm the same, survives being killed at any moment, and mixes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from killing import KilledError, kill_at
+
+from isogloss.backends.huggingface.likelihood import Likelihood
+from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.cli import main
+from isogloss.errors import PlanError, RunError
+from isogloss.evaluation.engine import Change, HuggingFaceEngine
+from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.summary import compare_folders
+from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
+from isogloss.routing import Fingerprint
+from isogloss.steering import Intervention, Plan, write_plan
+from isogloss.workflows.sources import open_model
+
+FINGERPRINT = Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12")
+PLAN = Plan(FINGERPRINT, (Intervention("ban", 0, (1,)),))
+OTHER = Plan(FINGERPRINT, (Intervention("ban", 1, (2,)),))
+ARMS = {"plan": PLAN, "other": OTHER}
+OPTIONS = RunOptions(batch_size=2)
+LANGUAGES = ("eng_Latn", "deu_Latn")
+
+
+class FakeTokenizer:
+    """Has no chat template."""
+
+    chat_template = None
+
+
+class FakeEngine:
+    """Answers by a hash of prompt and active plan, and keeps what it was asked."""
+
+    name = "fake"
+    tokenizer = FakeTokenizer()
+
+    def __init__(self, engine="huggingface", change=0.5):
+        self.engine, self.share = engine, change
+        self.active = None
+        self.asked = []  # (hash of the plan or None, what was asked)
+        self.probed = []
+
+    def describe(self):
+        return {"engine": self.engine, "engine_version": "1", "dtype": "float32"}
+
+    @contextmanager
+    def steered(self, plan):
+        self.active = plan
+        yield
+        self.active = None
+
+    def _hash(self, text):
+        plan = self.active.sha256 if self.active else ""
+        return int(hashlib.sha256(f"{plan}{text}".encode()).hexdigest(), 16)
+
+    def _note(self, asked):
+        self.asked.append((self.active.sha256 if self.active else None, asked))
+
+    def answer(self, prompts, *, max_new_tokens, add_special_tokens, sampling):
+        self._note((tuple(prompts), max_new_tokens, add_special_tokens, sampling and tuple(sampling[1])))
+        return [f"= {self._hash(prompt) % 3}" if self._hash(prompt) % 5 else "" for prompt in prompts]
+
+    def log_likelihoods(self, pairs, *, add_special_tokens):
+        self._note((tuple(pairs), add_special_tokens))
+        return [Likelihood(-1.0 - self._hash(pair) % 100 / 10, 3) for pair in pairs]
+
+    def change(self, _plan, texts, *, add_special_tokens):
+        self.probed.append((tuple(texts), add_special_tokens))
+        return Change({0: self.share, 1: 0.0}, None)
+
+
+def sums(n=5, languages=LANGUAGES):
+    """A task of sums: right answers are 0, 1 or 2."""
+    items = {code: [Item(str(i), f"{code} {i}?", str(i % 3), group=str(i % 2)) for i in range(n)] for code in languages}
+    return Task("sums", items, parse_number, 8)
+
+
+def choices(languages=LANGUAGES):
+    """A task of two options each."""
+    items = {code: [Item(str(i), f"{code} {i}?", "no", ("yes", "no"), 1) for i in range(5)] for code in languages}
+    return Task("choices", items, parse_number, 0, scoring="options")
+
+
+def texts():
+    """A task of reference texts without prompts."""
+    items = {code: [Item(str(i), "", reference=f"{code} ü {i}") for i in range(5)] for code in LANGUAGES}
+    return Task("texts", items, parse_number, 0, scoring="reference", metric="bits_per_byte")
+
+
+def files(folder):
+    """Name to content of every file below a folder."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def lines(path):
+    """The records of a file of answers."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("task", [sums(), choices(), texts()], ids=lambda task: task.scoring)
+def test_all_arms_are_asked_the_same(tmp_path, task):
+    """Baseline first, then the arms in order: the same texts in the same batches, each under its own plan."""
+    engine = FakeEngine()
+    evaluate(engine, task, ARMS, out=tmp_path / "eval", options=OPTIONS)
+    plans = [plan for plan, _ in engine.asked]
+    n_batches = 2 * 3
+    assert plans == [None] * n_batches + [PLAN.sha256] * n_batches + [OTHER.sha256] * n_batches
+    asked = [[what for plan, what in engine.asked if plan == arm] for arm in (None, PLAN.sha256, OTHER.sha256)]
+    assert asked[0] == asked[1] == asked[2]
+    per_item = 2 if task.scoring == "options" else 1
+    assert [len(what[0]) for what in asked[0]] == [2 * per_item, 2 * per_item, per_item] * 2
+    for code in LANGUAGES:
+        prompts = [[row["prompt_sha256"] for row in lines(tmp_path / "eval" / arm / f"{code}.jsonl")] for arm in ARMS]
+        expected = [hashlib.sha256(item.prompt.encode()).hexdigest() for item in task.items[code]]
+        assert prompts == [expected] * 2
+
+
+def test_a_line_holds_what_is_needed_later(tmp_path):
+    """Output, what was read off it, what was expected, and its score, by kind of scoring."""
+    evaluate(FakeEngine(), sums(), ARMS, out=tmp_path / "a", options=OPTIONS)
+    for row in lines(tmp_path / "a" / "plan" / "eng_Latn.jsonl"):
+        assert row["correct"] == (row["parsed"] == row["expected"])
+        assert (row["parsed"] is None) == (row["output"] == "")
+        assert row["value"] == float(row["correct"])
+    evaluate(FakeEngine(), choices(), ARMS, out=tmp_path / "b", options=OPTIONS)
+    for row in lines(tmp_path / "b" / "plan" / "eng_Latn.jsonl"):
+        yes, no = row["log_likelihoods"]
+        assert row["correct"] == (no > yes)
+        assert row["n_tokens"] == [3, 3]
+    evaluate(FakeEngine(), texts(), ARMS, out=tmp_path / "c", options=OPTIONS)
+    for row in lines(tmp_path / "c" / "plan" / "eng_Latn.jsonl"):
+        assert row["correct"] is None
+        assert row["value"] == pytest.approx(-row["log_likelihoods"][0] / math.log(2) / len("eng_Latn ü 1".encode()))
+
+
+@pytest.mark.parametrize("scoring", ["generated", "options"])
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, monkeypatch, scoring):
+    """Whatever call is the last one, the same command goes on, answers nothing twice, and ends as if undisturbed."""
+    # Statistics take most of the time, and write nothing.
+    monkeypatch.setattr("isogloss.evaluation.run.summarise", lambda _task, answers, _facts: dict(answers))
+    task = sums(3) if scoring == "generated" else choices(LANGUAGES[:1])
+    whole = tmp_path / "whole"
+    undisturbed = FakeEngine()
+    summary = evaluate(undisturbed, task, {"plan": PLAN}, out=whole, options=OPTIONS)
+    expected, moment = files(whole), 0
+    while True:
+        out = tmp_path / "killed"
+        first, second = FakeEngine(), FakeEngine()
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            try:
+                evaluate(first, task, {"plan": PLAN}, out=out, options=OPTIONS)
+            except KilledError:
+                pass
+            else:
+                break
+        assert evaluate(second, task, {"plan": PLAN}, out=out, options=OPTIONS) == summary
+        assert files(out) == expected
+        assert len(first.asked) + len(second.asked) <= len(undisturbed.asked) + 1  # the batch in flight
+        shutil.rmtree(out)
+        moment += 1
+    assert moment > 2 * len(undisturbed.asked)
+
+
+def test_finished_batches_are_not_answered_again(tmp_path):
+    """A stopped engine is asked the rest only; a finished evaluation asks nothing, and progress tells all items."""
+
+    class Stopping(FakeEngine):
+        def answer(self, prompts, **options):
+            if len(self.asked) == 4:
+                raise KilledError
+            return super().answer(prompts, **options)
+
+    whole, first, second, third = FakeEngine(), Stopping(), FakeEngine(), FakeEngine()
+    evaluate(whole, sums(), ARMS, out=tmp_path / "whole", options=OPTIONS)
+    with pytest.raises(KilledError):
+        evaluate(first, sums(), ARMS, out=tmp_path / "eval", options=OPTIONS)
+    told = []
+    evaluate(second, sums(), ARMS, out=tmp_path / "eval", options=OPTIONS, progress=told.append)
+    assert first.asked + second.asked == whole.asked
+    assert sum(told) == 3 * 2 * 5
+    evaluate(third, sums(), ARMS, out=tmp_path / "eval", options=OPTIONS)
+    assert third.asked == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "task", "options", "named"),
+    [
+        (FakeEngine("vllm"), sums(), OPTIONS, "engine"),
+        (FakeEngine(), sums(4), OPTIONS, "items_sha256"),
+        (FakeEngine(), sums(), RunOptions(batch_size=3), "batch_size"),
+        (FakeEngine(), sums(), RunOptions(2, Sampling(0.7)), "sampling"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path, engine, task, options, named):
+    """Nothing is answered or changed."""
+    evaluate(FakeEngine(), sums(), ARMS, out=tmp_path / "eval", options=OPTIONS)
+    before = files(tmp_path / "eval")
+    with pytest.raises(RunError, match=f"another {named};"):
+        evaluate(engine, task, ARMS, out=tmp_path / "eval", options=options)
+    assert engine.asked == []
+    assert files(tmp_path / "eval") == before
+
+
+def test_a_plan_without_effect_is_refused(tmp_path):
+    """Before anything is written."""
+    with pytest.raises(PlanError, match="changed no chosen expert"):
+        evaluate(FakeEngine(change=0.0), sums(), ARMS, out=tmp_path / "eval")
+    assert not (tmp_path / "eval").exists()
+
+
+def test_arms_need_a_plan_and_a_plain_baseline(tmp_path):
+    """Neither may be missing or something else."""
+    for arms in ({"other": OTHER}, {"plan": None}, {"baseline": OTHER, "plan": PLAN}):
+        with pytest.raises(RunError, match="expected one named plan"):
+            evaluate(FakeEngine(), sums(), arms, out=tmp_path / "eval")
+
+
+def test_plans_by_language_act_on_their_language(tmp_path):
+    """Each language's items are answered under what the plan chooses for it."""
+    conditional = Plan(
+        FINGERPRINT,
+        (Intervention("ban", 0, (1,), languages=("de",)), Intervention("ban", 0, (2,), languages=("en",))),
+    )
+    engine = FakeEngine()
+    evaluate(engine, sums(), {"plan": conditional}, out=tmp_path / "eval", options=OPTIONS)
+    steered = {what[0][0].split()[0]: plan for plan, what in engine.asked if plan is not None}
+    assert steered == {code: conditional.for_request(code).sha256 for code in LANGUAGES}
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_effects_are_measured_on_the_prompts_as_they_are_asked(tmp_path, template):
+    """The first prompts of each language; those of a chat template, which holds its own beginning, get none more."""
+
+    class Tokenizer:
+        chat_template = template
+
+        def apply_chat_template(self, messages, **_options):
+            return f"<s>{messages[-1]['content']}"
+
+    engine = FakeEngine()
+    engine.tokenizer = Tokenizer()
+    task = dataclasses.replace(sums(), chat=True)
+    evaluate(engine, task, {"plan": PLAN}, out=tmp_path / "eval", options=OPTIONS)
+    assert [special for _, special in engine.probed] == [template is None] * 2
+    assert all(
+        len(texts) == 4 and all(t.startswith("<s>") == bool(template) for t in texts) for texts, _ in engine.probed
+    )
+
+
+def test_a_plan_by_phase_has_a_divergence(tmp_path):
+    """A number with an interval, for rules of the generation too, by language."""
+    engine = HuggingFaceEngine(open_model("organism"))
+    rules = tuple(Intervention("ban", k, (1, 2, 3), phase="generation") for k in (4, 5))
+    plan = Plan(engine.loaded.fingerprint(), rules)
+    task = load_task("organism:reference", languages=["en", "sw"], n_items=3)
+    summary = evaluate(engine, task, {"plan": plan}, out=tmp_path / "eval")
+    for row in summary["kl"]["plan"].values():
+        assert 0 < row["low"] <= row["value"] <= row["high"]
+
+
+def test_sampling_is_keyed_by_language_and_item(tmp_path):
+    """Keys name the item and nothing of its place; what generates nothing cannot be sampled."""
+    engine = FakeEngine()
+    options = RunOptions(2, Sampling(0.7, 0.8, 20))
+    evaluate(engine, sums(), {"plan": PLAN}, out=tmp_path / "eval", options=options)
+    keys = [key for plan, what in engine.asked for key in what[3] if plan is None]
+    assert keys == [f"{code}/{index}" for code in LANGUAGES for index in range(5)]
+    with pytest.raises(RunError, match="nothing to sample"):
+        evaluate(engine, choices(), {"plan": PLAN}, out=tmp_path / "b", options=options)
+
+
+def test_a_likelihood_that_is_no_number(tmp_path):
+    """An option is wrong and kept as null; a reference ends the evaluation with the item's name."""
+
+    class Broken(FakeEngine):
+        def log_likelihoods(self, pairs, **_options):
+            return [Likelihood(math.nan, 3) for _ in pairs]
+
+    evaluate(Broken(), choices(), {"plan": PLAN}, out=tmp_path / "a")
+    assert lines(tmp_path / "a" / "plan" / "eng_Latn.jsonl")[0]["log_likelihoods"] == [None, None]
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["unparsable"]["plan"]["eng_Latn"]["value"] == 1.0
+    with pytest.raises(RunError, match="item '0': the log-likelihood is nan"):
+        evaluate(Broken(), texts(), {"plan": PLAN}, out=tmp_path / "b")
+
+
+def test_the_summary_counts_what_the_lines_say(tmp_path):
+    """Means, sizes, unreadable answers and controls agree with a count over the files."""
+    summary = evaluate(FakeEngine(), sums(30), ARMS, out=tmp_path / "eval", options=OPTIONS)
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text()) == summary
+    for arm in ("baseline", *ARMS):
+        for code in LANGUAGES:
+            rows = lines(tmp_path / "eval" / arm / f"{code}.jsonl")
+            assert summary["arms"][arm][code] == pytest.approx(sum(row["correct"] for row in rows) / 30)
+            unread = summary["unparsable"][arm][code]
+            assert unread["value"] == pytest.approx(sum(row["output"] == "" for row in rows) / 30)
+            assert unread["n"] == summary["n"][code] == 30
+    english = summary["per_language"]["eng_Latn"]
+    gain = summary["arms"]["plan"]["eng_Latn"] - summary["arms"]["baseline"]["eng_Latn"]
+    assert english["difference"]["value"] == pytest.approx(gain)
+    assert {"p_value", "p_adjusted", "p_bh", "minimum_detectable"} <= english.keys()
+    assert set(summary["controls"]) == {"other"}
+    assert summary["guard"]["plan"]["change"] == pytest.approx(gain)
+    assert summary["output_language"]["plan"]["eng_Latn"]["judged_steered"] <= 30
+    assert "dose_response" not in summary
+    assert evaluate(FakeEngine(), sums(3, ["deu_Latn"]), ARMS, out=tmp_path / "b").keys().isdisjoint({"guard"})
+
+
+def test_group_means_weigh_groups_alike(tmp_path):
+    """The mean over subjects is not the mean over items where subjects differ in size."""
+    items = {"eng_Latn": [Item(str(i), f"{i}?", str(i % 3), group="a" if i < 6 else "b") for i in range(8)]}
+    task = Task("grouped", items, parse_number, 8, group_mean=True)
+    summary = evaluate(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
+    right = [row["correct"] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
+    expected = (sum(right[:6]) / 6 + sum(right[6:]) / 2) / 2
+    assert summary["group_mean"]["plan"]["eng_Latn"]["steered"]["value"] == pytest.approx(expected)
+
+
+def test_bits_of_the_corpus_are_bits_over_bytes(tmp_path):
+    """Not the mean of the items' own ratios; fewer bits are better."""
+    items = {"eng_Latn": [Item(str(i), "", reference="a" * (i + 1)) for i in range(6)]}
+    task = Task("texts", items, parse_number, 0, scoring="reference", metric="bits_per_byte")
+    summary = evaluate(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
+    nats = [row["log_likelihoods"][0] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
+    value = summary["corpus"]["plan"]["eng_Latn"]["steered"]["value"]
+    assert value == pytest.approx(-sum(nats) / math.log(2) / 21)
+    assert summary["better"] == "lower"
+
+
+def test_doses_are_listed_by_strength(tmp_path):
+    """The plan and its other strengths, weakest first."""
+    arms = {
+        "plan": Plan(FINGERPRINT, (Intervention("soft", 0, (1,), 0.5),)),
+        "strength-1": Plan(FINGERPRINT, (Intervention("soft", 0, (1,), 1.0),), {"control": "strength"}),
+        "strength-0.1": Plan(FINGERPRINT, (Intervention("soft", 0, (1,), 0.1),), {"control": "strength"}),
+        "other": OTHER,
+    }
+    summary = evaluate(FakeEngine(), sums(), arms, out=tmp_path / "eval")
+    doses = [(row["arm"], row["strength"]) for row in summary["dose_response"]]
+    assert doses == [("strength-0.1", 0.1), ("plan", 0.5), ("strength-1", 1.0)]
+
+
+def test_folders_of_different_engines_are_not_compared(tmp_path):
+    """The field that differs is named; equal ones give a paired comparison of the arms asked for."""
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, engine in zip(folders, ("huggingface", "huggingface", "vllm"), strict=True):
+        summary = evaluate(FakeEngine(engine), sums(), ARMS, out=folder, options=OPTIONS)
+    with pytest.raises(RunError, match=r"engine 'huggingface' and .* has 'vllm'; one comparison never mixes"):
+        compare_folders(folders[0], folders[2])
+    found = compare_folders(folders[0], folders[1], arms=("baseline", "plan")).to_json()
+    assert found["overall"] == summary["overall"]
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    """A plan for the shipped model that changes choices."""
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    fingerprint = open_model("organism").fingerprint()
+    write_plan(Plan(fingerprint, tuple(Intervention("soft", k, (1, 2, 3), 0.5) for k in (4, 5))), path)
+    return path
+
+
+def command(plan_file, out, *more):
+    """A small evaluation of the organism."""
+    few = ["--task", "organism", "--languages", "en,sw", "--items", "3", "--batch-size", "1"]
+    return ["evaluate", "organism", "--plan", str(plan_file), *few, "--controls", "0", "-o", str(out), *more]
+
+
+@pytest.mark.slow
+def test_sigkill_and_a_second_process(tmp_path, plan_file, capsys):
+    """A stopped process bars the folder, a killed one does not, and the end is that of an undisturbed run."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    arguments = [sys.executable, "-m", "isogloss", *command(plan_file, stopped)]
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(stopped.rglob("*.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    assert main(command(plan_file, stopped)) == 2
+    assert "another process is working in" in capsys.readouterr().err
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (stopped / "summary.json").exists()
+    assert main(command(plan_file, stopped)) == 0
+    assert main(command(plan_file, whole)) == 0
+    assert files(stopped) == files(whole)
+
+
+def test_the_table_says_first_whether_anything_is_shown(tmp_path, plan_file, capsys):
+    """A verdict, a row per language, a line per arm; and the two scorings without generation run as well."""
+    arms = ["--arms", "early", "--arms", "strength=0.5,1"]
+    few = ["--plan", plan_file, "--languages", "en,sw", "--items", "3", "-o", tmp_path / "eval"]
+    given = ["evaluate", "organism", "--task", "organism:reference", *few, *arms]
+    assert main([str(each) for each in given]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("bits_per_byte over 2 languages changes by")
+    assert [line.split()[0] for line in printed[1:4]] == ["language", "eng_Latn", "swh_Latn"]
+    assert [line.partition(":")[0] for line in printed[4:]] == ["plan", "early", "strength-1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--top-p", "0.8", "--seed", "1"], "--top-p, --seed without --temperature"),
+        (["--temperature", "0"], "expected temperature above 0"),
+        (["--backend", "vllm", "--device", "cpu"], "--device has no meaning for --backend vllm"),
+        (["--backend", "vllm", "--dequantize"], "--dequantize has no meaning for --backend vllm"),
+        (["--backend", "vllm", "--engine", "a=1", "--engine", "a=2"], "--engine gives a more than once"),
+        (["--engine", "tensor_parallel_size=8"], "only vLLM takes it: give --backend vllm"),
+        (["--batch-size", "0"], "batch size 0"),
+        (["--arms", "sideways"], "unknown arm 'sideways'"),
+        (["--arms", "random:2", "--controls", "1"], "'random-0' already"),
+        (["--split", "train"], "no split 'train'"),
+        (["--pivot", "xx"], "xx"),
+        (["--task", "organism:scenes", "--temperature", "1"], "nothing to sample"),
+    ],
+)
+def test_bad_combinations_are_one_line(tmp_path, plan_file, capsys, more, message):
+    """Exit code 2, one line that names the option, and no folder."""
+    assert main([*command(plan_file, tmp_path / "out"), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_vllm_that_is_not_installed_is_one_line(tmp_path, plan_file, capsys, monkeypatch):
+    """The way to it is named, and nothing is written."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else importlib.util)
+    assert main(command(plan_file, tmp_path / "out", "--backend", "vllm")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("or use --backend huggingface")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sampled_answers_do_not_depend_on_batches(tmp_path, plan_file):
+    """With the organism itself: other batch sizes and other arms leave each item's draws as they are."""
+    engine, task = HuggingFaceEngine(open_model("organism")), load_task("organism", languages=["sw"], n_items=5)
+    plan = Plan.from_json(json.loads(Path(plan_file).read_text()))
+    sampling = Sampling(0.7, 0.8, 20, seed=1)
+    outputs = []
+    for size, arms in ((5, {"plan": plan}), (2, {"other": plan, "plan": plan})):
+        out = tmp_path / str(size)
+        evaluate(engine, task, arms, out=out, options=RunOptions(size, sampling))
+        outputs.append([row["output"] for row in lines(out / "plan" / "swh_Latn.jsonl")])
+    assert outputs[0] == outputs[1]

@@ -1,0 +1,333 @@
+"""How an evaluation is said and drawn: in the unit of its metric, arm by arm, with what it costs the pivot."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_samples import ATTACK, CODES, Page, arms_evaluation, evaluation
+
+from isogloss.cli.output import show_study
+from isogloss.report import Report, render_report
+from isogloss.report.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
+from isogloss.report.evaluations import evaluation_section
+from isogloss.report.metrics import Metric, arm_text, is_random, read_metric
+from isogloss.report.results import Reading
+from isogloss.workflows.findings import describe_evaluation
+
+if TYPE_CHECKING:
+    from isogloss.workflows.study import StudyResult
+
+
+def said(found: dict[str, object]) -> str:
+    """All sentences on an evaluation."""
+    return "\n".join(describe_evaluation(found))
+
+
+def graded(metric: str, better: str, **fields: object) -> dict[str, object]:
+    """An evaluation of a graded metric, with the numbers of a share."""
+    found = arms_evaluation(metric=metric, better=better, test="sign_flip", **fields)
+    for control in found["controls"].values():
+        control |= {"better": better, "test": "sign_flip"}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "mean", "difference", "verdict"),
+    [
+        ("accuracy", "higher", "Mean accuracy over", "50.0 % [49.0, 51.0]", "+2.0 points [+1.0, +3.0]: steering helps"),
+        ("f1", "higher", "Mean F1 over", "50.0 % [49.0, 51.0]", "+2.0 points [+1.0, +3.0]: steering helps"),
+        ("chrf", "higher", "Mean chrF over", "0.50 [0.49, 0.51]", "+0.02 [+0.01, +0.03]: steering helps"),
+        ("bits_per_byte", "lower", "Mean bits per byte over", "0.500 [0.490, 0.510]", "0.030]: steering hurts"),
+        ("acc_norm,none", "higher", "Mean acc_norm,none over", "0.500 [0.490, 0.510]", "0.030]: steering helps"),
+    ],
+)
+def test_a_metric_is_said_in_its_own_unit(metric: str, better: str, mean: str, difference: str, verdict: str) -> None:
+    """Shares are percent and points, other metrics are as they are, and what is a gain follows the direction."""
+    first = describe_evaluation(graded(metric, better))[0]
+    assert first.startswith(mean)
+    assert difference in first
+    assert verdict in first
+    assert ("(lower is better)" in first) == (better == "lower")
+
+
+def test_an_old_summary_is_accuracy() -> None:
+    """Without metric, direction, guard and the second question a summary is said and drawn as accuracy."""
+    old = {**evaluation(), "controls": {}}
+    overall, languages, controls = describe_evaluation(old)
+    assert overall == (
+        "Mean accuracy over 4 languages: 50.0 % [49.0, 51.0] unsteered, 52.0 % [51.0, 53.0] steered; "
+        "difference +2.0 points [+1.0, +3.0]: steering helps."
+    )
+    assert languages == (
+        "Significant after Holm's correction: better in Swahili +2.0 points [+1.0, +3.0], "
+        "Bengali +4.0 points [+3.0, +5.0], Chinese (Simplified) +6.0 points [+5.0, +7.0]."
+    )
+    assert controls == "No control was run."
+    _, figure, table = evaluation_section(old).blocks
+    assert figure.title == "Change in accuracy by language"
+    assert table.header == ("language", "n", "baseline %", "steered %", "difference, points", "p", "p Holm")
+
+
+def test_nothing_to_evaluate_is_said() -> None:
+    """Without a plan there is one sentence."""
+    assert describe_evaluation(None) == ("No plan was made, so nothing was evaluated.",)
+
+
+def test_a_mean_without_interval_shows_no_effect() -> None:
+    """A single number is no evidence, however large."""
+    found = evaluation()
+    found["overall"]["difference"] |= {"low": None, "high": None}
+    assert "difference +2.0 points: no effect is shown." in said(found)
+
+
+def test_both_questions_are_answered_only_where_answers_differ() -> None:
+    """Two sentences on the mean where one interval holds zero and the other does not; else one."""
+    same = arms_evaluation()
+    assert "exactly these" not in said(same)
+    apart = copy.deepcopy(same)
+    apart["overall"]["difference"] |= {"low": -0.01}
+    first, second, *_ = describe_evaluation(apart)
+    assert first.endswith("no effect is shown.")
+    assert second.endswith("exactly these 4, with an interval over items alone, the difference is "
+                           "+2.0 points [+1.5, +2.5]: steering helps.")  # fmt: skip
+
+
+def test_languages_that_lose_are_said_to_lose() -> None:
+    """Where lower is better, a significant rise is worse."""
+    assert "correction: worse in Swahili +0.020" in said(graded("bits_per_byte", "lower"))
+    assert "better in" not in said(graded("bits_per_byte", "lower"))
+
+
+_UNDECIDED = (
+    "Whether English loses more than 1.0 points is undecided (gain −0.4 points, one-sided 95 % bounds −3.0 and +2.0, "
+    "n = 250): more items are needed."
+)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ("pass", "English is guarded: a loss of more than 1.0 points is ruled out (gain −0.4 points,"),
+        ("fail", "English is harmed: it loses more than 1.0 points (gain −0.4 points,"),
+        ("undecided", _UNDECIDED),
+    ],
+)
+def test_the_guard_is_said_plainly(verdict: str, sentence: str) -> None:
+    """One sentence on the pivot, of which undecided is one of three outcomes."""
+    found = arms_evaluation()
+    found["guard"]["plan"]["verdict"] = verdict
+    assert sentence in said(found)
+
+
+def test_a_guard_without_bounds_says_why() -> None:
+    """Where no score changed there is no bound to print."""
+    found = arms_evaluation()
+    found["guard"]["plan"] |= {"low": None, "high": None}
+    assert "no bound, since no score changed, n = 250" in said(found)
+
+
+def test_controls_are_said_by_what_they_are() -> None:
+    """Random arms stand together and alone; the others follow with their own descriptions."""
+    *_, random, others = describe_evaluation(arms_evaluation())
+    assert random == (
+        "Random experts, as many per layer, change the mean by: random-0 +0.1 points [−0.9, +1.1]; "
+        "random-1 −0.2 points [−1.2, +0.8]."
+    )
+    assert others == (
+        "Other arms change the mean by: as many experts in early layers +0.3 points [−0.7, +1.3]; "
+        "the plan at strength 0.25 +1.0 points [+0.0, +2.0]; multilingual +0.4 points [−0.6, +1.4]."
+    )
+
+
+@given(st.text(max_size=20))
+def test_any_arm_has_a_text_on_one_line(arm: str) -> None:
+    """A name that somebody gave is shown as it is, without control characters; only numbered ones are random."""
+    assert "\n" not in arm_text(arm)
+    assert not is_random(f"{arm}-")
+    assert not is_random("randomised-0")
+
+
+@pytest.mark.parametrize(
+    ("arm", "text"),
+    [
+        ("strength-0.5", "the plan at strength 0.5"),
+        ("strength-of-mine", "strength-of-mine"),
+        ("layers-0-4", "as many experts in layers 0–4"),
+        ("suppress", "the opposite of the plan, same experts"),
+        ("random-3", "random experts, as many per layer, seed 3"),
+    ],
+)
+def test_arms_are_explained(arm: str, text: str) -> None:
+    """Names that `evaluate --arms` makes are put into words."""
+    assert arm_text(arm) == text
+
+
+def test_arms_figure_has_the_plan_first_and_one_dot_per_arm() -> None:
+    """From the top: the plan, random experts, then the others; in percentage points, with intervals."""
+    figure = arms_figure(arms_evaluation(), Metric("accuracy"), caption="")
+    assert figure is not None
+    axis = figure.layout["yaxis"]
+    assert axis["ticktext"] == ["<b>plan</b>", "random-0", "random-1", "early", "strength-0.25", "multilingual"]
+    assert axis["range"][0] > axis["range"][1]
+    drawn = {row: value for trace in figure.data for row, value in zip(trace["y"], trace["x"], strict=True)}
+    assert [drawn[row] for row in range(6)] == pytest.approx([2.0, 0.1, -0.2, 0.3, 1.0, 0.4])
+    assert figure.data[0]["error_x"]["array"] == pytest.approx([1.0])
+    assert [trace["meta"] for trace in figure.data] == [entry.group for entry in figure.key]
+
+
+def test_figures_of_arms_need_arms() -> None:
+    """A plan alone is in the figure by language; one strength is no dose-response."""
+    found = arms_evaluation(controls={}, dose_response=arms_evaluation()["dose_response"][:1])
+    assert arms_figure(found, Metric("accuracy"), caption="") is None
+    assert dose_figure(found, Metric("accuracy"), caption="") is None
+    assert dose_figure({}, Metric("accuracy"), caption="") is None
+
+
+def test_dose_response_marks_the_guard() -> None:
+    """Each strength is drawn once, with the symbol of its guard's verdict."""
+    figure = dose_figure(arms_evaluation(), Metric("accuracy"), caption="")
+    assert figure is not None
+    line, *doses = figure.data
+    assert line["x"] == [0.25, 0.5]
+    assert {trace["marker"]["symbol"]: trace["x"] for trace in doses} == {"circle": [0.25], "x": [0.5]}
+    assert doses[0]["error_y"]["arrayminus"] == pytest.approx([1.0])
+    assert len(figure.key) == 2
+
+
+def test_arms_tables_hold_every_number() -> None:
+    """Scores, guard, KL, changed experts, unparsable answers and the language of answers, arm by arm."""
+    found = arms_evaluation()
+    scores = arms_table(found, Metric("accuracy"), caption="")
+    assert scores is not None
+    assert scores.rows[0] == ("plan", "+2.0 [+1.0, +3.0]", "+2.0 [+1.5, +2.5]", "3.3", "−0.4 [−3.0, +2.0]", "undecided")
+    inside = inside_table(found, caption="")
+    assert inside is not None
+    assert inside.rows[3] == (
+        "early", "as many experts in early layers", "9", "0.013", "42.3", "10.0 → 10.0", "10.0 → 30.0 (n = 250)"
+    )  # fmt: skip
+    assert inside.header[4:] == ("other experts, %", "unparsable, %", "right language, %")
+    languages = language_table(found)
+    assert languages is not None
+    assert languages.rows[0][1:6] == (
+        *["10.0 [5.0, 20.0]"] * 3, "30.0 [5.0, 20.0]", "+20.0 [+5.0, +20.0]"
+    )  # fmt: skip
+    assert languages.rows[1][3:7] == ("–",) * 4
+
+
+def test_tables_leave_out_what_is_not_known() -> None:
+    """A bare summary has neither a table of arms nor one of answers."""
+    bare = {"per_language": evaluation()["per_language"]}
+    assert arms_table(bare, Metric("accuracy"), caption="") is None
+    assert inside_table(bare, caption="") is None
+    assert language_table(bare) is None
+    assert [block.title for block in evaluation_section(bare).blocks] == [
+        "Change in accuracy by language", "Evaluation: all numbers"
+    ]  # fmt: skip
+
+
+def test_languages_have_both_corrections_and_what_was_detectable() -> None:
+    """The table by language says p by Holm, by Benjamini and Hochberg, and the detectable difference in points."""
+    table = next(block for block in evaluation_section(arms_evaluation()).blocks if block.title.startswith("Eval"))
+    assert table.header[-5:] == ("difference, points", "p", "p Holm", "p BH", "detectable")
+    assert table.rows[1][-5:] == ("+6.0 [+5.0, +7.0]", "0.004", "0.012", "0.008", "7.1")
+    text = table.caption
+    assert "adjusted over languages by Holm's method and by Benjamini and Hochberg's" in text
+    assert "exact McNemar test" in text
+    assert "by Wilson (shares) and Tango (differences)" in text
+
+
+def test_bits_per_byte_is_drawn_as_it_is_with_the_gain_on_top() -> None:
+    """No percent; the axis says that lower is better, and the greatest fall comes first."""
+    section = evaluation_section(graded("bits_per_byte", "lower"))
+    figure = next(block for block in section.blocks if block.title == "Change in bits per byte by language")
+    assert figure.layout["xaxis"]["title"]["text"] == "steered − baseline, bits per byte (lower is better)"
+    assert figure.layout["yaxis"]["ticktext"][1] == "English"
+    assert max(value for trace in figure.data for value in trace["x"]) == pytest.approx(0.06)
+    table = next(block for block in section.blocks if block.title == "Evaluation: all numbers")
+    assert table.header[2:5] == ("baseline", "steered", "difference")
+    assert "sign-flip" in table.caption
+
+
+def test_many_controls_leave_the_figure_by_language_readable() -> None:
+    """Of more than three controls only random ones are drawn beside languages, and the caption says so."""
+    figure = next(
+        block for block in evaluation_section(arms_evaluation()).blocks if block.title.endswith("by language")
+    )
+    assert [entry.text for entry in figure.key if "control" in entry.text] == ["control: random-0", "control: random-1"]
+    assert "Grey: random-0, random-1; the other arms are in the tables." in figure.caption
+
+
+def test_names_of_arms_are_shown_and_not_run() -> None:
+    """Markup as the name of an arm, a language, the metric or the pivot stays text everywhere."""
+    found = arms_evaluation((ATTACK, *CODES), metric=ATTACK, test="sign_flip")
+    for field in ("controls", "guard", "kl", "n_experts", "changed_choices", "unparsable", "output_language"):
+        found[field][ATTACK] = found[field]["early"]
+    for dose in found["dose_response"]:
+        dose |= {"arm": ATTACK, "guard": {"verdict": ATTACK}}
+    page = render_report(Report("T", describe_evaluation(found), {}, evaluation=found))
+    seen = Page(page)
+    assert ATTACK not in page
+    assert seen.scripts == 2
+    assert f"Mean {ATTACK} over" in seen.text
+    labels = [text for drawing in seen.drawings for text in drawing["layout"]["yaxis"].get("ticktext", ())]
+    assert html.escape(ATTACK) in labels
+    for drawing in seen.drawings:
+        assert "<script" not in str(drawing["layout"])
+        assert "<script" not in str([trace.get("hovertext") for trace in drawing["data"]])
+
+
+def test_figures_of_an_evaluation_are_valid_plotly() -> None:
+    """Plotly's own validation accepts arms, doses and languages, in either direction."""
+    for found in (arms_evaluation(), graded("chrf", "higher")):
+        drawings = Page(render_report(Report("T", (), {}, evaluation=found))).drawings
+        assert len(drawings) == 3
+        for drawing in drawings:
+            go.Figure({"data": drawing["data"], "layout": drawing["layout"]})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "verdict"),
+    [
+        (0.1, 0.2, "higher", "helps"),
+        (0.1, 0.2, "lower", "hurts"),
+        (-0.2, -0.1, "higher", "hurts"),
+        (-0.2, -0.1, "lower", "helps"),
+        (0.0, 0.2, "higher", None),
+        (None, None, "higher", None),
+    ],
+)
+def test_a_verdict_follows_the_interval_and_the_direction(
+    low: float | None, high: float | None, better: str, verdict: str | None
+) -> None:
+    """An interval that holds or touches zero shows nothing."""
+    assert Metric("m", better=better).verdict(Reading(0.15, low, high)) == verdict
+
+
+@pytest.mark.parametrize("is_evaluated", [True, False])
+def test_a_study_prints_the_evaluation_once(is_evaluated: bool, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001 - a parameter of the test
+    """Its table stands for the sentences on it; without one, and in JSON, every sentence is printed."""
+    summary = {**arms_evaluation(), "controls": {}} if is_evaluated else None
+    effects = describe_evaluation(summary)
+    result = SimpleNamespace(evaluation=summary, findings=("Routing.",), effects=effects, report="x.html")
+    show_study(cast("StudyResult", result), as_json=False)
+    printed = capsys.readouterr().out
+    assert "Routing.\n" in printed
+    assert (effects[-1] in printed) != is_evaluated
+    show_study(cast("StudyResult", result), as_json=True)
+    assert json.loads(capsys.readouterr().out)["findings"] == ["Routing.", *effects]
+
+
+def test_a_metric_of_a_harness_is_a_share_where_it_is_right_or_wrong() -> None:
+    """What McNemar tests is a share, whatever its name."""
+    assert read_metric({"metric": "acc,none", "test": "mcnemar"}).is_share
+    assert not read_metric({"metric": "acc,none", "test": "sign_flip"}).is_share
+    assert read_metric({"metric": "bits_per_byte"}).better == "lower"
+    assert Metric("bits per byte", is_share=False).change(0.0002) == "+2.0e−04"
