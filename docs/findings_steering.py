@@ -18,7 +18,6 @@ from isogloss.runs import Run
 from isogloss.steering import Plan, write_plan
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.experts import build_plan
 from isogloss.workflows.sources import open_corpus
 from isogloss.workflows.study import DEMO
 from known_answers.planted import planted_corpora, planted_problems
@@ -51,7 +50,7 @@ def steering_section(loaded: LoadedModel, data: Path, kept: Path) -> Iterator[st
         raise SystemExit("no middle layers: nothing to steer")
     rule = DeltaRule(threshold=DEMO.threshold, layers=(middle.start, middle.end))
     found = task_experts(problems, scenes, language=PIVOT, rule=rule)
-    plan = build_plan(problems, found, kind=DEMO.kind, strength=DEMO.strength)
+    plan = found.plan(DEMO.kind, strength=DEMO.strength)
     write_plan(plan, kept / "plan.json")
     arms = [f"random:{N_RANDOM}", "early", "late", "suppress", f"strength={STRENGTHS}"]
     tables = replacements(loaded, scenes, rule, data, kept)
@@ -225,7 +224,7 @@ def planted_chain(kept: Path, *, effective: bool) -> tuple[ExpertTable, dict[str
     found = task_experts(
         task_run, capture_corpus(loaded, generic, kept / "generic"), language=PIVOT, rule=DeltaRule(threshold=0.4)
     )
-    plan = build_plan(task_run, found, kind="soft", strength=0.5)
+    plan = found.plan("soft", strength=0.5)
     items = planted_problems()
     asked = {code: [Item(*row) for row in rows] for code, rows in items.items()}
     task = Task("planted", asked, parse_number, max_new_tokens=2)

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.analysis.contrast import ContrastRule, contrast_corpora, contrast_experts, contrast_languages
+from isogloss.analysis.expert_query import ExpertQuery, find_experts
 from isogloss.analysis.experts import ItemGroups
 from isogloss.analysis.statistics import Resampling
 from isogloss.errors import IsoglossError, LanguageError, PlanError, RunError
 from isogloss.routing import Fingerprint
 from isogloss.runs import Run, import_counts_json
-from isogloss.workflows.experts import ExpertQuery, build_plan, find_experts
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import PlantedExpert, SimulatedWorld
 
@@ -278,19 +278,19 @@ def model(task: Run) -> Run:
 def test_plans_of_both_signs_promote_and_suppress(run: Run, task: Run, model: Run):
     """Soft and offset push both ways; force suppresses the negative ones; one sign does one thing."""
     table = find_experts(task, ExpertQuery("contrast", top=2), base=run)
-    soft = build_plan(model, table, kind="soft", strength=0.5)
+    soft = table.of(model).plan("soft", strength=0.5)
     assert {(each.layer, each.experts, each.strength) for each in soft.interventions} == {
         (5, (9,), 0.5),
         (6, (2,), -0.5),
     }
-    offset = build_plan(model, table, kind="offset", strength=2.0)
+    offset = table.of(model).plan("offset", strength=2.0)
     assert {(each.layer, each.values) for each in offset.interventions} == {(5, (2.0,)), (6, (-2.0,))}
-    force = build_plan(model, table, kind="force", strength=None)
+    force = table.of(model).plan("force")
     assert {(each.layer, each.kind) for each in force.interventions} == {(5, "force"), (6, "suppress")}
     with pytest.raises(PlanError, match="choose --sign positive or --sign negative"):
-        build_plan(model, table, kind="ban", strength=None)
+        table.of(model).plan("ban")
     negative = find_experts(task, ExpertQuery("contrast", 0.4, sign="negative"), base=run)
-    ban = build_plan(model, negative, kind="ban", strength=None)
+    ban = negative.of(model).plan("ban")
     assert [(each.layer, each.experts, each.kind) for each in ban.interventions] == [(6, (2,), "ban")]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from isogloss.analysis.expert_query import ExpertQuery, find_experts
 from isogloss.backends.huggingface import load_model
 from isogloss.evaluation.engine import HuggingFaceEngine
 from isogloss.evaluation.run import evaluate
 from isogloss.evaluation.tasks import Item, Task, parse_number
 from isogloss.steering import random_control
 from isogloss.workflows.capture import capture_corpus
-from isogloss.workflows.experts import ExpertQuery, build_plan, find_experts
 from known_answers.planted import LEXICON, PIVOT, planted_corpora, planted_problems
 from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
 
@@ -25,7 +25,7 @@ def chain(folder, *, effective, controls):
     run = capture_corpus(loaded, solved, folder / "sums")
     base = capture_corpus(loaded, generic, folder / "texts")
     table = find_experts(run, ExpertQuery("delta", 0.4), base=base)
-    plan = build_plan(run, table, kind="soft", strength=0.5)
+    plan = table.plan("soft", strength=0.5)
     items = {code: [Item(*row) for row in rows] for code, rows in planted_problems().items()}
     arms = {"plan": plan} | {name: random_control(plan, seed=seed) for seed, name in enumerate(controls)}
     task = Task("planted", items, parse_number, max_new_tokens=2)

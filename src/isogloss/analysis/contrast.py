@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -113,7 +113,7 @@ def contrast_languages(
     if language == base:
         raise LanguageError(f"a contrast is of two languages, and both are {language}; name another one")
     table = contrast_experts(language_groups(run, [language, base]), rule=rule, resampling=resampling)
-    return _named(table, {"kind": "language", "language": language, "pivot": base})
+    return _named(table, {"kind": "language", "language": language, "pivot": base}).of(run)
 
 
 def contrast_corpora(
@@ -137,8 +137,8 @@ def contrast_corpora(
     """
     table = contrast_experts(corpus_groups(run, base, language), rule=rule, resampling=resampling)
     corpora = {"corpus": run.manifest.corpus["name"], "base": base.manifest.corpus["name"]}
-    return _named(table, {"kind": "task", "language": language, **corpora})
+    return _named(table, {"kind": "task", "language": language, **corpora}).of(run)
 
 
 def _named(table: ExpertTable, named: dict[str, Any]) -> ExpertTable:
-    return ExpertTable(table.rule, {**named, **table.parameters}, table.experts, table.expected_by_chance)
+    return replace(table, parameters={**named, **table.parameters})

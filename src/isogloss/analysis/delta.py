@@ -126,7 +126,7 @@ def language_experts(
         raise LanguageError(f"{absent[0]} is not in this run; it holds {', '.join(run.languages)}")
     named = {"kind": "language", "language": language, "pivot": pivot}
     rates = language_groups(run, [language, pivot]).as_rates()
-    return _table(rates, replace(rule, paired=True), named, resampling)
+    return _table(rates, replace(rule, paired=True), named, resampling).of(run)
 
 
 def task_experts(
@@ -152,4 +152,4 @@ def task_experts(
     require_rates(base)
     corpora = {"corpus": run.manifest.corpus["name"], "base": base.manifest.corpus["name"]}
     rates = replace(corpus_groups(run, base, language).as_rates(), parallel=rule.paired)
-    return _table(rates, rule, {"kind": "task", "language": language, **corpora}, resampling)
+    return _table(rates, rule, {"kind": "task", "language": language, **corpora}, resampling).of(run)

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from isogloss.analysis.statistics import Resampling, bootstrap_counts, percentile_interval
-from isogloss.errors import LanguageError, RunError
+from isogloss.errors import LanguageError, PlanError, RunError
+from isogloss.files import sha256
+from isogloss.routing import Fingerprint
+from isogloss.steering import Kind, Plan, plan_from_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +46,9 @@ __all__ = [
     "rate_difference",
     "selection_rates",
 ]
+
+_OPPOSITES: dict[str, Kind] = {"soft": "soft", "offset": "offset", "force": "suppress"}
+"""What happens to experts that a contrast found to be used less, where the others are promoted by the first kind."""
 
 MASK_ENTRIES = 8_000_000
 """Entries of one block of permutation weights: 64 MB of float64."""
@@ -91,12 +98,17 @@ class ExpertTable:
         expected_by_chance: experts the rule would find on average under permuted labels; None without items. Where the
             rule keeps only the top ones, those that would reach the weakest expert kept (a top always has its number,
             whatever the labels).
+        fingerprint: of the model that was captured; None for imported counts.
+        run_sha256: hash of the manifest of the Run that the experts were found in; None where they were found in bare
+            arrays.
     """
 
     rule: str
     parameters: dict[str, Any]
     experts: tuple[ExpertRow, ...]
     expected_by_chance: float | None
+    fingerprint: Fingerprint | None = None
+    run_sha256: str | None = None
 
     @property
     def n(self) -> int:
@@ -112,6 +124,44 @@ class ExpertTable:
             "n": self.n,
             "expected_by_chance": self.expected_by_chance,
         }
+
+    def of(self, run: Run) -> ExpertTable:
+        """Return the table with the fingerprint and hash of the Run that its experts were found in."""
+        return replace(self, fingerprint=run.manifest.fingerprint, run_sha256=sha256(run.manifest.encode()))
+
+    def plan(self, kind: Kind, *, strength: float | None = None) -> Plan:
+        """Make a plan for the model that was captured.
+
+        Experts of a contrast with both signs are steered by their sign: ``soft`` and ``offset`` push the negative ones
+        with the opposite strength; ``force`` forces the positive ones and suppresses the negative ones. The other kinds
+        do the same to all experts and need a contrast of one sign.
+
+        Args:
+            kind: what to do with the experts.
+            strength: of kinds ``soft``, ``adaptive`` and ``offset``; None for the others.
+
+        Raises:
+            PlanError: the table is empty, no model was captured, or the kind does not fit.
+        """
+        if self.fingerprint is None:
+            raise PlanError("these experts come from imported counts, which name no model; capture the model first")
+        if not self.experts:
+            raise PlanError(f"the rule found no expert with {self.parameters}; lower the threshold or widen the layers")
+        experts = [(row.layer, row.expert, row.statistic, row.weight) for row in self.experts]
+        provenance = {"rule": self.rule, "parameters": self.parameters, "run": self.run_sha256}
+        make = partial(plan_from_experts, fingerprint=self.fingerprint)
+        if self.parameters.get("sign") != "both":
+            return make(experts, kind=kind, strength=strength, provenance=provenance)
+        if kind not in _OPPOSITES:
+            raise PlanError(
+                f"{kind} does the same to all experts, and this contrast has both signs; choose --sign positive or "
+                f"--sign negative, or a kind that follows the sign: {', '.join(_OPPOSITES)}"
+            )
+        more, less = [row for row in experts if row[2] > 0], [row for row in experts if row[2] < 0]
+        up = make(more, kind=kind, strength=strength, provenance=provenance)
+        opposite = None if strength is None else -strength
+        down = make(less, kind=_OPPOSITES[kind], strength=opposite, provenance=up.provenance)
+        return Plan(self.fingerprint, up.interventions + down.interventions, down.provenance)
 
 
 def layer_positions(decoder_layers: Sequence[int], within: tuple[int, int] | None) -> list[int]:

@@ -182,4 +182,4 @@ def experts_by_share(run: Run, rule: ShareRule, *, resampling: Resampling = DEFA
         decoder_layers=groups.decoder_layers,
         rule=rule,
         resampling=resampling,
-    )
+    ).of(run)

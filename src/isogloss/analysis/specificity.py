@@ -177,4 +177,5 @@ def experts_by_specificity(
         LanguageError: a language is not in the Run.
         RunError: the rule's layers hold no routed layer.
     """
-    return specificity_experts(language_groups(run, rule.languages), rule=rule, resampling=resampling)
+    groups = language_groups(run, rule.languages)
+    return specificity_experts(groups, rule=rule, resampling=resampling).of(run)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from isogloss.backends.huggingface import LoadedModel
     from isogloss.backends.token_batches import CaptureOptions
     from isogloss.backends.vllm.loading import ServedModel
-    from isogloss.runs import Run
     from isogloss.steering import Plan
 
 __all__ = [
@@ -203,7 +202,7 @@ def register_experts(subparsers: Subparsers) -> None:
 
 
 def _experts(options: argparse.Namespace) -> None:
-    output.show_experts(_find(options)[1], as_json=options.json)
+    output.show_experts(_find(options), as_json=options.json)
 
 
 def register_plan(subparsers: Subparsers) -> None:
@@ -230,11 +229,9 @@ def register_plan(subparsers: Subparsers) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from isogloss.steering import conditional, read_plan, united, write_plan
-    from isogloss.workflows.experts import build_plan
 
     other = read_plan(options.into) if options.into else None
-    run, table = _find(options)
-    plan = build_plan(run, table, kind=options.kind, strength=options.strength)
+    plan = _find(options).plan(options.kind, strength=options.strength)
     plan = conditional(plan, phase=options.phase, languages=options.for_languages)
     if other is not None:
         plan = united(other, plan)
@@ -242,9 +239,9 @@ def _plan(options: argparse.Namespace) -> None:
     output.show_plan(plan, options.output, as_json=options.json)
 
 
-def _find(options: argparse.Namespace) -> tuple[Run, ExpertTable]:
+def _find(options: argparse.Namespace) -> ExpertTable:
+    from isogloss.analysis.expert_query import ExpertQuery, find_experts
     from isogloss.runs import open_run
-    from isogloss.workflows.experts import ExpertQuery, find_experts
     from isogloss.workflows.progress import busy
 
     run = open_run(options.run)
@@ -261,7 +258,7 @@ def _find(options: argparse.Namespace) -> tuple[Run, ExpertTable]:
         sign=options.sign,
     )
     with busy("experts"):
-        return run, find_experts(run, query, base=open_run(options.base) if options.base else None)
+        return find_experts(run, query, base=open_run(options.base) if options.base else None)
 
 
 def register_report(subparsers: Subparsers) -> None:

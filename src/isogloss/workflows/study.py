@@ -21,7 +21,6 @@ from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
 from isogloss.workflows.analysis import AnalysisRequest, analyze_run
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.experts import build_plan
 from isogloss.workflows.findings import describe_evaluation, describe_experts, describe_run
 from isogloss.workflows.progress import busy
 from isogloss.workflows.settings import read_settings
@@ -131,7 +130,7 @@ def run_study(study: Study, out: Path) -> StudyResult:
     write_json(out / "analysis.json", found.to_json())
     write_json(out / "experts.json", experts.to_json())
     strength = study.strength if study.kind in STRENGTH_KINDS else None
-    plan = build_plan(task_run, experts, kind=study.kind, strength=strength) if experts.experts else None
+    plan = experts.plan(study.kind, strength=strength) if experts.experts else None
     evaluation = None
     if plan is not None:
         write_plan(plan, out / "plan.json")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from isogloss.analysis import ExpertTable
+from isogloss.analysis.expert_query import ExpertQuery, find_experts
 from isogloss.backends.huggingface import LoadedModel
 from isogloss.errors import PlanError
 from isogloss.evaluation.arms import PLAN
@@ -14,7 +15,6 @@ from isogloss.evaluation.engine import HuggingFaceEngine
 from isogloss.evaluation.tasks import Task, continuations, render, uses_chat
 from isogloss.runs import Run
 from isogloss.steering import Plan
-from isogloss.workflows.experts import ExpertQuery, build_plan, find_experts
 from isogloss.workflows.sweep.settings import Candidate, layer_range
 
 __all__ = ["Candidates", "has_effect", "make_candidates"]
@@ -65,7 +65,7 @@ class _Maker:
             row["status"] = "no expert"
             return
         try:
-            plan = build_plan(self.task_run, table, kind=candidate.kind, strength=candidate.strength)
+            plan = table.plan(candidate.kind, strength=candidate.strength)
         except PlanError as error:  # this kind does not fit these experts; others of the grid may
             row["reason"] = str(error)
             return

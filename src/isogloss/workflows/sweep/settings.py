@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict
 
 from isogloss.analysis import DeltaRule
+from isogloss.analysis.expert_query import Rule
 from isogloss.errors import PlanError, RunError
 from isogloss.languages import resolve
 from isogloss.routing import Fingerprint
 from isogloss.steering import STRENGTH_KINDS, Kind, plan_from_experts
-from isogloss.workflows.experts import Rule
 from isogloss.workflows.settings import read_settings
 
 __all__ = ["Candidate", "Grid", "Sweep", "candidates", "layer_range", "read_sweep"]

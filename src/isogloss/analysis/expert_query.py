@@ -1,4 +1,4 @@
-"""Finds experts by a rule and turns them into a plan."""
+"""Finds experts by one of the four rules, as a command or a sweep asks for them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from isogloss.analysis import (
-    ContrastRule,
-    DeltaRule,
-    ExpertTable,
-    ShareRule,
-    SpecificityRule,
-    contrast_corpora,
-    contrast_languages,
-    experts_by_share,
-    experts_by_specificity,
-    language_experts,
-    task_experts,
-)
-from isogloss.errors import PlanError, RunError
-from isogloss.files import sha256
+from isogloss.analysis.contrast import ContrastRule, contrast_corpora, contrast_languages
+from isogloss.analysis.delta import DeltaRule, language_experts, task_experts
+from isogloss.analysis.experts import ExpertTable
+from isogloss.analysis.shares import ShareRule, experts_by_share
+from isogloss.analysis.specificity import SpecificityRule, experts_by_specificity
+from isogloss.errors import RunError
 from isogloss.languages import resolve
 from isogloss.runs import Run
-from isogloss.steering import Kind, Plan, plan_from_experts
 
-__all__ = ["ExpertQuery", "Rule", "build_plan", "find_experts"]
+__all__ = ["ExpertQuery", "Rule", "find_experts"]
 
 Rule = Literal["delta", "share", "contrast", "specificity"]
 
@@ -36,13 +26,11 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "specificity": ("threshold", "top", "kind", "target", "alpha"),
 }
 _KINDS = {"share": ("common", "exclusive"), "specificity": ("specific", "overlap")}
-_SIGNED: dict[str, Kind] = {"soft": "soft", "offset": "offset", "force": "suppress"}
-"""What happens to experts that a contrast found to be used less, where the others are promoted by the first kind."""
 
 
 @dataclass(frozen=True)
 class ExpertQuery:
-    """What `isogloss experts` was asked.
+    """What experts are looked for, as `isogloss experts` takes it.
 
     Attributes:
         rule: one of the four.
@@ -177,42 +165,3 @@ _FINDERS: dict[Rule, Callable[[Run, ExpertQuery, Run | None], ExpertTable]] = {
     "contrast": _by_contrast,
     "specificity": _by_specificity,
 }
-
-
-def build_plan(run: Run, table: ExpertTable, *, kind: Kind, strength: float | None) -> Plan:
-    """Make a plan for the model that a Run was captured from.
-
-    Experts of a contrast with both signs are steered by sign: ``soft`` and ``offset`` push the negative ones with the
-    opposite strength, and ``force`` promises the positive ones a choice and suppresses the negative ones. The other
-    kinds do one thing to all experts, and want a contrast of one sign.
-
-    Args:
-        run: gives the fingerprint.
-        table: the experts.
-        kind: what to do with them.
-        strength: of the kind; None where the kind takes none.
-
-    Raises:
-        PlanError: no expert was found, the Run names no model, or the kind does not fit.
-    """
-    if run.manifest.fingerprint is None:
-        raise PlanError(f"{run.path} holds imported counts and names no model; capture the model to make a plan for it")
-    if not table.experts:
-        raise PlanError(f"the rule found no expert with {table.parameters}; lower the threshold or widen the layers")
-    fingerprint = run.manifest.fingerprint
-    provenance = {"rule": table.rule, "parameters": table.parameters, "run": sha256(run.manifest.encode())}
-    experts = [(row.layer, row.expert, row.statistic, row.weight) for row in table.experts]
-    if table.parameters.get("sign") != "both":
-        return plan_from_experts(experts, kind=kind, strength=strength, fingerprint=fingerprint, provenance=provenance)
-    if kind not in _SIGNED:
-        raise PlanError(
-            f"{kind} does the same to all experts, and this contrast has both signs; choose --sign positive or "
-            f"--sign negative, or a kind that follows the sign: {', '.join(_SIGNED)}"
-        )
-    more, less = [row for row in experts if row[2] > 0], [row for row in experts if row[2] < 0]
-    up = plan_from_experts(more, kind=kind, strength=strength, fingerprint=fingerprint, provenance=provenance)
-    opposite = None if strength is None else -strength
-    down = plan_from_experts(
-        less, kind=_SIGNED[kind], strength=opposite, fingerprint=fingerprint, provenance=up.provenance
-    )
-    return Plan(fingerprint, up.interventions + down.interventions, down.provenance)
