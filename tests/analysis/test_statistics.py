@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -126,3 +127,19 @@ def test_resampling_refuses_what_gives_no_interval(wrong: dict[str, int]):
     """Counts start at 1 and a level lies between 0 and 1."""
     with pytest.raises(ValueError, match="Resampling"):
         Resampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side"),
+    [(0.1, 0.2, "above"), (-0.2, -0.1, "below"), (0.0, 0.2, None), (-0.1, 0.1, None), (math.nan, math.nan, None)],
+)
+def test_an_interval_lies_on_one_side_of_zero_or_on_none(low: float, high: float, side: str | None) -> None:
+    """One that holds or touches zero shows nothing, as does one that is missing."""
+    assert Estimate(0.1, low, high, 5).side == side
+
+
+def test_an_estimate_is_written_with_its_interval_where_it_has_one() -> None:
+    """Every number by the same writer."""
+    assert Estimate(0.1, 0.05, 0.25, 5).text() == "0.100 [0.050, 0.250]"
+    assert Estimate(0.1, 0.05, 0.25, 5).text("{:+.1%}".format) == "+10.0% [+5.0%, +25.0%]"
+    assert Estimate(0.1, math.nan, math.nan, 5).text() == "0.100"

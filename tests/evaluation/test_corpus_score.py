@@ -7,7 +7,8 @@ import pytest
 
 from isogloss.errors import RunError
 from isogloss.evaluation.corpus_score import paired_corpus_scores, swap_test
-from isogloss.evaluation.paired import paired_scores, sign_flip
+from isogloss.evaluation.paired import paired_scores
+from isogloss.evaluation.significance import sign_flip
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:

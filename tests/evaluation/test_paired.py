@@ -12,19 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
+from isogloss.analysis.statistics import benjamini_hochberg, holm
 from isogloss.errors import RunError
-from isogloss.evaluation.paired import (
-    accuracy,
-    benjamini_hochberg,
-    compare,
-    compare_arms,
-    holm,
-    mcnemar_exact,
-    paired_difference,
-    paired_scores,
-    sign_flip,
-)
+from isogloss.evaluation.paired import accuracy, compare, compare_arms, paired_difference, paired_scores
 from isogloss.evaluation.power import detectable_change, detectable_mean
+from isogloss.evaluation.significance import mcnemar_exact, sign_flip
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 p_value_lists = st.lists(st.floats(0.0, 1.0), max_size=12)

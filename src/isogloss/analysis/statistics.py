@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from isogloss.errors import RunError
+from isogloss.files import Number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -26,10 +27,12 @@ __all__ = [
     "DEFAULT_RESAMPLING",
     "Estimate",
     "Resampling",
+    "benjamini_hochberg",
     "bootstrap_counts",
     "chance_consistency",
     "curves_to_json",
     "estimate_means",
+    "holm",
     "percentile_interval",
     "require_items",
     "resampled_means",
@@ -47,10 +50,32 @@ class Estimate:
         n: independent units (items, languages) behind it.
     """
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def side(self) -> Literal["above", "below"] | None:
+        """On which side of zero the whole interval lies; None where it holds or touches zero, or is not known."""
+        return "above" if self.low > 0.0 else "below" if self.high < 0.0 else None
+
+    def text(self, write: Callable[[float], str] = "{:.3f}".format) -> str:
+        """Write the value with its interval, where it has one.
+
+        Args:
+            write: of one number.
+
+        Returns:
+            Such as ``0.123 [0.110, 0.131]``.
+        """
+        ends = f" [{write(self.low)}, {write(self.high)}]" if self.has_interval else ""
+        return f"{write(self.value)}{ends}"
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return the four fields; NaN becomes None, which JSON can carry."""
@@ -214,3 +239,58 @@ def require_items(granularity: str, metric: str) -> None:
             f"{metric} needs one record per item, and this run has one per language (granularity {granularity!r}, "
             "imported counts); capture the model with `isogloss capture` to get per-item routing"
         )
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjust p-values for testing several hypotheses, by Holm's step-down method.
+
+    Args:
+        p_values: each between 0 and 1; may be empty.
+
+    Returns:
+        Adjusted p-values in the same order: rejecting those up to 0.05 keeps the family-wise error rate at 5 %.
+
+    Raises:
+        ValueError: a value is NaN or not between 0 and 1.
+
+    Example:
+        >>> holm([0.01, 0.04])
+        (0.02, 0.04)
+    """
+    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - a second that other analyses need not wait
+
+    values = _checked(p_values)
+    return tuple(multipletests(values, method="holm")[1].tolist()) if len(values) else ()
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjust p-values for testing several hypotheses, by the step-up method of Benjamini and Hochberg.
+
+    Args:
+        p_values: each between 0 and 1; may be empty.
+
+    Returns:
+        Adjusted p-values in the same order: of those up to 0.05, at most 5 % are false on average, where the tests are
+        independent or positively dependent, as those of parallel items are.
+
+    Raises:
+        ValueError: a value is NaN or not between 0 and 1.
+
+    Source:
+        Benjamini and Hochberg (1995); Benjamini and Yekutieli (2001) on dependence.
+
+    Example:
+        >>> benjamini_hochberg([0.01, 0.04])
+        (0.02, 0.04)
+    """
+    from scipy.stats import false_discovery_control  # noqa: PLC0415 - 0.5 s, needed for tests only
+
+    values = _checked(p_values)
+    return tuple(false_discovery_control(values, method="bh").tolist()) if len(values) else ()
+
+
+def _checked(p_values: Sequence[float]) -> FloatArray:
+    values = np.asarray(p_values, dtype=np.float64)
+    if not ((values >= 0.0) & (values <= 1.0)).all():
+        raise ValueError(f"found p-values {list(p_values)}; expected each between 0 and 1")
+    return values

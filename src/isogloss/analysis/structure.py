@@ -20,7 +20,7 @@ from isogloss.analysis.mantel import (
     checked_distances,
     permuted_correlations,
 )
-from isogloss.analysis.statistics import Resampling
+from isogloss.analysis.statistics import Resampling, holm
 from isogloss.analysis.tree import LanguageTree, language_tree
 from isogloss.errors import RunError
 
@@ -350,11 +350,8 @@ def _matches(found: Mapping[str, _Found], layers: Sequence[int]) -> dict[str, La
 
 def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Adjust p-values by Holm's method; NaN stays NaN and counts for nothing."""
-    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - a second that other analyses need not wait
-
     known = {name: value for name, value in p_values.items() if np.isfinite(value)}
-    adjusted = multipletests(list(known.values()), method="holm")[1] if known else []
-    return {**p_values, **{name: float(value) for name, value in zip(known, adjusted, strict=True)}}
+    return {**p_values, **dict(zip(known, holm(list(known.values())), strict=True))}
 
 
 def _number(value: float | None) -> float | None:

@@ -19,8 +19,10 @@ import numpy.typing as npt
 
 from isogloss.analysis.statistics import (
     Estimate,
+    benjamini_hochberg,
     bootstrap_counts,
     estimate_means,
+    holm,
     percentile_interval,
     resampled_means,
 )
@@ -28,7 +30,7 @@ from isogloss.errors import RunError
 from isogloss.evaluation.power import detectable_change, detectable_mean
 from isogloss.evaluation.proportions import paired_difference_interval, share_interval
 from isogloss.evaluation.scores import FloatArray, common_languages, is_right_or_wrong, paired_arrays, score_array
-from isogloss.evaluation.significance import benjamini_hochberg, holm, mcnemar_exact, sign_flip
+from isogloss.evaluation.significance import mcnemar_exact, sign_flip
 
 __all__ = [
     "Better",
@@ -36,14 +38,10 @@ __all__ = [
     "LanguageComparison",
     "PairedScores",
     "accuracy",
-    "benjamini_hochberg",
     "compare",
     "compare_arms",
-    "holm",
-    "mcnemar_exact",
     "paired_difference",
     "paired_scores",
-    "sign_flip",
 ]
 
 Better = Literal["higher", "lower"]

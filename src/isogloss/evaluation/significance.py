@@ -1,19 +1,16 @@
-"""Tests whether two arms differ on the same items, and adjusts p-values for testing several hypotheses."""
+"""Tests whether two arms differ on the same items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from isogloss.errors import RunError
 from isogloss.evaluation.scores import FloatArray, is_right_or_wrong, paired_arrays
 
-__all__ = ["benjamini_hochberg", "holm", "mcnemar_exact", "sign_flip"]
+__all__ = ["mcnemar_exact", "sign_flip"]
 
 _N_FLIPS = 9999
 _BATCH = 1000  # flips held at the same time
@@ -35,6 +32,8 @@ def mcnemar_exact(baseline: npt.ArrayLike, steered: npt.ArrayLike) -> float:
     Source:
         McNemar (1947), exact form; statsmodels ``mcnemar(exact=True)``.
     """
+    from statsmodels.stats.contingency_tables import mcnemar  # noqa: PLC0415 - a second that reports need not wait
+
     pairs = paired_arrays(baseline, steered)
     if not is_right_or_wrong(pairs):
         raise RunError("McNemar's test found scores other than 0 and 1; expected right or wrong: use sign_flip")
@@ -83,56 +82,3 @@ def _as_extreme(signs: npt.NDArray[np.floating[Any]], differences: FloatArray) -
     """Whether each flip, ``[n_flips, n_items]``, gives as large a sum as found; equal but for rounding counts."""
     exact = np.abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     return np.asarray(np.abs(signs @ differences) >= exact)
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for testing several hypotheses, by Holm's step-down method.
-
-    Args:
-        p_values: each between 0 and 1; may be empty.
-
-    Returns:
-        Adjusted p-values in the same order: rejecting those up to 0.05 keeps the family-wise error rate at 5 %.
-
-    Raises:
-        ValueError: a value is NaN or not between 0 and 1.
-
-    Example:
-        >>> holm([0.01, 0.04])
-        (0.02, 0.04)
-    """
-    values = _checked(p_values)
-    return tuple(multipletests(values, method="holm")[1].tolist()) if len(values) else ()
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for testing several hypotheses, by the step-up method of Benjamini and Hochberg.
-
-    Args:
-        p_values: each between 0 and 1; may be empty.
-
-    Returns:
-        Adjusted p-values in the same order: of those up to 0.05, at most 5 % are false on average, where the tests are
-        independent or positively dependent, as those of parallel items are.
-
-    Raises:
-        ValueError: a value is NaN or not between 0 and 1.
-
-    Source:
-        Benjamini and Hochberg (1995); Benjamini and Yekutieli (2001) on dependence.
-
-    Example:
-        >>> benjamini_hochberg([0.01, 0.04])
-        (0.02, 0.04)
-    """
-    from scipy.stats import false_discovery_control  # noqa: PLC0415 - 0.5 s, needed for tests only
-
-    values = _checked(p_values)
-    return tuple(false_discovery_control(values, method="bh").tolist()) if len(values) else ()
-
-
-def _checked(p_values: Sequence[float]) -> FloatArray:
-    values = np.asarray(p_values, dtype=np.float64)
-    if not ((values >= 0.0) & (values <= 1.0)).all():
-        raise ValueError(f"found p-values {list(p_values)}; expected each between 0 and 1")
-    return values

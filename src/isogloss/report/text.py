@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from isogloss.languages import display_name
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from isogloss.analysis.statistics import Estimate
     from isogloss.report.results import Reading
 
 __all__ = [
@@ -92,12 +94,12 @@ def number(value: float | None) -> str:
     """Write a number with three decimals, or in powers of ten where three decimals would show nothing.
 
     Args:
-        value: None for missing.
+        value: None or NaN for missing.
 
     Returns:
         Such as ``0.123``, ``−1.500``, ``2.1e−05`` or a dash.
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return MISSING
     small = value != 0 and abs(value) < 0.001  # noqa: PLR2004 - below three decimals
     return (f"{value:.1e}" if small else f"{value:.3f}").replace("-", MINUS)
@@ -107,36 +109,36 @@ def percent(value: float | None) -> str:
     """Write a share as a percentage.
 
     Args:
-        value: between 0 and 1; None for missing.
+        value: between 0 and 1; None or NaN for missing.
 
     Returns:
         Such as ``76.4``.
     """
-    return MISSING if value is None else f"{100 * value:.1f}".replace("-", MINUS)
+    return MISSING if value is None or math.isnan(value) else f"{100 * value:.1f}".replace("-", MINUS)
 
 
 def points(value: float | None) -> str:
     """Write a difference of shares as signed percentage points.
 
     Args:
-        value: between -1 and 1; None for missing.
+        value: between -1 and 1; None or NaN for missing.
 
     Returns:
         Such as ``+1.6``.
     """
-    return MISSING if value is None else f"{100 * value:+.1f}".replace("-", MINUS)
+    return MISSING if value is None or math.isnan(value) else f"{100 * value:+.1f}".replace("-", MINUS)
 
 
 def p_value(value: float | None) -> str:
     """Write a p value with three decimals.
 
     Args:
-        value: between 0 and 1; None for missing.
+        value: between 0 and 1; None or NaN for missing.
 
     Returns:
         Such as ``0.012`` or ``< 0.001``.
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - below three decimals
 
@@ -154,7 +156,7 @@ def interval(low: str, high: str) -> str:
     return "" if MISSING in (low, high) else f"[{low}, {high}]"
 
 
-def with_interval(found: Reading) -> str:
+def with_interval(found: Estimate | Reading) -> str:
     """Write an Estimate with its interval, where it has one.
 
     Args:
