@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,11 +19,14 @@ import numpy.typing as npt
 from isogloss.analysis.statistics import Resampling, bootstrap_counts, percentile_interval
 from isogloss.errors import LanguageError, PlanError, RunError
 from isogloss.files import sha256
+from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
 from isogloss.steering import Kind, Plan, plan_from_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import pandas as pd
 
     from isogloss.runs import Run
 
@@ -87,8 +90,8 @@ class ExpertRow:
         return row if self.weight is None else {**row, "weight": self.weight}
 
 
-@dataclass(frozen=True)
-class ExpertTable:
+@dataclass(frozen=True, repr=False)
+class ExpertTable(Shown):
     """What a rule found, with what it was asked.
 
     Attributes:
@@ -109,6 +112,18 @@ class ExpertTable:
     expected_by_chance: float | None
     fingerprint: Fingerprint | None = None
     run_sha256: str | None = None
+
+    def __repr__(self) -> str:
+        layers = len({row.layer for row in self.experts})
+        chance = "" if self.expected_by_chance is None else f"; {self.expected_by_chance:.1f} expected by chance"
+        return f"ExpertTable({self.rule}: {self.n} experts in {layers} layers{chance})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per expert: ``layer``, ``expert``, ``statistic``, ``low``, ``high``, ``weight``."""
+        import pandas as pd  # noqa: PLC0415 - takes a third of a second, and most commands show no table
+
+        columns = [field.name for field in fields(ExpertRow)]
+        return pd.DataFrame([astuple(row) for row in self.experts], columns=columns)
 
     @property
     def n(self) -> int:

@@ -6,15 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.languages import resolve
+from isogloss.notebook import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Corpus", "add_text", "align", "check_text", "item_id", "language_of", "requested_codes", "require_language"]
 
 
-@dataclass(frozen=True)
-class Corpus:
+@dataclass(frozen=True, repr=False)
+class Corpus(Shown):
     """Texts in several languages that say the same, item by item.
 
     Attributes:
@@ -42,6 +47,20 @@ class Corpus:
                 raise CorpusError(
                     f"corpus {self.name}: {language} has {len(texts)} texts, expected {len(self.item_ids)} (one per id)"
                 )
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name}: {len(self.texts)} languages, {len(self.item_ids):,} items)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per item and language: ``item``, ``language``, ``text``."""
+        import pandas as pd  # noqa: PLC0415 - takes a third of a second, and most commands show no table
+
+        rows = [
+            (item, language, text)
+            for language in self.languages
+            for item, text in zip(self.item_ids, self.texts[language], strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["item", "language", "text"])
 
     @property
     def languages(self) -> tuple[str, ...]:

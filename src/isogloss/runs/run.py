@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,11 @@ from safetensors import SafetensorError
 from isogloss.errors import RunError
 from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
 from isogloss.languages import resolve
+from isogloss.notebook import Shown
 from isogloss.runs.manifest import MANIFEST_NAME, LanguageEntry, Manifest, header_differences, read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["LanguageRouting", "Run", "RunWriter", "open_run"]
 
@@ -63,7 +67,7 @@ class LanguageRouting:
         return {name: array for name, array in vars(self).items() if array is not None}
 
 
-class Run:
+class Run(Shown):
     """A Run on disk; arrays are read one language at a time.
 
     Attributes:
@@ -75,6 +79,24 @@ class Run:
         self.path = path
         self.manifest = manifest
         self._verified: set[str] = set()
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        first = manifest.routers[0] if manifest.routers else None
+        routers = f", {len(manifest.routers)} routed layers of {first.n_experts} experts" if first else ""
+        plan = ", under a plan" if manifest.plan_sha256 else ""
+        return (
+            f"Run({self.path}: {manifest.model} on {manifest.corpus['name']}, {len(self.languages)} languages, "
+            f"{len(manifest.item_ids):,} items{routers}{plan}, {manifest.status})"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per language: ``language``, ``n_items``, ``n_tokens``."""
+        import pandas as pd  # noqa: PLC0415 - takes a third of a second, and most commands show no table
+
+        entries = self.manifest.languages
+        rows = [(language, len(self.manifest.item_ids), entries[language].tokens) for language in self.languages]
+        return pd.DataFrame(rows, columns=["language", "n_items", "n_tokens"])
 
     @property
     def languages(self) -> tuple[str, ...]:

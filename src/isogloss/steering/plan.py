@@ -14,13 +14,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from isogloss.errors import PlanError
 from isogloss.files import write_atomically
 from isogloss.languages import resolve
+from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
 from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEdit, Phase, edit_layer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "parse_plan", "read_plan", "write_plan"]
 
@@ -30,8 +34,8 @@ _FIELDS = ("schema_version", "fingerprint", "provenance", "interventions")
 _LARGEST_FILE = 16 * 2**20  # bytes; every expert of 100 layers of 512 experts with its value takes 2 MiB
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """Interventions for one model, checked against its fingerprint at construction.
 
     Interventions are sorted by layer, kind, experts and conditions; several ``force`` of one layer keep their order,
@@ -61,6 +65,28 @@ class Plan:
         object.__setattr__(self, "provenance", _as_json(self.provenance))
         for layer in {intervention.layer for intervention in interventions}:
             _check_layer(layer, [each for each in interventions if each.layer == layer], self.fingerprint)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(sorted({each.kind for each in self.interventions})) or "empty"
+        layers = f" in {len(self.layers)} layers, {self.layers[0]} to {self.layers[-1]}" if self.layers else ""
+        n_experts = len({(each.layer, expert) for each in self.interventions for expert in each.experts})
+        languages = f", rules for {', '.join(self.languages)}" if self.languages else ""
+        return f"Plan({self.fingerprint.model_type}: {kinds}; {n_experts} experts{layers}{languages})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per intervention and expert.
+
+        Columns are ``layer``, ``expert``, ``kind``, ``strength``, ``value`` (of the expert, where the kind has one),
+        ``phase`` and ``languages`` (separated by spaces); what an intervention does not have is missing.
+        """
+        import pandas as pd  # noqa: PLC0415 - takes a third of a second, and most commands show no table
+
+        rows = [
+            (each.layer, expert, each.kind, each.strength, value, each.phase, " ".join(each.languages or ()) or None)
+            for each in self.interventions
+            for expert, value in itertools.zip_longest(each.experts, each.values or ())  # noqa: PD011 - no frame
+        ]
+        return pd.DataFrame(rows, columns=["layer", "expert", "kind", "strength", "value", "phase", "languages"])
 
     @property
     def layers(self) -> tuple[int, ...]:
