@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -114,11 +117,28 @@ def test_one_process_at_a_time(tmp_path):
     """The second is refused while the first works, and let in afterwards."""
     folder = tmp_path / "eval"
     with locked(folder):
-        with pytest.raises(RunError, match="another process is working in"), locked(folder):
+        with (
+            pytest.raises(RunError, match=rf"another process is working in .*\(process {os.getpid()} on"),
+            locked(folder),
+        ):
             pass
         claim(folder, {"arms": {"baseline": None}})
     with locked(folder):
         assert (folder / "baseline").is_dir()
+
+
+def test_a_killed_process_bars_no_one(tmp_path):
+    """The operating system lets go of what a killed process held."""
+    lines = (
+        "import os, pathlib, sys, isogloss.evaluation.journal as journal",
+        "with journal.locked(pathlib.Path(sys.argv[1])):",
+        "    os.kill(os.getpid(), 9)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(tmp_path / "eval")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "eval" / ".lock").read_text()
+    with locked(tmp_path / "eval"):
+        pass
 
 
 def test_failed_work_leaves_no_new_folder(tmp_path):

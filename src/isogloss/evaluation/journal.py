@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from isogloss.errors import FileError, RunError
 from isogloss.files import claim_folder, read_bytes, remove_stale, write_json
@@ -108,24 +110,33 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         RunError: another process holds it, or it is in use for something else.
-        FileError: it cannot be made.
+        FileError: it cannot be made or locked.
     """
     _require_free(folder)
+    path = folder / _LOCK
+    # The soft lock that filelock falls back to is a mere file, which a killed process would leave behind.
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("ab")
+        held = lock.acquire()
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout:
+        raise RunError(
+            f"another process is working in {folder}{_holder(path)}; wait for it to end, or choose another folder "
+            "for this one"
+        ) from None
     except OSError as error:
+        lock.release()
         raise FileError(f"cannot write {folder}: {error.strerror}; choose a folder that is yours") from error
-    with file:
-        if not _try_lock(file):
-            raise RunError(
-                f"another process is working in {folder}; wait for it to end, or choose another folder for this one"
-            )
+    with held:
         try:
             yield
         except Exception:
             _remove_unclaimed(folder)
             raise
+        finally:
+            with contextlib.suppress(OSError):  # the folder may be gone
+                os.truncate(path, 0)
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -171,20 +182,12 @@ def _remove_unclaimed(folder: Path) -> None:
             folder.rmdir()
 
 
-def _try_lock(file: BinaryIO) -> bool:
-    """Take the lock of the operating system on an open file, unless another process has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt  # noqa: PLC0415 - of one platform
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl  # noqa: PLC0415 - of the other platforms
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _holder(lock: Path) -> str:
+    """Name the process that wrote a lock file, in brackets; empty where it cannot be read."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # Windows lets nobody read a locked file
+        if holder := lock.read_text(encoding="utf-8"):
+            return f" ({holder})"
+    return ""
 
 
 def _flush_folder(folder: Path) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+from scipy.optimize import brentq
 from statsmodels.stats.proportion import proportion_confint
 
 __all__ = ["paired_difference_interval", "share_interval", "share_upper_bound"]
 
-_STEPS = 60  # halvings of an interval of length at most 2: beyond the precision of a float
+_LARGEST = 1e9  # in place of an infinite score, which a search by secants cannot use
 
 
 def share_interval(n_right: int, n_items: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -87,15 +88,14 @@ def paired_difference_interval(n_gained: int, n_lost: int, *, n_items: int, leve
 
 
 def _upper_end(n_gained: int, n_lost: int, n_items: int, quantile: float) -> float:
-    """Find the largest difference that is not rejected, by halving between the one observed and 1."""
-    low, high = (n_gained - n_lost) / n_items, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2.0
-        if _score(n_gained, n_lost, n_items, middle) > -quantile:
-            low = middle
-        else:
-            high = middle
-    return high
+    """Find the largest difference that is not rejected, between the one observed and 1."""
+    if n_gained == n_items:
+        return 1.0
+
+    def distance(difference: float) -> float:
+        return min(max(_score(n_gained, n_lost, n_items, difference), -_LARGEST), _LARGEST) + quantile
+
+    return float(brentq(distance, (n_gained - n_lost) / n_items, 1.0, xtol=1e-15))
 
 
 def _score(n_gained: int, n_lost: int, n_items: int, difference: float) -> float:
