@@ -148,8 +148,7 @@ def test_a_part_of_the_suites_is_refused(monkeypatch, tmp_path, left_out):
     monkeypatch.setattr(prove_plugin, "case_of", lambda item: item.case)
     whole = prove_plugin.expected()
     assert left_out in whole
-    module = SimpleNamespace(__name__="test_steer")
-    items = [SimpleNamespace(nodeid=str(case), case=case, module=module) for case in whole]
+    items = [SimpleNamespace(nodeid=str(case), case=case, path=prove_plugin.SUITES[0]) for case in whole]
     config = SimpleNamespace(option=SimpleNamespace(collectonly=False))
     prover = prove_plugin.Prover(tmp_path / "record.json")
     prover.pytest_collection_finish(SimpleNamespace(items=items, config=config))
