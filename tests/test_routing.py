@@ -147,8 +147,8 @@ def test_consistency_is_the_mean_jaccard_over_pairs():
     [
         (np.zeros((2, 7)), SPECS[0], None, r"shape \(2, 7\); expected \[n_tokens, 8\]"),
         (np.zeros(8), SPECS[0], None, "shape"),
-        (np.zeros((2, 8)), SPECS[0], BIAS, "selection_bias given: True; the spec says False"),
-        (np.zeros((2, 8)), SPECS[4], None, "selection_bias given: False; the spec says True"),
+        (np.zeros((2, 8)), SPECS[0], BIAS, "selection_bias given: True; expected: False"),
+        (np.zeros((2, 8)), SPECS[4], None, "selection_bias given: False; expected: True"),
     ],
 )
 def test_misfits_are_refused(logits, spec, bias, message):
@@ -160,7 +160,7 @@ def test_misfits_are_refused(logits, spec, bias, message):
 def test_a_missing_scale_is_refused():
     """A factor per expert is given exactly where the spec says so."""
     spec = next(spec for spec in SPECS if spec.expert_scale)
-    with pytest.raises(ValueError, match="expert_scale given: False; the spec says True"):
+    with pytest.raises(ValueError, match="expert_scale given: False; expected: True"):
         route(np.zeros((2, 8)), spec)
 
 

@@ -29,7 +29,7 @@ class RunError(IsoglossError):
 
 
 class ModelError(IsoglossError):
-    """A model cannot be loaded, is not a Mixture-of-Experts, or its capture failed its own proof."""
+    """A model cannot be loaded, is not a Mixture-of-Experts, or its capture failed a check."""
 
 
 class PlanError(IsoglossError):

@@ -1,4 +1,4 @@
-"""Whole files: written atomically, read strictly, hashed; results as JSON, read back by the class that wrote them."""
+"""Write files atomically, read them strictly, hash them; store results as JSON and read them back by their class."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Number = Annotated[float, _NanForNull]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a part.
+    """Write a file atomically: a crash leaves the old content or the new, never a part.
 
     Raises:
         FileError: the folder is missing, or cannot be written.
@@ -175,37 +175,40 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def claim_folder(folder: Path, record: str, settings: dict[str, Any]) -> None:
-    """Make a folder for work with these settings, or take up work with equal ones.
+    """Create a folder for work with these settings, or reopen one that was created with the same settings.
 
     Args:
-        folder: new, empty, or claimed before.
-        record: name of the file that keeps the settings.
+        folder: new, empty, or created by an earlier call.
+        record: name of the file that stores the settings.
         settings: JSON types.
 
     Raises:
-        RunError: the folder holds work with other settings, or anything else.
+        RunError: the folder was created with other settings, or contains anything else.
     """
     path = folder / record
     if path.is_file():
-        before = read_json(path)
-        differing = sorted(key for key in settings if before.get(key) != settings[key])
+        stored = read_json(path)
+        differing = sorted(key for key in settings if stored.get(key) != settings[key])
         if differing:
-            raise RunError(f"{folder} holds work with another {', '.join(differing)}; choose another folder")
+            raise RunError(
+                f"{folder} was started with other settings ({', '.join(differing)}); repeat that command or choose a "
+                "new folder"
+            )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is in use and has no {record}; choose another folder")
+        raise RunError(f"{folder} is not empty and has no {record}; choose a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
 def remove_stale(folder: Path) -> None:
-    """Delete what interrupted calls of `write_atomically` left behind."""
+    """Delete the temporary files of interrupted `write_atomically` calls."""
     for path in folder.glob(_TEMPORARY.format(name="*")):
         path.unlink()
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; RunError names it where that fails."""
+    """Read a file; a failure is a RunError that names the file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -218,12 +221,12 @@ def sha256(content: bytes) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type before it is checked
-    """Read strict JSON: UTF-8, no NaN or infinity, no key twice; RunError names the file where that fails."""
+    """Read strict JSON: UTF-8, no NaN or infinity, no repeated key; a failure is a RunError that names the file."""
     content = read_bytes(path)
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is not valid JSON ({error}); it may be cut off: restore it or make it anew") from error
+        raise RunError(f"{path}: is not valid JSON ({error}); restore it, or create it again") from error
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -234,5 +237,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
     return unique

@@ -1,7 +1,7 @@
-"""One spelling for languages: ``xxx_Xxxx``, ISO 639-3 plus script, the codes of FLORES-200.
+"""Language codes: ``xxx_Xxxx``, ISO 639-3 and script, as in FLORES-200.
 
-Short codes are accepted at the door and resolved once; everything behind the door compares full codes as strings.
-Importing this module costs nothing: langcodes (50 ms) is loaded only for names and for codes outside FLORES-200.
+Short codes are accepted as input and resolved once; everything else compares full codes as strings.
+This module is quick to import: langcodes (50 ms) is loaded only for names and for codes outside FLORES-200.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FLORES_200 = frozenset(
 )
 """The 204 codes of FLORES-200 (NLLB Team, arXiv 2207.04672)."""
 
-# ISO 639-1 -> the FLORES-200 variety that stands for it.
+# ISO 639-1 -> its default variety in FLORES-200.
 _SHORT = dict(
     pair.split()
     for pair in """
@@ -65,7 +65,7 @@ _SHORT = dict(
     """.split("|")  # noqa: SIM905 - a table
 )
 
-# Three-letter codes that name one of these under another label: ISO 639-2 macrolanguages and bibliographic codes, and
+# Other three-letter codes of these languages: ISO 639-2 macrolanguages and bibliographic codes, and
 # the codes that FLORES+ renamed (cmn, ekk, fil, gug).
 _SYNONYMS = dict(
     pair.split()
@@ -93,10 +93,10 @@ def resolve(code: str) -> str:
             script and must be known to langcodes.
 
     Returns:
-        The code as ``xxx_Xxxx``; a fixed point of this function.
+        The code as ``xxx_Xxxx``; resolving it again returns it unchanged.
 
     Raises:
-        LanguageError: the code is malformed, unknown, or stands for several varieties; with suggestions.
+        LanguageError: the code is malformed, unknown or ambiguous; the message suggests codes.
 
     Example:
         >>> [resolve(code) for code in ("en", "swh", "zh-hant", "deu_Latn")]
@@ -131,7 +131,7 @@ def script(code: str) -> str:
 
 
 def display_name(code: str) -> str:
-    """Return the English name of a language, with its script where FLORES-200 alone does not settle it.
+    """Return the English name of a language, with its script if FLORES-200 has it in several.
 
     Args:
         code: anything that `resolve` accepts.
@@ -168,10 +168,10 @@ def from_name(name: str) -> str:
     import langcodes  # noqa: PLC0415 - 50 ms, needed for names only
 
     try:
-        found = langcodes.find(name)
+        tag = langcodes.find(name)
     except LookupError:
         raise _unknown(name) from None
-    return resolve(str(found.language))
+    return resolve(str(tag.language))
 
 
 def _resolve_bare(code: str, language: str) -> str:
@@ -202,7 +202,7 @@ def _resolve_full(code: str, language: str, script_code: str) -> str:
 
 
 def _outside_flores(language: str, script_code: str) -> str | None:
-    """Return the ISO 639-3 spelling of a code that FLORES-200 lacks, or None where langcodes does not know it."""
+    """Return the ISO 639-3 spelling of a code that FLORES-200 lacks, or None if langcodes does not know it."""
     import langcodes  # noqa: PLC0415 - 50 ms, needed outside FLORES-200 only
 
     tag = langcodes.Language.get(language)

@@ -1,4 +1,4 @@
-"""What a router does, in NumPy: the definition that every backend is tested against.
+"""Routing in NumPy: the reference that every backend is tested against.
 
 A router turns the logits of one token into ``top_k`` expert ids and the weights that mix their outputs. Families
 differ in the order of scoring, choosing and renormalising; `RouterSpec` names these differences, `route` computes them.
@@ -16,6 +16,7 @@ from scipy.special import expit, log_expit, softmax, xlogy
 
 __all__ = [
     "Fingerprint",
+    "Phase",
     "RouterSpec",
     "Routing",
     "Scoring",
@@ -32,9 +33,12 @@ __all__ = [
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
+Phase: TypeAlias = Literal["prompt", "generation"]
+"""Prompt tokens are given; generation tokens were written by the model and are fed back to it."""
+
 Scoring: TypeAlias = Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid", "sparsemixer"]
 
-_SMALLEST_SUM = np.float32(1e-20)  # of weights that are divided by it, as families have it: no score may be left
+_SMALLEST_SUM = np.float32(1e-20)  # lower bound of the divisor when weights are renormalised: all scores may be 0
 _CHOOSE_ON_LOGITS = ("topk_softmax", "topk_sigmoid", "sparsemixer")
 
 
@@ -44,18 +48,19 @@ class RouterSpec:
 
     Attributes:
         layer: 0-based position in the whole decoder stack, dense layers included.
-        n_experts: routed experts; classes that stand for no computation count where the router can choose them.
+        n_experts: routed experts, including zero-computation experts that the router can choose.
         top_k: experts chosen per token.
         scoring: ``softmax``, ``sigmoid`` or ``sqrtsoftplus`` over all experts before the choice; ``topk_softmax`` and
             ``topk_sigmoid`` choose on raw logits and score the chosen ones; ``sparsemixer`` chooses the best two in
-            turn, each with its weight among the logits that are near it (arXiv 2409.12136).
+            turn, each weighted among the logits close to its own (arXiv 2409.12136).
         renormalise: divide the chosen weights by their sum (no effect on ``topk_softmax``, whose weights sum to 1, and
             on ``sparsemixer``).
-        selection_bias: a bias per expert is added to the scores for the choice only.
+        selection_bias: a bias per expert is added to the scores for the selection only, not to the weights.
         n_groups: experts are split into this many equal consecutive groups.
         top_groups: groups that stay eligible for a token.
         group_score: how a group is scored: its best expert, or the sum of its two best.
-        others_score_zero: experts of the other groups score 0 and are not excluded (seen where scores can be negative).
+        others_score_zero: experts of the other groups score 0 instead of being excluded (matters if scores can be
+            negative).
         scaling: factor on the final weights.
         expert_scale: a factor per expert on the final weights.
         jitter: half of ``sparsemixer``'s relative distance beyond which a logit is masked.
@@ -87,7 +92,7 @@ class RouterSpec:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What must agree between a model and a plan or Run made for it.
+    """The properties that a model shares with every plan or Run made for it.
 
     Attributes:
         model_type: the architecture, as in the model's configuration.
@@ -114,13 +119,13 @@ class Fingerprint:
         return cls(**{**raw, "layers": tuple(raw["layers"])})
 
     def differences(self, other: Fingerprint) -> dict[str, tuple[Any, Any]]:
-        """Name the fields that differ, with (own, other) values."""
+        """Return the fields that differ, with their values as (own, other)."""
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 class Routing(NamedTuple):
-    """The choice of a router for every token.
+    """The experts that a router chose for every token, and their weights.
 
     Attributes:
         expert_ids: ``[n_tokens, top_k]``, best first.
@@ -148,7 +153,7 @@ def route(
         spec: how this router scores and chooses.
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
         expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
-        edit_choice: changes the scores that the choice is made on, and not the weights.
+        edit_choice: function applied to the scores that are ranked; the weights do not change.
 
     Returns:
         Expert ids, best first, and combine weights.
@@ -169,13 +174,13 @@ def route(
 
 
 def choice_scores(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArray | None = None) -> FloatArray:
-    """Return what the choice is made on: ``[n_tokens, n_experts]``, minus infinity for experts that are excluded.
+    """Return the scores that a router ranks: ``[n_tokens, n_experts]``, minus infinity for excluded experts.
 
     Arguments and errors are those of `route`.
     """
     logits = _checked(router_logits, spec)
     if (selection_bias is not None) != spec.selection_bias:
-        raise ValueError(f"selection_bias given: {selection_bias is not None}; the spec says {spec.selection_bias}")
+        raise ValueError(f"selection_bias given: {selection_bias is not None}; expected: {spec.selection_bias}")
     scores = logits if spec.scoring in _CHOOSE_ON_LOGITS else _scores(logits, spec.scoring)
     if selection_bias is not None:
         scores = scores + np.asarray(selection_bias, dtype=np.float32)
@@ -191,7 +196,7 @@ def combine_weights(
     """
     logits = _checked(router_logits, spec)
     if (expert_scale is not None) != spec.expert_scale:
-        raise ValueError(f"expert_scale given: {expert_scale is not None}; the spec says {spec.expert_scale}")
+        raise ValueError(f"expert_scale given: {expert_scale is not None}; expected: {spec.expert_scale}")
     if spec.scoring == "sparsemixer":
         weights = _sparsemixer(logits, expert_ids, spec.jitter)
     elif spec.scoring == "topk_softmax":
@@ -220,15 +225,15 @@ def _scores(logits: FloatArray, scoring: Scoring) -> FloatArray:
 
 
 def _sparsemixer(logits: FloatArray, expert_ids: IntArray, jitter: float) -> FloatArray:
-    """Weigh each chosen expert by the softmax over the logits near it that were not chosen before it."""
-    left, weights = logits.copy(), []
+    """Weight each chosen expert by the softmax over the nearby logits that were not chosen before it."""
+    remaining, weights = logits.copy(), []
     for chosen in expert_ids.T[:, :, None]:
-        best = np.take_along_axis(left, chosen, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a banned logit is no number away, and stays out
+        best = np.take_along_axis(remaining, chosen, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a banned logit is -inf: NaN here, 0 after softmax
             far = (best - logits) / np.maximum(np.abs(logits), best) > 2 * jitter
-        near = softmax(np.where(far, -np.inf, left), axis=1)
+        near = softmax(np.where(far, -np.inf, remaining), axis=1)
         weights.append(np.take_along_axis(near, chosen, axis=1))
-        np.put_along_axis(left, chosen, values=-np.inf, axis=1)
+        np.put_along_axis(remaining, chosen, values=-np.inf, axis=1)
     return np.concatenate(weights, axis=1)
 
 
@@ -246,10 +251,10 @@ def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
 
 
 def profile(router_logits: FloatArray) -> FloatArray:
-    """Average the softmax over all experts over the tokens of one sequence.
+    """Average the tokens' softmax over all experts.
 
     Args:
-        router_logits: ``[n_tokens, n_experts]`` of the counted tokens.
+        router_logits: ``[n_tokens, n_experts]``, the counted tokens of one sequence.
 
     Returns:
         ``[n_experts]``, sums to 1.

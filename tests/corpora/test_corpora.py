@@ -131,7 +131,7 @@ def test_refuses_a_file_of_an_unknown_language(tmp_path):
 def test_refuses_absent_languages_and_empty_requests(tmp_path):
     """A requested language must be there, be asked for once, and at least one must be."""
     folder = str(write_folder(tmp_path))
-    with pytest.raises(CorpusError, match=r"no texts in fra_Latn; it has deu_Latn, eng_Latn, zho_Hant"):
+    with pytest.raises(CorpusError, match=r"no texts in fra_Latn; .* deu_Latn, eng_Latn, zho_Hant"):
         load_corpus(folder, languages=["fr", "en"])
     with pytest.raises(CorpusError, match="no language was requested"):
         load_corpus(folder, languages=[])
@@ -191,16 +191,16 @@ def test_reads_tsv_without_ids(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*ROWS, {"language": "fr", "id": "a", "text": "Un."}], r"fra_Latn lacks 1 of 2 items, the first is 'b'"),
-        ([*ROWS, {"language": "en", "id": "a", "text": "Uno."}], r":5: id 'a' a second time"),
-        ([*ROWS, {"language": "eng_Latn", "id": 1, "text": ""}], r":5: the text is empty"),
-        ([*ROWS, {"language": "eng_Latn", "id": 1, "text": None}], r":5: the text is empty or no text"),
-        ([*ROWS, {"language": "eng_Latn", "id": 1}], r":5: the text is empty or no text"),
+        ([*ROWS, {"language": "fr", "id": "a", "text": "Un."}], r"fra_Latn lacks 1 of 2 items, first 'b'"),
+        ([*ROWS, {"language": "en", "id": "a", "text": "Uno."}], r":5: id 'a' appears twice"),
+        ([*ROWS, {"language": "eng_Latn", "id": 1, "text": ""}], r":5: expected a text that is not empty"),
+        ([*ROWS, {"language": "eng_Latn", "id": 1, "text": None}], r":5: expected a text that is not empty"),
+        ([*ROWS, {"language": "eng_Latn", "id": 1}], r":5: expected a text that is not empty"),
         ([*ROWS, {"language": "xqz_Latn", "id": 1, "text": "?"}], r":5: language 'xqz_Latn' is unknown"),
         ([*ROWS, {"id": 1, "text": "?"}], r":5: language '' is unknown"),
-        ([*ROWS, {"language": "en", "text": "?"}], r":5: some rows have an id and some have none"),
+        ([*ROWS, {"language": "en", "text": "?"}], r":5: some rows have an id and others do not"),
         ([*ROWS, {"language": "en", "id": True, "text": "?"}], r":5: id True; expected"),
-        ([*ROWS, ["en", "?"]], r":5: a list; expected an object"),
+        ([*ROWS, ["en", "?"]], r":5: found a list; expected an object"),
     ],
 )
 def test_refuses_bad_rows(tmp_path, rows, message):
@@ -283,7 +283,7 @@ def test_joins_passages_from_sentences(tmp_path):
         (["c"], "entry 2: .*expected an object"),
         ({"flores": [["dev", 0]]}, "entry 2: id None; expected a text"),
         ({"link": " ", "flores": [["dev", 0]]}, "entry 2: id ' '; expected a text"),
-        ({"link": "a", "flores": [["dev", 0]]}, "link 'a' twice"),
+        ({"link": "a", "flores": [["dev", 0]]}, "link 'a' appears twice"),
         ({"link": "c", "flores": [["dev", 3]]}, r"entry 2: line 3 of dev, whose files have 3 lines \(0 to 2\)"),
         ({"link": "c", "flores": [["dev", 2], ["devtest", 2]]}, "entry 2: line 2 of devtest, whose files have 2 lines"),
     ],

@@ -76,7 +76,7 @@ def test_refuses_flores_plus_with_differing_items(tmp_path):
     """A sentence that one language lacks is named."""
     configs = {"eng_Latn": flores_rows("eng_Latn"), "deu_Latn": flores_rows("deu_Latn", (0, 10))}
     folder = write_repository(tmp_path / "copy", "dev", configs)
-    with pytest.raises(CorpusError, match="deu_Latn lacks 1 of 3 items, the first is '9', which eng_Latn has"):
+    with pytest.raises(CorpusError, match="deu_Latn lacks 1 of 3 items, first '9', which eng_Latn has"):
         load_corpus(f"flores_plus:{folder}")
 
 

@@ -154,7 +154,7 @@ def test_the_order_of_conditional_interventions_does_not_change_a_plan():
                 Intervention("soft", 2, (1,), strength=0.5),
                 Intervention("soft", 2, (1,), strength=0.2, languages=("de",)),
             ],
-            r"soft in layer 2 for deu_Latn names experts \[1\] in two interventions",
+            r"soft in layer 2 for deu_Latn has experts \[1\] in two interventions",
         ),
         ([Intervention("on", 2, (0, 1, 2, 3))], "layer 2 turns on 4 experts; a token chooses 3"),
         ([Intervention("on", 2, (0, 1)), force(2, 3)], "layer 2 forces or turns on 4 experts"),
@@ -244,7 +244,7 @@ def test_edits_that_do_not_apply_are_empty():
 
 def test_conditions_that_are_not_chosen_are_refused():
     """Compiling neither drops nor applies a condition that the caller does not know of."""
-    with pytest.raises(PlanError, match=r"for swh_Latn alone; choose .* Plan.for_request"):
+    with pytest.raises(PlanError, match=r"for swh_Latn only; .*Plan.for_request"):
         compile_layer(a_plan(force(1, languages=("sw",))), 2, 8, phase="prompt")
     by_phase = a_plan(force(1, phase="generation"), Intervention("ban", 3, (0,)))
     with pytest.raises(PlanError, match="edits prompt and generation of layer 2 differently"):
@@ -281,9 +281,9 @@ def test_conditions_are_put_on_all_interventions():
 
 def test_conditions_of_the_same_sort_are_not_overwritten():
     """Unknown codes and phases are refused too."""
-    with pytest.raises(PlanError, match=r"conditions on languages already \(swh_Latn\)"):
+    with pytest.raises(PlanError, match=r"already restricted to languages swh_Latn"):
         with_conditions(a_plan(force(1, languages=("sw",))), languages=["de"])
-    with pytest.raises(PlanError, match=r"conditions on phase already \(prompt\)"):
+    with pytest.raises(PlanError, match=r"already restricted to phase prompt"):
         with_conditions(a_plan(force(1, phase="prompt")), phase="generation")
     with pytest.raises(PlanError, match="'xx' is unknown"):
         with_conditions(a_plan(force(1)), languages=["xx"])
@@ -306,7 +306,7 @@ def test_a_union_that_contradicts_itself_is_refused():
     """Rules that act together must agree, and be for one model."""
     with pytest.raises(PlanError, match="under both force and ban"):
         united(a_plan(force(1, languages=("sw",))), a_plan(Intervention("ban", 2, (1,))))
-    with pytest.raises(PlanError, match=r"names experts \[1\] in two interventions"):
+    with pytest.raises(PlanError, match=r"has experts \[1\] in two interventions"):
         united(a_plan(force(1)), a_plan(force(1, languages=("de",))))
     other = Plan(replace(MODEL, router_sha256="cd34"), (force(1),))
     with pytest.raises(PlanError, match="made for another model"):

@@ -1,7 +1,7 @@
 """Parallel texts by language: local folders and files, and data sets of the Hugging Face hub known by name.
 
-A corpus is accepted only when every language has the same items. Text passes through unchanged; what cannot be read
-without guessing (encoding, line ends, alignment) is refused with the file, the line and the remedy.
+A corpus is accepted only if every language has the same items. Text is never changed. Input that could only be read by
+guessing (encoding, line ends, alignment) is an error that names the file, the line and the remedy.
 """
 
 from __future__ import annotations

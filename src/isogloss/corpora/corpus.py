@@ -1,4 +1,4 @@
-"""A parallel corpus, and the checks that every source passes through."""
+"""A parallel corpus, and the checks that every source of texts passes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,31 @@ from isogloss.notebook import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Corpus", "add_text", "align", "check_text", "item_id", "language_of", "requested_codes", "require_language"]
+__all__ = [
+    "Corpus",
+    "add_text",
+    "align",
+    "check_language",
+    "check_text",
+    "item_id",
+    "requested_codes",
+    "require_language",
+]
 
 
 @dataclass(frozen=True, repr=False)
 class Corpus(Shown):
-    """Texts in several languages that say the same, item by item.
+    """A parallel corpus: each item has the same meaning in every language.
 
     Attributes:
         name: short name for tables.
         texts: full language code -> one text per item, in the order of ``item_ids``.
         item_ids: unique, the same for all languages.
         licence: SPDX identifier, or ``not stated``.
-        source: where the texts come from; no path of this machine, so that Runs of several machines merge.
+        source: where the texts come from; never a local path, so that Runs from several machines can be merged.
 
     Raises:
-        CorpusError: on construction, where a language has another number of texts than there are items, or ids repeat.
+        CorpusError: on construction, if a language's number of texts differs from the number of items, or ids repeat.
     """
 
     name: str
@@ -74,10 +83,10 @@ class Corpus(Shown):
             language: a language of this corpus, as `isogloss.languages.resolve` accepts it.
 
         Returns:
-            64 hexadecimal digits; equal exactly where ids and texts are equal, whatever the corpus is called.
+            64 hexadecimal digits; they depend on ids and texts, not on the corpus's name.
 
         Raises:
-            CorpusError: the corpus lacks the language.
+            CorpusError: the corpus does not have the language.
         """
         texts = self.texts[require_language(self.texts, resolve(language), self.name)]
         return hashlib.sha256(json.dumps([self.item_ids, texts], separators=(",", ":")).encode()).hexdigest()
@@ -93,14 +102,15 @@ class Corpus(Shown):
             The smaller corpus.
 
         Raises:
-            CorpusError: a language or an item is not there, or nothing would be left.
+            CorpusError: the corpus does not have a language or an item, or nothing was requested.
             LanguageError: a language is unknown or given twice.
         """
         kept_ids = self.item_ids if items is None else tuple(items)
         position = {item: index for index, item in enumerate(self.item_ids)}
         missing = [item for item in kept_ids if item not in position]
         if missing or not kept_ids:
-            raise CorpusError(f"corpus {self.name}: no item {missing[:3] or 'left'}; it has {self.item_ids[:3]} and on")
+            problem = f"no items {missing[:3]}" if missing else "no items were requested"
+            raise CorpusError(f"corpus {self.name}: {problem}; its first items are {list(self.item_ids[:3])}")
         texts = {
             code: tuple(self.texts[require_language(self.texts, code, self.name)][position[item]] for item in kept_ids)
             for code in requested_codes(languages)
@@ -109,10 +119,10 @@ class Corpus(Shown):
 
 
 def requested_codes(languages: Sequence[str]) -> tuple[str, ...]:
-    """Resolve requested languages: sorted full codes, at least one, none twice."""
+    """Return the sorted full codes of the requested languages: at least one, each once."""
     codes = [resolve(language) for language in languages]
     if not codes:
-        raise CorpusError("no language was requested; name at least one, or leave the option out to read all")
+        raise CorpusError("no language was requested; name at least one, or omit the option to read all")
     repeated = sorted({code for code in codes if codes.count(code) > 1})
     if repeated:
         raise LanguageError(f"languages given twice: {', '.join(repeated)}; name each once")
@@ -120,51 +130,52 @@ def requested_codes(languages: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_language(available: Iterable[str], code: str, where: str) -> str:
-    """Return the code if it is available; ``where`` opens the error's message."""
+    """Return the code if it is available; ``where`` starts the error message."""
     present = sorted(available)
     if code not in present:
         shown = ", ".join(present[:12]) + (", …" if len(present) > 12 else "")  # noqa: PLR2004 - one line of codes
-        raise CorpusError(f"{where}: no texts in {code}; it has {shown or 'none'}; request only those")
+        raise CorpusError(f"{where}: no texts in {code}; available languages: {shown or 'none'}")
     return code
 
 
-def language_of(spelling: str, where: str) -> str:
-    """Resolve a code that a corpus carries; ``where`` names the file and line in the error."""
+def check_language(spelling: str, where: str) -> str:
+    """Return the full code of a language named in a corpus; ``where`` is the file and line for the error message."""
     try:
         return resolve(spelling)
     except LanguageError as error:
-        raise CorpusError(f"{where}: {error}; correct the code or take it out") from error
+        raise CorpusError(f"{where}: {error}; correct or remove the code") from error
 
 
 def check_text(text: object, where: str) -> str:
-    """Return a text unchanged; refuse what is empty or could not be encoded as UTF-8."""
+    """Return a text unchanged; it must not be empty, and UTF-8 must be able to encode it."""
     if not isinstance(text, str) or not text.strip():
         raise CorpusError(
-            f"{where}: the text is empty or no text ({text!r}); fill it in, or take the item out everywhere"
+            f"{where}: expected a text that is not empty, found {text!r}; fill it in, or remove the item from all "
+            "languages"
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise CorpusError(f"{where}: the text holds half of a surrogate pair; repair its encoding")
+        raise CorpusError(f"{where}: the text contains half of a surrogate pair; repair its encoding")
     return text
 
 
 def item_id(raw: object, where: str) -> str:
-    """Return an item's id as text; whole numbers are accepted."""
+    """Return an item's id as text; integers are accepted."""
     if isinstance(raw, bool) or not isinstance(raw, (str, int)) or not str(raw).strip():
-        raise CorpusError(f"{where}: id {raw!r}; expected a text or a whole number")
+        raise CorpusError(f"{where}: id {raw!r}; expected a text or an integer")
     return check_text(str(raw), where)
 
 
 def add_text(texts: dict[str, str], item: str, text: str, where: str) -> None:
-    """Add an item's text to those of its language; refuse a second one."""
+    """Add an item's text to those of its language; an item may have only one."""
     if item in texts:
-        raise CorpusError(f"{where}: id {item!r} a second time in this language; expected one text per item")
+        raise CorpusError(f"{where}: id {item!r} appears twice in this language; expected one text per item")
     texts[item] = text
 
 
 def align(
     texts: Mapping[str, Mapping[str, str]], order: list[str], wanted: tuple[str, ...] | None, where: str
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Bring all languages into one order of items, or name what one of them lacks."""
+    """Put the texts of all languages in the same order of items."""
     codes = sorted(texts) if wanted is None else [require_language(texts, code, where) for code in wanted]
     if not codes:
         raise CorpusError(f"{where}: no rows; expected at least one text")
@@ -175,7 +186,7 @@ def align(
         if lacking:
             other = next(other for other in codes if lacking[0] in texts[other])
             raise CorpusError(
-                f"{where}: {code} lacks {len(lacking)} of {len(ids)} items, the first is {lacking[0]!r}, which {other} "
-                f"has; expected the same items in every language; add them, or leave {code} out of the languages"
+                f"{where}: {code} lacks {len(lacking)} of {len(ids)} items, first {lacking[0]!r}, which {other} "
+                f"has; expected the same items in every language; add them, or omit {code}"
             )
     return {code: tuple(texts[code][item] for item in ids) for code in codes}, ids

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from isogloss.corpora.corpus import Corpus, add_text, align, check_text, item_id, language_of, require_language
+from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_language
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.languages import resolve
 
@@ -155,10 +155,10 @@ class _Reader:
         texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for number, row in enumerate(self._rows(config, with_languages=code is None), start=1):
             where = f"{self.where}, {config}, row {number}"
-            found = code or language_of("_".join(str(row[column]) for column in self.hub.language), where)
+            language = code or check_language("_".join(str(row[column]) for column in self.hub.language), where)
             item = item_id(row[self.hub.item], where)
-            if self.hub.rank is None or item not in texts[found]:
-                add_text(texts[found], item, check_text(row[self.hub.text], where), where)
+            if self.hub.rank is None or item not in texts[language]:
+                add_text(texts[language], item, check_text(row[self.hub.text], where), where)
         return texts
 
     def _configs(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""One door for all corpora: what a source names, and who reads it."""
+"""Load a corpus from a folder, a file or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
     Args:
         source: one of
 
-            * a folder with one text file per language, ``xxx_Xxxx.*`` (short codes too), where line i says the same
-              everywhere; hidden files and names that are no language code are ignored;
+            * a folder with one text file per language, ``xxx_Xxxx.*`` (or short codes), where line i has the same
+              meaning in every file; hidden files and files not named by a language code are ignored;
             * a ``.jsonl`` or ``.tsv`` file with columns ``language``, ``text`` and, optionally, ``id`` (without ids,
               the n-th text of each language is item n);
             * ``flores_plus`` or ``belebele``, fetched from the Hugging Face hub through `datasets`, or
@@ -29,7 +29,7 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
             * ``belebele:FOLDER`` with ``FOLDER/belebele/passage_to_flores200.json`` and FLORES-200 in
               ``FOLDER/flores200``: the passages of Belebele, joined from the sentences of any of the 204 varieties,
               with the same ids as those of the hub.
-        languages: those to read; None reads all.
+        languages: the languages to read; None reads all.
         split: for a folder, the subfolder of this name or else the files with this suffix; for the hub, the split
             (``dev`` of flores_plus and ``test`` of belebele by default).
 
@@ -37,7 +37,8 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
         The corpus, items in the file's order (flores_plus by id, belebele by link), one text per item and language.
 
     Raises:
-        CorpusError: nothing readable at the source, languages misaligned or absent, text empty or badly encoded.
+        CorpusError: the source cannot be read, a language is missing or misaligned, or a text is empty or badly
+            encoded.
         LanguageError: a requested language is unknown or given twice.
 
     Source:
@@ -63,4 +64,4 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
 
 def _refuse_split(source: str, split: str | None) -> None:
     if split is not None:
-        raise CorpusError(f"{source}: split {split!r} was asked for, but this corpus has no splits; leave it out")
+        raise CorpusError(f"{source}: split {split!r} was requested, but this corpus has no splits; omit the split")

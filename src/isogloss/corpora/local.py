@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isogloss.corpora.corpus import Corpus, add_text, align, check_text, item_id, language_of, require_language
+from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_language
 from isogloss.errors import CorpusError
 
 __all__ = ["TABLES", "load_folder", "load_table", "read_text"]
@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 as it is; CorpusError where it cannot be read or is none."""
+    """Read a UTF-8 file without changing its text; CorpusError if it cannot be read or is not UTF-8."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -42,7 +42,9 @@ def _read_lines(path: Path) -> list[str]:
         if line.endswith("\r"):
             raise CorpusError(f"{path}:{number}: ends in CRLF; expected LF; convert the file, as with dos2unix")
         if not line.strip():
-            raise CorpusError(f"{path}:{number}: empty line; fill it in, or delete this line in every language's file")
+            raise CorpusError(
+                f"{path}:{number}: empty line; fill it in, or delete this line from every language's file"
+            )
     return lines
 
 
@@ -58,7 +60,8 @@ def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None)
             shorter = min(len(texts[code]), len(texts[first]))
             raise CorpusError(
                 f"{files[code]} has {len(texts[code])} lines, {files[first]} has {len(texts[first])}; expected line i "
-                f"to say the same in every file; look from line {shorter + 1} backwards for a split or lost line"
+                f"to have the same meaning in every file; search backwards from line {shorter + 1} for a split or "
+                "lost line"
             )
     ids = tuple(str(number) for number in range(1, len(texts[first]) + 1))
     return Corpus(name, texts, ids, licence="not stated", source="local folder")
@@ -73,7 +76,7 @@ def _language_files(folder: Path, split: str | None) -> dict[str, Path]:
         stem = path.name.partition(".")[0]
         if not path.is_file() or not path.name.endswith(suffix) or not _LANGUAGE_STEM.fullmatch(stem):
             continue
-        code = language_of(stem, str(path))
+        code = check_language(stem, str(path))
         if code in files:
             raise CorpusError(f"{files[code]} and {path} are both {code}; keep one, or name the split to read")
         files[code] = path
@@ -91,7 +94,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except json.JSONDecodeError as error:
             raise CorpusError(f"{where}: not JSON ({error.msg}); expected one object per line") from error
         if not isinstance(row, dict):
-            raise CorpusError(f"{where}: a {type(row).__name__}; expected an object with language, text and id")
+            raise CorpusError(f"{where}: found a {type(row).__name__}; expected an object with language, text and id")
         yield where, row
 
 
@@ -101,7 +104,9 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise CorpusError(f"{path}:1: columns {header}; expected a header with language, text and, optionally, id")
     for number, cells in enumerate(lines, start=2):
         if len(cells) != len(header):
-            raise CorpusError(f"{path}:{number}: {len(cells)} columns, expected {len(header)}; a tab inside a text?")
+            raise CorpusError(
+                f"{path}:{number}: {len(cells)} columns, expected {len(header)}; replace tabs inside texts"
+            )
         yield f"{path}:{number}", dict(zip(header, cells, strict=True))
 
 
@@ -117,11 +122,11 @@ def load_table(path: Path, wanted: tuple[str, ...] | None) -> Corpus:
     order: dict[str, None] = {}
     with_ids: bool | None = None
     for where, row in TABLES[path.suffix](path):
-        code = language_of(str(row.get("language", "")), where)
+        code = check_language(str(row.get("language", "")), where)
         if with_ids is None:
             with_ids = "id" in row
         elif with_ids != ("id" in row):
-            raise CorpusError(f"{where}: some rows have an id and some have none; give all of them one, or none")
+            raise CorpusError(f"{where}: some rows have an id and others do not; give every row an id, or no row")
         item = item_id(row["id"], where) if with_ids else str(len(texts[code]) + 1)
         add_text(texts[code], item, check_text(row.get("text"), where), where)
         order.setdefault(item)

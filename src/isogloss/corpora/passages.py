@@ -1,4 +1,4 @@
-"""Belebele's passages in every variety of FLORES-200, whose sentences they are made of."""
+"""Belebele's passages in every variety of FLORES-200, built from FLORES-200's sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPLITS = ("dev", "devtest")
 
 
 class _Passage(NamedTuple):
-    """A passage as its link and the sentences it joins: split and 0-based line."""
+    """A passage: its link, and its sentences as pairs of split and 0-based line."""
 
     link: str
     sentences: tuple[tuple[str, int], ...]
@@ -28,22 +28,23 @@ class _Passage(NamedTuple):
 
 
 def holds_passages(folder: Path) -> bool:
-    """Whether a folder holds the map from passages to sentences."""
+    """Return whether a folder contains the map from passages to sentences."""
     return (folder / _MAP).is_file()
 
 
 def load_passages(folder: Path, wanted: tuple[str, ...] | None) -> Corpus:
-    """Rebuild Belebele's passages from the sentences of FLORES-200, each passage's joined by one space.
+    """Build Belebele's passages by joining sentences of FLORES-200 with one space.
 
-    Every passage of Belebele is a run of FLORES-200 sentences, so all 488 can be had in any of its 204 varieties, of
-    which the data set has 117 (its other five are romanisations outside FLORES-200). Sentences pass through unchanged.
+    Every passage of Belebele is a sequence of FLORES-200 sentences, so all 488 can be built in each of the 204
+    varieties; the data set has 117 of them (its other five are romanisations outside FLORES-200). Sentences are not
+    changed.
 
-    Some copies of the data set hold passages with quotation marks as fields of CSV: in quotation marks, those inside
-    doubled, as RFC 4180 has it. Read as such fields, all 488 passages in English and in German are equal to what is
-    rebuilt here (as they stand, 396 and 441 are). That quoting is no part of the text, and is not rebuilt.
+    Some copies of the data set contain passages with CSV quoting (RFC 4180): the passage is enclosed in quotation
+    marks, and those inside it are doubled. After unquoting, all 488 English and German passages equal those built here
+    (396 and 441 do before). The quoting is not part of the text and is not reproduced.
 
     Args:
-        folder: with ``belebele/passage_to_flores200.json`` (a list of ``{"link": text, "flores": [[split, 0-based
+        folder: contains ``belebele/passage_to_flores200.json`` (a list of ``{"link": text, "flores": [[split, 0-based
             line], …]}``) and ``flores200/dev`` and ``flores200/devtest`` (``xxx_Xxxx.*``, line-aligned).
         wanted: full codes; None for all.
 
@@ -51,7 +52,7 @@ def load_passages(folder: Path, wanted: tuple[str, ...] | None) -> Corpus:
         The corpus: items are passages, named and ordered by link as those of the data set on the hub.
 
     Raises:
-        CorpusError: the map is malformed or names a line that is not there, or a language lacks a split.
+        CorpusError: the map is malformed or names a line that does not exist, or a language lacks a split.
 
     Source:
         The Belebele Benchmark (arXiv 2308.16884) and FLORES-200 (arXiv 2207.04672), both CC-BY-SA-4.0.
@@ -60,7 +61,7 @@ def load_passages(folder: Path, wanted: tuple[str, ...] | None) -> Corpus:
     links = tuple(passage.link for passage in passages)
     repeated = next((link for link, following in pairwise(links) if link == following), None)
     if repeated is not None:
-        raise CorpusError(f"{folder / _MAP}: link {repeated!r} twice; expected one entry per passage")
+        raise CorpusError(f"{folder / _MAP}: link {repeated!r} appears twice; expected one entry per passage")
     splits = {split: _read_split(folder / _SENTENCES / split, wanted) for split in _SPLITS}
     _require_both(splits, folder / _SENTENCES)
     for passage in passages:
@@ -85,8 +86,8 @@ def _require_both(splits: Mapping[str, Corpus], folder: Path) -> None:
         lacking = sorted(set(splits[other].languages) - set(splits[one].languages))
         if lacking:
             raise CorpusError(
-                f"{folder / one}: no texts in {', '.join(lacking)}, which {other} has; passages take from both: "
-                "add the files, or leave these languages out"
+                f"{folder / one}: no texts in {', '.join(lacking)}, which {other} has; passages need both splits: "
+                "add the files, or omit these languages"
             )
 
 
@@ -96,7 +97,7 @@ def _require_lines(passage: _Passage, splits: Mapping[str, Corpus]) -> None:
         if line >= n_lines:
             raise CorpusError(
                 f"{passage.where}: line {line} of {split}, whose files have {n_lines} lines (0 to {n_lines - 1}); "
-                "restore the map, or the sentences"
+                "restore the map or the sentences"
             )
 
 

@@ -34,8 +34,8 @@ class _Counts:
         path: of the file.
         tokens: counted tokens, the same in every layer.
         layers: decoder layers, ascending.
-        selections: ``[n_layers, n_experts]`` int64, experts without an entry 0.
-        weights: the same shape, float64, summed combine weights; None where the file has none.
+        selections: ``[n_layers, n_experts]`` int64; 0 for experts without an entry.
+        weights: the same shape, float64, summed combine weights; None if the file has none.
         mismatch: ``[n_layers]``, relative difference of summed selections and top_k x tokens.
         top_k: per layer.
     """
@@ -60,10 +60,11 @@ class _Counts:
 def import_counts_json(
     folder: str | Path, out: str | Path, *, model: str = "unknown", n_experts: int | None = None
 ) -> Run:
-    """Make a pooled Run of per-language counts, one JSON file per language.
+    """Convert per-language counts, one JSON file per language, into a pooled Run.
 
     A file is ``{layer: {expert: {"activation_tokens": int, "gate_values_sum": float}, ..., "total_tokens": int}}``. The
-    name of a file holds a language code or an English language name, as ``mgsm_sw.json`` or ``test_Bengali.json``.
+    name of a file contains a language code or an English language name, as in ``mgsm_sw.json`` or
+    ``test_Bengali.json``.
 
     The Run has one item and ``granularity`` ``pooled``. Selections are the published counts, exactly. Profiles are
     ``gate_values_sum`` divided by its sum per layer: the mean combine weight over the chosen experts, not the mean
@@ -71,17 +72,19 @@ def import_counts_json(
     cases are in the Run's notes. Consistency and entropy of items are unknown (NaN).
 
     Args:
-        folder: with the files; other than ``.json`` and hidden files are ignored.
-        out: folder of the Run to make.
-        model: the model the counts are of.
-        n_experts: routed experts per layer; None takes the highest expert with an entry. Experts without one count 0.
+        folder: contains the files; hidden files and those of other types are ignored.
+        out: folder of the new Run.
+        model: the model that was counted.
+        n_experts: routed experts per layer; None takes one more than the highest expert id. Experts without an entry
+            count 0.
 
     Returns:
-        The Run; its notes tell per language by how much Σ activation_tokens differs from top_k x total_tokens.
+        The Run; its notes give, per language, by how much Σ activation_tokens differs from top_k x total_tokens.
 
     Raises:
-        RunError: no files, two of one language, none in a name, malformed content, layers or experts that differ
-            between languages, weights in some files only, or counts off by more than 0.1 %.
+        RunError: there are no files, two files of one language or a name without a language; a file is malformed;
+            layers or experts differ between languages; only some files have weights; or counts are off by more than 0.1
+            %.
     """
     files = _files_by_language(Path(folder))
     raw = {language: _read(path) for language, path in files.items()}
@@ -127,7 +130,7 @@ def _files_by_language(folder: Path) -> dict[str, Path]:
             raise RunError(f"{files[language]} and {path} are both {language}; keep one of them")
         files[language] = path
     if not files:
-        raise RunError(f"{folder}: no .json file; expected one per language, as mgsm_sw.json")
+        raise RunError(f"{folder}: no .json file; expected one per language, for example mgsm_sw.json")
     return files
 
 
@@ -136,11 +139,13 @@ def _language_of(path: Path) -> str:
         for find in (resolve, from_name):
             with suppress(LanguageError):
                 return find(candidate)
-    raise RunError(f"{path}: no language in the file's name; rename it, as {path.stem}_sw.json, or move it elsewhere")
+    raise RunError(
+        f"{path}: no language in the file name; rename it, for example to {path.stem}_sw.json, or move it away"
+    )
 
 
 def _candidates(stem: str) -> Iterator[str]:
-    """Yield parts of a name that may be a code: the ends, longest first, then the beginnings."""
+    """Yield parts of a file name that may be a language: its endings, longest first, then its beginnings."""
     parts = re.split(r"([_.-])", stem)
     yield from ("".join(parts[start:]) for start in range(0, len(parts), 2))
     yield from ("".join(parts[: end + 1]) for end in range(len(parts) - 3, -1, -2))
@@ -187,19 +192,19 @@ def _expert(raw: Any, where: str) -> tuple[int, float | None]:  # noqa: ANN401 -
     if weight is not None and (
         isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < np.inf
     ):
-        raise RunError(f"{where}: {_WEIGHT} is {weight!r}; expected a number from 0")
+        raise RunError(f"{where}: {_WEIGHT} is {weight!r}; expected a number of at least 0")
     return _count(raw[_COUNT], f"{where}: {_COUNT}"), None if weight is None else float(weight)
 
 
 def _index(key: str, where: str) -> int:
     if not re.fullmatch(r"0|[1-9][0-9]{0,5}", key):
-        raise RunError(f"{where} {key!r}; expected a whole number from 0")
+        raise RunError(f"{where} {key!r}; expected an integer of at least 0")
     return int(key)
 
 
 def _count(value: object, where: str) -> int:
     if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise RunError(f"{where} is {value!r}; expected a whole number from 0 to {_LARGEST}")
+        raise RunError(f"{where} is {value!r}; expected an integer from 0 to {_LARGEST}")
     return value
 
 
@@ -208,7 +213,7 @@ def _dense(path: Path, layers: dict[int, _Layer], n_experts: int) -> _Counts:
     weights = np.zeros((len(layers), n_experts), dtype=np.float64)
     known = [weight is not None for layer in layers.values() for _, weight in layer.experts.values()]
     if any(known) != all(known):
-        raise RunError(f"{path}: {_WEIGHT} is there for some experts only; expected it for all or none")
+        raise RunError(f"{path}: only some experts have {_WEIGHT}; expected it for all or none")
     for row, (number, layer) in enumerate(layers.items()):
         if max(layer.experts) >= n_experts:
             raise RunError(f"{path}: layer {number} has expert {max(layer.experts)}; expected below {n_experts}")
@@ -228,13 +233,13 @@ def _check(counts: _Counts) -> None:
         where = f"{counts.path}: layer {layer}"
         if top_k < 1 or mismatch > _TOLERANCE:
             raise RunError(
-                f"{where}: Σ {_COUNT} is {row.sum()}, not a multiple of {_TOTAL} ({counts.tokens}) within 0.1 %; are "
-                f"counts of several files summed, or experts left out?"
+                f"{where}: Σ {_COUNT} is {row.sum()}, not a multiple of {_TOTAL} ({counts.tokens}) within 0.1 %; "
+                "check whether the counts of several files were added up, or experts are missing"
             )
         if row.max() > counts.tokens:
             raise RunError(f"{where}: expert {row.argmax()} was chosen by {row.max()} of {counts.tokens} tokens")
     if counts.weights is not None and not counts.weights.sum(axis=1).all():
-        raise RunError(f"{counts.path}: a layer has no {_WEIGHT} above 0; leave the field out if it is unknown")
+        raise RunError(f"{counts.path}: a layer has no {_WEIGHT} above 0; omit the field if it is unknown")
 
 
 # --- the Run ----------------------------------------------------------------------------------------------------------
@@ -248,7 +253,7 @@ def _routers(counts: dict[str, _Counts]) -> tuple[RouterSpec, ...]:
                 f"{first.path} and {other.path} differ in layers or experts per token ({len(first.layers)} layers, top "
                 f"{first.top_k[0]}, and {len(other.layers)}, top {other.top_k[0]}); import one model at a time"
             )
-    # Weights of a token that sum to 1 were renormalised over the chosen experts; nothing else can be told from sums.
+    # Weights that sum to 1 per token were renormalised over the chosen experts; the sums tell nothing else.
     per_token = [
         np.mean(item.weights.sum(axis=1)) / item.tokens for item in counts.values() if item.weights is not None
     ]
@@ -260,10 +265,10 @@ def _routers(counts: dict[str, _Counts]) -> tuple[RouterSpec, ...]:
 
 
 def _with_weights(counts: dict[str, _Counts]) -> bool:
-    """Tell whether the profiles can be combine weights; RunError where only some can, as those do not compare."""
+    """Return whether the files have combine weights; RunError if only some have: such profiles are not comparable."""
     with_weights = {item.weights is not None: item.path for item in counts.values()}
     if len(with_weights) > 1:
-        raise RunError(f"{with_weights[True]} has {_WEIGHT}, {with_weights[False]} has none; import them apart")
+        raise RunError(f"{with_weights[True]} has {_WEIGHT}, {with_weights[False]} has none; import them separately")
     return True in with_weights
 
 

@@ -10,17 +10,16 @@ from typing import Any, Literal, get_args
 
 from isogloss.errors import RunError
 from isogloss.files import read_json
-from isogloss.routing import Fingerprint, RouterSpec
+from isogloss.routing import Fingerprint, Phase, RouterSpec
 
-__all__ = ["MANIFEST_NAME", "SCHEMA_VERSION", "LanguageEntry", "Manifest", "header_differences", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "RUN_SCHEMA_VERSION", "LanguageEntry", "Manifest", "header_differences", "read_manifest"]
 
-SCHEMA_VERSION = 1
+RUN_SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
-Status = Literal["partial", "complete"]
+RunStatus = Literal["partial", "complete"]
 Granularity = Literal["items", "pooled"]
 TokenScope = Literal["content", "all"]
-Phase = Literal["prompt", "generation"]
 
 _LANGUAGE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +36,7 @@ class LanguageEntry:
         corpus_sha256: hash of its ids and texts (`isogloss.corpora.Corpus.sha256`), or of the imported file.
 
     Raises:
-        RunError: on construction, where a hash is none.
+        RunError: on construction, if a hash is not 64 hexadecimal digits.
     """
 
     tokens: int
@@ -53,38 +52,38 @@ class LanguageEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a Run but its arrays.
+    """The description of a Run: everything except its arrays.
 
     Attributes:
         schema_version: of this format.
         status: ``partial`` until the capture has finished.
         model: hub id, or the name of a local folder; never a path.
-        revision: commit of the hub, None where there is none.
+        revision: commit of the hub repository; None for a local model.
         config_sha256: hash of the model's configuration, or ``unknown``.
-        fingerprint: what plans are checked against; None where the weights were not seen.
+        fingerprint: compared with that of plans; None if the weights are unknown, as in an import.
         routers: one per routed layer, in the order of the arrays' second axis.
         corpus: ``name``, ``source`` and ``licence``.
-        granularity: ``pooled`` where there is one record per language and nothing per item.
+        granularity: ``items``, or ``pooled`` if each language has only one record for all items.
         item_ids: in the order of the arrays' first axis, the same for all languages.
-        token_scope: whether template and special tokens were counted (``all``) or not (``content``).
-        backend: what captured the routing: ``huggingface``, ``vllm`` or the importer; versions are in ``packages``.
+        token_scope: ``all`` if chat-template and special tokens were counted, otherwise ``content``.
+        backend: ``huggingface``, ``vllm`` or the name of an importer; versions are in ``packages``.
         dtype: of the model's weights during capture.
         seed: of everything sampled, as token pairs for consistency.
-        packages: name -> version of what can change the numbers.
-        plan_sha256: plan under which the routing was captured; None for the model as it is.
-        phase: whether the texts themselves were counted (``prompt``), or what the model wrote after them.
-        new_tokens: most tokens that the model wrote per item; None in the prompt phase, and where unknown.
-        distinct_from: language whose token ids ``distinct_profiles`` leave out; None where there are none.
-        hidden_size: last axis of ``hidden``; None where it was not kept.
+        packages: name -> version of each package that can change the numbers.
+        plan_sha256: hash of the plan that steered the model during the capture; None for the unsteered model.
+        phase: ``prompt`` if the texts themselves were counted, ``generation`` if the model's continuations were.
+        new_tokens: maximum number of generated tokens per item; None in the prompt phase, or if unknown.
+        distinct_from: language whose token ids ``distinct_profiles`` exclude; None if the Run has no such profiles.
+        hidden_size: length of the last axis of ``hidden``; None if the Run has no hidden states.
         languages: full code -> entry.
-        notes: what a reader of the numbers must know; sorted.
+        notes: remarks needed to interpret the numbers; sorted.
 
     Raises:
-        RunError: on construction, where fields contradict themselves or each other.
+        RunError: on construction, if fields are invalid or inconsistent.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    status: Status = "partial"
+    schema_version: int = RUN_SCHEMA_VERSION
+    status: RunStatus = "partial"
     model: str
     revision: str | None
     config_sha256: str
@@ -109,11 +108,13 @@ class Manifest:
     def __post_init__(self) -> None:
         layers = [router.layer for router in self.routers]
         if not layers or layers != sorted(set(layers)):
-            raise RunError(f"manifest: routers are of layers {layers}; expected at least one, ascending, none twice")
+            raise RunError(
+                f"manifest: the routers' layers are {layers}; expected at least one, in ascending order, each once"
+            )
         if len({router.n_experts for router in self.routers}) != 1:
             raise RunError("manifest: routers have different numbers of experts; a Run holds layers of one width only")
         if not self.item_ids or len(set(self.item_ids)) != len(self.item_ids):
-            raise RunError(f"manifest: {len(self.item_ids)} item ids; expected at least one, none twice")
+            raise RunError(f"manifest: {len(self.item_ids)} item ids; expected at least one, each once")
         if self.granularity == "pooled" and len(self.item_ids) != 1:
             raise RunError(f"manifest: pooled over items, but {len(self.item_ids)} item ids; expected one")
         if set(self.corpus) != {"name", "source", "licence"}:
@@ -125,7 +126,7 @@ class Manifest:
             expected = "at least 1" if self.phase == "generation" else "none"
             raise RunError(f"manifest: new_tokens is {self.new_tokens} in the {self.phase} phase; expected {expected}")
         if self.distinct_from is not None and not _LANGUAGE.fullmatch(self.distinct_from):
-            raise RunError(f"manifest: distinct_from is {self.distinct_from!r}; expected a full code, as eng_Latn")
+            raise RunError(f"manifest: distinct_from is {self.distinct_from!r}; expected a full code such as eng_Latn")
         if self.hidden_size is not None and self.hidden_size < 1:
             raise RunError(f"manifest: hidden_size is {self.hidden_size}; expected at least 1")
 
@@ -148,7 +149,7 @@ class Manifest:
         """Return the bytes of ``manifest.json``: keys sorted, one line per value; equal manifests, equal bytes.
 
         Raises:
-            RunError: a number is not finite or a text is no Unicode, which JSON in UTF-8 cannot hold.
+            RunError: a number is not finite or a text is not valid Unicode, so JSON in UTF-8 cannot represent it.
         """
         try:
             text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -158,7 +159,7 @@ class Manifest:
 
 
 def header_differences(ours: Manifest, theirs: Manifest, *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Name the fields in which two manifests differ, status and languages apart.
+    """Return the fields in which two manifests differ, ignoring status and languages.
 
     Args:
         ours: one manifest.
@@ -185,7 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
         The manifest.
 
     Raises:
-        RunError: no Run there, another schema version, or a manifest that is cut off or malformed.
+        RunError: the folder has no Run, or one with another schema version or a malformed manifest.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
@@ -194,12 +195,15 @@ def read_manifest(folder: Path) -> Manifest:
         )
     raw = read_json(path)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise RunError(f"{path}: schema_version {version!r}, expected {SCHEMA_VERSION}; capture anew with this version")
+    if version != RUN_SCHEMA_VERSION or isinstance(version, bool):
+        raise RunError(
+            f"{path}: schema_version {version!r}, expected {RUN_SCHEMA_VERSION}; capture again with this version of "
+            "isogloss"
+        )
     try:
         return _decode(raw)
     except (TypeError, ValueError, KeyError, AttributeError, RunError) as error:
-        raise RunError(f"{path}: malformed ({error}); restore it, or capture anew") from error
+        raise RunError(f"{path}: malformed ({error}); restore it, or capture again") from error
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -227,13 +231,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "schema_version": (int,),
 }
 _CHOICES = {
-    "status": get_args(Status),
+    "status": get_args(RunStatus),
     "granularity": get_args(Granularity),
     "token_scope": get_args(TokenScope),
     "phase": get_args(Phase),
 }
 _LATER: dict[str, Any] = {"phase": "prompt", "new_tokens": None, "distinct_from": None, "hidden_size": None}
-"""Fields that the first manifests of this schema lack, and what their absence means."""
+"""Defaults of the fields that were added after the first manifests of this schema were written."""
 
 
 def _decode(raw: dict[str, Any]) -> Manifest:
@@ -248,7 +252,7 @@ def _decode(raw: dict[str, Any]) -> Manifest:
             raise ValueError(f"{name} is {raw[name]!r}, expected {' or '.join(choices)}")
     texts = [*raw["item_ids"], *raw["notes"], *raw["corpus"].values(), *raw["packages"].values()]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("item_ids, notes, corpus and packages hold something else than texts")
+        raise TypeError("item_ids, notes, corpus or packages contain something other than texts")
     return Manifest(
         **{
             **raw,
@@ -265,13 +269,13 @@ def _decode_router(raw: dict[str, Any]) -> RouterSpec:
     router = RouterSpec.from_json(raw)
     for name in ("layer", "n_experts", "top_k"):
         if type(getattr(router, name)) is not int:
-            raise TypeError(f"{name} of a router is {getattr(router, name)!r}, expected a whole number")
+            raise TypeError(f"{name} of a router is {getattr(router, name)!r}, expected an integer")
     return router
 
 
 def _decode_entry(code: str, raw: dict[str, Any]) -> LanguageEntry:
     entry = LanguageEntry(**raw)
-    # The code becomes a file name, so nothing but a code may pass.
+    # The code becomes a file name, so anything but a language code is an error.
     if not _LANGUAGE.fullmatch(code) or type(entry.tokens) is not int:
         raise ValueError(f"language {code!r} with {entry.tokens!r} tokens")
     return entry

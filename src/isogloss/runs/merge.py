@@ -1,4 +1,4 @@
-"""Join Runs of one model and corpus, captured in parts."""
+"""Merge Runs of one model and corpus that were captured in parts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["merge"]
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
-    """Write the union of the languages of several Runs.
+    """Write a Run with the languages of several Runs.
 
-    The result does not depend on the order of the Runs, nor on merging some of them first. A language may be in
-    several Runs if its routing is the same. The result is complete if all Runs are.
+    Merging is commutative and associative. Several Runs may contain the same language if its routing is the same. The
+    result is complete if all Runs are.
 
     Args:
         paths: folders of Runs whose manifests agree in everything but languages, status and notes.
         out: folder to create, or one in which the same merge was interrupted.
 
     Returns:
-        The merged Run, its notes those of all Runs.
+        The merged Run, with the notes of all Runs.
 
     Raises:
-        RunError: nothing to merge, headers that differ (the message names the field), one language with different
-            routing, a damaged file, or an output folder that holds something else.
+        RunError: no Runs were given, their headers differ (the message names the field), a language has different
+            routing in two Runs, a file is damaged, or the output folder contains something else.
     """
     runs = [open_run(path) for path in paths]
     if not runs:
@@ -38,14 +38,16 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
         if differences:
             raise RunError(
                 f"{runs[0].path} and {run.path} differ in {'; '.join(differences)}; only Runs of the same "
-                f"model, corpus and settings merge"
+                "model, corpus and settings can be merged"
             )
     origins = _origins(runs)
     notes = tuple(sorted({note for run in runs for note in run.manifest.notes}))
     writer = RunWriter(out, replace(runs[0].manifest, notes=notes))
     foreign = sorted(writer.done - origins.keys())
     if foreign:
-        raise RunError(f"{out}: already has {', '.join(foreign)}, which no Run to merge has; choose another folder")
+        raise RunError(
+            f"{out}: already has {', '.join(foreign)}, which none of the Runs to merge has; choose another folder"
+        )
     for language in sorted(origins.keys() - writer.done):
         writer.copy(origins[language][0], language)
     if all(run.manifest.status == "complete" for run in runs):
@@ -54,13 +56,14 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
 
 
 def _origins(runs: Sequence[Run]) -> dict[str, tuple[Run, LanguageEntry]]:
-    """Find a Run for each language; RunError where two Runs disagree on one."""
+    """Return a Run for each language; RunError if two Runs have different routing for one."""
     origins: dict[str, tuple[Run, LanguageEntry]] = {}
     for run in runs:
         for language, entry in run.manifest.languages.items():
             first, known = origins.setdefault(language, (run, entry))
             if known != entry:
                 raise RunError(
-                    f"{language} differs between {first.path} and {run.path}; delete it from one, or merge one"
+                    f"{language} differs between {first.path} and {run.path}; delete it from one of them, or merge "
+                    "only one"
                 )
     return origins

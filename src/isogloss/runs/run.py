@@ -1,4 +1,4 @@
-"""Reading and writing the arrays of a Run."""
+"""Read and write the arrays of a Run."""
 
 from __future__ import annotations
 
@@ -34,21 +34,20 @@ class LanguageRouting:
     """The routing of one language's items.
 
     Attributes:
-        profiles: ``[n_items, n_layers, n_experts]`` float32, mean routing weights over the counted tokens of an item,
-            summing to 1 over experts. In an imported Run: mean combine weights, see `isogloss.runs.import_counts_json`.
-        selections: the same shape, int32, counted tokens that chose the expert; sums to top_k x tokens over experts,
-            exactly where the Run has items.
+        profiles: ``[n_items, n_layers, n_experts]`` float32, mean routing weights of an item's counted tokens; they sum
+            to 1 over experts. In an imported Run: mean combine weights, see `isogloss.runs.import_counts_json`.
+        selections: the same shape, int32, number of counted tokens that chose the expert; sums to top_k x tokens,
+            exactly if the Run has items.
         tokens: ``[n_items]`` int32, counted tokens, at least 1.
         consistency: ``[n_items, n_layers]`` float32 in [0, 1], mean Jaccard similarity of token pairs; NaN if unknown.
-        entropy: ``[n_items, n_layers]`` float32, nats, of the item's profile; NaN where unknown.
-        vocabulary: ``[n_types]`` int32, ids of the counted tokens, ascending; None where unknown.
+        entropy: ``[n_items, n_layers]`` float32, of the item's profile, in nats; NaN if unknown.
+        vocabulary: ``[n_types]`` int32, ids of the counted tokens, ascending; None if unknown.
         vocabulary_counts: ``[n_types]`` int32, how often each was counted, over all items.
-        distinct_profiles: profiles over those counted tokens of an item whose ids occur nowhere in the text of the
-            language that the manifest calls ``distinct_from``; zero where an item has no such token; None where they
-            were not asked for.
+        distinct_profiles: profiles over an item's counted tokens whose ids never occur in the texts of the manifest's
+            ``distinct_from`` language; zero if an item has no such token; None if they were not captured.
         distinct_tokens: ``[n_items]`` int32, number of those tokens.
-        hidden: ``[n_items, n_layers, hidden_size]`` float32, mean over the counted tokens of what each router reads;
-            None where it was not asked for.
+        hidden: ``[n_items, n_layers, hidden_size]`` float32, each router's input, averaged over the counted tokens;
+            None if it was not captured.
     """
 
     profiles: Float32
@@ -63,7 +62,7 @@ class LanguageRouting:
     hidden: Float32 | None = None
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that are there, by name."""
+        """Return the arrays that are not None, by name."""
         return {name: array for name, array in vars(self).items() if array is not None}
 
 
@@ -72,7 +71,7 @@ class Run(Shown):
 
     Attributes:
         path: folder of the Run.
-        manifest: what it says about itself.
+        manifest: its description.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -113,32 +112,34 @@ class Run(Shown):
             Content of the safetensors file.
 
         Raises:
-            RunError: the Run lacks the language, or its file is missing or not the one that was written.
+            RunError: the Run lacks the language, or its file is missing or was changed.
         """
         code = resolve(language)
         if code not in self.manifest.languages:
-            raise RunError(f"{self.path}: no routing of {code}; it has {', '.join(self.languages) or 'none'}")
+            raise RunError(
+                f"{self.path}: no routing for {code}; available languages: {', '.join(self.languages) or 'none'}"
+            )
         path = _language_path(self.path, code)
         content = read_bytes(path)
         expected = self.manifest.languages[code].file_sha256
         if sha256(content) != expected:
             raise RunError(
-                f"{path}: damaged (sha256 {sha256(content)[:12]}…, the manifest says {expected[:12]}…); restore the "
+                f"{path}: damaged (sha256 {sha256(content)[:12]}…, expected {expected[:12]}…); restore the "
                 f"file, or delete it and capture again into this folder"
             )
         self._verified.add(code)
         return content
 
     def load_items(self, language: str, name: str, items: slice) -> npt.NDArray[Any]:
-        """Read some items of one array, without holding the others in memory.
+        """Read some items of one array without loading the rest.
 
         Args:
-            language: as `isogloss.languages.resolve` accepts it; its file is verified when it is first read.
+            language: as `isogloss.languages.resolve` accepts it; its file is verified on first use.
             name: of an array of `LanguageRouting` whose first axis is items.
-            items: positions along that axis, as numpy reads a slice: it may reach beyond the end.
+            items: positions along that axis; as in numpy, the slice may extend beyond the end.
 
         Returns:
-            The array's part.
+            The selected part of the array.
 
         Raises:
             RunError: the Run lacks the language or the array, or the file is missing or damaged.
@@ -149,7 +150,7 @@ class Run(Shown):
             self.read(code)
         with safetensors.safe_open(path, framework="numpy") as file:
             if name not in file.keys():  # noqa: SIM118 - no mapping
-                raise RunError(f"{path}: holds no {name}; it was not asked for at capture (`isogloss capture --help`)")
+                raise RunError(f"{path}: has no {name}: it was not captured; see `isogloss capture --help`")
             stored = file.get_slice(name)
             chosen = range(stored.get_shape()[0])[items]
             # safetensors takes neither steps nor bounds beyond the end.
@@ -164,7 +165,7 @@ class Run(Shown):
             language: as `isogloss.languages.resolve` accepts it.
 
         Returns:
-            The arrays, with shapes as the manifest says.
+            The arrays, with the shapes that the manifest implies.
 
         Raises:
             RunError: the Run lacks the language, or its file is missing, damaged or of another shape.
@@ -180,7 +181,7 @@ class Run(Shown):
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a Run, complete or partial; arrays are read and verified when asked for.
+    """Open a complete or partial Run; arrays are read and verified on demand.
 
     Args:
         path: folder of the Run.
@@ -189,22 +190,22 @@ def open_run(path: str | Path) -> Run:
         The Run.
 
     Raises:
-        RunError: no Run there, of another schema version, or with a malformed manifest.
+        RunError: the folder has no Run, or one with another schema version or a malformed manifest.
     """
     folder = Path(path)
     return Run(folder, read_manifest(folder))
 
 
 class RunWriter:
-    """Write a Run language by language; a killed capture continues by opening a writer on the same folder.
+    """Write a Run language by language; open the same folder again to resume an interrupted capture.
 
     Args:
-        path: folder to create, or one with a Run of an equal header.
-        manifest: header of the Run; its status and languages are not used.
+        path: folder to create, or one that contains a Run with an equal header.
+        manifest: header of the Run; its status and languages are ignored.
 
     Raises:
-        RunError: the folder holds something else, a Run of another header (the message names the field), or a damaged
-            language file.
+        RunError: the folder contains something else, a Run with another header (the message names the field), or a
+            damaged language file.
 
     Attributes:
         manifest: as on disk.
@@ -224,15 +225,15 @@ class RunWriter:
         return set(self.manifest.languages)
 
     def write(self, language: str, routing: LanguageRouting, corpus_sha256: str) -> None:
-        """Write one language; it is in the Run after this call and not before.
+        """Write one language; it is part of the Run once this call has returned.
 
         Args:
             language: full code, ``xxx_Xxxx``.
-            routing: its arrays; shapes as the manifest says.
+            routing: its arrays, with the shapes that the manifest implies.
             corpus_sha256: hash of its ids and texts.
 
         Raises:
-            RunError: arrays that contradict the manifest or themselves, or a language already written.
+            RunError: arrays are inconsistent with the manifest or each other, or the language is already written.
         """
         _check_shapes(routing, self.manifest, language)
         _check_values(routing, self.manifest, language)
@@ -245,15 +246,18 @@ class RunWriter:
         """Copy one language of another Run, byte for byte.
 
         Args:
-            run: with an equal header, notes apart.
+            run: with an equal header, except for notes.
             language: full code.
 
         Raises:
-            RunError: another header, a damaged file, or a language already written.
+            RunError: the header differs, the file is damaged, or the language is already written.
         """
         differences = header_differences(self.manifest, run.manifest, ignore=("notes",))
         if differences:
-            raise RunError(f"{run.path} and {self._path} differ in {'; '.join(differences)}; copy between equals only")
+            raise RunError(
+                f"{run.path} and {self._path} differ in {'; '.join(differences)}; copy only between Runs with equal "
+                "headers"
+            )
         self._add(language, run.read(language), run.manifest.languages[language])
 
     def finish(self) -> Run:
@@ -267,35 +271,35 @@ class RunWriter:
 
     def _create(self) -> None:
         if self._path.exists() and not self._path.is_dir():
-            raise RunError(f"{self._path}: a file is in the way; choose another folder")
+            raise RunError(f"{self._path} is a file; choose a folder")
         self._path.mkdir(parents=True, exist_ok=True)
         remove_stale(self._path)
         foreign = sorted(entry.name for entry in self._path.iterdir())
         if foreign:
-            raise RunError(f"{self._path}: holds {foreign[0]} but no Run; choose a new or empty folder")
+            raise RunError(f"{self._path}: contains {foreign[0]} but no Run; choose a new or empty folder")
         self._save(self.manifest)
 
     def _resume(self) -> None:
-        found = open_run(self._path)
-        differences = header_differences(found.manifest, self.manifest)
+        existing = open_run(self._path)
+        differences = header_differences(existing.manifest, self.manifest)
         if differences:
             raise RunError(
-                f"{self._path}: holds a Run that differs in {'; '.join(differences)}; choose another folder, or "
-                f"capture as that Run was"
+                f"{self._path}: contains a Run that differs in {'; '.join(differences)}; choose another folder, or "
+                "repeat the capture with the settings of that Run"
             )
         remove_stale(self._path)
-        kept = {code: found.manifest.languages[code] for code in found.languages if _present(self._path, code)}
+        kept = {code: existing.manifest.languages[code] for code in existing.languages if _present(self._path, code)}
         for code in kept:
-            found.read(code)
-        self.manifest = found.manifest
-        if len(kept) < len(found.languages):
-            self._save(replace(found.manifest, status="partial", languages=kept))
+            existing.read(code)
+        self.manifest = existing.manifest
+        if len(kept) < len(existing.languages):
+            self._save(replace(existing.manifest, status="partial", languages=kept))
 
     def _add(self, language: str, content: bytes, entry: LanguageEntry) -> None:
         if resolve(language) != language:
             raise RunError(f"language {language!r}: expected its full code, {resolve(language)}")
         if language in self.done:
-            raise RunError(f"{self._path}: {language} is already written; skip the languages in `done`")
+            raise RunError(f"{self._path}: {language} is already written; skip the languages in RunWriter.done")
         write_atomically(_language_path(self._path, language), content)
         languages = {**self.manifest.languages, language: entry}
         self._save(replace(self.manifest, status="partial", languages=languages))
@@ -333,25 +337,25 @@ def _check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> N
         dtype, shape = expected[name]
         if array.dtype != dtype or array.shape != shape:
             raise RunError(f"{where}: {name} is {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")
-    asked = {
+    optional = {
         "vocabulary_counts": "vocabulary" in arrays,
         "distinct_profiles": manifest.distinct_from is not None,
         "distinct_tokens": manifest.distinct_from is not None,
         "hidden": manifest.hidden_size is not None,
     }
-    for name, wanted in asked.items():
+    for name, wanted in optional.items():
         if wanted != (name in arrays):
-            found, other = ("no ", "one") if wanted else ("", "none")
-            raise RunError(f"{where}: {found}{name}, expected {other} by the manifest; capture this language again")
+            state = "missing" if wanted else "present"
+            raise RunError(f"{where}: {name} is {state}, contrary to the manifest; capture this language again")
 
 
 def _check_values(routing: LanguageRouting, manifest: Manifest, language: str) -> None:
-    """Refuse arrays that break the laws of a Run, before they reach a disk."""
+    """Raise RunError for arrays that violate an invariant of Runs."""
     tokens, selections, profiles = routing.tokens[:, None, None], routing.selections, routing.profiles
     sums = selections.sum(axis=-1, dtype=np.int64)
     expected = routing.tokens[:, None].astype(np.int64) * [router.top_k for router in manifest.routers]
     with_items = manifest.granularity == "items"
-    laws = {
+    violations = {
         "tokens: an item without counted tokens": routing.tokens < 1,
         "selections: an expert chosen by fewer than 0 or more than all tokens": (selections < 0)
         | (selections > tokens),
@@ -360,29 +364,29 @@ def _check_values(routing: LanguageRouting, manifest: Manifest, language: str) -
         "profiles: not summing to 1": ~(abs(profiles.sum(axis=-1, dtype=np.float64) - 1) <= _SUM_TOLERANCE),
         "entropy: not finite": ~np.isfinite(routing.entropy) & with_items,
         "consistency: outside 0 to 1": (routing.consistency < 0) | (routing.consistency > 1),
-        **_laws_of_options(routing),
+        **_optional_violations(routing),
     }
-    for law, broken in laws.items():
-        if np.any(broken):
-            place = tuple(int(index) for index in np.argwhere(broken)[0])
-            raise RunError(f"{language}: {law} at index {place}; the capture is wrong: check it with `isogloss doctor`")
+    for problem, violated in violations.items():
+        if np.any(violated):
+            place = tuple(int(index) for index in np.argwhere(violated)[0])
+            raise RunError(f"{language}: {problem} at index {place}; check the capture with `isogloss doctor`")
 
 
-def _laws_of_options(routing: LanguageRouting) -> dict[str, npt.NDArray[np.bool_]]:
-    """State where arrays that a Run need not have break their laws."""
-    laws: dict[str, npt.NDArray[np.bool_]] = {}
+def _optional_violations(routing: LanguageRouting) -> dict[str, npt.NDArray[np.bool_]]:
+    """Mark where optional arrays violate an invariant."""
+    violations: dict[str, npt.NDArray[np.bool_]] = {}
     vocabulary, counts = routing.vocabulary, routing.vocabulary_counts
     if vocabulary is not None and counts is not None:
-        laws["vocabulary: not ascending"] = np.diff(vocabulary) <= 0
-        laws["vocabulary_counts: below 1"] = counts < 1
+        violations["vocabulary: not ascending"] = np.diff(vocabulary) <= 0
+        violations["vocabulary_counts: below 1"] = counts < 1
         total = counts.sum(dtype=np.int64) != routing.tokens.sum(dtype=np.int64)
-        laws["vocabulary_counts: not the number of counted tokens"] = np.atleast_1d(total)
+        violations["vocabulary_counts: not the number of counted tokens"] = np.atleast_1d(total)
     profiles, tokens = routing.distinct_profiles, routing.distinct_tokens
     if profiles is not None and tokens is not None:
         off = abs(profiles.sum(axis=-1, dtype=np.float64) - (tokens > 0)[:, None])
-        laws["distinct_tokens: below 0, or more than all"] = (tokens < 0) | (tokens > routing.tokens)
-        laws["distinct_profiles: negative or not finite"] = ~(np.isfinite(profiles) & (profiles >= 0))
-        laws["distinct_profiles: summing neither to 1 nor, without tokens, to 0"] = ~(off <= _SUM_TOLERANCE)
+        violations["distinct_tokens: below 0, or more than all"] = (tokens < 0) | (tokens > routing.tokens)
+        violations["distinct_profiles: negative or not finite"] = ~(np.isfinite(profiles) & (profiles >= 0))
+        violations["distinct_profiles: summing neither to 1 nor, without tokens, to 0"] = ~(off <= _SUM_TOLERANCE)
     if routing.hidden is not None:
-        laws["hidden: not finite"] = ~np.isfinite(routing.hidden)
-    return laws
+        violations["hidden: not finite"] = ~np.isfinite(routing.hidden)
+    return violations

@@ -1,4 +1,4 @@
-"""Plans that steer routers: what to edit in which layer, checked, stored, and applied as pure functions on logits."""
+"""Plans that steer routers: validated edits per layer, applied as pure functions on logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds plans from lists of experts."""
+"""Build plans from lists of experts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _CAPPED = ("force", "on")
 
 
 class SelectedExpert(NamedTuple):
-    """An expert that a rule chose; a plain tuple of the four will do.
+    """An expert that a rule selected; functions also accept a plain tuple of the four values.
 
     Attributes:
         layer: 0-based position in the whole decoder stack.
         expert: expert id.
-        statistic: what the rule ranks by.
+        statistic: the number that the rule ranks experts by.
         weight: weight w_k of kind ``adaptive``.
     """
 
@@ -45,18 +45,18 @@ def plan_from_experts(
     fingerprint: Fingerprint,
     provenance: Mapping[str, Any],
 ) -> Plan:
-    """Make one intervention per layer from the experts that a rule chose.
+    """Make a plan with one intervention per layer from the experts that a rule selected.
 
     Args:
-        experts: (layer, expert, statistic, weight) each; see `SelectedExpert`. None at all make an empty plan.
-        kind: what to do with them. ``force`` and ``on`` rank them by the absolute statistic, ties by expert id, and
-            keep the first ``top_k`` of a layer. ``adaptive`` takes the weights as values.
+        experts: (layer, expert, statistic, weight) each; see `SelectedExpert`. An empty sequence gives an empty plan.
+        kind: of the interventions. ``force`` and ``on`` rank experts by the absolute statistic, ties by expert id, and
+            keep the first ``top_k`` per layer. ``adaptive`` uses the weights as values.
         strength: ``soft``, ``adaptive``: λ; ``offset``: the constant added to each expert, in logits; else None.
         fingerprint: of the model.
-        provenance: where the experts come from. ``dropped_experts`` is added when some had to be dropped.
+        provenance: where the experts come from. ``dropped_experts`` is added if ``force`` or ``on`` dropped some.
 
     Raises:
-        PlanError: the strength or a weight is missing, superfluous or out of range, or experts do not fit the model.
+        PlanError: the strength or a weight is missing, not allowed or out of range, or the model has no such expert.
     """
     by_layer: dict[int, list[SelectedExpert]] = defaultdict(list)
     for entry in experts:
@@ -74,15 +74,15 @@ def plan_from_experts(
 
 
 def conditional(plan: Plan, *, phase: Phase | None = None, languages: Sequence[str] = ()) -> Plan:
-    """Put conditions on all interventions of a plan.
+    """Restrict all interventions of a plan to a phase or to languages.
 
     Args:
-        plan: the plan, without conditions of the same sort.
-        phase: act on these tokens alone; None leaves phases as they are.
-        languages: act on requests in these languages alone; none leaves languages as they are.
+        plan: a plan without such a restriction.
+        phase: edit only tokens of this phase; None does not change phases.
+        languages: edit only requests in these languages; empty does not change languages.
 
     Raises:
-        PlanError: an unknown phase or language, or the plan has conditions on what is given already.
+        PlanError: the phase or a language is unknown, or the plan is already restricted to phases or languages.
 
     Example:
         >>> plan = Plan(Fingerprint("qwen3_moe", (2,), 8, 2, "ab12"), (Intervention("ban", 2, (0,)),))
@@ -91,7 +91,7 @@ def conditional(plan: Plan, *, phase: Phase | None = None, languages: Sequence[s
     """
     for name, given, present in (("phase", phase, plan.phases), ("languages", languages, plan.languages)):
         if given and present:
-            raise PlanError(f"the plan has conditions on {name} already ({', '.join(present)}); give one without them")
+            raise PlanError(f"the plan is already restricted to {name} {', '.join(present)}; pass an unrestricted plan")
     conditions: dict[str, Any] = {"phase": phase} if phase else {}
     if languages:
         conditions["languages"] = tuple(languages)
@@ -99,15 +99,14 @@ def conditional(plan: Plan, *, phase: Phase | None = None, languages: Sequence[s
 
 
 def united(first: Plan, second: Plan) -> Plan:
-    """Make one plan of the interventions of two for one model, such as rules for different languages.
+    """Combine the interventions of two plans for one model, such as rules for different languages.
 
     Returns:
-        A plan whose provenance names, under ``parts``, hash and provenance of every plan it was made of, those of an
-        earlier union one by one.
+        A plan whose provenance lists under ``parts`` the hash and provenance of every original plan; nested unions are
+        flattened.
 
     Raises:
-        PlanError: the plans are for different models, or their interventions contradict each other where they act
-            together.
+        PlanError: the plans are for different models, or their interventions contradict each other.
     """
     check_plan(first, second.fingerprint)
     parts = [part for plan in (first, second) for part in _parts(plan)]
@@ -116,8 +115,8 @@ def united(first: Plan, second: Plan) -> Plan:
 
 def _parts(plan: Plan) -> list[dict[str, Any]]:
     if list(plan.provenance) == ["parts"]:
-        found: list[dict[str, Any]] = plan.provenance["parts"]
-        return found
+        parts: list[dict[str, Any]] = plan.provenance["parts"]
+        return parts
     return [{"plan_sha256": plan.sha256, "provenance": plan.provenance}]
 
 
@@ -141,17 +140,17 @@ def _intervention(rows: Sequence[SelectedExpert], kind: Kind, strength: float | 
     if kind == "adaptive":
         if without := [row.expert for row in rows if row.weight is None]:
             raise PlanError(
-                f"adaptive in layer {layer}: experts {without} have no weight; choose experts by a rule that gives "
+                f"adaptive in layer {layer}: experts {without} have no weight; use a rule that computes "
                 "weights, such as `--rule share`, or another kind"
             )
         return Intervention(kind, layer, experts, strength, tuple(row.weight for row in rows if row.weight is not None))
     if kind == "offset":
         if strength is None:
-            raise PlanError(f"offset in layer {layer} has no strength; this kind needs a constant in logits")
+            raise PlanError(f"offset in layer {layer} has no strength; expected the constant to add, in logits")
         return Intervention(kind, layer, experts, None, (strength,) * len(experts))
     return Intervention(kind, layer, experts, strength)
 
 
 def _record(row: SelectedExpert) -> dict[str, int | float]:
-    """Write an expert as JSON types, whatever integers and floats a rule used."""
+    """Convert an expert to JSON types; rules may use NumPy's numbers."""
     return {"layer": int(row.layer), "expert": int(row.expert), "statistic": float(row.statistic)}

@@ -1,6 +1,6 @@
-"""The plans that a plan is compared with: each changes one thing about it, keeps the rest, and says what it is.
+"""Control plans: each changes one property of a plan, keeps the rest, and records the change in its provenance.
 
-All of them are plans for the same model, so they pass the same checks. Conditions on phase and language are kept.
+Controls are plans for the same model and pass the same checks. Conditions on phase and language are kept.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _OPPOSITE: Mapping[Kind, Kind] = {"force": "suppress", "on": "off", "off": "on"}
 
 
 def random_control(plan: Plan, *, seed: int) -> Plan:
-    """Replace the experts of a plan by random ones, layer by layer, and keep everything else.
+    """Replace the experts of a plan by random ones, layer by layer.
 
-    Every expert of the plan is replaced by another one of its layer, the same one in all kinds, so the control has
-    as many experts per layer and kind, and the same strengths, values and ranks. New experts are drawn uniformly from
-    those that the plan does not touch in that layer, or, where fewer remain than are needed, from all of the layer.
+    Every expert of the plan is replaced by another one of its layer, the same one for all kinds, so the control has
+    the same number of experts per layer and kind, and the same strengths, values and ranks. New experts are drawn
+    uniformly from those that the plan does not name in that layer or, if these are too few, from the whole layer.
 
     Args:
         plan: the plan to compare with.
-        seed: at least 0; equal seeds give equal controls, and a layer's draw does not depend on other layers.
+        seed: at least 0; a layer's draw depends on the seed and the layer, not on other layers.
 
     Returns:
-        A plan whose provenance names the seed, the original's hash and provenance, and the layers whose control may
-        overlap with the original.
+        A plan whose provenance has the seed, the original's hash and provenance, and the layers in which control and
+        original may share experts.
 
     Raises:
         PlanError: the seed is negative.
@@ -42,39 +42,39 @@ def random_control(plan: Plan, *, seed: int) -> Plan:
     if seed < 0:
         raise PlanError(f"seed is {seed}; expected an integer of at least 0")
     n_experts = plan.fingerprint.n_experts
-    stand_ins, overlapping = {}, []
+    substitutes, overlapping = {}, []
     for layer, used in _experts_by_layer(plan).items():
         unused = np.setdiff1d(np.arange(n_experts), used)
         if len(unused) < len(used):
             overlapping.append(layer)
         pool = unused if len(unused) >= len(used) else np.arange(n_experts)
         drawn = np.random.default_rng([seed, layer]).choice(pool, size=len(used), replace=False).tolist()
-        stand_ins[layer] = dict(zip(sorted(used), drawn, strict=True))
+        substitutes[layer] = dict(zip(sorted(used), drawn, strict=True))
     record = _record("random", plan, seed=seed, overlapping_layers=overlapping)
-    return Plan(plan.fingerprint, tuple(_rename(each, stand_ins[each.layer]) for each in plan.interventions), record)
+    return Plan(plan.fingerprint, tuple(_rename(each, substitutes[each.layer]) for each in plan.interventions), record)
 
 
 def shifted_control(
     plan: Plan, layers: Sequence[int], *, table: Sequence[tuple[int, int, float, float | None]] | None = None
 ) -> Plan:
-    """Move a plan to other layers: the control for where in depth it acts.
+    """Move a plan to other layers, to control for the depth at which it acts.
 
-    The first layer of the plan goes to the first of ``layers``, the second to the second, and so on. Without a table
-    the expert ids stay; ids of different layers have nothing to do with each other, so this is a control for number
-    and depth. With one, the experts are those that the same rule finds in the new layers, as the papers do outside
-    the middle. Where ``layers`` are too few, the plan's layers with the fewest experts stay out, deeper ones first.
+    The plan's first layer moves to the first of ``layers``, the second to the second, and so on. Without a table the
+    expert ids stay the same; ids of different layers are unrelated, so this controls for number and depth. With a
+    table, the experts are those that the same rule selects in the new layers, as in the papers' controls outside the
+    middle. If ``layers`` are too few, the plan's layers with the fewest experts are omitted, deeper ones first.
 
     Args:
         plan: the plan to compare with.
-        layers: routed layers that the plan leaves alone, such as an early or a late block, in the order to be used.
-        table: experts of the new layers that a rule chose, as for `plan_from_experts`.
+        layers: routed layers that the plan does not steer, such as an early or a late block, in the order of use.
+        table: experts that a rule selected in the new layers, as for `plan_from_experts`.
 
     Returns:
-        A plan whose provenance names the original's hash and provenance, the new layer of each old one, the layers
-        left out, and where the table had fewer experts than were needed.
+        A plan whose provenance has the original's hash and provenance, the new layer of each old one, the omitted
+        layers, and the layers in which the table had too few experts.
 
     Raises:
-        PlanError: no or repeated layers are given, the plan steers one itself, or the model has no such routed layer.
+        PlanError: ``layers`` is empty or has repetitions, the plan steers one of them, or the model does not route one.
     """
     if both := sorted(set(layers).intersection(plan.layers)):
         raise PlanError(f"the plan itself steers layers {both}; give layers outside of {list(plan.layers)}")
@@ -93,34 +93,33 @@ def shifted_control(
     shifted = Plan(plan.fingerprint, tuple(moved), record)
     if table is None:
         return shifted
-    interventions, fewer = _stand_in(shifted, table)
+    interventions, fewer = _substitute(shifted, table)
     return Plan(plan.fingerprint, interventions, {**record, "fewer": fewer})
 
 
 def replaced(plan: Plan, table: Sequence[tuple[int, int, float, float | None]], *, name: str) -> Plan:
-    """Put the experts of a table in the place of a plan's, as many per layer: multilingual or unrelated-task experts.
+    """Replace a plan's experts by as many per layer from a table, such as multilingual or unrelated-task experts.
 
-    A layer's experts, in the order in which the plan names them, are replaced by those of the table, ranked by the
-    absolute statistic, ties by expert id; strengths, values and ranks stay. Where the table has fewer, the last ones
-    are left out.
+    A layer's experts, in the plan's order, are replaced by those of the table, ranked by the absolute statistic, ties
+    by expert id; strengths, values and ranks are kept. If the table has fewer, the plan's last experts are omitted.
 
     Args:
         plan: the plan to compare with.
-        table: experts that a rule chose, as for `plan_from_experts`; those of other layers are not used.
-        name: what they are, such as ``multilingual``; for the provenance.
+        table: experts that a rule selected, as for `plan_from_experts`; those of other layers are ignored.
+        name: of the new experts, such as ``multilingual``; recorded in the provenance.
 
     Returns:
-        A plan whose provenance names the original's hash and provenance, where the table had fewer experts, and those
-        that the plan holds too.
+        A plan whose provenance has the original's hash and provenance, the layers in which the table had too few
+        experts, and the experts that both plans use.
 
     Raises:
-        PlanError: the table has no expert in any layer of the plan, or experts that do not fit the model.
+        PlanError: the table has no expert in any layer of the plan, or one that the model does not have.
     """
-    interventions, fewer = _stand_in(plan, table)
+    interventions, fewer = _substitute(plan, table)
     if not interventions and plan.interventions:
         raise PlanError(
-            f"the {name} experts have none in layers {list(plan.layers)} of the plan; lower their threshold, or widen "
-            "their layers"
+            f"none of the {name} experts is in the plan's layers {list(plan.layers)}; lower their threshold, or "
+            "include more layers"
         )
     replacement = Plan(plan.fingerprint, interventions)
     ours, theirs = _experts_by_layer(plan), _experts_by_layer(replacement)
@@ -129,7 +128,7 @@ def replaced(plan: Plan, table: Sequence[tuple[int, int, float, float | None]], 
 
 
 def opposed(plan: Plan) -> Plan:
-    """Turn promotion into suppression: if the experts help, their absence should hurt.
+    """Turn promotion into suppression: if the experts help, suppressing them should hurt.
 
     ``soft`` and ``adaptive`` change the sign of λ, ``offset`` that of its constants; ``force`` becomes ``suppress``,
     ``on`` becomes ``off`` and ``off`` becomes ``on``.
@@ -138,30 +137,33 @@ def opposed(plan: Plan) -> Plan:
         plan: the plan to compare with.
 
     Raises:
-        PlanError: the plan suppresses or bans; those have no opposite, since neither says in which order to promote.
+        PlanError: the plan has ``suppress`` or ``ban``, which have no opposite: they do not rank experts.
     """
     return Plan(plan.fingerprint, tuple(map(_oppose, plan.interventions)), _record("opposed", plan))
 
 
 def with_strength(plan: Plan, strength: float) -> Plan:
-    """Give a plan another strength, for a dose-response; kinds without one stay as they are.
+    """Change the strength of a plan, for a dose-response curve; kinds without a strength do not change.
 
     Args:
         plan: the plan to compare with.
         strength: as for `plan_from_experts`: ``soft`` and ``adaptive``: λ; ``offset``: the constant of every expert.
 
     Raises:
-        PlanError: no kind of the plan takes a strength, or several do and would need one each; its interventions
-            differ in strength; or the new one is out of range.
+        PlanError: none or several of the plan's kinds take a strength, its interventions differ in strength, or the new
+            strength is out of range.
     """
     kinds = sorted({each.kind for each in plan.interventions if each.kind in STRENGTH_KINDS})
     if len(kinds) != 1:
         names = " and ".join(kinds) or "none"
-        raise PlanError(f"of the plan's kinds, {names} take a strength; expected one of {', '.join(STRENGTH_KINDS)}")
-    found = {dose for each in plan.interventions if each.kind in kinds for dose in _doses(each)}
-    if len(found) > 1:
         raise PlanError(
-            f"{kinds[0]} has strengths {sorted(found)} in this plan; one for all would change more than a dose"
+            f"kinds with a strength in the plan: {names}; expected exactly one of {', '.join(STRENGTH_KINDS)}"
+        )
+    doses = {dose for each in plan.interventions if each.kind in kinds for dose in _doses(each)}
+    if len(doses) > 1:
+        raise PlanError(
+            f"{kinds[0]} has strengths {sorted(doses)} in this plan; expected a single one, so that only the dose "
+            "changes"
         )
     interventions = tuple(_dose(each, strength) for each in plan.interventions)
     return Plan(plan.fingerprint, interventions, _record("strength", plan, strength=strength))
@@ -193,36 +195,36 @@ def _oppose(intervention: Intervention) -> Intervention:
 
 
 def _experts_by_layer(plan: Plan) -> dict[int, list[int]]:
-    """The distinct experts of each layer, in the order in which the plan names them."""
+    """Return the distinct experts of each layer, in the plan's order."""
     used: dict[int, dict[int, None]] = {layer: {} for layer in plan.layers}
     for each in plan.interventions:
         used[each.layer].update(dict.fromkeys(each.experts))
     return {layer: list(experts) for layer, experts in used.items()}
 
 
-def _stand_in(
+def _substitute(
     plan: Plan, table: Sequence[tuple[int, int, float, float | None]]
 ) -> tuple[tuple[Intervention, ...], list[dict[str, int]]]:
-    """Replace a plan's experts by a table's, and say where it had fewer."""
+    """Replace a plan's experts by a table's; also return the layers in which the table has fewer."""
     rows = [SelectedExpert(*entry) for entry in table]
-    stand_ins, fewer = {}, []
+    substitutes, fewer = {}, []
     for layer, used in _experts_by_layer(plan).items():
-        found = [int(row.expert) for row in by_rank([row for row in rows if row.layer == layer])]
-        if twice := sorted({expert for expert in found if found.count(expert) > 1}):
+        ranked = [int(row.expert) for row in by_rank([row for row in rows if row.layer == layer])]
+        if twice := sorted({expert for expert in ranked if ranked.count(expert) > 1}):
             raise PlanError(f"the table names experts {twice} of layer {layer} more than once; name each expert once")
-        stand_ins[layer] = dict(zip(used, found, strict=False))
-        if len(found) < len(used):
-            fewer.append({"layer": layer, "wanted": len(used), "found": len(found)})
-    renamed = [_rename(each, stand_ins[each.layer]) for each in plan.interventions if _any_left(each, stand_ins)]
+        substitutes[layer] = dict(zip(used, ranked, strict=False))
+        if len(ranked) < len(used):
+            fewer.append({"layer": layer, "wanted": len(used), "found": len(ranked)})
+    renamed = [_rename(each, substitutes[each.layer]) for each in plan.interventions if _any_left(each, substitutes)]
     return tuple(renamed), fewer
 
 
-def _any_left(intervention: Intervention, stand_ins: Mapping[int, Mapping[int, int]]) -> bool:
-    return any(expert in stand_ins[intervention.layer] for expert in intervention.experts)
+def _any_left(intervention: Intervention, substitutes: Mapping[int, Mapping[int, int]]) -> bool:
+    return any(expert in substitutes[intervention.layer] for expert in intervention.experts)
 
 
 def _rename(intervention: Intervention, names: Mapping[int, int]) -> Intervention:
-    """Give experts other ids, each with its value; those without a new id are left out."""
+    """Give experts new ids and keep their values; omit experts without a new id."""
     kept = [position for position, expert in enumerate(intervention.experts) if expert in names]
     values = intervention.values
     return replace(
@@ -233,5 +235,5 @@ def _rename(intervention: Intervention, names: Mapping[int, int]) -> Interventio
 
 
 def _record(control: str, plan: Plan, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON types
-    """Say what a control is and what it was made from."""
+    """Return the provenance of a control: its name, its settings and the original plan."""
     return {"control": control, **fields, "plan_sha256": plan.sha256, "plan_provenance": plan.provenance}

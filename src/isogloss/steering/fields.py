@@ -1,4 +1,4 @@
-"""Checks of an intervention's fields: numbers become Python numbers, codes full codes; the rest is refused."""
+"""Validate the fields of an intervention and convert them to Python types and full language codes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ import numpy as np
 from isogloss.errors import LanguageError, PlanError
 from isogloss.languages import resolve
 
-__all__ = ["LARGEST", "as_experts", "as_integer", "as_languages", "as_strength", "as_values"]
+__all__ = ["FLOAT32_MAX", "as_experts", "as_integer", "as_languages", "as_strength", "as_values"]
 
-LARGEST = float(np.finfo(np.float32).max)
-"""The largest number that float32 holds."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+"""The largest finite float32."""
 
 
 def as_integer(raw: object, name: str) -> int:
-    """Return an integer of at least 0.
-
-    Raises:
-        PlanError: it is none.
-    """
+    """Return an integer of at least 0; anything else is a PlanError."""
     if isinstance(raw, bool) or not isinstance(raw, Integral) or raw < 0:
         raise PlanError(f"{name}: found {raw!r}; expected an integer of at least 0")
     return int(raw)
@@ -34,21 +30,21 @@ def as_experts(raw: object, name: str) -> tuple[int, ...]:
     """Return expert ids, each once, at least one.
 
     Raises:
-        PlanError: there is none, one stands twice, or one is no id.
+        PlanError: the list is empty, or an entry is repeated or not an expert id.
     """
     experts: tuple[int, ...] = _sequence(raw, as_integer, f"experts of {name}")
     if not experts:
-        raise PlanError(f"{name} has no experts; give at least one, or leave the intervention out")
+        raise PlanError(f"{name} has no experts; give at least one, or omit the intervention")
     if twice := _twice(experts):
         raise PlanError(f"{name} names experts {twice} more than once; name each expert once")
     return experts
 
 
 def as_values(raw: object, n_experts: int, *, needed: bool, name: str) -> tuple[float, ...] | None:
-    """Return one finite number per expert, or None where the kind takes none.
+    """Return one finite number per expert, or None if the kind takes none.
 
     Raises:
-        PlanError: they are missing, superfluous, too few, too many, or no numbers.
+        PlanError: values are missing, not allowed, too few, too many, or not numbers.
     """
     _require(raw, "values", needed=needed, name=name)
     if raw is None:
@@ -60,17 +56,17 @@ def as_values(raw: object, n_experts: int, *, needed: bool, name: str) -> tuple[
 
 
 def as_strength(raw: object, values: tuple[float, ...] | None, *, needed: bool, name: str) -> float | None:
-    """Return a finite number whose products with the values float32 holds, or None where the kind takes none.
+    """Return a finite number whose products with the values fit float32, or None if the kind takes none.
 
     Raises:
-        PlanError: it is missing, superfluous, too large, or no number.
+        PlanError: the strength is missing, not allowed, too large, or not a number.
     """
     _require(raw, "strength", needed=needed, name=name)
     if raw is None:
         return None
     strength = _number(raw, f"strength of {name}")
-    if any(abs(strength * value) > LARGEST for value in values or ()):
-        raise PlanError(f"strength times values of {name} is more than float32 can hold; use smaller ones")
+    if any(abs(strength * value) > FLOAT32_MAX for value in values or ()):
+        raise PlanError(f"strength times values of {name} exceeds the float32 range; use smaller numbers")
     return strength
 
 
@@ -78,7 +74,7 @@ def as_languages(raw: object, name: str) -> tuple[str, ...] | None:
     """Return full codes in ascending order, each once, at least one; None stays None.
 
     Raises:
-        PlanError: there is none, one stands twice, or one is no code.
+        PlanError: the list is empty, or an entry is repeated or not a language code.
     """
     if raw is None:
         return None
@@ -87,7 +83,7 @@ def as_languages(raw: object, name: str) -> tuple[str, ...] | None:
     except LanguageError as error:
         raise PlanError(f"languages of {name}: {error}") from error
     if not codes:
-        raise PlanError(f"{name} has an empty list of languages and would never act; name one, or leave languages out")
+        raise PlanError(f"{name} has an empty list of languages and would never act; name one, or omit languages")
     if twice := _twice(codes):
         raise PlanError(f"{name} names languages {twice} more than once; name each language once")
     return codes
@@ -116,9 +112,9 @@ def _number(raw: object, name: str) -> float:
         number = float(raw)
     except OverflowError:
         number = math.inf
-    if not abs(number) <= LARGEST:
-        raise PlanError(f"{name}: found NaN, infinity or a number that float32 cannot hold; expected a finite number")
-    return number + 0.0  # turns -0.0, which equals 0.0 and is written differently, into 0.0
+    if not abs(number) <= FLOAT32_MAX:
+        raise PlanError(f"{name}: found NaN, infinity or a number outside the float32 range; expected a finite number")
+    return number + 0.0  # -0.0 becomes 0.0: they are equal, but JSON writes them differently
 
 
 def _require(raw: object, field: str, *, needed: bool, name: str) -> None:

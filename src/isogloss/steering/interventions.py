@@ -1,7 +1,7 @@
-"""What an intervention does to router logits: pure functions, the same for NumPy and torch.
+"""Interventions on router logits: pure functions, the same for NumPy and torch.
 
-Every edit happens in float32 before scoring and choosing, so one definition serves all engines. Kinds, in the order in
-which they act on one token's logits ``z``:
+Every edit happens in float32 before scoring and selection, so one definition serves all engines. Kinds, in the order
+in which they act on one token's logits ``z``:
 
 * ``soft``      ``z_k + λ·std(z)``, std over the token's logits
 * ``adaptive``  ``z_k + λ·w_k·|z_k|``
@@ -12,18 +12,18 @@ which they act on one token's logits ``z``:
 * ``force``     just above the largest logit of the row, in the plan's order
 * ``ban``       minus infinity
 
-The first three all read the original logits and add up; each later kind reads what the earlier ones left, ``on`` and
-``off`` together the same.
+The first three all read the original logits and add up. Each later kind reads the result of the earlier ones, except
+that ``on`` and ``off`` read the same logits.
 
-``force`` and ``ban`` promise something about the choice, and between logits and choice a router may saturate, add a
-bias or leave groups of experts out. So `apply_choice` does both once more on the scores that the choice is made on;
-the weights of the chosen experts come from the edited logits alone.
+``force`` and ``ban`` guarantee which experts are selected. Between logits and selection a router may saturate, add a
+bias or exclude groups of experts, so `apply_choice` applies both again to the scores that are ranked. The weights of
+the selected experts come from the edited logits alone.
 
-``on`` and ``off`` are SteerMoE's and promise no more than its formula does. The paper writes them for
-``s = log_softmax(z)``, which is ``z`` minus one number per token. Routers that score by softmax cannot tell the two
-apart, so for them editing ``z`` is the paper's edit. For the others (sigmoid) that shift would change the weights of
-experts that no plan names, so there, too, ``z`` is edited. Several experts that are on have equal logits, as in the
-paper; a plan has at most ``top_k`` of them, so all are chosen however the router breaks the tie, with equal weights.
+``on`` and ``off`` are SteerMoE's formula and guarantee no more than it does. The paper applies it to
+``s = log_softmax(z)``, which is ``z`` minus one number per token. A router that scores by softmax gives the same result
+for both, so editing ``z`` is equivalent. For other routers (sigmoid) the shift would change the weights of experts that
+no plan names, so ``z`` is edited there too. Several experts that are on have equal logits, as in the paper; a plan has
+at most ``top_k`` of them, so all are selected, with equal weights, however the router breaks ties.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.errors import PlanError
-from isogloss.steering.fields import LARGEST, as_experts, as_integer, as_languages, as_strength, as_values
+from isogloss.routing import Phase
+from isogloss.steering.fields import FLOAT32_MAX, as_experts, as_integer, as_languages, as_strength, as_values
 
 __all__ = [
     "KINDS",
@@ -60,17 +61,14 @@ Kind: TypeAlias = Literal["soft", "force", "suppress", "ban", "adaptive", "offse
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-Phase: TypeAlias = Literal["prompt", "generation"]
-"""A token is of the prompt where it was given, of the generation where the model wrote it and reads it again."""
-
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 _TAKES_STRENGTH = ("soft", "adaptive")
 _TAKES_VALUES = ("adaptive", "offset")
 _ARRAYS = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_rank", "force_lift", "ban")
 _BOTH: Literal["both"] = "both"
-_MARGIN = 0.01  # of on and off, in logits
-_LEAST_MARGIN = 2.0**-20  # of the logit it is added to: eight times the spacing of float32, above 10^4 the larger one
+_MARGIN = 0.01  # distance of on and off from the extreme logit
+_LEAST_MARGIN = 2.0**-20  # relative to the logit: eight times float32's spacing; exceeds _MARGIN above 10^4
 _FORCE_STEP = 2.0**-16  # 128 times the spacing of float32, so ranks survive rounding and a float32 softmax
 
 
@@ -82,16 +80,16 @@ class Intervention:
     that equal edits are equal objects; only ``force`` keeps the given order, which is its rank order.
 
     Attributes:
-        kind: what happens to the logits, see the module.
+        kind: what happens to the logits; see the module's documentation.
         layer: 0-based position in the whole decoder stack.
         experts: expert ids, each once, at least one; for ``force`` the first choice comes first.
         strength: ``soft``: λ in [-1, 1], in standard deviations; ``adaptive``: λ; the other kinds take none.
         values: one per expert; ``adaptive``: weights w_k; ``offset``: constants c_k in logits; the others take none.
-        phase: of which tokens: ``prompt``, ``generation`` or ``both``.
-        languages: of which requests; any codes, stored as full ones, ascending. None for requests in any language.
+        phase: which tokens to edit: ``prompt``, ``generation`` or ``both``.
+        languages: which requests to edit; any codes, stored as sorted full codes. None edits all requests.
 
     Raises:
-        PlanError: a field is missing, superfluous, of the wrong type, or out of its range.
+        PlanError: a field is missing, not allowed, of the wrong type, or out of range.
 
     Source:
         soft, force, suppress: arXiv 2510.04694, equations 4 and 5 (std of the population; the paper breaks ties among
@@ -134,19 +132,19 @@ class Intervention:
             object.__setattr__(self, field, value)
 
     def acts_on(self, phase: Phase) -> bool:
-        """Whether it edits tokens of a phase."""
+        """Return whether it edits tokens of a phase."""
         return self.phase in (phase, _BOTH)
 
     def applies_to(self, language: str | None) -> bool:
-        """Whether it belongs to a request in a language.
+        """Return whether it edits a request in a language.
 
         Args:
-            language: full code; None, or one that no rule names, gets the interventions without languages alone.
+            language: full code; None is edited only by interventions without languages.
         """
         return self.languages is None or language in self.languages
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; what the kind does not take and conditions that always hold are absent."""
+        """Return the fields as JSON types, without unused fields and conditions that are always true."""
         raw: dict[str, Any] = {"kind": self.kind, "layer": self.layer}
         if self.phase != _BOTH:
             raw["phase"] = self.phase
@@ -180,9 +178,9 @@ class Intervention:
 
 @dataclass(frozen=True, eq=False)
 class LayerEdit:
-    """All interventions of one layer as dense arrays ``[n_experts]``; None for what the layer does not do.
+    """All interventions of one layer as dense arrays ``[n_experts]``; None for unused kinds.
 
-    Arrays broadcast against the logits: an engine that serves tokens with different edits in one forward may give
+    Arrays broadcast against the logits: an engine whose forward pass mixes tokens with different edits may use
     ``[n_tokens, n_experts]``, one row per token. Zeros, False and, in ``force_lift``, minus infinity change nothing.
 
     Attributes:
@@ -217,16 +215,16 @@ class LayerEdit:
 
     @property
     def is_empty(self) -> bool:
-        """True where the edit changes nothing."""
+        """Whether the edit changes nothing."""
         return not self.arrays
 
     @property
     def fixes_choice(self) -> bool:
-        """True where an expert is forced or banned, so that `apply_choice` has something to do."""
+        """Whether an expert is forced or banned, so that `apply_choice` is needed."""
         return self.force_lift is not None or self.ban is not None
 
     def to(self, like: Array) -> LayerEdit:
-        """Copy the arrays to the namespace and device of ``like``; do it once, not in every forward."""
+        """Copy the arrays to the namespace and device of ``like``; do it once, not in every forward pass."""
         xp = array_api_compat.array_namespace(like)
         device = array_api_compat.device(like)
         moved = {name: xp.asarray(array, device=device, copy=True) for name, array in self.arrays.items()}
@@ -234,10 +232,10 @@ class LayerEdit:
 
 
 def edit_layer(interventions: Iterable[Intervention], n_experts: int) -> LayerEdit:
-    """Add up the interventions of one layer into dense NumPy arrays.
+    """Combine the interventions of one layer into dense NumPy arrays.
 
     Args:
-        interventions: of one layer; their ``layer`` is not looked at. Forced experts rank in the order given.
+        interventions: of one layer; their ``layer`` is ignored. Forced experts rank in the given order.
         n_experts: routed experts of the layer.
 
     Raises:
@@ -257,20 +255,20 @@ def edit_layer(interventions: Iterable[Intervention], n_experts: int) -> LayerEd
 def apply_edit(logits: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
     """Edit the router logits of any number of tokens.
 
-    The result must reach scoring and choosing in float32: cast down to bfloat16, forced experts tie with the maximum.
+    Scoring and selection must use the result in float32: in bfloat16, forced experts tie with the maximum.
 
     Args:
         logits: ``[..., n_experts]``, any floating dtype, of NumPy or torch; finite, at most 1e18 in absolute value
             where ``soft`` is used (its variance must fit float32).
         edit: from `edit_layer` or `compile_layer`, moved to the same namespace and device by `LayerEdit.to`.
-        xp: namespace of both; None finds it. Compilers that trace the call cannot.
+        xp: array namespace of both; None detects it, which does not work under compilers that trace the call.
 
     Returns:
         ``[..., n_experts]`` float32 of the same namespace and device; equal to ``logits`` where the edit is empty.
 
     Raises:
         PlanError: the edit is for another number of experts.
-        TypeError: the edit lives in another namespace than the logits.
+        TypeError: the edit's array namespace differs from that of the logits.
 
     Example:
         >>> edit = edit_layer([Intervention("force", 0, (2, 0)), Intervention("ban", 0, (1,))], n_experts=4)
@@ -287,12 +285,12 @@ def apply_edit(logits: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # n
 
 
 def apply_choice(scores: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
-    """Make forced experts the best and banned ones the worst of the scores that the choice is made on.
+    """Make forced experts the best and banned experts the worst of the scores that are ranked.
 
     Args:
-        scores: ``[..., n_experts]`` after scoring, selection bias and groups, minus infinity where a group is left
-            out; of NumPy or torch. Banned experts rank below those of groups left out.
-        edit: as in `apply_edit`; its other kinds change nothing here.
+        scores: ``[..., n_experts]`` after scoring, selection bias and groups, minus infinity for excluded groups; of
+            NumPy or torch. Banned experts rank below those of excluded groups.
+        edit: as in `apply_edit`; kinds other than ``force`` and ``ban`` have no effect here.
         xp: as in `apply_edit`.
 
     Returns:
@@ -300,12 +298,12 @@ def apply_choice(scores: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  #
 
     Raises:
         PlanError: the edit is for another number of experts.
-        TypeError: the edit lives in another namespace than the scores.
+        TypeError: the edit's array namespace differs from that of the scores.
     """
     xp, edited = _in_float32(scores, edit, xp)
     if 0 in scores.shape:
         return edited
-    return _force_and_ban(xp, xp.maximum(edited, xp.full_like(edited, -LARGEST)), edit)
+    return _force_and_ban(xp, xp.maximum(edited, xp.full_like(edited, -FLOAT32_MAX)), edit)
 
 
 def _in_float32(logits: Array, edit: LayerEdit, xp: Any) -> tuple[Array, Array]:  # noqa: ANN401 - a module
@@ -327,7 +325,7 @@ def _on_and_off(xp: Array, logits: Array, edit: LayerEdit) -> Array:
 
 
 def _margin(xp: Array, edge: Array) -> Array:
-    """0.01, or as much as float32 can still tell apart there; log-probabilities, which are small, never need more."""
+    """Return 0.01, or more for logits so large that float32 could not represent the difference."""
     return xp.maximum(_LEAST_MARGIN * xp.abs(edge), xp.full_like(edge, _MARGIN))
 
 

@@ -1,4 +1,4 @@
-"""Plans: checked interventions with the fingerprint of the model they were made for, and their file format.
+"""Plans: validated interventions with the fingerprint of their model, and the file format of plans.
 
 A plan file is JSON with one intervention per group of lines, sorted by layer and kind, so that two plans can be
 compared with any diff tool.
@@ -26,9 +26,9 @@ from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEd
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "parse_plan", "read_plan", "write_plan"]
+__all__ = ["PLAN_SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "parse_plan", "read_plan", "write_plan"]
 
-SCHEMA_VERSION = 1
+PLAN_SCHEMA_VERSION = 1
 
 _FIELDS = ("schema_version", "fingerprint", "provenance", "interventions")
 _LARGEST_FILE = 16 * 2**20  # bytes; every expert of 100 layers of 512 experts with its value takes 2 MiB
@@ -39,10 +39,10 @@ class Plan(Shown):
     """Interventions for one model, checked against its fingerprint at construction.
 
     Interventions are sorted by layer, kind, experts and conditions; several ``force`` of one layer keep their order,
-    since it ranks their experts. A plan without interventions is legal and changes nothing.
+    since it ranks their experts. A plan without interventions is valid and changes nothing.
 
-    Interventions may be conditional on the phase of a token and on the language of a request. What the routers can do
-    is checked for every phase and language, among the interventions that act there together.
+    Interventions may be conditional on the phase of a token and on the language of a request. The limits of a router,
+    such as ``top_k``, are checked for every phase and language separately.
 
     Attributes:
         fingerprint: of the model that the plan was made for.
@@ -100,7 +100,7 @@ class Plan(Shown):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases that interventions are conditional on, in the order of a text."""
+        """The phases that interventions are conditional on, prompt first."""
         return tuple(phase for phase in PHASES if any(each.phase == phase for each in self.interventions))
 
     @property
@@ -109,16 +109,16 @@ class Plan(Shown):
         return bool(self.phases)
 
     def for_request(self, language: str | None) -> Plan:
-        """Choose the interventions for a request in a language: the unconditional ones and those of the language.
+        """Select the interventions for a request in a language: the unconditional ones and those of the language.
 
-        One forward serves one language; a batch in several languages is several requests.
+        A plan can serve only one language per forward pass; split a batch by language.
 
         Args:
-            language: of the request, given or detected; None where it is unknown. A language that no intervention
-                names gets the unconditional ones alone.
+            language: of the request, given or detected; None if it is unknown. Only unconditional interventions apply
+                to None and to languages that no intervention names.
 
         Returns:
-            This plan where it has no conditions on languages. Else a plan without them, whose provenance names the
+            This plan if it has no conditions on languages; otherwise a plan without them, whose provenance has the
             language and the hash of this plan.
 
         Raises:
@@ -139,13 +139,13 @@ class Plan(Shown):
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON: sorted keys, no white space, UTF-8; the same for every spelling of the file."""
+        """Hash of the canonical JSON (sorted keys, no white space, UTF-8), whatever the file's formatting."""
         return hashlib.sha256(_canonical(self.to_json())).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types, with ``schema_version``."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": PLAN_SCHEMA_VERSION,
             "fingerprint": self.fingerprint.to_json(),
             "provenance": self.provenance,
             "interventions": [intervention.to_json() for intervention in self.interventions],
@@ -161,9 +161,9 @@ class Plan(Shown):
         if not isinstance(raw, Mapping):
             raise PlanError(f"a plan is a JSON object; found {type(raw).__name__}")
         version = raw.get("schema_version")
-        if type(version) is not int or version != SCHEMA_VERSION:
+        if type(version) is not int or version != PLAN_SCHEMA_VERSION:
             raise PlanError(
-                f"schema_version is {version!r}; this version of isogloss reads {SCHEMA_VERSION}; "
+                f"schema_version is {version!r}; this version of isogloss reads {PLAN_SCHEMA_VERSION}; "
                 "make the plan again with `isogloss plan`, or install the isogloss that wrote it"
             )
         if missing := [name for name in _FIELDS if name not in raw]:
@@ -177,32 +177,32 @@ class Plan(Shown):
 
 
 def check_plan(plan: Plan, fingerprint: Fingerprint) -> None:
-    """Refuse a plan that was made for another model.
+    """Raise PlanError if a plan was made for another model.
 
     Args:
         plan: the plan.
-        fingerprint: of the model at hand.
+        fingerprint: of the model to steer.
 
     Raises:
-        PlanError: names every field that differs, what the plan expects and what the model has.
+        PlanError: the message has every field that differs, with the plan's and the model's values.
     """
     differences = plan.fingerprint.differences(fingerprint)
     if differences:
         lines = [f"{name}: expected {ours!r}, found {theirs!r}" for name, (ours, theirs) in differences.items()]
         raise PlanError(
-            f"the plan was made for another model ({'; '.join(lines)}); load the model that the plan names, "
-            "or capture this one and make its own plan with `isogloss plan`"
+            f"the plan was made for another model ({'; '.join(lines)}); load that model, "
+            "or capture this one and make a plan for it with `isogloss plan`"
         )
 
 
 def compile_layer(plan: Plan, layer: int, n_experts: int, *, phase: Phase | None = None) -> LayerEdit:
-    """Turn the interventions of one layer into dense arrays; empty where the plan leaves the layer alone.
+    """Convert the interventions of one layer to dense arrays; the edit is empty if the plan does not steer the layer.
 
     Args:
         plan: the plan, without conditions on languages.
         layer: 0-based position in the whole decoder stack; a routed layer of the plan's model.
         n_experts: routed experts of that layer.
-        phase: of the tokens to edit; None where one edit serves the tokens of both.
+        phase: of the tokens to edit; None for one edit for both phases.
 
     Returns:
         NumPy arrays; move them once with `LayerEdit.to`, then use `apply_edit`.
@@ -219,13 +219,13 @@ def compile_layer(plan: Plan, layer: int, n_experts: int, *, phase: Phase | None
     of_layer = [each for each in plan.interventions if each.layer == layer]
     if any(each.languages is not None for each in of_layer):
         raise PlanError(
-            f"the plan has interventions for {', '.join(plan.languages)} alone; choose those of one request with "
+            f"the plan has interventions for {', '.join(plan.languages)} only; select those of one request with "
             "Plan.for_request(language)"
         )
     if phase is None and not all(each.acts_on(every) for each in of_layer for every in PHASES):
         raise PlanError(
             f"the plan edits prompt and generation of layer {layer} differently; expected one edit for all tokens: "
-            "name the phase, or use an engine that tells phases apart"
+            "pass the phase, or use an engine that separates phases"
         )
     return edit_layer((each for each in of_layer if phase is None or each.acts_on(phase)), n_experts)
 
@@ -234,7 +234,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Read and check a plan file.
 
     Raises:
-        PlanError: the file is missing, too large, not JSON, repeats a key, or holds no valid plan.
+        PlanError: the file is missing, too large, not strict JSON, or not a valid plan.
     """
     try:
         with Path(path).open("rb") as file:
@@ -242,7 +242,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}: {error.strerror}; make one with `isogloss plan`") from error
     if len(content) > _LARGEST_FILE:
-        raise PlanError(f"{path} is larger than {_LARGEST_FILE // 2**20} MiB; no plan is: is it another file?")
+        raise PlanError(
+            f"{path} is larger than {_LARGEST_FILE // 2**20} MiB, which is too large for a plan; check the path"
+        )
     try:
         return parse_plan(content)
     except PlanError as error:
@@ -250,11 +252,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def parse_plan(content: bytes | str) -> Plan:
-    """Read and check a plan from the content of its file, ``bytes`` in UTF-8.
-
-    Raises:
-        PlanError: not JSON, a key repeated, or no valid plan.
-    """
+    """Read and check a plan from the content of its file; PlanError if it is not strict JSON or not a valid plan."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         return Plan.from_json(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant))
@@ -263,7 +261,7 @@ def parse_plan(content: bytes | str) -> Plan:
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write a plan so that the file is the old one or the new one, never a part.
+    """Write a plan atomically.
 
     Raises:
         FileError: the folder is missing or cannot be written.
@@ -272,7 +270,7 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
 
 
 def _format(plan: Plan) -> str:
-    """Lay out a plan with one intervention per group of lines."""
+    """Format a plan with one intervention per group of lines."""
     raw = plan.to_json()
     head = [f'  "{name}": {_indented(raw[name])},' for name in _FIELDS[:-1]]
     blocks = ",\n".join(_block(entry) for entry in raw["interventions"])
@@ -285,7 +283,7 @@ def _indented(value: object) -> str:
 
 
 def _block(entry: Mapping[str, Any]) -> str:
-    """Write one intervention: what and where on the first line, experts and values on a line each."""
+    """Format one intervention: kind, layer and conditions on the first line, experts and values on one line each."""
     pairs = {name: f'"{name}": {json.dumps(value)}' for name, value in entry.items()}
     lists = [pairs.pop(name) for name in ("experts", "values") if name in pairs]
     return "    {" + ",\n     ".join([", ".join(pairs.values()), *lists]) + "}"
@@ -297,7 +295,7 @@ def _canonical(value: object) -> bytes:
 
 
 def _as_json(provenance: object) -> dict[str, Any]:
-    """Copy the provenance through JSON, so that the plan equals the one read back from its file."""
+    """Convert the provenance to JSON types, so that the plan equals the one read back from its file."""
     if not isinstance(provenance, Mapping):
         raise PlanError(f"provenance is a {type(provenance).__name__}; expected a mapping of JSON types")
     try:
@@ -328,20 +326,20 @@ def _read_fingerprint(raw: object) -> Fingerprint:
 
 
 def _check_fingerprint(fingerprint: Fingerprint) -> None:
-    """Refuse a fingerprint whose fields cannot be those of a model."""
+    """Raise PlanError if no model can have this fingerprint."""
     counts = (fingerprint.n_experts, fingerprint.top_k, *fingerprint.layers)
     texts = (fingerprint.model_type, fingerprint.router_sha256)
     typed = all(type(count) is int for count in counts)
     typed = typed and all(isinstance(text, str) and text.isprintable() for text in texts)
     if not typed or min(fingerprint.layers, default=0) < 0 or not 1 <= fingerprint.top_k <= fingerprint.n_experts:
         raise PlanError(
-            f"the plan's {fingerprint} is not of a model; expected texts, layers of at least 0, "
-            "and 1 <= top_k <= n_experts, all integers"
+            f"the plan's {fingerprint} is invalid; expected texts, integers, layers of at least 0, "
+            "and 1 <= top_k <= n_experts"
         )
 
 
 def _sort_key(intervention: Intervention) -> tuple[Any, ...]:
-    """Order by layer, kind, experts, conditions; several ``force`` of a layer tie: a stable sort keeps their order."""
+    """Order by layer, kind, experts and conditions; ``force`` of one layer tie, so a stable sort keeps their order."""
     place = intervention.layer, KINDS.index(intervention.kind)
     if intervention.kind == "force":
         return place
@@ -349,7 +347,7 @@ def _sort_key(intervention: Intervention) -> tuple[Any, ...]:
 
 
 def _check_layer(layer: int, interventions: list[Intervention], fingerprint: Fingerprint) -> None:
-    """Refuse what a router of this size cannot do, or what contradicts itself."""
+    """Raise PlanError for interventions that the router cannot apply or that contradict each other."""
     if layer not in fingerprint.layers:
         raise PlanError(f"layer {layer} is not a routed layer of the model; expected {_span(fingerprint.layers)}")
     last = fingerprint.n_experts - 1
@@ -363,9 +361,9 @@ def _check_layer(layer: int, interventions: list[Intervention], fingerprint: Fin
 
 
 def _together(interventions: list[Intervention]) -> Iterator[tuple[str, list[Intervention]]]:
-    """Yield what acts on a token together, with the condition in words, for both phases and every language named.
+    """Yield, per phase and language, the condition in words and the interventions that act together.
 
-    A language that none names is left out: what acts on it acts on all the others too.
+    Other languages need no check: the interventions that act on them act on every language.
     """
     languages = sorted({code for each in interventions for code in each.languages or ()})
     for phase, language in itertools.product(PHASES, languages or (None,)):
@@ -380,7 +378,7 @@ def _check_together(place: str, interventions: list[Intervention], fingerprint: 
         named[intervention.kind].extend(intervention.experts)
     for kind, experts in named.items():
         if twice := sorted(expert for expert, times in Counter(experts).items() if times > 1):
-            raise PlanError(f"{kind} in {place} names experts {twice} in two interventions; merge them")
+            raise PlanError(f"{kind} in {place} has experts {twice} in two interventions; merge them")
     _check_choice(place, named, fingerprint)
 
 
@@ -402,6 +400,6 @@ def _check_choice(place: str, named: Mapping[str, list[int]], fingerprint: Finge
 
 def _span(layers: tuple[int, ...]) -> str:
     if not layers:
-        return "none: the fingerprint names no routed layer"
+        return "none: the fingerprint has no routed layer"
     contiguous = layers == tuple(range(layers[0], layers[-1] + 1))
     return f"{layers[0]} to {layers[-1]}" if contiguous else ", ".join(map(str, layers))
