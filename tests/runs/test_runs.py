@@ -51,7 +51,7 @@ def test_load_accepts_short_codes(tmp_path):
     """A short code loads the language; an absent or unknown one says so."""
     run = write(tmp_path, ["eng_Latn"])
     np.testing.assert_array_equal(run.load("en").tokens, run.load("eng_Latn").tokens)
-    with pytest.raises(RunError, match="no routing for deu_Latn; .* eng_Latn"):
+    with pytest.raises(RunError, match=r"no routing for deu_Latn; .* eng_Latn"):
         run.load("de")
     with pytest.raises(LanguageError):
         run.load("klingonish")
