@@ -21,7 +21,7 @@ SGLANG := 0.5.23
 VLLM := .venv-vllm
 VLLM_CACHES := VLLM_CACHE_ROOT=$(CURDIR)/$(VLLM)/cache TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VLLM)/inductor
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang check format prove docs findings bench bench-analysis bench-serving clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang check format prove docs findings bench bench-analysis bench-serving measure clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -71,6 +71,9 @@ bench-analysis: $(VENV)/run
 
 bench-serving: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md
+
+measure: $(VENV)/dev
+	$(BIN)/python bench/house.py --page docs/house.md $(if $(TESTS),--tests $(TESTS))
 
 clean:
 	rm -rf $(VENV) $(VLLM) build dist isogloss-demo
