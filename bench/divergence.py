@@ -28,12 +28,11 @@ import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 from scipy.special import entr
 
-from isogloss.analysis import analyze, divergence, pairwise_divergence
+from isogloss.analysis import analyze, analyze_run, divergence, pairwise_divergence
 from isogloss.analysis.divergence import as_distributions, between
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec
 from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter, open_run
-from isogloss.workflows.analysis import analyze_run
 from timing import alternating_times
 
 Array = npt.NDArray[np.floating[Any]]

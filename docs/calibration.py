@@ -142,7 +142,7 @@ def flat(n_items: int, n: int) -> list[Row]:
 
 def middles(world: SimulatedWorld, n: int) -> list[MiddleLayers]:
     """Find the middle layers of n samples of a world."""
-    found = (analyze(run, pivot=PIVOT, resampling=resampling).middle for run, _, resampling in runs(world, n))
+    found = (analyze(run, pivot=PIVOT, resampling=resampling).middle_layers for run, _, resampling in runs(world, n))
     return [middle for middle in found if middle]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from calibration import calibrate
 from calibration_rows import MONTE_CARLO, calibration_tables
 from findings_steering import planted_section, steering_section
+from isogloss.analysis import Analysis, AnalysisRequest, analyze_run
 from isogloss.analysis.language_values import read_measure
 from isogloss.backends.huggingface import CaptureOptions, LoadedModel
 from isogloss.corpora import Corpus, load_corpus
@@ -28,7 +29,6 @@ from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.train import TIERS
 from isogloss.runs import import_counts_json
-from isogloss.workflows.analysis import AnalysisRequest, RunAnalysis, analyze_run
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
 from isogloss.workflows.findings import describe_run
 from isogloss.workflows.organism import word_problem_accuracies
@@ -106,15 +106,15 @@ def counts_section(work: Work) -> Iterator[str]:
     except LanguageError as error:
         yield f"The 15 published Belebele accuracies of this model: {error}."
     yield "### Not computed"
-    refused = {**found.analysis.refused, **found.refused}
+    refused = found.refused
     yield bullets(tuple(f"{name}: {why.removeprefix(f'{run.path}: ')}" for name, why in refused.items()))
 
 
-def middle_comparison(found: RunAnalysis) -> str:
+def middle_comparison(found: Analysis) -> str:
     """Edges overall and per language beside the published ones."""
-    overall, first, last = found.analysis.middle, *PUBLISHED_MIDDLE
+    overall, first, last = found.middle_layers, *PUBLISHED_MIDDLE
     edges = {"all languages": overall} | {
-        display_name(code): middle for code, middle in found.analysis.middle_by_language.items()
+        display_name(code): middle for code, middle in found.middle_by_language.items()
     }
     rows = []
     for name, middle in edges.items():
@@ -126,7 +126,7 @@ def middle_comparison(found: RunAnalysis) -> str:
     return f"Published: layers {first}-{last} from 0, read by eye off the curve on FLORES text.\n\n{listed}"
 
 
-def references(found: RunAnalysis) -> str:
+def references(found: Analysis) -> str:
     """Mantel tests of every band, plain and with the rivals held still, and the best layers."""
     structure = found.structure
     if structure is None:
@@ -188,10 +188,10 @@ def organism_section(work: Work) -> Iterator[str]:
     yield from steering_section(loaded, work.data, work.kept)
 
 
-def divergence_table(found: RunAnalysis, own: tuple[str, ...]) -> str:
+def divergence_table(found: Analysis, own: tuple[str, ...]) -> str:
     """Mean divergence by band over groups of languages, and every language of the model's own."""
-    means = found.by_band(found.analysis.divergence)
-    shuffled = found.by_band(found.analysis.shuffled)
+    means = found.by_band(found.divergence)
+    shuffled = found.by_band(found.shuffled)
     groups = {
         "its own languages": [code for code in means if code in own],
         "other languages in Latin script": [code for code in means if code not in own and code.endswith("Latn")],
@@ -211,7 +211,7 @@ def divergence_table(found: RunAnalysis, own: tuple[str, ...]) -> str:
     return table(("Language", *(f"{name} {a}-{b}" for name, (a, b) in found.bands.items())), rows)
 
 
-def correlations(found: RunAnalysis) -> str:
+def correlations(found: Analysis) -> str:
     """Accuracy and resources against divergence and what languages use of the experts."""
     rows = [
         (f"divergence, {band}", "accuracy", *coefficients(correlation.to_json()))
@@ -237,15 +237,18 @@ def coefficients(found: dict[str, Any]) -> tuple[str, ...]:
     return str(found["pearson"]["n"]), estimate(found["pearson"], 2), without, estimate(found["spearman"], 2)
 
 
-def controls(found: RunAnalysis, own: tuple[str, ...]) -> str:
+def controls(found: Analysis, own: tuple[str, ...]) -> str:
     """Divergence on tokens of a language's own, hidden states, and phases, by band."""
-    parts = {"divergence, all tokens": found.analysis.divergence}
-    if found.distinct:
-        parts["divergence, tokens that English lacks"] = found.distinct.divergence
-    if found.hidden:
-        parts |= {"cosine of what routers read": found.hidden.cosine, "CKA of what routers read": found.hidden.cka}
-    if found.phases:
-        parts["divergence of generation from prompt"] = found.phases
+    parts = {"divergence, all tokens": found.divergence}
+    if found.controls.distinct:
+        parts["divergence, tokens that English lacks"] = found.controls.distinct.divergence
+    if found.controls.hidden:
+        parts |= {
+            "cosine of what routers read": found.controls.hidden.cosine,
+            "CKA of what routers read": found.controls.hidden.cka,
+        }
+    if found.controls.phases:
+        parts["divergence of generation from prompt"] = found.controls.phases
     rows = []
     for name, curves in parts.items():
         means = found.by_band({code: curve for code, curve in curves.items() if all(point.n for point in curve)})
@@ -257,14 +260,16 @@ def controls(found: RunAnalysis, own: tuple[str, ...]) -> str:
                 cells = (f"{fmean(means[code][band] for code in codes):.3f}" for band in found.bands)
                 rows.append((name, f"{group} (n = {len(codes)})", *cells))
     said = ""
-    if found.distinct:
-        shares = found.distinct.share
+    if found.controls.distinct:
+        shares = found.controls.distinct.share
         said = (
             f"Share of tokens that English lacks: median {median(shares.values()):.0%}, "
             f"from {min(shares.values()):.0%} to {max(shares.values()):.0%}."
         )
-    if found.hidden and found.hidden.mirror:
-        mirror = [found.over_band([c.pearson.value for c in found.hidden.mirror], band) for band in found.bands]
+    if found.controls.hidden and found.controls.hidden.mirror:
+        mirror = [
+            found.over_band([c.pearson.value for c in found.controls.hidden.mirror], band) for band in found.bands
+        ]
         listed = ", ".join(f"{band} {value:.2f}" for band, value in zip(found.bands, mirror, strict=True))
         said += f" Correlation over languages of routing's divergence with 1 - cosine, mean over layers: {listed}."
     columns = ("Measure", "Languages", *(f"{name} {a}-{b}" for name, (a, b) in found.bands.items()))

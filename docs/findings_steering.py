@@ -45,7 +45,7 @@ def steering_section(loaded: LoadedModel, data: Path, kept: Path) -> Iterator[st
     problems = capture_corpus(
         loaded, open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS), kept / "problems"
     )
-    middle = analyze(scenes, pivot=PIVOT).middle
+    middle = analyze(scenes, pivot=PIVOT).middle_layers
     if middle is None:
         raise SystemExit("no middle layers: nothing to steer")
     rule = DeltaRule(threshold=DEMO.threshold, layers=(middle.start, middle.end))

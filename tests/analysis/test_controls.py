@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isogloss.analysis import Resampling, divergence, divergence_from_pivot
+from isogloss.analysis import Analysis, Controls, Resampling, divergence, divergence_from_pivot
 from isogloss.analysis.controls import cka, distinct_divergence, hidden_similarity, phase_divergence
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec, entropy, softmax
@@ -85,7 +85,8 @@ def test_distinct_divergence_reads_the_distinct_profiles(tmp_path):
     assert {point.n for point in curve} == {N_ITEMS - 3}
     assert all(point.low < point.value < point.high for point in curve)
     assert found.share["deu_Latn"] == pytest.approx(5 * (N_ITEMS - 3) / run.load("deu_Latn").tokens.sum())
-    assert [point["layer"] for point in found.to_json(LAYERS)["divergence"]["deu_Latn"]] == list(LAYERS)
+    printed = Analysis("eng_Latn", N_EXPERTS, {}, LAYERS, controls=Controls(distinct=found)).to_json()
+    assert [row["layer"] for row in printed["controls"]["distinct"]["divergence"]["deu_Latn"]] == list(LAYERS)
 
 
 def test_distinct_divergence_refuses_other_runs(tmp_path):
@@ -177,8 +178,8 @@ def test_hidden_similarity_falls_with_noise_and_mirrors_routing(tmp_path):
         assert means[0] == pytest.approx(1.0, abs=1e-6)
         assert means == sorted(means, reverse=True)
     assert all(layer.pearson.value > 0.9 and layer.pearson.n == 4 for layer in found.mirror)
-    as_json = found.to_json(LAYERS)
-    assert [row["layer"] for row in as_json["mirror"]] == list(LAYERS)
+    printed = Analysis("eng_Latn", N_EXPERTS, {}, LAYERS, controls=Controls(hidden=found)).to_json()
+    assert [row["layer"] for row in printed["controls"]["hidden"]["mirror"]] == list(LAYERS)
 
 
 def test_hidden_cosine_is_the_mean_over_items(tmp_path):

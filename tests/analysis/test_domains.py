@@ -47,12 +47,12 @@ def runs(world: SimulatedWorld, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_a_planted_hump_is_found(runs: tuple[Run, Run]):
     """Excess is where the task's experts are, nowhere else, and the middle is higher than the outer layers."""
     found = domain_divergence(*runs, language="eng_Latn", middle=MIDDLE, resampling=FAST)
-    assert found.middle is not None
-    assert (found.middle.start, found.middle.end) == MIDDLE
-    assert found.middle.is_u_shape
-    assert found.middle.depth.low > 0
+    assert found.hump is not None
+    assert (found.hump.start, found.hump.end) == MIDDLE
+    assert found.hump.is_u_shape
+    assert found.hump.depth.low > 0
     assert found.rise is not None
-    assert found.rise.value == pytest.approx(found.middle.depth.value)
+    assert found.rise.value == pytest.approx(found.hump.depth.value)
     assert found.rise.low > 0.05
     for layer, excess in zip(found.layers, found.excess, strict=True):
         assert (excess.low > 0.05) == (4 <= layer <= 7)
@@ -71,7 +71,7 @@ def test_generic_text_has_no_excess_and_no_hump(world: SimulatedWorld, tmp_path:
         other = simulate_run(plain, tmp_path / str(draw), draw=draw)
         found = domain_divergence(other, base, language="eng_Latn", middle=MIDDLE, resampling=FAST)
         misses += sum(not point.low <= 0 <= point.high for point in found.excess)
-        humps += found.middle is not None and found.middle.is_u_shape
+        humps += found.hump is not None and found.hump.is_u_shape
         assert all(point.value > 0.1 for point in found.floor)
         assert found.rise is not None
         assert abs(found.rise.value) < 0.02

@@ -132,13 +132,14 @@ def test_edges_are_decoder_layers_when_some_layers_are_dense():
     curve, layers = np.repeat([0.5, 0.2, 0.4], [6, 12, 6]), list(range(3, 51, 2))
     found = middle_layers(curve, np.tile(curve, (5, 1)), layers=layers)
     assert (found.start, found.end) == (layers[6], layers[17])
-    assert found.to_json() == {"start": 15, "end": 37, "start_interval": [15, 15], "end_interval": [37, 37]}
+    edges = {"start": 15, "end": 37, "start_interval": [15, 15], "end_interval": [37, 37]}
+    assert found.to_json() == {**edges, "is_u_shape": True, "depth": found.depth.to_json()}
 
 
 def test_without_resamples_there_are_no_intervals():
     """Pooled data give edges and depth without intervals."""
     found = middle_layers(np.repeat([0.5, 0.2, 0.4], [4, 4, 4]))
-    assert found.to_json() == {"start": 4, "end": 7, "start_interval": None, "end_interval": None}
+    assert (found.start, found.end, found.start_interval, found.end_interval) == (4, 7, None, None)
     assert found.depth.to_json() == {"value": pytest.approx(0.25), "low": None, "high": None, "n": 1}
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isogloss.analysis import Resampling, analyze
+from isogloss.analysis import Analysis, AnalysisRequest, Resampling, analyze, analyze_run, default_bands
 from isogloss.analysis.pairs import pairwise_divergence
+from isogloss.analysis.tables import tidy_tables
 from isogloss.cli import main
 from isogloss.errors import LanguageError, RunError
 from isogloss.runs import import_counts_json, open_run
-from isogloss.workflows.analysis import AnalysisRequest, analyze_run, default_bands
+from isogloss.workflows.analysis import write_analysis
 from isogloss.workflows.findings import describe_run
-from isogloss.workflows.tables import tidy_tables, write_tables
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import PlantedExpert, SimulatedLanguage, SimulatedWorld
 
@@ -52,9 +52,9 @@ def test_parts_are_those_of_the_functions_behind_them(runs, found):
     """Divergence and pairs are the numbers that the analysis room gives; bands are the layers around the middle."""
     run, _ = runs
     alone = analyze(run, resampling=FAST)
-    assert found.analysis.divergence == alone.divergence
-    np.testing.assert_array_equal(found.pairs.values, pairwise_divergence(run).values)
-    middle = alone.middle
+    assert found.divergence == alone.divergence
+    np.testing.assert_array_equal(found.layer_pairs.values, pairwise_divergence(run).values)
+    middle = alone.middle_layers
     assert found.bands == {
         "early": (0, middle.start - 1),
         "middle": (middle.start, middle.end),
@@ -76,17 +76,17 @@ def test_everything_is_computed_or_refused_by_name(found):
 
 def test_bands_average_the_layers_inside(found):
     """A band's value is the plain mean over its layers."""
-    means = found.by_band(found.analysis.divergence)["ben_Beng"]
-    curve = [point.value for point in found.analysis.divergence["ben_Beng"]]
+    means = found.by_band(found.divergence)["ben_Beng"]
+    curve = [point.value for point in found.divergence["ben_Beng"]]
     for band, (first, last) in found.bands.items():
         assert means[band] == pytest.approx(np.mean(curve[first : last + 1]))
     as_json = found.to_json()["pairs"]["bands"]["middle"]
-    np.testing.assert_allclose(as_json, found.pairs.band(*found.bands["middle"]))
+    np.testing.assert_allclose(as_json, found.layer_pairs.band(*found.bands["middle"]))
 
 
 def test_bands_without_a_middle_are_thirds(found):
     """Where no middle was found, layers are divided evenly."""
-    assert default_bands(replace(found.analysis, middle=None)) == {"early": (0, 3), "middle": (4, 7), "late": (8, 11)}
+    assert default_bands(replace(found, middle_layers=None)) == {"early": (0, 3), "middle": (4, 7), "late": (8, 11)}
 
 
 def test_planted_families_are_seen_in_the_tree(runs):
@@ -116,13 +116,13 @@ def test_tables_hold_every_number_once(found):
     tables = tidy_tables(found)
     curves = tables["curves"].set_index(["measure", "language", "layer"])
     assert curves.index.is_unique
-    point = found.analysis.divergence["fra_Latn"][5]
+    point = found.divergence["fra_Latn"][5]
     assert tuple(curves.loc[("divergence", "fra_Latn", 5)]) == (point.value, point.low, point.high, point.n)
     pairs = tables["pairs"].set_index(["layer", "language", "other"])["divergence"]
     n = len(CODES)
     assert len(pairs) == 12 * n * (n - 1) // 2
-    names = found.pairs.languages
-    assert pairs[(7, names[1], names[4])] == found.pairs.values[7, 1, 4]  # noqa: PD011 - no table
+    names = found.layer_pairs.languages
+    assert pairs[(7, names[1], names[4])] == found.layer_pairs.values[7, 1, 4]  # noqa: PD011 - no table
     middle = tables["middle"].set_index("language")
     assert tuple(middle.loc["", ["start", "end"]]) == WORLD.middle
     assert set(middle.index) == {"", *CODES[1:]}
@@ -138,7 +138,7 @@ def test_tables_hold_every_number_once(found):
 
 def test_tables_survive_parquet(runs, found, tmp_path):
     """What is written is read, column by column, and the JSON is that of --json."""
-    paths = write_tables(found, runs[0], tmp_path / "deep" / "tables")
+    paths = write_analysis(found, runs[0], tmp_path / "deep" / "tables")
     assert {path.stem for path in paths} == {"analysis", "findings", *tidy_tables(found)}
     for name, table in tidy_tables(found).items():
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "deep" / "tables" / f"{name}.parquet"), table)
@@ -157,7 +157,7 @@ def test_sentences_name_the_planted_truth(found):
 def test_several_pivots_are_named(runs):
     """Curves and sentences are of the divergence from both; neither has a curve."""
     found = analyze_run(runs[0], AnalysisRequest(pivot=("eng_Latn", "deu_Latn"), resampling=FAST))
-    assert set(found.analysis.divergence) == set(CODES[2:])
+    assert set(found.divergence) == set(CODES[2:])
     assert describe_run(found)[0].startswith("Divergence from English and German falls")
 
 
@@ -246,7 +246,7 @@ def test_command_refuses_bad_files(runs, tmp_path, capsys):
 def test_opened_run_gives_the_same(runs, found):
     """Nothing depends on the Run object that wrote the files."""
     again = analyze_run(open_run(runs[0].path), AnalysisRequest(resampling=FAST))
-    assert again.analysis.divergence == found.analysis.divergence
+    assert again.divergence == found.divergence
 
 
 @pytest.mark.parametrize(
@@ -268,3 +268,34 @@ def test_genealogy_is_said_as_it_fell(found, plain, partial, said):
     bands = {"middle": replace(band, tests={**band.tests, "genealogical": changed})}
     text = "\n".join(describe_run(replace(found, structure=replace(found.structure, bands=bands))))
     assert said in text
+
+
+def test_what_is_written_is_read_back(runs, found, tmp_path):
+    """The class that wrote analysis.json reads it: every number is there again, NaN as NaN."""
+    write_analysis(found, runs[0], tmp_path)
+    again = Analysis.read(tmp_path / "analysis.json")
+    assert again.to_json() == found.to_json()
+    assert again.divergence == found.divergence
+    assert again.structure.bands["late"].tree.newick() == found.structure.bands["late"].tree.newick()
+    assert again.middle == found.middle
+    assert repr(again) == repr(found) == "Analysis(6 languages against eng_Latn, 12 layers, middle 3-8)"
+
+
+def test_damaged_analysis_is_named_with_file_and_field(runs, found, tmp_path):
+    """The message has the file and the path of the field that is wrong."""
+    write_analysis(found, runs[0], tmp_path)
+    raw = json.loads((tmp_path / "analysis.json").read_text("utf-8"))
+    raw["resources"]["rows"][2]["exclusive"]["n"] = "many"
+    (tmp_path / "analysis.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(RunError, match=r"analysis\.json.*resources\.rows\.2\.exclusive\.n"):
+        Analysis.read(tmp_path / "analysis.json")
+
+
+def test_a_measure_is_a_frame(found):
+    """Tables and measures have names; another name is refused with those that there are."""
+    frame = found.to_frame("divergence")
+    assert list(frame.columns) == ["language", "layer", "value", "low", "high", "n"]
+    assert len(frame) == 6 * 12
+    assert set(found.to_frame("pairs").columns) == {"layer", "language", "other", "divergence"}
+    with pytest.raises(RunError, match=r"no table 'hidden_cka'; it has curves, middle, .* divergence"):
+        found.to_frame("hidden_cka")

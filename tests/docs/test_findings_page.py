@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isogloss.analysis import Resampling
-from isogloss.workflows.analysis import AnalysisRequest, analyze_run
+from isogloss.analysis import AnalysisRequest, Resampling, analyze_run
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld
 
@@ -51,7 +50,7 @@ def test_counts_compare_with_the_published_middle(page, shared_data, tmp_path):
 def test_divergence_is_that_of_the_analysis(page, found):
     """Groups are means over their languages, and own languages are listed one by one."""
     rows = {row[0]: row[1:] for row in cells(page.divergence_table(found, CODES[:4]))}
-    means = found.by_band(found.analysis.divergence)
+    means = found.by_band(found.divergence)
     assert rows["Bengali"] == [f"{value:.3f}" for value in means["ben_Beng"].values()]
     others = [sum(means[code][band] for code in CODES[4:]) / 2 for band in found.bands]
     assert rows["*other languages, other scripts* (n = 2)"] == [f"{value:.3f}" for value in others]

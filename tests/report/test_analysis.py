@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from report_samples import ATTACK, CODES, Numbers, Page, analysis, curve, full, parts
 
-from isogloss.analysis import Resampling
+from isogloss.analysis import AnalysisRequest, Resampling, analyze_run
 from isogloss.analysis.tree import language_tree
 from isogloss.errors import RunError
 from isogloss.report import Report, render_report
@@ -20,9 +20,8 @@ from isogloss.report.rows import row_scale
 from isogloss.report.structure import MOST_PAIRS
 from isogloss.report.text import number
 from isogloss.report.trees import branches
-from isogloss.workflows.analysis import AnalysisRequest, analyze_run
+from isogloss.workflows.analysis import write_analysis
 from isogloss.workflows.report import report_on
-from isogloss.workflows.tables import write_tables
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld
 
@@ -342,7 +341,7 @@ def world(tmp_path_factory):
         task=task,
         resampling=Resampling(n_resamples=50, n_permutations=20),
     )
-    write_tables(analyze_run(run, request), run, folder / "analysis")
+    write_analysis(analyze_run(run, request), run, folder / "analysis")
     return folder
 
 

@@ -10,6 +10,7 @@ from isogloss.analysis.correlation import (
     correlate,
     correlate_measures,
 )
+from isogloss.analysis.curves import analyze, consistency_by_language, entropy_by_language
 from isogloss.analysis.delta import DeltaRule, delta_experts, language_experts, task_experts
 from isogloss.analysis.divergence import (
     divergence,
@@ -23,18 +24,22 @@ from isogloss.analysis.layers import MiddleLayers, middle_layers
 from isogloss.analysis.mantel import MantelTest, mantel
 from isogloss.analysis.overlap import OverlapCurve, OverlapPoint, expert_overlap
 from isogloss.analysis.pairs import PairwiseDivergence, pairwise_divergence
+from isogloss.analysis.parts import AnalysisRequest, analyze_run, default_bands
 from isogloss.analysis.references import ReferenceDistance, reference_distances, token_overlap_distance
 from isogloss.analysis.resources import ResourceRow, ResourceRule, ResourceTable, language_resources, relate
+from isogloss.analysis.result import Analysis, BandPairs, Controls
 from isogloss.analysis.shares import ShareRule, experts_by_share, share_experts
 from isogloss.analysis.specificity import SpecificityRule, experts_by_specificity, specificity_experts
 from isogloss.analysis.statistics import Estimate, Resampling, bootstrap_counts, chance_consistency
 from isogloss.analysis.structure import LanguageStructure, language_structure
-from isogloss.analysis.summary import Analysis, analyze, consistency_by_language, entropy_by_language
 from isogloss.analysis.tree import LanguageTree, language_tree
 
 __all__ = [
     "Analysis",
+    "AnalysisRequest",
+    "BandPairs",
     "ContrastRule",
+    "Controls",
     "DeltaRule",
     "DomainCurve",
     "Estimate",
@@ -57,6 +62,7 @@ __all__ = [
     "SpecificityRule",
     "accuracy_correlation",
     "analyze",
+    "analyze_run",
     "band_correlation",
     "bootstrap_counts",
     "chance_consistency",
@@ -66,6 +72,7 @@ __all__ = [
     "contrast_languages",
     "correlate",
     "correlate_measures",
+    "default_bands",
     "delta_experts",
     "divergence",
     "divergence_ceiling",

@@ -20,11 +20,11 @@ from isogloss.analysis.statistics import (
     Estimate,
     Resampling,
     bootstrap_counts,
-    curves_to_json,
     estimate_means,
     require_items,
 )
 from isogloss.errors import RunError
+from isogloss.files import Number, Record
 from isogloss.runs import header_differences
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from isogloss.runs import Run
 
     FloatArray = npt.NDArray[np.floating[Any]]
-    Curves = dict[str, tuple[Estimate, ...]]
+
+Curves = dict[str, tuple[Estimate, ...]]
+"""By language: one Estimate per routed layer."""
 
 __all__ = [
     "DistinctTokens",
@@ -56,7 +58,7 @@ _Z = 1.959964
 
 
 @dataclass(frozen=True)
-class DistinctTokens:
+class DistinctTokens(Record):
     """Divergence from the pivot on tokens that the pivot's text does not have.
 
     Attributes:
@@ -66,15 +68,11 @@ class DistinctTokens:
     """
 
     divergence: Curves
-    share: dict[str, float]
-
-    def to_json(self, layers: tuple[int, ...]) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {"divergence": curves_to_json(self.divergence, layers), "share": self.share}
+    share: dict[str, Number]
 
 
 @dataclass(frozen=True)
-class HiddenStates:
+class HiddenStates(Record):
     """Similarity to the pivot of what the routers read.
 
     Attributes:
@@ -88,12 +86,6 @@ class HiddenStates:
     cosine: Curves
     cka: Curves
     mirror: tuple[LayerCorrelation, ...]
-
-    def to_json(self, layers: tuple[int, ...]) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        mirror = [{"layer": layer, **found.to_json()} for layer, found in zip(layers, self.mirror, strict=False)]
-        cosine, similar = (curves_to_json(curves, layers) for curves in (self.cosine, self.cka))
-        return {"cosine": cosine, "cka": similar, "mirror": mirror}
 
 
 def distinct_divergence(run: Run, pivot: str, *, resampling: Resampling = DEFAULT_RESAMPLING) -> DistinctTokens:

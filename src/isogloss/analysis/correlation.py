@@ -10,6 +10,7 @@ import numpy as np
 from isogloss.analysis.experts import layer_positions
 from isogloss.analysis.statistics import Estimate
 from isogloss.errors import LanguageError
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ LEAST_LANGUAGES = 4
 
 
 @dataclass(frozen=True)
-class LayerCorrelation:
+class LayerCorrelation(Record):
     """Correlation over languages of two measures, such as accuracy and divergence in one layer.
 
     Attributes:
@@ -37,12 +38,7 @@ class LayerCorrelation:
 
     pearson: Estimate
     spearman: Estimate
-    leave_one_out: tuple[float, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        ends = [end if np.isfinite(end) else None for end in self.leave_one_out]
-        return {"pearson": self.pearson.to_json(), "spearman": self.spearman.to_json(), "leave_one_out": ends}
+    leave_one_out: tuple[Number, Number]
 
 
 def _pearson(x: FloatArray, y: FloatArray) -> float:

@@ -23,6 +23,7 @@ from isogloss.analysis.statistics import (
     require_items,
 )
 from isogloss.errors import RunError
+from isogloss.files import Record
 
 if TYPE_CHECKING:
     from isogloss.analysis.experts import FloatArray, IntArray
@@ -37,7 +38,7 @@ LEAST_ITEMS = 2
 
 
 @dataclass(frozen=True)
-class DomainCurve:
+class DomainCurve(Record):
     """Divergence of task texts from generic texts in one language. Curves hold one Estimate per routed layer.
 
     Attributes:
@@ -49,7 +50,7 @@ class DomainCurve:
         floor: mean divergence of a generic item from another one.
         excess: raw minus floor; what the task adds to the difference of any two texts. Texts whose length varies
             otherwise than the generic ones' have another noise of their own, which stays in.
-        middle: of the excess turned upside down, by its own change points: ``is_u_shape`` then says that the excess is
+        hump: of the excess turned upside down, by its own change points: ``is_u_shape`` then says that the excess is
             higher in the middle than on either side (∩), by more than noise explains, and ``depth`` is by how much
             (middle minus outer layers). None where there are too few layers.
         middle_range: first and last decoder layer that were given as the middle, such as those of the languages.
@@ -64,26 +65,27 @@ class DomainCurve:
     raw: tuple[Estimate, ...]
     floor: tuple[Estimate, ...]
     excess: tuple[Estimate, ...]
-    middle: MiddleLayers | None
+    hump: MiddleLayers | None
     middle_range: tuple[int, int] | None
     rise: Estimate | None
     resampling: Resampling
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; ``hump`` holds the edges, the verdict and the height of the middle."""
-        middle = self.middle
-        hump = {**middle.to_json(), "is_hump": middle.is_u_shape, "height": middle.depth.to_json()} if middle else None
-        return {
-            "language": self.language,
-            "corpus": self.corpus,
-            "base": self.base,
-            "layers": list(self.layers),
-            **{name: [point.to_json() for point in getattr(self, name)] for name in ("raw", "floor", "excess")},
-            "hump": hump,
-            "middle_range": list(self.middle_range) if self.middle_range else None,
-            "rise": self.rise.to_json() if self.rise else None,
-            "resampling": self.resampling.to_json(),
+        """Return the fields as JSON types; ``hump`` has its verdict and its height under these names too."""
+        hump = self.hump and {
+            **self.hump.to_json(),
+            "is_hump": self.hump.is_u_shape,
+            "height": self.hump.depth.to_json(),
         }
+        return {**super().to_json(), "hump": hump}
+
+    @classmethod
+    def fields_of_json(cls, raw: Any) -> Any:  # noqa: ANN401 - as in Record
+        """Read the verdict and the height of ``hump``, which older files hold under these names alone."""
+        hump = raw.get("hump") if isinstance(raw, dict) else None
+        if not isinstance(hump, dict):
+            return raw
+        return {**raw, "hump": {"is_u_shape": hump.get("is_hump"), "depth": hump.get("height"), **hump}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +179,7 @@ def domain_divergence(
         raw=_estimates(raw_mean, raw_drawn, n=n, level=level),
         floor=_estimates(floor_mean, floor_drawn, n=len(generic), level=level),
         excess=_estimates(excess, drawn, n=n, level=level),
-        middle=_hump(excess, drawn, layers, n=n, level=level),
+        hump=_hump(excess, drawn, layers, n=n, level=level),
         middle_range=middle,
         rise=_rise(excess, drawn, layer_positions(layers, middle), n=n, level=level) if middle else None,
         resampling=resampling,

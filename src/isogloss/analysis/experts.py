@@ -7,7 +7,6 @@ permutation of the labels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from isogloss.analysis.statistics import Resampling, bootstrap_counts, percentile_interval
 from isogloss.errors import LanguageError, PlanError, RunError
-from isogloss.files import sha256
+from isogloss.files import Number, Record, sha256
 from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
 from isogloss.steering import Kind, Plan, plan_from_experts
@@ -58,7 +57,7 @@ MASK_ENTRIES = 8_000_000
 
 
 @dataclass(frozen=True)
-class ExpertRow:
+class ExpertRow(Record):
     """One expert that a rule found.
 
     Attributes:
@@ -73,25 +72,19 @@ class ExpertRow:
 
     layer: int
     expert: int
-    statistic: float
-    low: float
-    high: float
+    statistic: Number
+    low: Number
+    high: Number
     weight: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; NaN becomes None, and ``weight`` is absent where the rule has none."""
-        row = {
-            "layer": self.layer,
-            "expert": self.expert,
-            "statistic": self.statistic,
-            "low": self.low if math.isfinite(self.low) else None,
-            "high": self.high if math.isfinite(self.high) else None,
-        }
-        return row if self.weight is None else {**row, "weight": self.weight}
+        row = super().to_json()
+        return row if self.weight is not None else {name: value for name, value in row.items() if name != "weight"}
 
 
 @dataclass(frozen=True, repr=False)
-class ExpertTable(Shown):
+class ExpertTable(Record, Shown):
     """What a rule found, with what it was asked.
 
     Attributes:
@@ -131,14 +124,10 @@ class ExpertTable(Shown):
         return len(self.experts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields and ``n`` as JSON types."""
-        return {
-            "rule": self.rule,
-            "parameters": self.parameters,
-            "experts": [row.to_json() for row in self.experts],
-            "n": self.n,
-            "expected_by_chance": self.expected_by_chance,
-        }
+        """Return the fields and ``n`` as JSON types; what the Run is, only where it is known."""
+        raw = {**super().to_json(), "n": self.n}
+        unknown = {name for name in ("fingerprint", "run_sha256") if raw[name] is None}
+        return {name: value for name, value in raw.items() if name not in unknown}
 
     def of(self, run: Run) -> ExpertTable:
         """Return the table with the fingerprint and hash of the Run that its experts were found in."""

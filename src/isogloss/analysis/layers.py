@@ -13,6 +13,7 @@ import numpy as np
 
 from isogloss.analysis.statistics import Estimate, percentile_interval
 from isogloss.errors import RunError
+from isogloss.files import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ N_SEGMENTS = 3
 
 
 @dataclass(frozen=True)
-class MiddleLayers:
+class MiddleLayers(Record):
     """The middle segment of a curve over layers.
 
     Attributes:
@@ -47,15 +48,6 @@ class MiddleLayers:
     end_interval: tuple[int, int] | None
     is_u_shape: bool
     depth: Estimate
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the edges and their intervals as JSON types."""
-        return {
-            "start": self.start,
-            "end": self.end,
-            "start_interval": list(self.start_interval) if self.start_interval else None,
-            "end_interval": list(self.end_interval) if self.end_interval else None,
-        }
 
 
 def default_min_size(n_layers: int) -> int:

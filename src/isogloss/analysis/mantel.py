@@ -16,6 +16,7 @@ import numpy as np
 
 from isogloss.analysis.statistics import Estimate, Resampling
 from isogloss.errors import LanguageError
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,7 +57,7 @@ CHUNK_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
-class MantelTest:
+class MantelTest(Record):
     """Agreement of two distances between the same languages.
 
     Attributes:
@@ -72,24 +73,12 @@ class MantelTest:
     """
 
     correlation: Estimate
-    leave_one_out: tuple[float, float]
-    p_value: float
+    leave_one_out: tuple[Number, Number]
+    p_value: Number
     n_permutations: int
     controls: tuple[str, ...]
     method: Method
     alternative: Alternative
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        return {
-            "correlation": self.correlation.to_json(),
-            "leave_one_out": [end if math.isfinite(end) else None for end in self.leave_one_out],
-            "p_value": self.p_value if math.isfinite(self.p_value) else None,
-            "n_permutations": self.n_permutations,
-            "controls": list(self.controls),
-            "method": self.method,
-            "alternative": self.alternative,
-        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from isogloss.analysis.statistics import (
     resampled_means,
 )
 from isogloss.errors import LanguageError, RunError
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ LEAST_ITEMS = 2
 
 
 @dataclass(frozen=True)
-class OverlapPoint:
+class OverlapPoint(Record):
     """Task experts and multilingual experts at one threshold.
 
     Attributes:
@@ -47,22 +48,18 @@ class OverlapPoint:
         p_more: of as much or more.
     """
 
-    threshold: float
+    threshold: Number
     n_task: int
     n_multilingual: int
     overlap: Estimate
     jaccard: Estimate
-    expected: float
-    p_fewer: float
-    p_more: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {**vars(self), "overlap": self.overlap.to_json(), "jaccard": self.jaccard.to_json()}
+    expected: Number
+    p_fewer: Number
+    p_more: Number
 
 
 @dataclass(frozen=True)
-class OverlapCurve:
+class OverlapCurve(Record):
     """Overlap of task experts and multilingual experts as a function of the threshold.
 
     Attributes:
@@ -82,12 +79,6 @@ class OverlapCurve:
     layers: tuple[int, ...]
     points: tuple[OverlapPoint, ...]
     resampling: Resampling
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        points = [point.to_json() for point in self.points]
-        lists = {"languages": list(self.languages), "layers": list(self.layers), "points": points}
-        return {**vars(self), **lists, "resampling": self.resampling.to_json()}
 
 
 def overlap_distribution(first: IntArray, second: IntArray, n_experts: int) -> FloatArray:

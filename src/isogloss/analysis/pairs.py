@@ -20,9 +20,10 @@ from isogloss.analysis.divergence import (
     default_quantity,
     read_distributions,
 )
-from isogloss.analysis.statistics import require_items
+from isogloss.analysis.statistics import Array, require_items
 from isogloss.analysis.threads import MAX_THREADS, in_threads
 from isogloss.errors import LanguageError, RunError
+from isogloss.files import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ TILE = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
-class PairwiseDivergence:
+class PairwiseDivergence(Record):
     """Divergence of every two languages in every routed layer.
 
     Attributes:
@@ -59,7 +60,7 @@ class PairwiseDivergence:
 
     languages: tuple[str, ...]
     layers: tuple[int, ...]
-    values: FloatArray
+    values: Array
     by: By
     quantity: Quantity
     n_items: int
@@ -78,17 +79,6 @@ class PairwiseDivergence:
             RunError: no routed layer lies in the band.
         """
         return np.asarray(self.values[_positions(self.layers, (first, last))].mean(axis=0))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; ``values[layer][row][column]``."""
-        return {
-            "languages": list(self.languages),
-            "layers": list(self.layers),
-            "values": self.values.tolist(),
-            "by": self.by,
-            "quantity": self.quantity,
-            "n_items": self.n_items,
-        }
 
 
 def _positions(layers: tuple[int, ...], band: tuple[int, int] | None) -> slice:

@@ -5,7 +5,7 @@ All of it is relative to the languages present, as the share rule is, so the lan
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from isogloss.analysis.statistics import (
     require_items,
 )
 from isogloss.errors import LanguageError, RunError
+from isogloss.files import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ COLUMNS = (*COUNTED, "consistency")
 
 
 @dataclass(frozen=True)
-class ResourceRule:
+class ResourceRule(Record):
     """What counts as a language's experts.
 
     Attributes:
@@ -67,11 +68,11 @@ class ResourceRule:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types, with the share of an indifferent expert (1/n)."""
-        return {**asdict(self), "languages": list(self.languages), "neutral_share": 1.0 / len(self.languages)}
+        return {**super().to_json(), "neutral_share": 1.0 / len(self.languages)}
 
 
 @dataclass(frozen=True)
-class ResourceRow:
+class ResourceRow(Record):
     """One language in one band of layers. Intervals resample items; counts of experts are summed over the band.
 
     Attributes:
@@ -96,15 +97,9 @@ class ResourceRow:
     coverage: Estimate
     consistency: Estimate | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        values = {name: getattr(self, name) for name in COLUMNS}
-        estimates = {name: value.to_json() if value else None for name, value in values.items()}
-        return {"language": self.language, "band": self.band, **estimates}
-
 
 @dataclass(frozen=True)
-class ResourceTable:
+class ResourceTable(Record):
     """Languages by bands of layers.
 
     Attributes:
@@ -125,16 +120,6 @@ class ResourceTable:
         """Return one column's values in one band by language; empty where it was refused."""
         values = {row.language: getattr(row, name) for row in self.rows if row.band == band}
         return {language: estimate.value for language, estimate in values.items() if estimate is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {
-            "rule": self.rule.to_json(),
-            "bands": {name: list(ends) for name, ends in self.bands.items()},
-            "rows": [row.to_json() for row in self.rows],
-            "refused": self.refused,
-            "resampling": self.resampling.to_json(),
-        }
 
 
 def coverage_sizes(counts: FloatArray | IntArray, coverage: float) -> IntArray:

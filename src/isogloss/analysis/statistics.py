@@ -7,30 +7,32 @@ languages and layers, so that differences between them keep the pairing of paral
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from isogloss.errors import RunError
-from isogloss.files import Number
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
     FloatArray = npt.NDArray[np.floating[Any]]
     IntArray = npt.NDArray[np.integer[Any]]
 
 __all__ = [
     "DEFAULT_RESAMPLING",
+    "Array",
     "Estimate",
     "Resampling",
     "benjamini_hochberg",
     "bootstrap_counts",
     "chance_consistency",
-    "curves_to_json",
     "estimate_means",
     "holm",
     "percentile_interval",
@@ -39,8 +41,28 @@ __all__ = [
 ]
 
 
+class _ListIsArray:
+    """Nested lists are read as an array of float64, null as NaN."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema  # noqa: PLC0415 - 0.15 s, needed to read alone
+
+        return core_schema.no_info_plain_validator_function(_array)
+
+
+def _array(value: Any) -> FloatArray:  # noqa: ANN401 - checked by numpy
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"no array of numbers: {error}") from error
+
+
+Array = Annotated[npt.NDArray[np.floating[Any]], _ListIsArray()]
+"""An array of a `Record`; JSON holds it as nested lists."""
+
+
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A statistic with its interval.
 
     Attributes:
@@ -77,14 +99,9 @@ class Estimate:
         ends = f" [{write(self.low)}, {write(self.high)}]" if self.has_interval else ""
         return f"{write(self.value)}{ends}"
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return the four fields; NaN becomes None, which JSON can carry."""
-        ends = {"value": self.value, "low": self.low, "high": self.high}
-        return {**{name: float(end) if math.isfinite(end) else None for name, end in ends.items()}, "n": self.n}
-
 
 @dataclass(frozen=True)
-class Resampling:
+class Resampling(Record):
     """How intervals and chance counts are drawn.
 
     Attributes:
@@ -102,10 +119,6 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.n_resamples < 1 or self.n_permutations < 1 or not 0 < self.level < 1:
             raise ValueError(f"{self}: counts must be at least 1 and the level between 0 and 1")
-
-    def to_json(self) -> dict[str, float | int]:
-        """Return the fields as JSON types."""
-        return asdict(self)
 
 
 DEFAULT_RESAMPLING = Resampling()
@@ -191,21 +204,6 @@ def estimate_means(values: FloatArray, counts: IntArray, *, level: float = 0.95)
     return tuple(
         Estimate(*row) for row in zip(means.tolist(), low.tolist(), high.tolist(), sizes.tolist(), strict=True)
     )
-
-
-def curves_to_json(
-    curves: Mapping[str, Sequence[Estimate]], layers: Sequence[int]
-) -> dict[str, list[dict[str, float | int | None]]]:
-    """Return curves as JSON types, each point with its decoder layer.
-
-    Args:
-        curves: name, as of a language, to one Estimate per routed layer.
-        layers: decoder layer of each routed layer.
-    """
-    return {
-        name: [{"layer": layer, **point.to_json()} for layer, point in zip(layers, curve, strict=True)]
-        for name, curve in curves.items()
-    }
 
 
 def chance_consistency(n_experts: int, top_k: int) -> float:

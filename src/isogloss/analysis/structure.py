@@ -23,6 +23,7 @@ from isogloss.analysis.mantel import (
 from isogloss.analysis.statistics import Resampling, holm
 from isogloss.analysis.tree import LanguageTree, language_tree
 from isogloss.errors import RunError
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -59,7 +60,7 @@ class LayerDistances(Protocol):
 
 
 @dataclass(frozen=True)
-class ReferenceTest:
+class ReferenceTest(Record):
     """Agreement of routing with one reference in one band of layers.
 
     Attributes:
@@ -71,24 +72,14 @@ class ReferenceTest:
     """
 
     plain: MantelTest
-    p_adjusted: float
+    p_adjusted: Number
     partial: MantelTest | None
     partial_p_adjusted: float | None
     left_out: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        return {
-            "plain": self.plain.to_json(),
-            "p_adjusted": _number(self.p_adjusted),
-            "partial": self.partial.to_json() if self.partial else None,
-            "partial_p_adjusted": _number(self.partial_p_adjusted),
-            "left_out": list(self.left_out),
-        }
-
 
 @dataclass(frozen=True)
-class BandStructure:
+class BandStructure(Record):
     """The languages in one band of layers.
 
     Attributes:
@@ -103,14 +94,9 @@ class BandStructure:
     tree: LanguageTree
     tests: Mapping[str, ReferenceTest]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        tests = {name: test.to_json() for name, test in self.tests.items()}
-        return {"first": self.first, "last": self.last, "tree": self.tree.to_json(), "tests": tests}
-
 
 @dataclass(frozen=True)
-class LayerMatch:
+class LayerMatch(Record):
     """Where in depth routing agrees best with a reference.
 
     Attributes:
@@ -125,30 +111,17 @@ class LayerMatch:
     """
 
     layer: int
-    p_value: float
-    p_adjusted: float
-    correlations: tuple[float, ...]
-    p_values: tuple[float, ...]
+    p_value: Number
+    p_adjusted: Number
+    correlations: tuple[Number, ...]
+    p_values: tuple[Number, ...]
     n: int
     n_permutations: int
     controls: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        lists = {"correlations": self.correlations, "p_values": self.p_values}
-        return {
-            "layer": self.layer,
-            "p_value": self.p_value,
-            "p_adjusted": self.p_adjusted,
-            **{name: [_number(value) for value in values] for name, values in lists.items()},
-            "n": self.n,
-            "n_permutations": self.n_permutations,
-            "controls": list(self.controls),
-        }
-
 
 @dataclass(frozen=True)
-class LanguageStructure:
+class LanguageStructure(Record):
     """How routing relates languages, and what that agrees with.
 
     Attributes:
@@ -168,18 +141,6 @@ class LanguageStructure:
     matches: Mapping[str, LayerMatch]
     partial_matches: Mapping[str, LayerMatch]
     refused: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        matches = {"matches": self.matches, "partial_matches": self.partial_matches}
-        return {
-            "languages": list(self.languages),
-            "layers": list(self.layers),
-            "rivals": list(self.rivals),
-            "bands": {name: band.to_json() for name, band in self.bands.items()},
-            **{part: {name: match.to_json() for name, match in found.items()} for part, found in matches.items()},
-            "refused": dict(self.refused),
-        }
 
 
 def language_structure(
@@ -352,7 +313,3 @@ def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Adjust p-values by Holm's method; NaN stays NaN and counts for nothing."""
     known = {name: value for name, value in p_values.items() if np.isfinite(value)}
     return {**p_values, **dict(zip(known, holm(list(known.values())), strict=True))}
-
-
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and np.isfinite(value) else None

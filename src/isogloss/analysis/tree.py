@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from isogloss.analysis.mantel import checked_distances
+from isogloss.analysis.statistics import Array
 from isogloss.errors import LanguageError
+from isogloss.files import Number, Record
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,7 +27,7 @@ LEAST_LEAVES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class LanguageTree:
+class LanguageTree(Record):
     """A hierarchical clustering of languages.
 
     Attributes:
@@ -38,8 +39,8 @@ class LanguageTree:
     """
 
     languages: tuple[str, ...]
-    linkage: FloatArray
-    cophenetic: float
+    linkage: Array
+    cophenetic: Number
     method: Linkage
 
     def clusters(self, k: int) -> tuple[tuple[str, ...], ...]:
@@ -79,14 +80,8 @@ class LanguageTree:
         return f"{texts[-1]};"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types, with the tree in Newick format besides; NaN becomes None."""
-        return {
-            "languages": list(self.languages),
-            "linkage": self.linkage.tolist(),
-            "cophenetic": self.cophenetic if math.isfinite(self.cophenetic) else None,
-            "method": self.method,
-            "newick": self.newick(),
-        }
+        """Return the fields as JSON types, with the tree in Newick format besides."""
+        return {**super().to_json(), "newick": self.newick()}
 
 
 def language_tree(distances: FloatArray, languages: Sequence[str], *, method: Linkage = "average") -> LanguageTree:

@@ -11,7 +11,7 @@ from isogloss.cli.options import Subparsers, add_json, codes, layer_range
 from isogloss.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from isogloss.workflows.analysis import AnalysisRequest, RunAnalysis
+    from isogloss.analysis import Analysis, AnalysisRequest
 
 __all__ = ["register_analyze"]
 
@@ -68,28 +68,28 @@ def register_analyze(subparsers: Subparsers) -> None:
 
 
 def _analyze(options: argparse.Namespace) -> None:
+    from isogloss.analysis import analyze_run
     from isogloss.runs import open_run
-    from isogloss.workflows.analysis import analyze_run
+    from isogloss.workflows.analysis import write_analysis
     from isogloss.workflows.progress import busy
-    from isogloss.workflows.tables import write_tables
 
     with busy("analyze"):
         run = open_run(options.run)
-        found = analyze_run(run, _request(options))
-        paths = write_tables(found, run, options.output) if options.output else ()
+        analysis = analyze_run(run, _request(options))
+        paths = write_analysis(analysis, run, options.output) if options.output else ()
     if options.json:
-        print_json(found.to_json())
+        print_json(analysis.to_json())
         return
-    _show(found)
+    _show(analysis)
     for path in paths:
         print_line(str(path))
 
 
 def _request(options: argparse.Namespace) -> AnalysisRequest:
+    from isogloss.analysis import AnalysisRequest
     from isogloss.analysis.language_values import read_measure
     from isogloss.languages import resolve
     from isogloss.runs import open_run
-    from isogloss.workflows.analysis import AnalysisRequest
 
     return AnalysisRequest(
         pivot=tuple(resolve(code) for code in options.pivot),
@@ -102,34 +102,33 @@ def _request(options: argparse.Namespace) -> AnalysisRequest:
     )
 
 
-def _show(found: RunAnalysis) -> None:
+def _show(analysis: Analysis) -> None:
     """Print sentences first, then one row per language, then what was refused."""
     from isogloss.workflows.findings import describe_run
 
-    for sentence in describe_run(found):
+    for sentence in describe_run(analysis):
         print_line(sentence)
-    bands = [f"{name} {first}-{last}" for name, (first, last) in found.bands.items()]
-    print_table(["language", *bands, "exclusive", "common", "experts for 80 %"], _rows(found))
+    bands = [f"{name} {first}-{last}" for name, (first, last) in analysis.bands.items()]
+    print_table(["language", *bands, "exclusive", "common", "experts for 80 %"], _rows(analysis))
     print_line(
-        f"Divergence from {found.analysis.pivot} by {found.analysis.quantity}, mean over layers. Exclusive and common "
+        f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers. Exclusive and common "
         "experts, and experts a layer that carry 80 %, by band. --json has every layer, interval and test."
     )
-    refused = {**found.analysis.refused, **found.refused}
-    for what, why in refused.items():
+    for what, why in analysis.refused.items():
         print_line(f"{what}: not computed, {why}")
 
 
-def _rows(found: RunAnalysis) -> list[list[str]]:
-    means = found.by_band(found.analysis.divergence)
+def _rows(analysis: Analysis) -> list[list[str]]:
+    means = analysis.by_band(analysis.divergence)
     return [
-        [language, *(f"{value:.3f}" for value in bands.values()), *_experts(found, language)]
+        [language, *(f"{value:.3f}" for value in bands.values()), *_experts(analysis, language)]
         for language, bands in means.items()
     ]
 
 
-def _experts(found: RunAnalysis, language: str) -> list[str]:
+def _experts(analysis: Analysis, language: str) -> list[str]:
     """Exclusive and common experts and the size of coverage, in the bands' order."""
-    resources = found.resources
+    resources = analysis.resources
     if resources is None:
         return ["", "", ""]
-    return [" / ".join(f"{resources.column(name, band)[language]:.0f}" for band in found.bands) for name in _EXPERTS]
+    return [" / ".join(f"{resources.column(name, band)[language]:.0f}" for band in analysis.bands) for name in _EXPERTS]

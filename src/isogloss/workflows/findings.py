@@ -12,7 +12,6 @@ from isogloss.languages import display_name
 from isogloss.report.metrics import PLAN, Metric, arm_text, is_random, read_metric
 from isogloss.report.results import Reading, read_estimate
 from isogloss.report.text import name
-from isogloss.workflows.analysis import RunAnalysis
 
 __all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "describe_run"]
 
@@ -31,10 +30,10 @@ def describe_analysis(analysis: Analysis) -> tuple[str, ...]:
     return (_shape(analysis), *_nearest(analysis))
 
 
-def describe_run(found: RunAnalysis) -> tuple[str, ...]:
+def describe_run(analysis: Analysis) -> tuple[str, ...]:
     """Say what a Run shows: where languages meet, what that follows, and what the controls leave of it."""
     parts = (_structure, _accuracy, _resources, _distinct, _hidden, _phases, _domain)
-    return (*describe_analysis(found.analysis), *(sentence for part in parts for sentence in part(found)))
+    return (*describe_analysis(analysis), *(sentence for part in parts for sentence in part(analysis)))
 
 
 def describe_experts(experts: ExpertTable) -> str:
@@ -71,7 +70,7 @@ def _pivots(analysis: Analysis) -> str:
 
 
 def _shape(analysis: Analysis) -> str:
-    middle = analysis.middle
+    middle = analysis.middle_layers
     if middle is None:
         return f"Middle layers were not looked for: {analysis.refused.get('middle_layers')}."
     span = f"layers {middle.start}-{middle.end}"
@@ -93,9 +92,10 @@ def _shape(analysis: Analysis) -> str:
 
 
 def _nearest(analysis: Analysis) -> list[str]:
-    if analysis.middle is None or len(analysis.divergence) < 2:  # noqa: PLR2004 - nothing to rank
+    if analysis.middle_layers is None or len(analysis.divergence) < 2:  # noqa: PLR2004 - nothing to rank
         return []
-    inside = [i for i, layer in enumerate(analysis.layers) if analysis.middle.start <= layer <= analysis.middle.end]
+    start, end = analysis.middle
+    inside = [i for i, layer in enumerate(analysis.layers) if start <= layer <= end]
     mean = {
         language: sum(curve[i].value for i in inside) / len(inside) for language, curve in analysis.divergence.items()
     }
@@ -105,21 +105,21 @@ def _nearest(analysis: Analysis) -> list[str]:
     return [f"In the middle layers {nearest}, {display_name(far)} least ({mean[far]:.3f})."]
 
 
-def _inner(found: RunAnalysis) -> str:
+def _inner(analysis: Analysis) -> str:
     """Name the band to speak of: the middle, or the first where bands have other names."""
-    return "middle" if "middle" in found.bands else next(iter(found.bands))
+    return "middle" if "middle" in analysis.bands else next(iter(analysis.bands))
 
 
-def _where(found: RunAnalysis) -> str:
-    first, last = found.bands[_inner(found)]
-    return f"in the {_inner(found)} layers ({first}-{last})"
+def _where(analysis: Analysis) -> str:
+    first, last = analysis.bands[_inner(analysis)]
+    return f"in the {_inner(analysis)} layers ({first}-{last})"
 
 
-def _structure(found: RunAnalysis) -> Iterator[str]:
-    structure = found.structure
-    if structure is None or "genealogical" not in structure.bands[_inner(found)].tests:
+def _structure(analysis: Analysis) -> Iterator[str]:
+    structure = analysis.structure
+    if structure is None or "genealogical" not in structure.bands[_inner(analysis)].tests:
         return
-    test = structure.bands[_inner(found)].tests["genealogical"]
+    test = structure.bands[_inner(analysis)].tests["genealogical"]
     follows = test.plain.p_value < _SIGNIFICANT
     held = ""
     if test.partial is not None:
@@ -128,7 +128,7 @@ def _structure(found: RunAnalysis) -> Iterator[str]:
         held = f"; with {rivals} held still it {remains} ({_mantel(test.partial)})"
     verdict = "follows" if follows else "does not follow"
     n = test.plain.correlation.n
-    yield f"Routing {verdict} genealogy {_where(found)}: {_mantel(test.plain)} over {n} languages{held}."
+    yield f"Routing {verdict} genealogy {_where(analysis)}: {_mantel(test.plain)} over {n} languages{held}."
     match = structure.matches.get("genealogical")
     if match is not None:
         yield (
@@ -141,60 +141,63 @@ def _mantel(test: MantelTest) -> str:
     return f"Mantel r {_interval(test.correlation.to_json())}, p = {test.p_value:.3f}"
 
 
-def _accuracy(found: RunAnalysis) -> Iterator[str]:
-    correlation = found.accuracy.get(_inner(found))
+def _accuracy(analysis: Analysis) -> Iterator[str]:
+    correlation = analysis.accuracy.get(_inner(analysis))
     if correlation is not None:
         least, greatest = correlation.leave_one_out
         yield (
-            f"Accuracy against divergence {_where(found)}: Pearson {_interval(correlation.pearson.to_json())}, "
+            f"Accuracy against divergence {_where(analysis)}: Pearson {_interval(correlation.pearson.to_json())}, "
             f"Spearman {_interval(correlation.spearman.to_json())}, n = {correlation.pearson.n} languages; without any "
             f"one of them Pearson lies between {least:.2f} and {greatest:.2f}."
         )
 
 
-def _resources(found: RunAnalysis) -> Iterator[str]:
-    if found.resources is None:
+def _resources(analysis: Analysis) -> Iterator[str]:
+    resources = analysis.resources
+    if resources is None:
         return
-    sizes = found.resources.column("coverage", _inner(found))
+    sizes = resources.column("coverage", _inner(analysis))
     few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     yield (
-        f"{found.resources.rule.coverage:.0%} of a language's choices {_where(found)} fall on {sizes[few]:.1f} experts "
-        f"a layer ({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {found.analysis.n_experts}."
+        f"{resources.rule.coverage:.0%} of a language's choices {_where(analysis)} fall on {sizes[few]:.1f} experts "
+        f"a layer ({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {analysis.n_experts}."
     )
 
 
-def _distinct(found: RunAnalysis) -> Iterator[str]:
-    if found.distinct is None:
+def _distinct(analysis: Analysis) -> Iterator[str]:
+    distinct = analysis.controls.distinct
+    if distinct is None:
         return
-    known = [code for code, curve in found.distinct.divergence.items() if all(point.n for point in curve)]
+    known = [code for code, curve in distinct.divergence.items() if all(point.n for point in curve)]
     if known:
-        means = (found.by_band(curves) for curves in (found.distinct.divergence, found.analysis.divergence))
-        own, everything = (fmean(mean[code][_inner(found)] for code in known) for mean in means)
-        share = median(found.distinct.share[code] for code in known)
+        means = (analysis.by_band(curves) for curves in (distinct.divergence, analysis.divergence))
+        own, everything = (fmean(mean[code][_inner(analysis)] for code in known) for mean in means)
+        share, pivot = median(distinct.share[code] for code in known), display_name(analysis.pivots[0])
         yield (
-            f"On tokens that {display_name(found.analysis.pivots[0])} does not have (half of the languages have "
-            f"{share:.0%} of such tokens or more) divergence {_where(found)} is {own:.3f} instead of {everything:.3f}."
+            f"On tokens that {pivot} does not have (half of the languages have {share:.0%} of such tokens or more) "
+            f"divergence {_where(analysis)} is {own:.3f} instead of {everything:.3f}."
         )
 
 
-def _hidden(found: RunAnalysis) -> Iterator[str]:
-    if found.hidden is not None and found.hidden.mirror:
-        mirrored = [correlation.pearson for correlation in found.hidden.mirror]
-        mean = found.over_band([point.value for point in mirrored], _inner(found))
+def _hidden(analysis: Analysis) -> Iterator[str]:
+    hidden = analysis.controls.hidden
+    if hidden is not None and hidden.mirror:
+        mirrored = [correlation.pearson for correlation in hidden.mirror]
+        mean = analysis.over_band([point.value for point in mirrored], _inner(analysis))
         yield (
             "Over languages, divergence of routing correlates with that of what the routers read: Pearson "
-            f"{mean:.2f}, mean {_where(found)}, n = {mirrored[0].n}."
+            f"{mean:.2f}, mean {_where(analysis)}, n = {mirrored[0].n}."
         )
 
 
-def _phases(found: RunAnalysis) -> Iterator[str]:
-    if found.phases:
-        apart = fmean(mean[_inner(found)] for mean in found.by_band(found.phases).values())
-        yield f"What the model writes is routed {apart:.3f} from its prompt {_where(found)}, mean over languages."
+def _phases(analysis: Analysis) -> Iterator[str]:
+    if analysis.controls.phases:
+        apart = fmean(mean[_inner(analysis)] for mean in analysis.by_band(analysis.controls.phases).values())
+        yield f"What the model writes is routed {apart:.3f} from its prompt {_where(analysis)}, mean over languages."
 
 
-def _domain(found: RunAnalysis) -> Iterator[str]:
-    domain = found.domain
+def _domain(analysis: Analysis) -> Iterator[str]:
+    domain = analysis.domain
     if domain is None or domain.rise is None:
         return
     low, high = domain.rise.low, domain.rise.high

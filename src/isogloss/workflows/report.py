@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from isogloss.analysis import AnalysisRequest, analyze_run
 from isogloss.errors import RunError
 from isogloss.files import read_json
 from isogloss.languages import resolve
 from isogloss.report import Report, write_report
 from isogloss.runs import open_run
-from isogloss.workflows.analysis import AnalysisRequest, analyze_run
 from isogloss.workflows.findings import describe_evaluation, describe_run
 from isogloss.workflows.study import report_study
 
@@ -35,12 +35,12 @@ def report_on(source: Path, out: Path, *, pivot: str = "eng_Latn") -> Path:
         return report_study(source, out)
     if (source / "manifest.json").is_file():
         run = open_run(source)
-        found = analyze_run(run, AnalysisRequest(pivot=(resolve(pivot),)))
+        analysis = analyze_run(run, AnalysisRequest(pivot=(resolve(pivot),)))
         report = Report(
             title=f"How {run.manifest.model} routes {len(run.languages)} languages",
-            findings=describe_run(found),
+            findings=describe_run(analysis),
             manifest=run.manifest.to_json(),
-            analysis=found.to_json(),
+            analysis=analysis.to_json(),
         )
     elif (source / "summary.json").is_file():
         summary = read_json(source / "summary.json")

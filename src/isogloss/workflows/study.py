@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from isogloss.analysis import Analysis, DeltaRule, ExpertTable, task_experts
-from isogloss.errors import RunError
+from isogloss.analysis import Analysis, AnalysisRequest, DeltaRule, ExpertTable, analyze_run, task_experts
 from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.tasks import load_task
 from isogloss.files import claim_folder, read_json, write_json
@@ -18,7 +17,6 @@ from isogloss.languages import resolve
 from isogloss.report import Report, write_report
 from isogloss.runs import open_run
 from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
-from isogloss.workflows.analysis import AnalysisRequest, analyze_run
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.findings import describe_evaluation, describe_experts, describe_run
@@ -124,10 +122,10 @@ def run_study(study: Study, out: Path) -> StudyResult:
     task_texts = open_corpus(study.task_corpus, languages=[pivot], n_items=n_items)
     task_run = capture_corpus(loaded, task_texts, out / "task")
     with busy("analyze"):
-        found = analyze_run(run, AnalysisRequest(pivot=(pivot,), task=task_run))
-        rule = DeltaRule(threshold=study.threshold, layers=_layers(study, found.analysis))
+        analysis = analyze_run(run, AnalysisRequest(pivot=(pivot,), task=task_run))
+        rule = DeltaRule(threshold=study.threshold, layers=study.layers or analysis.middle)
         experts = task_experts(task_run, run, language=pivot, rule=rule)
-    write_json(out / "analysis.json", found.to_json())
+    write_json(out / "analysis.json", analysis.to_json())
     write_json(out / "experts.json", experts.to_json())
     strength = study.strength if study.kind in STRENGTH_KINDS else None
     plan = experts.plan(study.kind, strength=strength) if experts.experts else None
@@ -137,11 +135,11 @@ def run_study(study: Study, out: Path) -> StudyResult:
         task = load_task(study.task, languages=study.eval_languages or None, n_items=study.task_items or None)
         arms = [f"random:{study.n_controls}"] if study.n_controls else []
         evaluation = evaluate_plan(loaded, task, plan, out=out / "eval", arms=arms, options=RunOptions(pivot=pivot))
-    findings, effects = (*describe_run(found), describe_experts(experts)), describe_evaluation(evaluation)
+    findings, effects = (*describe_run(analysis), describe_experts(experts)), describe_evaluation(evaluation)
     write_json(out / "findings.json", {"findings": [*findings, *effects]})
     with busy("report"):
         report = report_study(out, out / "report.html")
-    return StudyResult(found.analysis, experts, plan, evaluation, findings, effects, report)
+    return StudyResult(analysis, experts, plan, evaluation, findings, effects, report)
 
 
 def report_study(folder: Path, out: Path) -> Path:
@@ -169,11 +167,3 @@ def report_study(folder: Path, out: Path) -> Path:
     )
     write_report(out, report)
     return out
-
-
-def _layers(study: Study, analysis: Analysis) -> tuple[int, int]:
-    if study.layers is not None:
-        return study.layers
-    if analysis.middle is None:
-        raise RunError(f"no middle layers: {analysis.refused.get('middle_layers')}; set layers = [first, last]")
-    return analysis.middle.start, analysis.middle.end

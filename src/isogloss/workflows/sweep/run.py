@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isogloss.analysis import analyze
+from isogloss.analysis import analyze, default_bands
 from isogloss.backends.huggingface import LoadedModel
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import PLAN
@@ -29,7 +29,6 @@ from isogloss.files import claim_folder, read_json, remove_stale, write_json
 from isogloss.languages import resolve
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
-from isogloss.workflows.analysis import default_bands
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.progress import busy, track
@@ -164,7 +163,7 @@ def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
         return {}
     with busy("analyze"):
         analysis = analyze(run, pivot=resolve(sweep.pivot))
-    if analysis.middle is None:
+    if analysis.middle_layers is None:
         raise RunError(
             f"no middle layers: {analysis.refused.get('middle_layers')}; name layers in the grid as A-B instead"
         )

@@ -1,44 +1,83 @@
-"""An analysis as tidy tables: one row per observation, one column per variable, for pandas, R or a spreadsheet."""
+"""An analysis as tidy tables: one row per observation, one column per variable, for pandas, R and figures."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isogloss.analysis import Estimate, LayerCorrelation
+from isogloss.analysis.correlation import LayerCorrelation
 from isogloss.analysis.resources import COLUMNS
+from isogloss.analysis.result import Analysis
+from isogloss.analysis.statistics import Estimate
 from isogloss.analysis.structure import LayerMatch, ReferenceTest
-from isogloss.errors import FileError
-from isogloss.files import write_atomically, write_json
-from isogloss.runs import Run
-from isogloss.workflows.analysis import RunAnalysis
-from isogloss.workflows.findings import describe_run
+from isogloss.errors import RunError
+from isogloss.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-__all__ = ["tidy_tables", "write_tables"]
+__all__ = ["TABLES", "tidy_rows", "tidy_tables", "to_frame", "write_tables"]
 
 Row = dict[str, Any]
 
 
-def tidy_tables(found: RunAnalysis) -> dict[str, pd.DataFrame]:
+def tidy_rows(analysis: Analysis, name: str) -> list[Row]:
+    """Lay a part of an analysis out as rows, without pandas.
+
+    Args:
+        analysis: of one Run.
+        name: of `TABLES`, such as ``curves``.
+
+    Returns:
+        One mapping per row; missing numbers are NaN, and the columns are those of `tidy_tables`.
+    """
+    return list(TABLES[name](analysis))
+
+
+def to_frame(analysis: Analysis, name: str) -> pd.DataFrame:
+    """Lay one part of an analysis out as a table.
+
+    Args:
+        analysis: of one Run.
+        name: of `TABLES`, ``pairs``, or a measure of ``curves``, such as ``divergence``.
+
+    Raises:
+        RunError: the analysis has no such table; the message names those that it has.
+    """
+    import pandas as pd  # noqa: PLC0415 - half a second, and only tables need it
+
+    if name == "pairs":
+        table = pd.DataFrame(_pairs(analysis))
+    elif name in TABLES:
+        table = pd.DataFrame.from_records(tidy_rows(analysis, name))
+    else:
+        rows = [row for row in tidy_rows(analysis, "curves") if row["measure"] == name]
+        table = pd.DataFrame.from_records(rows, exclude=["measure"] if rows else None)
+    if len(table):
+        return table
+    names = [each for each in TABLES if tidy_rows(analysis, each)]
+    measures = dict.fromkeys(row["measure"] for row in tidy_rows(analysis, "curves"))
+    raise RunError(f"this analysis has no table {name!r}; it has {', '.join([*names, *measures])}")
+
+
+def tidy_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     """Lay an analysis out as tables.
 
     Args:
-        found: of one Run.
+        analysis: of one Run.
 
     Returns:
         By name, those that have rows; missing numbers are NaN, layers are decoder layers:
 
         * ``curves``: measure, language, layer, value, low, high, n; the measures are ``divergence``, ``shuffled``,
           ``entropy`` (nats), ``consistency``, ``distinct_divergence``, ``hidden_cosine``, ``hidden_cka`` and ``phase``;
-        * ``pairs``: layer, language, other, divergence; every two languages once;
+        * ``pairs``: layer, language, other, divergence; every two languages once; only where the analysis was made in
+          this process;
         * ``middle``: language (empty for all together), start, end, their intervals' ends, is_u_shape, depth;
         * ``resources``: language, band, measure, value, low, high, n;
         * ``correlations``: measure, with, band or layer, coefficient, value, low, high, n, least and greatest with one
@@ -51,31 +90,15 @@ def tidy_tables(found: RunAnalysis) -> dict[str, pd.DataFrame]:
     Source:
         Wickham, Tidy Data, Journal of Statistical Software 59 (2014).
     """
-    import pandas as pd  # noqa: PLC0415 - half a second, and only tables need it
+    import pandas as pd  # noqa: PLC0415 - as above
 
-    rows = {
-        "curves": _curves(found),
-        "middle": _middle(found),
-        "resources": _resources(found),
-        "correlations": _correlations(found),
-        "references": _references(found),
-        "matches": _matches(found),
-        "domain": _domain(found),
-        "overlap": _overlap(found),
-    }
-    tables = {"pairs": pd.DataFrame(_pairs(found))}
-    tables |= {name: pd.DataFrame.from_records(list(each)) for name, each in rows.items()}
+    tables = {"pairs": pd.DataFrame(_pairs(analysis))}
+    tables |= {name: pd.DataFrame.from_records(tidy_rows(analysis, name)) for name in TABLES}
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def write_tables(found: RunAnalysis, run: Run, folder: Path) -> tuple[Path, ...]:
-    """Write an analysis; each file is there whole or not at all.
-
-    Args:
-        found: of the Run; becomes ``analysis.json`` and one Parquet file per table.
-        run: becomes, with the sentences that `isogloss analyze` prints, ``findings.json``, so that
-            `isogloss report` finds here all it needs.
-        folder: made where absent; files of these names are replaced.
+def write_tables(analysis: Analysis, folder: Path) -> tuple[Path, ...]:
+    """Write one Parquet file per table into a folder; each file is there whole or not at all.
 
     Returns:
         The files.
@@ -83,14 +106,8 @@ def write_tables(found: RunAnalysis, run: Run, folder: Path) -> tuple[Path, ...]
     Raises:
         FileError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder {folder}: {error.strerror}; choose another place") from error
-    paths = [folder / "analysis.json", folder / "findings.json"]
-    write_json(paths[0], found.to_json())
-    write_json(paths[1], {"findings": list(describe_run(found)), "run": run.manifest.to_json()})
-    for name, table in tidy_tables(found).items():
+    paths = []
+    for name, table in tidy_tables(analysis).items():
         content = io.BytesIO()
         table.to_parquet(content, index=False)
         paths.append(folder / f"{name}.parquet")
@@ -102,8 +119,8 @@ def _estimate(point: Estimate) -> Row:
     return {"value": point.value, "low": point.low, "high": point.high, "n": point.n}
 
 
-def _curves(found: RunAnalysis) -> Iterator[Row]:
-    analysis, distinct, hidden = found.analysis, found.distinct, found.hidden
+def _curves(analysis: Analysis) -> Iterator[Row]:
+    distinct, hidden = analysis.controls.distinct, analysis.controls.hidden
     measures: dict[str, Mapping[str, Sequence[Estimate]]] = {
         "divergence": analysis.divergence,
         "shuffled": analysis.shuffled,
@@ -112,7 +129,7 @@ def _curves(found: RunAnalysis) -> Iterator[Row]:
         "distinct_divergence": distinct.divergence if distinct else {},
         "hidden_cosine": hidden.cosine if hidden else {},
         "hidden_cka": hidden.cka if hidden else {},
-        "phase": found.phases,
+        "phase": analysis.controls.phases,
     }
     for measure, curves in measures.items():
         for language, curve in curves.items():
@@ -120,23 +137,24 @@ def _curves(found: RunAnalysis) -> Iterator[Row]:
                 yield {"measure": measure, "language": language, "layer": layer, **_estimate(point)}
 
 
-def _pairs(found: RunAnalysis) -> dict[str, npt.NDArray[Any]]:
+def _pairs(analysis: Analysis) -> dict[str, npt.NDArray[Any]]:
     """Return columns rather than rows: a million pairs are common."""
-    if found.pairs is None:
+    pairs = analysis.layer_pairs
+    if pairs is None:
         return {}
-    names = np.array(found.pairs.languages)
+    names = np.array(pairs.languages)
     rows, columns = np.triu_indices(len(names), 1)
-    n_layers = len(found.pairs.layers)
+    n_layers = len(pairs.layers)
     return {
-        "layer": np.repeat(np.array(found.pairs.layers), len(rows)),
+        "layer": np.repeat(np.array(pairs.layers), len(rows)),
         "language": np.tile(names[rows], n_layers),
         "other": np.tile(names[columns], n_layers),
-        "divergence": found.pairs.values[:, rows, columns].ravel(),  # noqa: PD011 - no table
+        "divergence": pairs.values[:, rows, columns].ravel(),  # noqa: PD011 - no table
     }
 
 
-def _middle(found: RunAnalysis) -> Iterator[Row]:
-    for language, middle in {"": found.analysis.middle, **found.analysis.middle_by_language}.items():
+def _middle(analysis: Analysis) -> Iterator[Row]:
+    for language, middle in {"": analysis.middle_layers, **analysis.middle_by_language}.items():
         if middle is not None:
             start, end = (span or (None, None) for span in (middle.start_interval, middle.end_interval))
             yield {
@@ -152,8 +170,8 @@ def _middle(found: RunAnalysis) -> Iterator[Row]:
             }
 
 
-def _resources(found: RunAnalysis) -> Iterator[Row]:
-    for row in found.resources.rows if found.resources else ():
+def _resources(analysis: Analysis) -> Iterator[Row]:
+    for row in analysis.resources.rows if analysis.resources else ():
         for measure in COLUMNS:
             point: Estimate | None = getattr(row, measure)
             if point is not None:
@@ -167,13 +185,13 @@ def _coefficients(where: Row, correlation: LayerCorrelation) -> Iterator[Row]:
         yield {**where, "coefficient": coefficient, **_estimate(point), **ends}
 
 
-def _correlations(found: RunAnalysis) -> Iterator[Row]:
-    analysis, hidden = found.analysis, found.hidden
+def _correlations(analysis: Analysis) -> Iterator[Row]:
+    hidden = analysis.controls.hidden
     for layer, correlation in zip(analysis.layers, analysis.correlation, strict=False):
         yield from _coefficients({"measure": "divergence", "with": "accuracy", "layer": layer}, correlation)
-    for band, correlation in found.accuracy.items():
+    for band, correlation in analysis.accuracy.items():
         yield from _coefficients({"measure": "divergence", "with": "accuracy", "band": band}, correlation)
-    for name, bands in found.related.items():
+    for name, bands in analysis.related.items():
         for band, columns in bands.items():
             for measure, correlation in columns.items():
                 yield from _coefficients({"measure": measure, "with": name, "band": band}, correlation)
@@ -181,30 +199,30 @@ def _correlations(found: RunAnalysis) -> Iterator[Row]:
         yield from _coefficients({"measure": "divergence", "with": "1 - hidden_cosine", "layer": layer}, correlation)
 
 
-def _references(found: RunAnalysis) -> Iterator[Row]:
-    if found.structure is None:
+def _references(analysis: Analysis) -> Iterator[Row]:
+    if analysis.structure is None:
         return
-    for band, structure in found.structure.bands.items():
+    for band, structure in analysis.structure.bands.items():
         for reference, test in structure.tests.items():
             for where in _tests(test):
                 yield {"band": band, "reference": reference, **where}
 
 
 def _tests(test: ReferenceTest) -> Iterator[Row]:
-    for found, adjusted in ((test.plain, test.p_adjusted), (test.partial, test.partial_p_adjusted)):
-        if found is not None:
-            point = found.correlation
+    for mantel, adjusted in ((test.plain, test.p_adjusted), (test.partial, test.partial_p_adjusted)):
+        if mantel is not None:
+            point = mantel.correlation
             ends = {"correlation": point.value, "low": point.low, "high": point.high, "n": point.n}
-            p_values = {"p_value": found.p_value, "p_adjusted": adjusted}
-            yield {"controls": ", ".join(found.controls), **ends, **p_values}
+            p_values = {"p_value": mantel.p_value, "p_adjusted": adjusted}
+            yield {"controls": ", ".join(mantel.controls), **ends, **p_values}
 
 
-def _matches(found: RunAnalysis) -> Iterator[Row]:
-    if found.structure is None:
+def _matches(analysis: Analysis) -> Iterator[Row]:
+    if analysis.structure is None:
         return
-    for matches in (found.structure.matches, found.structure.partial_matches):
+    for matches in (analysis.structure.matches, analysis.structure.partial_matches):
         for reference, match in matches.items():
-            yield from _layers(reference, match, found.structure.layers)
+            yield from _layers(reference, match, analysis.structure.layers)
 
 
 def _layers(reference: str, match: LayerMatch, layers: Sequence[int]) -> Iterator[Row]:
@@ -213,16 +231,16 @@ def _layers(reference: str, match: LayerMatch, layers: Sequence[int]) -> Iterato
         yield {**where, "correlation": correlation, "p_value": p_value, "is_best": layer == match.layer}
 
 
-def _domain(found: RunAnalysis) -> Iterator[Row]:
-    domain = found.domain
+def _domain(analysis: Analysis) -> Iterator[Row]:
+    domain = analysis.domain
     for measure in ("raw", "floor", "excess") if domain else ():
         points: Sequence[Estimate] = getattr(domain, measure)
         for layer, point in zip(domain.layers if domain else (), points, strict=True):
             yield {"measure": measure, "layer": layer, **_estimate(point)}
 
 
-def _overlap(found: RunAnalysis) -> Iterator[Row]:
-    for point in found.overlap.points if found.overlap else ():
+def _overlap(analysis: Analysis) -> Iterator[Row]:
+    for point in analysis.overlap.points if analysis.overlap else ():
         overlap = point.overlap
         yield {
             "threshold": point.threshold,
@@ -235,3 +253,16 @@ def _overlap(found: RunAnalysis) -> Iterator[Row]:
             "p_fewer": point.p_fewer,
             "p_more": point.p_more,
         }
+
+
+TABLES: dict[str, Callable[[Analysis], Iterator[Row]]] = {
+    "curves": _curves,
+    "middle": _middle,
+    "resources": _resources,
+    "correlations": _correlations,
+    "references": _references,
+    "matches": _matches,
+    "domain": _domain,
+    "overlap": _overlap,
+}
+"""Name to what yields the rows of the table."""

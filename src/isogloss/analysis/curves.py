@@ -1,4 +1,4 @@
-"""Everything that one Run says about its languages, one language in memory at a time beside the pivot."""
+"""The first parts of an analysis: curves over layers and their middle, one language in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isogloss.analysis.correlation import LayerCorrelation, accuracy_correlation
+from isogloss.analysis.correlation import accuracy_correlation
 from isogloss.analysis.divergence import (
     Distributions,
     Quantity,
@@ -22,6 +22,7 @@ from isogloss.analysis.divergence import (
     shuffled_partners,
 )
 from isogloss.analysis.layers import MiddleLayers, middle_layers
+from isogloss.analysis.result import Analysis
 from isogloss.analysis.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
@@ -46,87 +47,7 @@ if TYPE_CHECKING:
     IntArray = npt.NDArray[np.integer[Any]]
     Curves = dict[str, tuple[Estimate, ...]]
 
-__all__ = ["Analysis", "analyze", "consistency_by_language", "entropy_by_language"]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What `analyze` found. Curves hold one Estimate per routed layer, in the order of ``layers``.
-
-    Attributes:
-        pivot: reference language, or several joined by commas.
-        layers: decoder layer of each position, 0-based.
-        n_experts: routed experts per layer.
-        granularity: ``items`` or ``pooled``; pooled values carry no intervals.
-        quantity: distribution that divergence compares, ``profile`` or ``selection``.
-        divergence: by non-pivot language, from the pivot; from several, the mean over them of each item's divergence.
-        divergence_ceiling: by non-pivot language, what divergence can reach at these entropies, mean over items.
-        shuffled: by language, divergence of items that are not translations (noise ceiling); empty where refused.
-        entropy: by language, in nats; of profiles per item, or of the pooled distribution.
-        consistency: by language, mean Jaccard similarity of the sets chosen for two tokens; empty where refused.
-        consistency_chance: per layer, that similarity for sets drawn at random.
-        middle: middle layers of the mean divergence curve over non-pivot languages; None where refused.
-        correlation: per layer, of accuracy with divergence; empty where no accuracy was given.
-        refused: name of what could not be computed, and why.
-        resampling: behind the intervals.
-        middle_by_language: middle layers of every non-pivot language's own curve; empty where refused.
-    """
-
-    pivot: str
-    layers: tuple[int, ...]
-    n_experts: int
-    granularity: str
-    quantity: Quantity
-    divergence: Curves
-    divergence_ceiling: dict[str, tuple[float, ...]]
-    shuffled: Curves
-    entropy: Curves
-    consistency: Curves
-    consistency_chance: tuple[float, ...]
-    middle: MiddleLayers | None
-    correlation: tuple[LayerCorrelation, ...]
-    refused: dict[str, str]
-    resampling: Resampling
-    middle_by_language: dict[str, MiddleLayers]
-
-    @property
-    def pivots(self) -> tuple[str, ...]:
-        """The reference languages one by one."""
-        return tuple(self.pivot.split(","))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of `isogloss analyze --json`."""
-        middle, correlation = self.middle, zip(self.layers, self.correlation, strict=False)
-        return {
-            "n_layers": len(self.layers),
-            "n_experts": self.n_experts,
-            "pivot": self.pivot,
-            "pivots": list(self.pivots),
-            "middle_layers": middle.to_json() if middle else None,
-            "middle_by_language": {
-                language: {**found.to_json(), "is_u_shape": found.is_u_shape, "depth": found.depth.to_json()}
-                for language, found in self.middle_by_language.items()
-            },
-            "u_shape": {"is_u_shape": middle.is_u_shape, "depth": middle.depth.to_json()} if middle else None,
-            "divergence": self._by_layer(self.divergence),
-            "divergence_ceiling": {name: list(curve) for name, curve in self.divergence_ceiling.items()},
-            "shuffled": self._by_layer(self.shuffled),
-            "entropy": self._by_layer(self.entropy),
-            "consistency": self._by_layer(self.consistency),
-            "consistency_chance": list(self.consistency_chance),
-            "correlation": [{"layer": layer, **found.to_json()} for layer, found in correlation],
-            "granularity": self.granularity,
-            "quantity": self.quantity,
-            "layers": list(self.layers),
-            "refused": self.refused,
-            "resampling": self.resampling.to_json(),
-        }
-
-    def _by_layer(self, curves: Curves) -> dict[str, list[dict[str, Any]]]:
-        return {
-            language: [{"layer": layer, **point.to_json()} for layer, point in zip(self.layers, curve, strict=True)]
-            for language, curve in curves.items()
-        }
+__all__ = ["analyze", "consistency_by_language", "entropy_by_language"]
 
 
 def _draws(run: Run, resampling: Resampling) -> IntArray:
@@ -276,7 +197,7 @@ def analyze(
         resampling: of the items; the same resamples serve all languages and layers.
 
     Returns:
-        What could be computed; ``refused`` names what the Run cannot give, and why.
+        Curves, ceilings and middle layers, as far as they could be computed; `analyze_run` adds the other parts.
 
     Raises:
         LanguageError: a pivot is absent, given twice or alone, or accuracy covers fewer than four other languages.
@@ -309,7 +230,7 @@ def analyze(
         entropy=_curves(found, "entropy"),
         consistency=_curves(found, "consistency"),
         consistency_chance=tuple(chance_consistency(spec.n_experts, spec.top_k) for spec in manifest.routers),
-        middle=middle,
+        middle_layers=middle,
         correlation=accuracy_correlation(curves, accuracy) if accuracy else (),
         refused={**_refusals(manifest.granularity, n_items), **refused},
         resampling=resampling,
