@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
+# A process for each core, with one thread.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+test test-all test-lowest check: export OMP_NUM_THREADS = 1
+
 # What every model family must pass, and the lowest version of transformers that must pass it.
 SUITES := $(addprefix tests/backends/huggingface/test_,capture.py steer.py generate.py)
 # What else depends on its routers.
@@ -27,13 +31,13 @@ demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
-	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) $(ROUTERS)
+	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(PARALLEL) $(SUITES) $(ROUTERS)
 
 test-vllm: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
@@ -46,7 +50,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check src tests tests_vllm bench docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 format: $(VENV)/dev
 	$(BIN)/ruff format src tests tests_vllm bench docs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Callable
@@ -12,6 +13,13 @@ import pytest
 from prove_plugin import pytest_addoption, pytest_configure
 
 __all__ = ["document_script", "pytest_addoption", "pytest_configure", "shared_data"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep modules and collected tests out of later garbage collections: statsmodels asks for one at every p-value."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import FAMILIES, TEXTS, tiny, tokenizer
+from models import TEXTS, each_family, tiny, tokenizer
 from safetensors import safe_open
 
 from isogloss.backends.bake import Edit
@@ -258,7 +258,7 @@ def _choose(logits, top_k):
     return logits, values.softmax(-1), ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_gpt_oss_alone_has_a_bias(family):
     """Of all families that transformers has, one has a bias of its router logits."""
     found = {router.linear_bias_name is not None for router in tiny(family).routers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ import prove_plugin
 import pytest
 from commands import printed, run
 from configs import moe_model_types
-from models import FAMILIES
+from models import FAMILIES, REPRESENTATIVES, kind_of_router, tiny
 from packaging.requirements import Requirement
 from packaging.version import Version
 from transformers import __version__ as installed
@@ -45,6 +46,27 @@ def test_every_model_type_has_a_row_or_a_reason():
     assert not new + vanished, (
         f"transformers {installed} has model types without a row: {new}; and lacks these of {known[-1:]}: {vanished}. "
         "Give each new one a row in backends/families.py, or a reason in REFUSED, then `make prove`"
+    )
+
+
+def test_each_kind_of_router_has_one_representative():
+    """What `make test` runs of the families: one of each kind, by their rows."""
+    assert len(REPRESENTATIVES) == len({kind_of_router(name) for name in FAMILIES})
+    assert {kind_of_router(name) for name in REPRESENTATIVES} == {kind_of_router(name) for name in FAMILIES}
+
+
+@pytest.mark.slow
+def test_each_rule_that_is_read_from_a_model_has_a_representative():
+    """A row may leave scoring or renormalising to the model: the rules that are read are those of representatives."""
+    rules = {name: rule_of(tiny(name).routers[-1].spec) for name in FAMILIES}
+    assert set(rules.values()) == {rules[name] for name in REPRESENTATIVES}
+
+
+def rule_of(spec):
+    """What a router's specification says besides sizes."""
+    groups, jitter = spec.n_groups > 1, spec.jitter > 0
+    return dataclasses.replace(
+        spec, layer=0, n_experts=8, top_k=2, n_groups=1 + groups, top_groups=1, scaling=1.0, jitter=0.01 * jitter
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import functools
 import io
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from configs import moe_model_types, tiny_model
 from packaging.version import Version
@@ -37,13 +40,41 @@ def tokenizer():
     return train_tokenizer(TEXTS * 20, vocab_size=400)
 
 
-def supported(model_type):
-    """Whether this version of transformers has the routers that the family's row describes."""
-    row = ROWS[CONFIG_MAPPING[model_type]().get_text_config().model_type]
-    return Version(transformers_version) >= Version(row.since)
+@functools.cache
+def row_for(model_type):
+    """The row that describes a family: that of its text configuration."""
+    return ROWS[CONFIG_MAPPING[model_type]().get_text_config().model_type]
 
 
-FAMILIES = tuple(name for name in moe_model_types() if name not in REFUSED and supported(name))
+FAMILIES = tuple(
+    name
+    for name in moe_model_types()
+    if name not in REFUSED and Version(transformers_version) >= Version(row_for(name).since)
+)
+
+# What a row says beyond names: families that agree in all of it have one kind of router.
+_NAMES = ("model_type", "router_class", "example", "path", "weight", "since", "note")
+# The well-known family of its kind, or the one with most beside the rule (laguna caps its logits).
+_PREFERRED = ("olmoe", "mixtral", "deepseek_v3", "gpt_oss", "laguna")
+
+
+def kind_of_router(model_type):
+    """How a family's routers choose and return: every field of its row that is no name, and a bias by its presence."""
+    fields = dataclasses.asdict(row_for(model_type))
+    kind = {name: value for name, value in fields.items() if name not in _NAMES}
+    return tuple(bool(value) if name == "selection_bias" else value for name, value in kind.items())
+
+
+_BEST_LAST = (*reversed(FAMILIES), *(name for name in _PREFERRED if name in FAMILIES))
+REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.values())
+
+
+def each_family(names=FAMILIES):
+    """Run a test for families: in `make test` one of every kind of router, in `make test-all` all of them."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "family", [name if name in REPRESENTATIVES else pytest.param(name, marks=slow) for name in names]
+    )
 
 
 def tiny(model_type, *, dtype=torch.float32, seed=0):
@@ -51,12 +82,16 @@ def tiny(model_type, *, dtype=torch.float32, seed=0):
 
     In 16 bits it is loaded from a checkpoint, since some families then keep their routers in float32.
     """
+    return LoadedModel(copy.deepcopy(_untouched(model_type, dtype, seed)), tokenizer(), name=f"tiny-{model_type}")
+
+
+@functools.cache
+def _untouched(model_type, dtype, seed):
+    """The model that `tiny` copies."""
     if dtype == torch.float32:
-        model = tiny_model(model_type, seed=seed)
-    else:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-            model = AutoModelForCausalLM.from_pretrained(checkpoint(model_type, seed), dtype=dtype)
-    return LoadedModel(model, tokenizer(), name=f"tiny-{model_type}")
+        return tiny_model(model_type, seed=seed)
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        return AutoModelForCausalLM.from_pretrained(checkpoint(model_type, seed), dtype=dtype)
 
 
 _folders = tempfile.TemporaryDirectory(prefix="isogloss-tiny-")

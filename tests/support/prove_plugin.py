@@ -46,10 +46,15 @@ def readable(value):
     return value.kind if isinstance(value, Intervention) else str(value)
 
 
+def parameter(value):
+    """A parametrised value without the marks that it may have."""
+    return value.values[0] if isinstance(value, type(pytest.param())) else value
+
+
 def axes_of(function):
     """Parameters of a test and their values, in the order of the source."""
     marks = [mark for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
-    return {mark.args[0]: [readable(value) for value in mark.args[1]] for mark in reversed(marks)}
+    return {mark.args[0]: [readable(parameter(value)) for value in mark.args[1]] for mark in reversed(marks)}
 
 
 def tests_of(module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, ITEM_IDS, TEXTS, choose_the_worst, tiny, tokenizer
+from models import ITEM_IDS, TEXTS, choose_the_worst, each_family, tiny, tokenizer
 
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, prove, prove_routers
@@ -26,7 +26,7 @@ def by_hand(loaded, text):
     return seen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_reference_router_agrees_with_the_library(family, dtype):
     """The reference router, fed the library's logits, chooses the library's experts with its weights."""
@@ -46,7 +46,7 @@ def test_sparsemixer_is_proven_in_16_bits():
         prove._EDGE[torch.bfloat16] = edge
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_library_records_the_logits_that_we_capture(family):
     """Profiles equal those from ``output_router_logits=True``, the library's own road, one text at a time."""
     loaded = tiny(family)
@@ -64,7 +64,7 @@ def test_library_records_the_logits_that_we_capture(family):
             np.testing.assert_array_equal(captured.selections[item, layer], counts)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("batch_tokens", [1, 64, 100_000])
 def test_batches_change_nothing(family, batch_tokens):
     """One text per forward, a few, or all together give the same selections, and profiles to rounding."""
@@ -77,7 +77,7 @@ def test_batches_change_nothing(family, batch_tokens):
     np.testing.assert_allclose(batched.consistency, alone.consistency, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_side_changes_no_choice(family, side):
     """What the library chooses for real tokens under either padding is what capture counts without any."""
@@ -102,7 +102,7 @@ def test_padding_side_changes_no_choice(family, side):
     np.testing.assert_array_equal(captured.selections, counts.numpy())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_cache_equals_full_forward(family):
     """Token by token with a KV cache, the routers choose what they choose in one forward."""
     loaded = tiny(family)
@@ -117,7 +117,7 @@ def test_cache_equals_full_forward(family):
         np.testing.assert_array_equal(torch.cat(chosen).sort(-1).values, expected.sort(-1).values)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_counts_add_up(family):
     """Selections sum to top-k times tokens, profiles to 1, and entropy lies between 0 and log n_experts."""
     loaded = tiny(family)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, steer
@@ -132,7 +132,7 @@ def read_by_hand(loaded, text):
     return torch.stack([read[index] for index in range(len(loaded.routers))])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_hidden_states_are_what_the_routers_are_handed(family):
     """Means over the counted tokens equal those of a plain hook on one text without padding, in every batch."""
     loaded = tiny(family)
@@ -150,7 +150,7 @@ def test_hidden_states_are_what_the_routers_are_handed(family):
         np.testing.assert_allclose(captured.hidden, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"gemma4", "gemma4_text", "laguna", "zaya"}))
+@each_family(sorted({*FAMILIES} - {"gemma4", "gemma4_text", "laguna", "zaya"}))
 def test_routers_are_linear_in_their_hidden_states(family):
     """The router's matrix times the mean hidden state is the mean of its logits, so this is what it multiplies."""
     loaded = tiny(family)

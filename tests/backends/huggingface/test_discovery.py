@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import moe_model_types, tiny_model
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from isogloss.backends.families import FAMILIES as ROWS
@@ -27,7 +27,7 @@ def with_row(monkeypatch, model_type, **changes):
     monkeypatch.setattr(discovery, "FAMILIES", rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_relabelling_experts_permutes_the_routing(family):
     """Rows of the router, its bias and its scales in another order give the same profiles in that order."""
     loaded, moved = tiny(family), tiny(family)
@@ -53,7 +53,7 @@ def named(router, block):
     return (*router.parameters(), *router.buffers(), *block.parameters(recurse=False), *block.buffers(recurse=False))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_each_listener_matters(family):
     """Removing any one router's hook makes capture fail instead of writing zeros."""
     for missing, router in enumerate(tiny(family).routers):
@@ -68,7 +68,7 @@ def test_each_listener_matters(family):
             capture(loaded, TEXTS, ITEM_IDS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_each_edit_matters(family):
     """A router whose edit is not attached is not silently left unsteered: its forced expert is missed."""
     loaded = tiny(family)
@@ -162,7 +162,7 @@ def test_a_row_that_claims_another_rule_fails_the_proof(monkeypatch, model_type,
         prove_routers(loaded, " ".join(TEXTS))
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if ROWS.get(name) and ROWS[name].selection_bias])
+@each_family([name for name in FAMILIES if ROWS.get(name) and ROWS[name].selection_bias])
 def test_a_bias_that_is_ignored_fails_the_proof(family):
     """A family whose bias were not read would be refused: the bias of the tiny models matters."""
     loaded = tiny(family)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, TEXTS, tiny
+from models import TEXTS, each_family, tiny
 
 from isogloss.backends.huggingface import measure_effect, steer
 from isogloss.backends.huggingface.effect import measure_plan_effect
@@ -49,7 +49,7 @@ def test_divergence_is_that_of_each_text_alone(family):
     assert shares[2] > 0.2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_an_empty_plan_changes_exactly_nothing(family):
     """Not even the last bit of a distribution."""
     loaded = tiny(family)

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from models import FAMILIES, TEXTS, tiny
+from models import TEXTS, each_family, tiny
 
 from isogloss.backends.huggingface import bits_per_byte, generate
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_prompts_are_answered_as_if_each_were_alone(family):
     """Greedy answers of a batch of different lengths are those of every prompt by itself."""
     loaded = tiny(family)

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from models import ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from transformers.integrations import mxfp4
 
 from isogloss.backends.huggingface import LoadedModel, capture, generate, measure_effect, prove_routers, steer
@@ -103,7 +103,7 @@ def test_a_bypass_ends_the_forward_in_which_it_happens(monkeypatch):
         logits_of(loaded)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_steering_notices_a_bypassed_router(family):
     """In every family a router that its block does not call makes a forward under a plan fail, generation too."""
     loaded = tiny(family)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from models import FAMILIES, TEXTS, tiny, tokenizer
+from models import TEXTS, each_family, tiny, tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from isogloss.backends.huggingface import LoadedModel, steer
@@ -30,7 +30,7 @@ def naive(loaded, ids, start):
     return sum(scores[place - 1, ids[place]].item() for place in range(start, len(ids)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_batches_and_padding_do_not_matter(family):
     """In one padded batch or alone, each sum is that of a plain forward over the joint tokens."""
     loaded = tiny(family)

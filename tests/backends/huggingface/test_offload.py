@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import FAMILIES, ITEM_IDS, TEXTS, checkpoint, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, checkpoint, each_family, tokenizer
 from transformers.utils import logging
 
 from isogloss.backends.huggingface import LoadedModel, capture, generate, load_model, prove_routers, steer
@@ -125,7 +125,7 @@ def test_half_on_disk_equals_one_device(family):
     require_same(spread, plain)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - UNFETCHED - set(SHAPES)))
+@each_family(sorted(set(FAMILIES) - UNFETCHED - set(SHAPES)))
 def test_every_family_is_captured_from_disk(family):
     """The proof and the selections of a model that lies half on disk are those of the whole."""
     plain, spread = half_on_disk(family)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from configs import randomise, tiny_config
 from kinds import DTYPES, EVERY_KIND, LAST
-from models import FAMILIES, ITEM_IDS, TEXTS, tiny, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from transformers import AutoModelForCausalLM
 
 from isogloss import routing
@@ -61,7 +61,7 @@ def best_first(scores, expert_ids):
     return np.take_along_axis(expert_ids, order, axis=1), order
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_empty_plan_changes_no_bit(family, dtype):
     """An empty plan gives bit-identical logits and attaches nothing."""
@@ -73,7 +73,7 @@ def test_empty_plan_changes_no_bit(family, dtype):
     assert torch.equal(before, inside)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("intervention", EVERY_KIND, ids=lambda i: i.kind)
 def test_equals_editing_the_reference_router(family, dtype, intervention):
@@ -113,7 +113,7 @@ def require_forced_and_banned(loaded, forced, banned):
     assert captured.selections[:, :, list(banned)].sum() == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_force_and_ban_hold_for_every_token(family, dtype):
     """Captured under the plan, a forced expert is chosen by every token and a banned one by none, in all its layers."""
@@ -121,7 +121,7 @@ def test_force_and_ban_hold_for_every_token(family, dtype):
     require_forced_and_banned(loaded, 5, (0, 3))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
     """They hold where logits saturate, where the bias favours the banned and where all favour another group."""
     loaded = tiny(family)
@@ -134,7 +134,7 @@ def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
     require_forced_and_banned(loaded, 6, (0, 3))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_steered_outputs_agree_between_expert_implementations(family, implementation):
     """How experts are multiplied does not change what a plan does."""
@@ -150,7 +150,7 @@ def test_steered_outputs_agree_between_expert_implementations(family, implementa
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_generation_is_steered_at_every_step(family):
     """Greedy generation under a plan equals greedy search by full steered forwards, and differs from unsteered."""
     loaded = tiny(family)
@@ -169,7 +169,7 @@ def test_generation_is_steered_at_every_step(family):
     assert torch.equal(steered.sequences, ids)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family()
 def test_leaving_restores_every_bit(family):
     """After the context, also after an exception inside a forward, outputs are as before and no hook is left."""
     loaded = tiny(family)
