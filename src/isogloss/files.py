@@ -23,6 +23,7 @@ __all__ = [
     "Record",
     "claim_folder",
     "from_json",
+    "parse_json",
     "read_bytes",
     "read_json",
     "read_typed",
@@ -119,13 +120,7 @@ def from_json(kind: type[Result], raw: object, where: object) -> Result:
     Raises:
         RunError: a field is missing, unknown, or of another type; the message is one line and names the field.
     """
-    from pydantic import ValidationError  # noqa: PLC0415 - 0.2 s, needed to read alone
-
-    try:
-        result: Result = _adapter(kind).validate_python(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _misread(where, map(str, first["loc"]), first["msg"]) from error
+    result = _validated(kind, raw, where)
     if (path := _difference(raw, to_json(result))) is not None:
         raise _misread(where, path, "unknown field, or a value of another type")
     return result
@@ -289,12 +284,25 @@ def sha256(content: bytes) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type before it is checked
-    """Read strict JSON: UTF-8, no NaN or infinity, no repeated key; a failure is a RunError that names the file."""
+    """Read a file of strict JSON, as `parse_json` does; RunError names the file if it cannot be read."""
     content = read_bytes(path)
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is not valid JSON ({error}); restore it, or create it again") from error
+        return parse_json(content)
+    except ValueError as error:
+        raise RunError(f"{path}: is not valid JSON ({error}); restore the file or make it again") from error
+
+
+def parse_json(content: bytes | str) -> Any:  # noqa: ANN401 - as above
+    """Read strict JSON: UTF-8, no NaN or infinity, no duplicate keys.
+
+    Raises:
+        ValueError: says what is wrong, in one line.
+    """
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -305,5 +313,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} more than once")
     return unique

@@ -181,7 +181,7 @@ def test_says_what_to_do_without_the_hub(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = [sys.executable, "-c", program]
     result = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-    assert "CorpusError: openlanguagedata/flores_plus, split dev: cannot be loaded" in result.stderr
+    assert "CorpusError: openlanguagedata/flores_plus: cannot be loaded" in result.stderr
     assert "copy the repository and name it as flores_plus:FOLDER" in result.stderr
 
 

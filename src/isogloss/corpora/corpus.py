@@ -21,9 +21,10 @@ __all__ = [
     "align",
     "check_language",
     "check_text",
+    "full_code",
     "item_id",
     "requested_codes",
-    "require_language",
+    "require_languages",
 ]
 
 
@@ -88,7 +89,8 @@ class Corpus(Shown):
         Raises:
             CorpusError: the corpus does not have the language.
         """
-        texts = self.texts[require_language(self.texts, resolve(language), self.name)]
+        (code,) = require_languages(self.texts, (resolve(language),), self.name)
+        texts = self.texts[code]
         return hashlib.sha256(json.dumps([self.item_ids, texts], separators=(",", ":")).encode()).hexdigest()
 
     def select(self, languages: Sequence[str], items: Sequence[str] | None = None) -> Corpus:
@@ -112,8 +114,8 @@ class Corpus(Shown):
             problem = f"no items {missing[:3]}" if missing else "no items were requested"
             raise CorpusError(f"corpus {self.name}: {problem}; its first items are {list(self.item_ids[:3])}")
         texts = {
-            code: tuple(self.texts[require_language(self.texts, code, self.name)][position[item]] for item in kept_ids)
-            for code in requested_codes(languages)
+            code: tuple(self.texts[code][position[item]] for item in kept_ids)
+            for code in require_languages(self.texts, requested_codes(languages), self.name)
         }
         return replace(self, texts=texts, item_ids=kept_ids)
 
@@ -129,13 +131,28 @@ def requested_codes(languages: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(codes))
 
 
-def require_language(available: Iterable[str], code: str, where: str) -> str:
-    """Return the code if it is available; ``where`` starts the error message."""
+def require_languages(available: Iterable[str], wanted: Sequence[str] | None, where: str) -> list[str]:
+    """Return the languages to read: those wanted, in their order, or all that are available, sorted.
+
+    Raises:
+        CorpusError: a wanted language is not available, or none is; ``where`` starts the message.
+    """
     present = sorted(available)
-    if code not in present:
+    missing = [code for code in wanted or () if code not in present]
+    if missing or not present:
         shown = ", ".join(present[:12]) + (", …" if len(present) > 12 else "")  # noqa: PLR2004 - one line of codes
-        raise CorpusError(f"{where}: no texts in {code}; available languages: {shown or 'none'}")
-    return code
+        raise CorpusError(
+            f"{where}: no texts in {', '.join(missing) or 'any language'}; available languages: {shown or 'none'}"
+        )
+    return present if wanted is None else list(wanted)
+
+
+def full_code(name: str) -> str | None:
+    """Return the full code of a language, or None where a name is no code."""
+    try:
+        return resolve(name)
+    except LanguageError:
+        return None
 
 
 def check_language(spelling: str, where: str) -> str:
@@ -176,9 +193,9 @@ def align(
     texts: Mapping[str, Mapping[str, str]], order: list[str], wanted: tuple[str, ...] | None, where: str
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """Put the texts of all languages in the same order of items."""
-    codes = sorted(texts) if wanted is None else [require_language(texts, code, where) for code in wanted]
-    if not codes:
+    if not texts and wanted is None:
         raise CorpusError(f"{where}: no rows; expected at least one text")
+    codes = require_languages(texts, wanted, where)
     items = set().union(*(texts[code] for code in codes))
     ids = tuple(item for item in order if item in items)
     for code in codes:

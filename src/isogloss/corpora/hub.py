@@ -3,19 +3,103 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_language
-from isogloss.errors import CorpusError, LanguageError
-from isogloss.languages import resolve
+from isogloss.corpora.corpus import (
+    Corpus,
+    add_text,
+    align,
+    check_language,
+    check_text,
+    full_code,
+    item_id,
+    require_languages,
+)
+from isogloss.errors import CorpusError
 
-__all__ = ["HUB_CORPORA", "load_hub"]
+__all__ = ["HUB_CORPORA", "Hub", "Row", "load_hub"]
+
+Row = Mapping[str, Any]
 
 _DEFAULT_CONFIG = "default"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository of the Hugging Face hub, or a local copy of it, whose configurations are languages.
+
+    Attributes:
+        repository: on the hub.
+        copy: folder with a copy of the repository; None for the hub.
+        name: what users write before ``:FOLDER``, for messages.
+        prefix: what precedes the language in a configuration's name.
+        renamed: configuration -> language, if its name is not the language's code.
+        alternative: what a folder may hold in place of a copy of the repository, for messages; empty for nothing.
+    """
+
+    repository: str
+    copy: Path | None
+    name: str
+    prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    alternative: str = "the original release"
+
+    @property
+    def where(self) -> str:
+        """The folder or repository, for messages."""
+        return str(self.copy or self.repository)
+
+    def configs(self) -> dict[str, str]:
+        """Return full language code -> configuration; those that name no language are left out.
+
+        Raises:
+            CorpusError: not reachable, or two configurations are of the same language.
+        """
+        datasets = _datasets()
+        try:
+            names = list(datasets.get_dataset_config_names(self.where))
+        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise self._unreachable(self.where, error) from error
+        configs: dict[str, str] = {}
+        for name in names:
+            code = self.renamed.get(name) or full_code(name.removeprefix(self.prefix))
+            if code is not None and code in configs:
+                raise CorpusError(f"{self.where}: configurations {configs[code]} and {name} are both {code}")
+            if code is not None:
+                configs[code] = name
+        return configs
+
+    def rows(self, config: str, split: str, columns: Sequence[str]) -> list[Row]:
+        """Return the rows of one configuration and split, with these columns.
+
+        Raises:
+            CorpusError: not reachable, no such split, or a column is missing; the message lists those available.
+        """
+        where, datasets = f"{self.where}, split {split}", _datasets()
+        try:
+            table = datasets.load_dataset(self.where, config, split=split)
+        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise self._unreachable(where, error) from error
+        missing = [column for column in columns if column not in table.column_names]
+        if missing:
+            raise CorpusError(f"{where}, {config}: no column {', '.join(missing)}; it has {table.column_names}")
+        return list(table.select_columns(list(columns)))
+
+    def _unreachable(self, where: str, error: Exception) -> CorpusError:
+        if self.copy is not None and self.copy.exists():
+            either = f"{self.alternative}, or " if self.alternative else ""
+            remedy = f"expected {either}a full copy of {self.repository}, README.md included"
+        else:
+            remedy = (
+                f"check the network, accept the terms at huggingface.co/datasets/{self.repository}, run `hf auth "
+                f"login`, or copy the repository and name it as {self.name}:FOLDER"
+            )
+        first = str(error).partition("\n")[0]  # the library lists every file after it
+        return CorpusError(f"{where}: cannot be loaded ({type(error).__name__}: {first}); {remedy}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +115,8 @@ class _HubCorpus:
         text: column with the text.
         rank: column that says which row of an item to keep (the lowest), or None where an item has one row.
         sort_key: order of items.
-        configs: language -> name of its configuration, where it is not the language's code.
+        renamed: configuration -> language, if its name is not the language's code.
+        alternative: another folder that can be read in place of a copy of the repository; empty for none.
     """
 
     repository: str
@@ -42,22 +127,23 @@ class _HubCorpus:
     text: str
     rank: str | None
     sort_key: Callable[[str], Any]
-    configs: Mapping[str, str]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    alternative: str = ""
 
 
 # Configurations that FLORES+ names otherwise than FLORES-200, for the same text. kon_Latn and tzm_Tfng are not among
 # them: their texts were found to be in other languages (ktu_Latn, zgh_Tfng).
 # Source: github.com/openlanguagedata/flores, CHANGELOG.md, 2.0-rc.1 and 2.0-rc.2.
 _FLORES_PLUS_CONFIGS = {
-    "ajp_Arab": "apc_Arab_sout3123",
-    "aka_Latn": "twi_Latn_asan1239",
-    "apc_Arab": "apc_Arab_nort3139",
-    "est_Latn": "ekk_Latn",
-    "grn_Latn": "gug_Latn",
-    "tgl_Latn": "fil_Latn",
-    "twi_Latn": "twi_Latn_akua1239",
-    "zho_Hans": "cmn_Hans",
-    "zho_Hant": "cmn_Hant",
+    "apc_Arab_sout3123": "ajp_Arab",
+    "twi_Latn_asan1239": "aka_Latn",
+    "apc_Arab_nort3139": "apc_Arab",
+    "ekk_Latn": "est_Latn",
+    "gug_Latn": "grn_Latn",
+    "fil_Latn": "tgl_Latn",
+    "twi_Latn_akua1239": "twi_Latn",
+    "cmn_Hans": "zho_Hans",
+    "cmn_Hant": "zho_Hant",
 }
 
 _HUB = {
@@ -70,7 +156,7 @@ _HUB = {
         text="text",
         rank=None,
         sort_key=int,
-        configs=_FLORES_PLUS_CONFIGS,
+        renamed=_FLORES_PLUS_CONFIGS,
     ),
     "belebele": _HubCorpus(
         repository="facebook/belebele",
@@ -81,7 +167,7 @@ _HUB = {
         text="flores_passage",
         rank="question_number",
         sort_key=str,
-        configs={},
+        alternative="belebele/passage_to_flores200.json beside flores200/",
     ),
 }
 
@@ -107,106 +193,51 @@ def load_hub(name: str, local: str, wanted: tuple[str, ...] | None, split: str |
     Raises:
         CorpusError: not reachable, no such language or split, or the items of the languages differ.
     """
-    hub = _HUB[name]
-    reader = _Reader(name, hub, local or hub.repository, split or hub.split)
+    layout = _HUB[name]
+    hub = Hub(
+        layout.repository,
+        Path(local) if local else None,
+        name,
+        renamed=layout.renamed,
+        alternative=layout.alternative,
+    )
+    split = split or layout.split
+    configs = hub.configs()
+    parts: list[tuple[str, str | None]] = [(_DEFAULT_CONFIG, None)]
+    if configs:
+        parts = [(configs[code], code) for code in require_languages(configs, wanted, hub.where)]
     texts: dict[str, dict[str, str]] = {}
-    for config, code in reader.plan(wanted):
-        texts |= reader.read(config, code)
+    for config, code in parts:
+        texts |= _read(hub, layout, config, code, split=split)
+    where = f"{hub.where}, split {split}"
     try:
-        order = sorted({item for rows in texts.values() for item in rows}, key=hub.sort_key)
+        order = sorted({item for rows in texts.values() for item in rows}, key=layout.sort_key)
     except ValueError as error:
         raise CorpusError(
-            f"{reader.where}: {hub.item} is no whole number ({error}); expected FLORES+ layout"
+            f"{where}: {layout.item} is not an integer ({error}); expected the layout of FLORES+"
         ) from error
-    aligned, ids = align(texts, order, wanted, reader.where)
-    return Corpus(name, aligned, ids, hub.licence, f"{hub.repository}, split {reader.split}")
+    aligned, ids = align(texts, order, wanted, where)
+    return Corpus(name, aligned, ids, layout.licence, f"{layout.repository}, split {split}")
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """One repository and split, read through `datasets`."""
-
-    name: str
-    hub: _HubCorpus
-    path: str
-    split: str
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}, split {self.split}"
-
-    def plan(self, wanted: tuple[str, ...] | None) -> list[tuple[str, str | None]]:
-        """Pair each configuration to read with its language, or with None where its rows name their languages."""
-        renamed = {config: code for code, config in self.hub.configs.items()}
-        by_language: dict[str, str] = {}
-        for config in self._configs():
-            code = renamed.get(config) or _code(config)
-            if code is not None and code in by_language:
-                raise CorpusError(f"{self.path}: configurations {by_language[code]} and {config} are both {code}")
-            if code is not None:
-                by_language[code] = config
-        if not by_language:
-            return [(_DEFAULT_CONFIG, None)]
-        codes = sorted(by_language) if wanted is None else wanted
-        return [(by_language[require_language(by_language, code, self.path)], code) for code in codes]
-
-    def read(self, config: str, code: str | None) -> dict[str, dict[str, str]]:
-        """Read one configuration: language -> item id -> text."""
-        texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for number, row in enumerate(self._rows(config, with_languages=code is None), start=1):
-            where = f"{self.where}, {config}, row {number}"
-            language = code or check_language("_".join(str(row[column]) for column in self.hub.language), where)
-            item = item_id(row[self.hub.item], where)
-            if self.hub.rank is None or item not in texts[language]:
-                add_text(texts[language], item, check_text(row[self.hub.text], where), where)
-        return texts
-
-    def _configs(self) -> list[str]:
-        datasets = _datasets()
-
-        try:
-            return list(datasets.get_dataset_config_names(self.path))
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise self._unreachable(error) from error
-
-    def _rows(self, config: str, *, with_languages: bool) -> Iterable[Mapping[str, Any]]:
-        datasets = _datasets()
-
-        try:
-            table = datasets.load_dataset(self.path, config, split=self.split)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise self._unreachable(error) from error
-        rank = () if self.hub.rank is None else (self.hub.rank,)
-        needed = [self.hub.item, self.hub.text, *rank, *(self.hub.language if with_languages else ())]
-        missing = [column for column in needed if column not in table.column_names]
-        if missing:
-            raise CorpusError(f"{self.where}, {config}: no column {', '.join(missing)}; it has {table.column_names}")
-        rows: Iterable[Mapping[str, Any]] = table.select_columns(needed)
-        return sorted(rows, key=lambda row: row[rank[0]]) if rank else rows
-
-    def _unreachable(self, error: Exception) -> CorpusError:
-        if Path(self.path).exists():
-            remedy = f"expected a full copy of {self.hub.repository}, README.md included"
-            if self.name == "belebele":
-                remedy += ", or belebele/passage_to_flores200.json beside flores200/"
-        else:
-            remedy = (
-                f"check the network, accept the terms at huggingface.co/datasets/{self.hub.repository}, run `hf auth "
-                f"login`, or copy the repository and name it as {self.name}:FOLDER"
-            )
-        first = str(error).partition("\n")[0]  # the library lists every file after it
-        return CorpusError(f"{self.where}: cannot be loaded ({type(error).__name__}: {first}); {remedy}")
+def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split: str) -> dict[str, dict[str, str]]:
+    """Read one configuration: language -> item id -> text; without ``code``, rows name their languages."""
+    rank = () if layout.rank is None else (layout.rank,)
+    rows = hub.rows(config, split, (layout.item, layout.text, *rank, *(() if code else layout.language)))
+    if rank:
+        rows.sort(key=lambda row: row[rank[0]])
+    texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for number, row in enumerate(rows, start=1):
+        where = f"{hub.where}, split {split}, {config}, row {number}"
+        language = code or check_language("_".join(str(row[column]) for column in layout.language), where)
+        item = item_id(row[layout.item], where)
+        if not rank or item not in texts[language]:
+            add_text(texts[language], item, check_text(row[layout.text], where), where)
+    return texts
 
 
 def _datasets() -> ModuleType:
-    import datasets  # noqa: PLC0415 - loading takes over a second, and only hub corpora need it
+    import datasets  # noqa: PLC0415 - loading takes over a second, and only hub data sets need it
 
     module: ModuleType = datasets
     return module
-
-
-def _code(config: str) -> str | None:
-    try:
-        return resolve(config)
-    except LanguageError:
-        return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_language
+from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_languages
 from isogloss.errors import CorpusError
+from isogloss.files import parse_json
 
 __all__ = ["TABLES", "load_folder", "load_table", "read_text"]
 
@@ -18,16 +18,24 @@ _LANGUAGE_STEM = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z]{4})?")
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file without changing its text; CorpusError if it cannot be read or is not UTF-8."""
+def read_text(path: Path, *, allow_mark: bool = False) -> str:
+    """Read a UTF-8 file without changing its text.
+
+    Args:
+        path: of the file.
+        allow_mark: drop a byte order mark, which is an error otherwise.
+
+    Raises:
+        CorpusError: it cannot be read, is not UTF-8, or starts with a byte order mark.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if raw.startswith(_BOM):
+    if raw.startswith(_BOM) and not allow_mark:
         raise CorpusError(f"{path}:1: starts with a byte order mark; save it as UTF-8 without BOM")
     try:
-        return raw.decode("utf-8")
+        return raw.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
         position = raw.count(b"\n", 0, error.start) + 1
         raise CorpusError(
@@ -52,7 +60,7 @@ def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None)
     """Read line-aligned files, one per language; arguments and errors as `isogloss.corpora.load_corpus`."""
     name = folder.name if split is None else f"{folder.name}/{split}"
     files = _language_files(folder, split)
-    codes = sorted(files) if wanted is None else [require_language(files, code, str(folder)) for code in wanted]
+    codes = require_languages(files, wanted, str(folder))
     texts = {code: tuple(_read_lines(files[code])) for code in codes}
     first = codes[0]
     for code in codes:
@@ -90,9 +98,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(_read_lines(path), start=1):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{where}: not JSON ({error.msg}); expected one object per line") from error
+            row = parse_json(line)
+        except ValueError as error:
+            raise CorpusError(f"{where}: not JSON ({error}); expected one object per line") from error
         if not isinstance(row, dict):
             raise CorpusError(f"{where}: found a {type(row).__name__}; expected an object with language, text and id")
         yield where, row

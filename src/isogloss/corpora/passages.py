@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from isogloss.corpora.corpus import Corpus, item_id
 from isogloss.corpora.local import load_folder, read_text
 from isogloss.errors import CorpusError
+from isogloss.files import parse_json
 
 __all__ = ["holds_passages", "load_passages"]
 
@@ -103,9 +103,9 @@ def _require_lines(passage: _Passage, splits: Mapping[str, Corpus]) -> None:
 
 def _read_map(path: Path) -> Iterator[_Passage]:
     try:
-        entries = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{path}: not JSON ({error.msg}, line {error.lineno}); restore the file") from error
+        entries = parse_json(read_text(path))
+    except ValueError as error:
+        raise CorpusError(f"{path}: not JSON ({error}); restore the file") from error
     if not isinstance(entries, list) or not entries:
         raise CorpusError(f"{path}: expected a list of passages, at least one; restore the file")
     for number, entry in enumerate(entries):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from isogloss.errors import PlanError
-from isogloss.files import write_atomically
+from isogloss.files import parse_json, write_atomically
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
@@ -254,9 +254,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 def parse_plan(content: bytes | str) -> Plan:
     """Read and check a plan from the content of its file; PlanError if it is not strict JSON or not a valid plan."""
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        return Plan.from_json(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant))
-    except (ValueError, RecursionError) as error:
+        return Plan.from_json(parse_json(content))
+    except ValueError as error:
         raise PlanError(f"the plan is not a JSON file: {error}; make a plan with `isogloss plan`") from error
 
 
@@ -303,17 +302,6 @@ def _as_json(provenance: object) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"the provenance cannot be written as JSON: {error}; expected finite JSON types") from error
     return copied
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-    if twice:
-        raise PlanError(f"an object has the keys {twice} more than once; expected each key once")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise PlanError(f"found the number {name}; expected finite numbers")
 
 
 def _read_fingerprint(raw: object) -> Fingerprint:

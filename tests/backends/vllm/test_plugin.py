@@ -116,7 +116,7 @@ def spoiled(**changes):
         (spoiled(layer=77), "layer 77 is not a routed layer"),
         (spoiled(experts=[99]), "expert 99 is out of range; expected 0 to 7"),
         (spoiled(experts=[1, 2, 3]), "forces 3 experts; a token chooses 2"),
-        (spoiled(kind="soft", strength=float("nan")), "found the number NaN"),
+        (spoiled(kind="soft", strength=float("nan")), "NaN is not allowed"),
         (b"layers: 3", "is not a JSON file"),
         (b"x" * 100_000_000, "is larger than 16 MiB"),
         (None, "cannot read the plan"),

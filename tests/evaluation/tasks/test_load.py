@@ -76,7 +76,7 @@ def test_missing_columns_languages_and_splits_name_themselves(tmp_path):
     folder = write_repository(tmp_path / "copy", {"en": {"test": rows}, "de": {"train": mgsm_rows("de")}})
     with pytest.raises(CorpusError, match=r"no column answer_number; it has \['question', 'number'\]"):
         load_task(f"mgsm:{folder}", languages=["en"])
-    with pytest.raises(CorpusError, match="nothing in fra_Latn; languages there: deu_Latn, eng_Latn"):
+    with pytest.raises(CorpusError, match="no texts in fra_Latn; available languages: deu_Latn, eng_Latn"):
         load_task(f"mgsm:{folder}", languages=["fr"])
     with pytest.raises(CorpusError, match="cannot be loaded"):
         load_task(f"mgsm:{folder}", languages=["de"])

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from isogloss.corpora.corpus import full_code, require_languages
+from isogloss.corpora.hub import Hub, Row
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_letter
-from isogloss.evaluation.tasks.reading import (
-    Hub,
-    Request,
-    Row,
-    full_code,
-    glob_languages,
-    pick,
-    read_csv,
-    read_json,
-    text_of,
-)
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_csv, read_languages, text_of
 from isogloss.evaluation.tasks.task import Item, Task
+from isogloss.files import parse_json
 
 __all__ = ["MEDICAL_SUBJECTS", "load_belebele", "load_global_mmlu", "load_mmlu"]
 
@@ -64,7 +56,7 @@ def load_mmlu(request: Request) -> Task:
     header, the answer as a letter or a 0-based index.
     """
     code = _ENGLISH if request.name == "mmlu" else _ARABIC
-    pick({code: None}, request.languages, request.title)
+    require_languages({code}, request.languages, request.title)
     if request.name == "mmlu_arabic" and request.path is None:
         raise CorpusError(
             "mmlu_arabic is read from local files; name them as mmlu_arabic:FOLDER (test/SUBJECT_test.csv)"
@@ -87,15 +79,11 @@ def load_global_mmlu(request: Request) -> Task:
     """
     hub = Hub("CohereForAI/Global-MMLU", request.path, request.title)
     chosen = _medical(request) if request.variant == "medical" else None
-    available = hub.configs()
     columns = ("sample_id", "subject", "question", "option_a", "option_b", "option_c", "option_d", "answer")
     questions = {}
-    for code in pick(available, request.languages, hub.where):
-        rows = [
-            _Question.of(row, f"{hub.where}, {code}, row {number}")
-            for number, row in enumerate(hub.rows(available[code], "test", columns), start=1)
-        ]
-        questions[code] = rows if chosen is None else _choose(rows, chosen, f"{hub.where}, {code}")
+    for code, where, found in read_languages(request, hub, {}, split="test", columns=columns):
+        rows = [_Question.of(row, f"{where}, row {number}") for number, row in enumerate(found, start=1)]
+        questions[code] = rows if chosen is None else _choose(rows, chosen, where)
     note = "Source: lm-evaluation-harness, global_mmlu_full (letters)"
     if chosen is not None:
         note += "; medical: the positions of the given file within each subject, unweighted mean over the 7 subjects"
@@ -113,12 +101,9 @@ def load_belebele(request: Request) -> Task:
     files: dict[str, Path] = {}
     if request.path is not None:
         files = glob_languages(request.path, "*.jsonl", lambda path: full_code(path.stem))
-    available = files or hub.configs()
     columns = ("link", "question_number", "flores_passage", "question", *_MC, "correct_answer_num")
     questions = {}
-    for code in pick(available, request.languages, hub.where):
-        rows: Sequence[Any] = read_json(files[code]) if files else hub.rows(str(available[code]), "test", columns)
-        where = str(files[code]) if files else f"{hub.where}, {code}"
+    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns):
         found = [q for number, row in enumerate(rows, 1) for q in _belebele_rows(row, f"{where}:{number}")]
         questions[code] = sorted(found, key=lambda question: question.order)
     note = (
@@ -281,7 +266,7 @@ def _medical(request: Request) -> dict[str, list[int]]:
         )
     path = Path(request.argument)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: cannot be read as JSON ({error})") from error
     missing = [subject for subject in MEDICAL_SUBJECTS if not isinstance(found, dict) or not found.get(subject)]

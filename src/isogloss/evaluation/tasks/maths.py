@@ -6,18 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from isogloss.corpora.corpus import full_code
+from isogloss.corpora.hub import Hub
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.evaluation.tasks.parse import parse_boxed, parse_number
-from isogloss.evaluation.tasks.reading import (
-    Hub,
-    Request,
-    full_code,
-    glob_languages,
-    pick,
-    read_json,
-    read_lines,
-    text_of,
-)
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_lines, text_of
 from isogloss.evaluation.tasks.task import Item, Parse, Task
 from isogloss.languages import from_name
 
@@ -86,21 +79,15 @@ def load_mgsm(request: Request) -> Task:
     """
     hub = Hub("juletxara/mgsm", request.path, request.title)
     files = {} if request.path is None else _tsv_files(request.path, "mgsm_")
-    questions: dict[str, list[tuple[str, str, str]]] = {}
-    available = files or hub.configs()
-    for code in pick(available, request.languages, hub.where):
-        if files:
-            questions[code] = _read_tsv(files[code])
-            continue
-        rows = hub.rows(str(available[code]), "test", ("question", "answer_number"))
-        questions[code] = [
-            _problem(str(index), row, ("question", "answer_number"), f"{hub.where}, {code}, row {index + 1}")
-            for index, row in enumerate(rows)
-        ]
-    where = "juletxara/mgsm (google-research/url-nlp), test"
+    columns, questions = ("question", "answer_number"), {}
+    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns, read=_read_tsv):
+        questions[code] = (
+            rows if files else [_problem(str(i), row, columns, f"{where}:{i + 1}") for i, row in enumerate(rows)]
+        )
+    source = "juletxara/mgsm (google-research/url-nlp), test"
     if request.variant == "boxed":
-        return _boxed(request, questions, "CC-BY-4.0", where, note="The boxed protocol is paper B's for MGSM.")
-    return _direct(request, questions, "CC-BY-4.0", where)
+        return _boxed(request, questions, "CC-BY-4.0", source, note="The boxed protocol is paper B's for MGSM.")
+    return _direct(request, questions, "CC-BY-4.0", source)
 
 
 def load_msvamp(request: Request) -> Task:
@@ -111,12 +98,9 @@ def load_msvamp(request: Request) -> Task:
     """
     hub = Hub("Mathoctopus/MSVAMP", request.path, request.title)
     files = {} if request.path is None else glob_languages(request.path, "test_*.json", _named)
-    available = files or hub.configs()
     columns = ("m_query", "response")
     questions = {}
-    for code in pick(available, request.languages, hub.where):
-        rows = read_json(files[code]) if files else hub.rows(str(available[code]), "test", columns)
-        where = str(files[code]) if files else f"{hub.where}, {code}"
+    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns):
         questions[code] = [_problem(str(i), row, columns, f"{where}:{i + 1}") for i, row in enumerate(rows)]
     return _direct(request, questions, "MIT", "Mathoctopus/MSVAMP (microsoft/MathOctopus), test")
 
@@ -133,11 +117,8 @@ def load_polymath(request: Request) -> Task:
     for pattern in (f"*/{level}.jsonl", f"data/*/{level}.jsonl"):
         if request.path is not None and not files:
             files = glob_languages(request.path, pattern, lambda path: full_code(path.parent.name))
-    available = files or hub.configs()
     questions = {}
-    for code in pick(available, request.languages, hub.where):
-        rows = read_json(files[code]) if files else hub.rows(str(available[code]), level, ("id", "question", "answer"))
-        where = str(files[code]) if files else f"{hub.where}, {code}"
+    for code, where, rows in read_languages(request, hub, files, split=level, columns=("id", "question", "answer")):
         questions[code] = [_level_problem(row, f"{where}:{i + 1}") for i, row in enumerate(rows)]
     note = (
         "No language is asked for. Numbers are compared as numbers; other answers (levels above low) as LaTeX without "

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.corpora import Corpus, load_corpus
+from isogloss.corpora.corpus import full_code, require_languages
+from isogloss.corpora.hub import Hub
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_number, parse_text
-from isogloss.evaluation.tasks.reading import (
-    Hub,
-    Request,
-    full_code,
-    glob_languages,
-    pick,
-    read_json,
-    read_lines,
-    text_of,
-)
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_lines, read_rows, text_of
 from isogloss.evaluation.tasks.score import require_sacrebleu
 from isogloss.evaluation.tasks.task import Item, Task, half_of
 from isogloss.languages import display_name
@@ -88,16 +81,13 @@ def load_xquad(request: Request) -> Task:
     files: dict[str, Path] = {}
     if request.path is not None:
         files = glob_languages(request.path, "xquad.*.json", lambda path: full_code(path.stem.removeprefix("xquad.")))
-    available = files or hub.configs()
+    columns = ("id", "context", "question", "answers")
     items = {}
-    for code in pick(available, request.languages, hub.where):
+    for code, where, rows in read_languages(request, hub, files, split="validation", columns=columns, read=_squad_rows):
         if code not in _XQUAD_WORDS:
             raise CorpusError(
                 f"{hub.where}: no words for context and question in {code}; it has {', '.join(_XQUAD_WORDS)}"
             )
-        where = str(files[code]) if files else f"{hub.where}, {code}"
-        columns = ("id", "context", "question", "answers")
-        rows = _squad_rows(files[code]) if files else hub.rows(str(available[code]), "validation", columns)
         items[code] = [_xquad_item(row, code, where) for row in rows]
     return Task(
         request.title,
@@ -143,7 +133,7 @@ def load_tico19(request: Request) -> Task:
 
     files = glob_languages(request.path, "tico19-test.*", code_of)
     texts = {}
-    for code in pick(files, _with_english(request), str(request.path)):
+    for code in require_languages(files, _with_english(request), str(request.path)):
         lines = read_lines(files[code])
         empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
         if empty is not None:
@@ -158,7 +148,7 @@ def load_organism(request: Request, n_items: int | None) -> Task:
     Problems of ``dev`` and ``test`` ask for different equations, none of which training met; None reads as test.
     """
     count = n_items or _ORGANISM_ITEMS
-    codes = tuple(pick(dict.fromkeys(grammar_languages()), request.languages, "the organism's grammar"))
+    codes = tuple(require_languages(grammar_languages(), request.languages, "the organism's grammar"))
     codes = codes if request.languages is not None else tuple(grammar_languages())
     name = request.title.replace("organism", "organism-problems", 1)
     split = request.split or "test"
@@ -260,7 +250,7 @@ def _squad_rows(path: Path) -> list[dict[str, Any]]:
         return [
             {"id": qa["id"], "context": paragraph["context"], "question": qa["question"]}
             | {"answers": {"text": [answer["text"] for answer in qa["answers"]]}}
-            for article in read_json(path)[0]["data"]
+            for article in read_rows(path)[0]["data"]
             for paragraph in article["paragraphs"]
             for qa in paragraph["qas"]
         ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from isogloss.corpora.corpus import full_code
+from isogloss.corpora.hub import Hub
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_letter
-from isogloss.evaluation.tasks.reading import Hub, Request, full_code, glob_languages, pick, read_json, text_of
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, text_of
 from isogloss.evaluation.tasks.task import Item, Task
 
 __all__ = ["load_xcopa"]
@@ -47,12 +48,11 @@ def load_xcopa(request: Request) -> Task:
     columns = ("premise", "choice1", "choice2", "question", "label")
     for split in {"dev": ["validation"], "test": ["test"], None: ["validation", "test"]}[request.split]:
         files = _xcopa_files(request.path, split)
-        configs: Mapping[str, Any] = files or {
-            code: name for code, name in hub.configs().items() if code in _CONNECTORS
-        }
-        for code in pick(configs, request.languages, f"{hub.where}, {split}"):
-            rows: Sequence[Any] = read_json(files[code]) if files else hub.rows(str(configs[code]), split, columns)
-            where = str(files[code]) if files else f"{hub.where}, {code}, {split}"
+        for code, where, rows in read_languages(request, hub, files, split=split, columns=columns):
+            if code not in _CONNECTORS:
+                raise CorpusError(
+                    f"{where}: no words for because and therefore in {code}; known: {', '.join(_CONNECTORS)}"
+                )
             items[code] += [_xcopa_item(row, code, f"{split}/{i}", f"{where}:{i + 1}") for i, row in enumerate(rows)]
     return Task(
         request.title,
