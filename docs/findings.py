@@ -28,9 +28,9 @@ from isogloss.errors import LanguageError
 from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.train import TIERS
+from isogloss.report.sentences import describe_run
 from isogloss.runs import import_counts_json
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
-from isogloss.workflows.findings import describe_run
 from isogloss.workflows.organism import word_problem_accuracies
 from isogloss.workflows.sources import open_corpus, open_model
 from markdown_parts import estimate, table

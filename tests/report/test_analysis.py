@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from report_samples import ATTACK, CODES, Numbers, Page, analysis, curve, full, parts
+from report_samples import ATTACK, CODES, Numbers, Page, analysis, curve, full, parts, typed
 
 from isogloss.analysis import AnalysisRequest, Resampling, analyze_run
 from isogloss.analysis.tree import language_tree
 from isogloss.errors import RunError
-from isogloss.report import Report, render_report
+from isogloss.report import Report, render_report, report_on
+from isogloss.report.maps import branches
 from isogloss.report.rows import row_scale
 from isogloss.report.structure import MOST_PAIRS
 from isogloss.report.text import number
-from isogloss.report.trees import branches
 from isogloss.workflows.analysis import write_analysis
-from isogloss.workflows.report import report_on
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld
 
@@ -31,7 +30,7 @@ SECTIONS = ("Middle layers by language", "Language structure", "Resources", "Con
 def page(codes: tuple[str, ...] = CODES, **changes: object) -> Page:
     """A report with all parts of an analysis, some of them changed."""
     found = {**analysis(codes), **parts(codes), **changes}
-    return Page(render_report(replace(full(), analysis=found, experts=(), evaluation=None)))
+    return Page(render_report(replace(full(), analysis=typed(found), experts=(), evaluation=None)))
 
 
 def many(n: int) -> tuple[str, ...]:
@@ -52,7 +51,7 @@ def metas(drawing: dict[str, Any]) -> list[str | None]:
 def blanked(found: Any, share: float, generator: np.random.Generator) -> Any:
     """Replace a share of the floats inside JSON by null."""
     if isinstance(found, dict):
-        kept = ("resampling", "linkage", "consistency_chance", "divergence_ceiling")
+        kept = ("resampling", "linkage", "rule", "consistency_chance", "divergence_ceiling")
         return {name: value if name in kept else blanked(value, share, generator) for name, value in found.items()}
     if isinstance(found, list):
         return [blanked(value, share, generator) for value in found]
@@ -97,7 +96,7 @@ def test_every_part_may_be_missing(name: str, empty: str | None) -> None:
         found[name] = None
     else:
         del found[name]
-    assert "Divergence from English" in Page(render_report(replace(full(), analysis=found))).text
+    assert "Divergence from English" in Page(render_report(replace(full(), analysis=typed(found)))).text
 
 
 def test_older_analysis_gives_the_older_report() -> None:
@@ -122,7 +121,7 @@ def test_null_numbers_leave_gaps(share: float) -> None:
     """Numbers that are missing anywhere are dashes in tables and gaps in figures, and the page stays valid."""
     found = {**analysis(), **parts()}
     holes = blanked(found, share, np.random.default_rng(0))
-    shown = Page(render_report(replace(full(), analysis=holes)))
+    shown = Page(render_report(replace(full(), analysis=typed(holes))))
     assert "–" in shown.text
     assert "NaN" not in json.dumps(shown.drawings)
     assert not {"nan", "None"} & set(shown.text.split())
@@ -132,7 +131,7 @@ def test_markup_from_outside_stays_text() -> None:
     """A script as the name of a band, a reference, a measure, a corpus or a language is shown, and not run."""
     codes = (ATTACK, f"{ATTACK}2", *CODES)
     found = {**analysis(codes), **parts(codes, word=ATTACK)}
-    raw = render_report(replace(full(), analysis=found))
+    raw = render_report(replace(full(), analysis=typed(found)))
     shown = Page(raw)
     assert ATTACK not in raw
     assert shown.scripts == 2
@@ -219,7 +218,9 @@ def test_few_and_many_languages_stay_readable(n: int, labels: int, half: bool) -
 def test_page_of_two_hundred_languages_is_of_reasonable_size() -> None:
     """All parts of 204 languages in six layers stay within 8 MB beside plotly."""
     codes = many(204)
-    text = render_report(replace(full(), analysis={**analysis(codes), **parts(codes)}, experts=(), evaluation=None))
+    text = render_report(
+        replace(full(), analysis=typed({**analysis(codes), **parts(codes)}), experts=(), evaluation=None)
+    )
     assert len(text.encode()) < 13_000_000
 
 
@@ -382,5 +383,5 @@ def test_findings_beside_an_analysis_are_shown(world, tmp_path) -> None:
 
 def test_report_is_the_same_each_time() -> None:
     """Equal analyses give equal pages."""
-    report = Report("Same", (), {}, analysis={**analysis(), **parts()})
+    report = Report("Same", (), {}, analysis=typed({**analysis(), **parts()}))
     assert render_report(report) == render_report(report)

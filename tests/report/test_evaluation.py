@@ -20,7 +20,7 @@ from isogloss.report.arms import arms_figure, arms_table, dose_figure, inside_ta
 from isogloss.report.evaluations import evaluation_section
 from isogloss.report.metrics import Metric, arm_text, is_random, read_metric
 from isogloss.report.results import Reading
-from isogloss.workflows.findings import describe_evaluation
+from isogloss.report.sentences import describe_evaluation
 
 if TYPE_CHECKING:
     from isogloss.workflows.study import StudyResult

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_samples import ATTACK, CODES, Page, analysis, curve, evaluation, expert_table, full, hostile, manifest
+from report_samples import (
+    ATTACK,
+    CODES,
+    Page,
+    analysis,
+    curve,
+    evaluation,
+    full,
+    hostile,
+    manifest,
+    typed,
+    typed_table,
+)
 
 from isogloss.errors import FileError, RunError
 from isogloss.report import Report, render_report, write_report
@@ -58,22 +71,23 @@ def test_minimal_report_has_findings_and_provenance_only() -> None:
 def test_analysis_with_required_fields_only_renders() -> None:
     """Everything but pivot, experts and divergence is optional."""
     bare = {"pivot": "eng_Latn", "n_experts": 4, "divergence": {"swh_Latn": curve(0.1)}}
-    page = Page(render_report(Report("Bare", (), {}, analysis=bare)))
+    page = Page(render_report(Report("Bare", (), {}, analysis=typed(bare))))
     assert len(page.drawings) == 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "missing", "command"),
+    ("read", "message"),
     [
-        ({"analysis": {"pivot": "eng_Latn"}}, "n_experts, divergence", "analyze"),
-        ({"experts": ({"rule": "delta"},)}, "experts", "experts"),
-        ({"evaluation": {"arms": {}}}, "per_language", "evaluate"),
+        (lambda: typed({"pivot": "eng_Latn", "divergence": {}}), r"analysis\.json: n_experts: Field required"),
+        (lambda: typed({**analysis(), "n_experts": "many"}), r"analysis\.json: n_experts: Input should be a valid int"),
+        (lambda: typed_table(experts=[{"layer": 1}]), r"experts\.json: experts\.0\.expert: Field required"),
+        (lambda: render_report(replace(full(), evaluation={"arms": {}})), r"per_language, .* evaluate --json"),
     ],
 )
-def test_missing_field_is_named_with_the_command(changes: dict[str, object], missing: str, command: str) -> None:
-    """A result that is not what the command prints is refused, naming the field and the command."""
-    with pytest.raises(RunError, match=rf"needs the fields {missing}, .* isogloss {command} --json"):
-        render_report(replace(full(), **changes))
+def test_missing_field_is_named_with_its_file(read: Callable[[], object], message: str) -> None:
+    """A result that is not what the command writes is refused, naming the field by its path."""
+    with pytest.raises(RunError, match=message):
+        read()
 
 
 def test_every_drawing_is_valid_plotly() -> None:
@@ -132,7 +146,7 @@ def test_pooled_counts_have_no_band_and_say_so() -> None:
     """Null ends draw no band; figures and tables state that pooled counts carry no interval."""
     curves = {code: curve(0.1, with_interval=False, n=1) for code in CODES[1:]}
     pooled = analysis(granularity="pooled", divergence=curves, shuffled={}, entropy={}, consistency={}, correlation=[])
-    page = Page(render_report(replace(full(), analysis=pooled, experts=(), evaluation=None)))
+    page = Page(render_report(replace(full(), analysis=typed(pooled), experts=(), evaluation=None)))
     (drawing,) = page.drawings
     assert not [trace for trace in drawing["data"] if trace.get("fill")]
     assert page.text.count("no interval: pooled counts") == 2
@@ -151,14 +165,14 @@ def test_band_breaks_where_an_interval_is_missing() -> None:
     """A layer without an interval splits the band into two outlines."""
     points = curve(0.1)
     points[3] = {**points[3], "low": None, "high": float("nan")}
-    page = Page(render_report(replace(full(), analysis=analysis(divergence={"swh_Latn": points}))))
+    page = Page(render_report(replace(full(), analysis=typed(analysis(divergence={"swh_Latn": points})))))
     (band,) = [trace for trace in page.drawings[0]["data"] if trace.get("fill")]
     assert band["x"] == [0, 1, 2, 2, 1, 0, None, 4, 5, 5, 4]
 
 
 def test_one_language_draws_one_line() -> None:
     """A single language besides the pivot has a line, a band and the noise ceiling, and no map."""
-    page = Page(render_report(replace(full(), analysis=analysis(CODES[:2]), evaluation=None)))
+    page = Page(render_report(replace(full(), analysis=typed(analysis(CODES[:2])), evaluation=None)))
     assert len(page.drawings[0]["data"]) == 3
     assert "every language" not in page.text
 
@@ -166,7 +180,7 @@ def test_one_language_draws_one_line() -> None:
 def test_sixty_languages_stay_readable() -> None:
     """Many languages: six in colour, the rest in grey, a map with a row for each, and all numbers in the table."""
     codes = ("eng_Latn", *(f"language {place:02d}" for place in range(59)))
-    page = Page(render_report(replace(full(), analysis=analysis(codes), evaluation=evaluation(codes))))
+    page = Page(render_report(replace(full(), analysis=typed(analysis(codes)), evaluation=evaluation(codes))))
     lines, rows = page.drawings[0]["data"], page.drawings[1]["data"][0]
     assert sum("markers" in trace["mode"] for trace in lines) == 6
     assert "53 other languages" in page.text
@@ -203,14 +217,14 @@ def test_expert_map_places_each_expert() -> None:
 def test_what_was_refused_is_said_with_its_reason() -> None:
     """A metric that could not be computed is named with why, and its figure is absent."""
     refused = analysis(consistency={}, consistency_chance=[], refused={"consistency": "consistency needs items"})
-    text = Page(render_report(replace(full(), analysis=refused))).text
+    text = Page(render_report(replace(full(), analysis=typed(refused)))).text
     assert "Not computed: consistency needs items." in text
     assert "Routing consistency" not in text
 
 
 def test_a_rule_that_found_nothing_says_so() -> None:
     """No expert: a sentence, and no figure."""
-    page = Page(render_report(Report("None", (), manifest(), experts=(expert_table(experts=[]),))))
+    page = Page(render_report(Report("None", (), manifest(), experts=(typed_table(experts=[]),))))
     assert "0 experts found; 0.2 expected by chance" in page.text
     assert not page.drawings
 
@@ -220,7 +234,7 @@ def test_long_expert_table_is_cut_and_says_so() -> None:
     rows = [
         {"layer": at % 6, "expert": at // 6, "statistic": 0.001 * at, "low": None, "high": None} for at in range(600)
     ]
-    text = Page(render_report(Report("Many", (), manifest(), experts=(expert_table(experts=rows),)))).text
+    text = Page(render_report(Report("Many", (), manifest(), experts=(typed_table(experts=rows),)))).text
     assert "The 500 with the greatest statistics are listed" in text
 
 
@@ -291,7 +305,7 @@ def test_folder_that_cannot_be_made_is_named(tmp_path) -> None:
 def test_refused_report_writes_nothing(tmp_path) -> None:
     """Results that cannot be read are refused before the disk is touched."""
     with pytest.raises(RunError):
-        write_report(tmp_path / "new" / "report.html", replace(full(), analysis={}))
+        write_report(tmp_path / "new" / "report.html", replace(full(), evaluation={}))
     assert not (tmp_path / "new").exists()
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+from isogloss.analysis import Analysis, ExpertTable
 from isogloss.report import Report
 
 ATTACK = "<script>alert(1)</script>"
@@ -131,14 +132,24 @@ def expert_table(**fields: object) -> dict[str, object]:
     return {"rule": "delta", "parameters": parameters, "experts": rows, "n": 1, "expected_by_chance": 0.25, **fields}
 
 
+def typed(raw: dict[str, object]) -> Analysis:
+    """An analysis as it is read from its file."""
+    return Analysis.from_json(raw, "analysis.json")
+
+
+def typed_table(**fields: object) -> ExpertTable:
+    """The experts of one rule as they are read from their file."""
+    return ExpertTable.from_json(expert_table(**fields), "experts.json")
+
+
 def full() -> Report:
     """A report with every section."""
     return Report(
         title="Routing of the organism",
         findings=("The middle layers are shared.",),
         manifest=manifest(),
-        analysis=analysis(),
-        experts=(expert_table(),),
+        analysis=typed(analysis()),
+        experts=(typed_table(),),
         evaluation={**evaluation(), "controls": {"random experts": evaluation(shift=-0.01)}},
     )
 
@@ -241,7 +252,7 @@ def _resources(numbers: Numbers, codes: tuple[str, ...], bands: dict[str, list[i
     ]
     settings = {"n_resamples": 1000, "level": 0.95}
     return {
-        "rule": {**rule, "neutral_share": 0.25},
+        "rule": {**rule, "neutral_share": 1 / len(codes)},
         "bands": bands,
         "rows": rows,
         "refused": {},
@@ -279,7 +290,8 @@ def _overlap(numbers: Numbers, codes: tuple[str, ...]) -> dict[str, object]:
         }
         for _ in range(3)
     ]
-    return {"languages": list(codes[1:]), "layers": [2, 3, 4], "points": points, "resampling": {}}
+    names = {"pivot": codes[0], "corpus": "problems", "base": "generic"}
+    return {**names, "languages": list(codes[1:]), "layers": [2, 3, 4], "points": points, "resampling": {}}
 
 
 def parts(codes: tuple[str, ...] = CODES, *, word: str = "", numbers: Numbers | None = None) -> dict[str, object]:
@@ -357,13 +369,13 @@ class Page(HTMLParser):
 def hostile() -> Report:
     """A report in which every text from outside is markup."""
     codes = (ATTACK, f"{ATTACK}2", *CODES)
-    table = expert_table(rule=ATTACK, parameters={"kind": ATTACK, ATTACK: ATTACK})
+    table = typed_table(rule=ATTACK, parameters={"kind": ATTACK, ATTACK: ATTACK})
     outside = {**evaluation(codes), "arms": {ATTACK: ATTACK}, "controls": {ATTACK: evaluation(codes)}}
     return Report(
         title=ATTACK,
         findings=(ATTACK,),
         manifest=manifest(model=ATTACK, corpus={ATTACK: ATTACK}, languages={ATTACK: {"tokens": 1, ATTACK: ATTACK}}),
-        analysis=analysis(codes, quantity=ATTACK, refused={ATTACK: ATTACK}),
+        analysis=typed(analysis(codes, refused={ATTACK: ATTACK})),
         experts=(table,),
         evaluation=outside,
     )

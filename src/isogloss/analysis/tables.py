@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-__all__ = ["TABLES", "tidy_rows", "tidy_tables", "to_frame", "write_tables"]
+__all__ = ["TABLES", "measures", "tidy_rows", "tidy_tables", "to_frame", "write_tables"]
 
 Row = dict[str, Any]
 
@@ -119,9 +119,10 @@ def _estimate(point: Estimate) -> Row:
     return {"value": point.value, "low": point.low, "high": point.high, "n": point.n}
 
 
-def _curves(analysis: Analysis) -> Iterator[Row]:
+def measures(analysis: Analysis) -> dict[str, Mapping[str, Sequence[Estimate]]]:
+    """Return the measures of the table ``curves``: name to language to one Estimate per routed layer."""
     distinct, hidden = analysis.controls.distinct, analysis.controls.hidden
-    measures: dict[str, Mapping[str, Sequence[Estimate]]] = {
+    return {
         "divergence": analysis.divergence,
         "shuffled": analysis.shuffled,
         "entropy": analysis.entropy,
@@ -131,7 +132,10 @@ def _curves(analysis: Analysis) -> Iterator[Row]:
         "hidden_cka": hidden.cka if hidden else {},
         "phase": analysis.controls.phases,
     }
-    for measure, curves in measures.items():
+
+
+def _curves(analysis: Analysis) -> Iterator[Row]:
+    for measure, curves in measures(analysis).items():
         for language, curve in curves.items():
             for layer, point in zip(analysis.layers, curve, strict=True):
                 yield {"measure": measure, "language": language, "layer": layer, **_estimate(point)}

@@ -271,8 +271,8 @@ def register_report(subparsers: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from isogloss.report import report_on
     from isogloss.workflows.progress import busy
-    from isogloss.workflows.report import report_on
 
     with busy("report"):
         path = report_on(options.source, options.output, pivot=options.pivot)

@@ -9,17 +9,17 @@ from isogloss.report.text import sample_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from isogloss.report.results import Curves, Reading
+    from isogloss.analysis.statistics import Estimate
 
-__all__ = ["curve_sampling", "interval_text"]
+__all__ = ["interval_text"]
 
 
-def interval_text(estimates: Iterable[Reading], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
+def interval_text(estimates: Iterable[Estimate], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
     """State n, and how intervals were drawn or why there are none.
 
     Args:
         estimates: what the caption speaks of.
-        settings: of the resampling, as printed.
+        settings: of the resampling; what they lack is not said.
         pooled: counts without items.
         unit: what n counts, such as ``parallel items``.
 
@@ -27,30 +27,11 @@ def interval_text(estimates: Iterable[Reading], settings: Mapping[str, Any], *, 
         One clause or two, with a full stop.
     """
     estimates = list(estimates)
-    known = any(point.n is not None for point in estimates)
-    size = f"{sample_size(point.n for point in estimates)}{f' {unit}' if known and not pooled else ''}"
+    stated = any(point.n is not None for point in estimates)
+    size = f"{sample_size(point.n for point in estimates)}{f' {unit}' if stated and not pooled else ''}"
     if pooled:
         return f"{size} (counts pooled over all texts of a language); no interval: pooled counts."
     if not any(point.has_interval for point in estimates):
         return f"{size}; no interval."
     resamples = f", {settings['n_resamples']:,} resamples" if settings.get("n_resamples") else ""
-    level = f"{100 * float(settings.get('level', 0.95)):g}"
-    return f"{size}; intervals: {level} % bootstrap over items{resamples}."
-
-
-def curve_sampling(
-    curves: Curves, settings: Mapping[str, Any], *, pooled: bool = False, unit: str = "parallel items"
-) -> str:
-    """State the same of all points of some curves.
-
-    Args:
-        curves: by language.
-        settings: of the resampling, as printed.
-        pooled: counts without items.
-        unit: what n counts.
-
-    Returns:
-        As `interval_text`.
-    """
-    points = [point for curve in curves.values() for point in curve.values()]
-    return interval_text(points, settings, pooled=pooled, unit=unit)
+    return f"{size}; intervals: {100 * settings.get('level', 0.95):g} % bootstrap over items{resamples}."

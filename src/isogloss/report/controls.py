@@ -2,182 +2,151 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isogloss.report.captions import curve_sampling
-from isogloss.report.curves import LinePlot, correlation_curve, curve_figure, highlighted, mean_curve
-from isogloss.report.figures import INK, MAX_COLOURS, Section, Style, Table, language_styles, ordered_styles
-from isogloss.report.results import Reading, read_curves, read_estimate
-from isogloss.report.tables import correlation_table, curve_table
+from isogloss.analysis import Estimate
+from isogloss.report.curves import (
+    LinePlot,
+    all_points,
+    curve_blocks,
+    curve_figure,
+    curve_table,
+    curves_of,
+    mean_curve,
+    sampling,
+)
+from isogloss.report.figures import Section, Table, ordered_styles
+from isogloss.report.tables import correlation_blocks
 from isogloss.report.text import label, number, percent, sample_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from isogloss.analysis import Analysis
+    from isogloss.report.curves import Curves
     from isogloss.report.figures import Figure
-    from isogloss.report.results import Curves, Measurements
 
 __all__ = ["controls_section"]
 
-Blocks = list["Figure | Table"]
+Blocks = tuple["Figure | Table", ...]
 
-_ALL = "all tokens"
-_OWN = "tokens that the pivot lacks"
-_NOISE = "items that are not translations"
+_NAN = float("nan")
 
 
-def _is_whole(curve: Mapping[int, Reading]) -> bool:
-    return all(point.value is not None for point in curve.values())
-
-
-def _as_curve(means: Mapping[int, float], n: int) -> dict[int, Reading]:
-    return {layer: Reading(value, n=n) for layer, value in means.items()}
-
-
-def _distinct_means(found: Measurements, distinct: Curves) -> Curves:
+def _distinct_means(analysis: Analysis, distinct: Curves) -> Curves:
     """Average over the languages that have tokens of their own in every layer, so that all means are over the same."""
-    codes = [code for code, curve in distinct.items() if _is_whole(curve)]
-    sources = {_ALL: found.divergence, _OWN: distinct, _NOISE: found.shuffled}
-    means = {}
-    for name, curves in sources.items():
-        present = [curves[code] for code in codes if code in curves]
-        if present:
-            means[name] = _as_curve(mean_curve(present), len(present))
-    return means
+    codes = [code for code, curve in distinct.items() if all(point.is_known for point in curve.values())]
+    sources = {
+        "all tokens": curves_of(analysis, "divergence"),
+        "tokens that the pivot lacks": distinct,
+        "items that are not translations": curves_of(analysis, "shuffled"),
+    }
+    present = {name: [curves[code] for code in codes if code in curves] for name, curves in sources.items()}
+    return {
+        name: {at: Estimate(value, _NAN, _NAN, len(each)) for at, value in mean_curve(each).items()}
+        for name, each in present.items()
+        if each
+    }
 
 
-def _share_text(share: Mapping[str, Any]) -> str:
-    known = [value for value in (read_estimate({"value": one}).value for one in share.values()) if value is not None]
+def _share_text(share: Mapping[str, float]) -> str:
+    known = [value for value in share.values() if value == value]  # noqa: PLR0124 - NaN is not itself
     if not known:
         return ""
-    half = f"half of the languages have {percent(median(known))} % or more"
     return (
-        f"Such tokens are {percent(min(known))} to {percent(max(known))} % of a language's; {half}. Where they are few,"
-        " profiles rest on few tokens and diverge for that alone."
+        f"Such tokens are {percent(min(known))} to {percent(max(known))} % of a language's; half of the languages have"
+        f" {percent(median(known))} % or more. Where they are few, profiles rest on few tokens and diverge for that"
+        " alone."
     )
 
 
-def _distinct_blocks(found: Measurements, controls: Mapping[str, Any]) -> Blocks:
-    given = controls.get("distinct") or {}
-    distinct, share = read_curves(given.get("divergence")), given.get("share") or {}
-    if not distinct:
-        return []
-    means = _distinct_means(found, distinct)
-    measure = (
-        f"Divergence from {label(found.pivot)} on all tokens, on tokens whose ids the pivot's texts do not have, and"
-        " between items that are not translations of each other"
-    )
-    sizes = sample_size(point.n for curve in means.values() for point in curve.values())
+def _distinct_blocks(analysis: Analysis) -> Blocks:
+    part, distinct = analysis.controls.distinct, curves_of(analysis, "distinct_divergence")
+    if part is None or not distinct:
+        return ()
+    means, shuffled = _distinct_means(analysis, distinct), curves_of(analysis, "shuffled")
     caption = (
-        f"{measure}; means over the languages that have such tokens in every layer ({sizes} languages), without"
-        f" intervals: those of each language are in the tables. {_share_text(share)}"
+        f"Divergence from {label(analysis.pivot)} on all tokens, on tokens whose ids the pivot's texts do not have, and"
+        " between items that are not translations of each other; means over the languages that have such tokens in"
+        f" every layer ({sample_size(point.n for point in all_points(means))} languages), without intervals: those of"
+        f" each language are in the tables. {_share_text(part.share)}"
     )
-    plot = LinePlot("distinct-curves", "Tokens that the pivot lacks", caption, "divergence from the pivot", {})
-    figure = curve_figure(plot, means, ordered_styles(means), middle=found.middle)
-    sampling = curve_sampling(distinct, found.settings)
-    apart = curve_table(means, title="Tokens that the pivot lacks: means over languages", caption=caption)
-    own = curve_table(
-        distinct,
-        title="Divergence on tokens that the pivot lacks: all numbers",
-        caption=f"By language; columns are decoder layers. {sampling}",
+    plot = LinePlot("distinct-curves", "Tokens that the pivot lacks", caption, "divergence from the pivot")
+    by_language = "By language; columns are decoder layers. "
+    rows = tuple((label(code), number(value)) for code, value in sorted(part.share.items()))
+    share = "Tokens whose ids the pivot's texts do not have, among all counted tokens of the language; no interval."
+    tables = (
+        curve_table(means, "Tokens that the pivot lacks: means over languages", caption),
+        curve_table(
+            distinct,
+            "Divergence on tokens that the pivot lacks: all numbers",
+            by_language + sampling(analysis, distinct),
+        ),
+        curve_table(
+            shuffled,
+            "Divergence between items that are not translations: all numbers",
+            by_language + sampling(analysis, shuffled),
+        ),
+        Table("Share of tokens that the pivot lacks", share, ("language", "share"), rows, folded=True),
     )
-    noise = curve_table(
-        found.shuffled,
-        title="Divergence between items that are not translations: all numbers",
-        caption=f"By language; columns are decoder layers. {curve_sampling(found.shuffled, found.settings)}",
-    )
-    return [figure, apart, own, *([noise] if found.shuffled else []), *_share_table(share)]
+    figure = curve_figure(plot, means, ordered_styles(means), middle=analysis.middle_layers)
+    return (figure, *(table for table in tables if table.rows))
 
 
-def _share_table(share: Mapping[str, Any]) -> list[Table]:
-    rows = tuple((label(code), number(read_estimate({"value": value}).value)) for code, value in sorted(share.items()))
-    caption = "Tokens whose ids the pivot's texts do not have, among all counted tokens of the language; no interval."
-    header = ("language", "share")
-    return [Table("Share of tokens that the pivot lacks", caption, header, rows, folded=True)] if rows else []
+def _hidden_plots(analysis: Analysis) -> Iterator[tuple[LinePlot, Curves]]:
+    cosine, cka, pivot = curves_of(analysis, "hidden_cosine"), curves_of(analysis, "hidden_cka"), label(analysis.pivot)
+    half = bool(cosine and cka)
+    if cosine:
+        caption = (
+            f"Cosine of the mean hidden state that each router reads with that of the same item in {pivot}, mean over"
+            f" items. {sampling(analysis, cosine)}"
+        )
+        title = "Cosine of what the routers read by layer"
+        yield LinePlot("cosine", title, caption, "cosine", half=half, from_zero=False), cosine
+    if cka:
+        caption = (
+            f"Unbiased linear CKA over items of what each router reads with the same in {pivot}: 0 on average for"
+            f" unrelated states. {sample_size(point.n for point in all_points(cka))} items; intervals: 95 % jackknife"
+            " over blocks of items."
+        )
+        title = "CKA of what the routers read by layer"
+        yield LinePlot("cka", title, caption, "CKA", half=half, from_zero=False), cka
 
 
-def _language_curves(found: Measurements, plot: LinePlot, curves: Curves) -> tuple[Figure, Table]:
-    styles = language_styles(highlighted(curves, found.layers), found.pivot)
-    caption = plot.caption
-    if len(curves) > MAX_COLOURS:
-        caption += " In colour: the three highest and the three lowest means."
-    title = plot.title.replace(" by layer", ": all numbers")
-    table = curve_table(curves, title=title, caption=f"{plot.caption} Columns are decoder layers.")
-    return curve_figure(replace(plot, caption=caption), curves, styles), table
-
-
-def _cosine_plot(found: Measurements, cosine: Curves) -> LinePlot:
-    caption = (
-        "Cosine of the mean hidden state that each router reads with that of the same item in"
-        f" {label(found.pivot)}, mean over items. {curve_sampling(cosine, found.settings)}"
-    )
-    title = "Cosine of what the routers read by layer"
-    return LinePlot("cosine", title, caption, "cosine", {}, half=True, from_zero=False)
-
-
-def _cka_plot(found: Measurements, similar: Curves) -> LinePlot:
-    sizes = sample_size(point.n for curve in similar.values() for point in curve.values())
-    caption = (
-        f"Unbiased linear CKA over items of what each router reads with the same in {label(found.pivot)}: 0 on average"
-        f" for unrelated states. {sizes} items; intervals: 95 % jackknife over blocks of items."
-    )
-    return LinePlot("cka", "CKA of what the routers read by layer", caption, "CKA", {}, half=True, from_zero=False)
-
-
-def _hidden_blocks(found: Measurements, controls: Mapping[str, Any]) -> Blocks:
-    given = controls.get("hidden") or {}
-    cosine, similar = read_curves(given.get("cosine")), read_curves(given.get("cka"))
-    plots = ((_cosine_plot(found, cosine), cosine), (_cka_plot(found, similar), similar))
-    drawn = [_language_curves(found, plot, curves) for plot, curves in plots if curves]
-    figures = [replace(figure, half=len(drawn) > 1) for figure, _ in drawn]
-    return [*figures, *_mirror_blocks(found, given), *(table for _, table in drawn)]
-
-
-def _mirror_blocks(found: Measurements, given: Mapping[str, Any]) -> Blocks:
-    mirror = given.get("mirror") or ()
-    if not mirror:
-        return []
-    curves = correlation_curve(mirror, "pearson")
-    size = sample_size(point.n for point in curves["pearson"].values())
+def _hidden_blocks(analysis: Analysis) -> Blocks:
+    drawn = [curve_blocks(analysis, plot, curves) for plot, curves in _hidden_plots(analysis)]
+    mirror = analysis.controls.hidden.mirror if analysis.controls.hidden else ()
     caption = (
         "Pearson correlation, over languages, of the divergence of routing with 1 − cosine of what the routers read;"
-        f" {size} languages; band: 95 % interval by Fisher's transformation. Near 1, routing says no more about"
-        " languages than its input does."
+        f" {sample_size(each.pearson.n for each in mirror)} languages; band: 95 % interval by Fisher's transformation."
+        " Near 1, routing says no more about languages than its input does."
     )
-    plot = LinePlot("mirror", "Does routing mirror its input?", caption, "Pearson r", {}, limits=(-1.05, 1.05))
-    figure = curve_figure(plot, curves, {"pearson": Style(INK, "circle", "●")}, middle=found.middle)
-    return [figure, correlation_table(mirror, title="Mirror: all numbers", caption=caption)]
+    titles = "Does routing mirror its input?", "Mirror: all numbers"
+    mirrored = correlation_blocks(analysis, mirror, anchor="mirror", titles=titles, caption=caption) if mirror else ()
+    return (*(figure for figure, _ in drawn), *mirrored, *(table for _, table in drawn))
 
 
-def _phase_blocks(found: Measurements, controls: Mapping[str, Any]) -> Blocks:
-    phases = read_curves(controls.get("phases"))
-    if not phases:
-        return []
+def _phase_blocks(analysis: Analysis) -> Blocks:
+    phases = curves_of(analysis, "phase")
     caption = (
         "Divergence of the routing of what the model writes from that of the text before it, per item, mean over items."
-        f" {curve_sampling(phases, found.settings)}"
+        f" {sampling(analysis, phases)}"
     )
-    plot = LinePlot("phases", "Writing against reading by layer", caption, "divergence from the prompt", {})
-    return list(_language_curves(found, plot, phases))
+    plot = LinePlot("phases", "Writing against reading by layer", caption, "divergence from the prompt")
+    return curve_blocks(analysis, plot, phases) if phases else ()
 
 
-def controls_section(found: Measurements, analysis: Mapping[str, Any]) -> Section | None:
+def controls_section(analysis: Analysis) -> Section | None:
     """Say what else could make languages look alike or different to the routers.
-
-    Args:
-        found: the analysis, read.
-        analysis: as printed; every control may be missing.
 
     Returns:
         Figures and tables of the controls that were run, and the names of those that were not; None without any.
     """
-    controls = analysis.get("controls") or {}
     parts = {
-        "tokens that the pivot lacks (capture --distinct-from)": _distinct_blocks(found, controls),
-        "what the routers read (capture --hidden-states)": _hidden_blocks(found, controls),
-        "prompt against generation (analyze --generation)": _phase_blocks(found, controls),
+        "tokens that the pivot lacks (capture --distinct-from)": _distinct_blocks(analysis),
+        "what the routers read (capture --hidden-states)": _hidden_blocks(analysis),
+        "prompt against generation (analyze --generation)": _phase_blocks(analysis),
     }
     if not any(parts.values()):
         return None

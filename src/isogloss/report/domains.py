@@ -2,167 +2,118 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isogloss.report.captions import curve_sampling, interval_text
-from isogloss.report.curves import LinePlot, curve_figure
+from isogloss.report.captions import interval_text
+from isogloss.report.curves import LinePlot, all_points, curve_figure, curve_table, scatter
+from isogloss.report.dots import dots, upright
 from isogloss.report.figures import ACCENT, GREY, Figure, KeyEntry, Section, Table, base_layout, ordered_styles
-from isogloss.report.results import Reading, read_estimate
-from isogloss.report.tables import curve_table
-from isogloss.report.text import label, number, p_value, plain, plot_text, with_interval
+from isogloss.report.text import label, number, p_value, plain, plot_text, span, with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator
 
-    from isogloss.report.results import Curves, Measurements
+    from isogloss.analysis import Analysis, DomainCurve, OverlapCurve, OverlapPoint
 
 __all__ = ["domain_section"]
 
+Blocks = tuple["Figure | Table", ...]
+
 _CURVES = {"raw": "task against generic", "floor": "generic against generic", "excess": "excess: the difference"}
+_OF_SMALLER = "items of the smaller corpus"
 
 
-def _curves(domain: Mapping[str, Any]) -> Curves:
-    layers = [int(layer) for layer in domain.get("layers") or ()]
-    return {
-        title: {layer: read_estimate(point) for layer, point in zip(layers, domain.get(name) or (), strict=False)}
-        for name, title in _CURVES.items()
-        if domain.get(name)
-    }
-
-
-def _hump_text(domain: Mapping[str, Any]) -> tuple[str, ...]:
+def _verdict(domain: DomainCurve) -> Iterator[str]:
     """Give the verdict on the ∩-shape, and the rise over the languages' middle layers."""
-    hump, said = domain.get("hump"), []
-    if hump:
-        spans = []
-        for edge in ("start", "end"):
-            found = hump.get(f"{edge}_interval")
-            spans.append(f"{hump[edge]}" + (f" [{found[0]}, {found[1]}]" if found else ""))
-        between = f"layers {spans[0]} to {spans[1]}"
-        height = with_interval(read_estimate(hump.get("height")))
-        if hump.get("is_hump"):
-            said.append(f"∩-shape: the excess is higher in {between} than on both sides, by {height}.")
-        else:
-            said.append(f"No ∩-shape: the excess in {between} is not higher than on both sides (by {height}).")
+    if (hump := domain.hump) is None:
+        yield "A ∩-shape was not looked for: too few layers."
     else:
-        said.append("A ∩-shape was not looked for: too few layers.")
-    rise, middle = domain.get("rise"), domain.get("middle_range")
-    if rise and middle:
-        size = with_interval(read_estimate(rise))
-        said.append(f"In the languages' middle layers, {middle[0]} to {middle[1]}, it is {size} above that elsewhere.")
-    return tuple(said)
+        between = f"layers {span(hump.start, hump.start_interval)} to {span(hump.end, hump.end_interval)}"
+        height = with_interval(hump.depth)
+        if hump.is_u_shape:
+            yield f"∩-shape: the excess is higher in {between} than on both sides, by {height}."
+        else:
+            yield f"No ∩-shape: the excess in {between} is not higher than on both sides (by {height})."
+    if domain.rise and domain.middle_range:
+        first, last = domain.middle_range
+        size = with_interval(domain.rise)
+        yield f"In the languages' middle layers, {first} to {last}, it is {size} above that elsewhere."
 
 
-def _names(found: Mapping[str, Any]) -> str:
-    return f"“{plain(found.get('corpus', 'task texts'))}” against “{plain(found.get('base', 'generic texts'))}”"
-
-
-def _domain_blocks(found: Measurements, domain: Mapping[str, Any]) -> tuple[Figure | Table, ...]:
-    curves = _curves(domain)
-    if not curves:
-        return ()
-    settings = domain.get("resampling") or found.settings
-    where = f" in {label(domain['language'])}" if domain.get("language") else ""
+def _domain_blocks(analysis: Analysis, domain: DomainCurve) -> Blocks:
+    curves = {title: dict(zip(domain.layers, getattr(domain, name), strict=False)) for name, title in _CURVES.items()}
+    sampling = interval_text(all_points(curves), vars(domain.resampling), pooled=False, unit=_OF_SMALLER)
     caption = (
-        f"Entropy-normalised Jensen–Shannon divergence of routing profiles, {_names(domain)}{where}, mean over random"
-        f" pairs of items. {curve_sampling(curves, settings, unit='items of the smaller corpus')}"
+        f"Entropy-normalised Jensen–Shannon divergence of routing profiles, “{plain(domain.corpus)}” against"
+        f" “{plain(domain.base)}” in {label(domain.language)}, mean over random pairs of items. {sampling}"
     )
-    plot = LinePlot("domain-curves", "Task texts against generic texts by layer", caption, "divergence", {})
-    figure = curve_figure(plot, curves, ordered_styles(curves), middle=found.middle)
-    return figure, curve_table(curves, title="Domain: all numbers", caption=f"{caption} Columns are decoder layers.")
+    plot = LinePlot("domain-curves", "Task texts against generic texts by layer", caption, "divergence")
+    figure = curve_figure(plot, curves, ordered_styles(curves), middle=analysis.middle_layers)
+    return figure, curve_table(curves, "Domain: all numbers", f"{caption} Columns are decoder layers.")
 
 
-def _overlap_traces(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    overlaps = [read_estimate(point.get("overlap")) for point in points]
-    thresholds = [read_estimate({"value": point.get("threshold")}).value for point in points]
-    expected = [read_estimate({"value": point.get("expected")}).value for point in points]
+def _overlap_figure(overlap: OverlapCurve, caption: str) -> Figure:
+    points = overlap.points
+    thresholds = [point.threshold for point in points]
     hover = [
-        f"τ = {at:g}<br>both: {plot_text(with_interval(overlap))}<br>by chance: {number(chance)}<br>"
-        f"task {point.get('n_task', '–')}, multilingual {point.get('n_multilingual', '–')}"
-        for at, overlap, chance, point in zip((at or 0.0 for at in thresholds), overlaps, expected, points, strict=True)
+        f"τ = {point.threshold:g}<br>both: {plot_text(with_interval(point.overlap))}<br>by chance:"
+        f" {number(point.expected)}<br>task {point.n_task}, multilingual {point.n_multilingual}"
+        for point in points
     ]
-    shared = {"type": "scatter", "x": thresholds, "hovertext": hover, "hoverinfo": "text"}
-    bars = {
-        "type": "data",
-        "symmetric": False,
-        "array": [_reach(at.high, at.value) for at in overlaps],
-        "arrayminus": [_reach(at.value, at.low) for at in overlaps],
-    }
     dashed = {"color": GREY, "width": 1.6, "dash": "dash"}
-    return [
-        {**shared, "mode": "lines", "meta": "expected", "y": expected, "line": dashed},
-        {
-            **shared,
-            "mode": "lines+markers",
-            "meta": "observed",
-            "y": [at.value for at in overlaps],
-            "line": {"color": ACCENT, "width": 1.8},
-            "marker": {"size": 8, "color": ACCENT},
-            "error_y": {**bars, "color": ACCENT, "thickness": 1.6, "width": 0},
-        },
+    observed = dots(
+        "observed",
+        [point.overlap for point in points],
+        thresholds,
+        marker={"size": 8, "color": ACCENT},
+        bars=(ACCENT, 1.6),
+        hover=hover,
+    )
+    data = [
+        scatter("expected", thresholds, [point.expected for point in points], hover, mode="lines", line=dashed),
+        {**upright(observed), "mode": "lines+markers", "line": {"color": ACCENT, "width": 1.8}},
     ]
-
-
-def _reach(above: float | None, below: float | None) -> float:
-    return 0.0 if above is None or below is None else above - below
-
-
-def _overlap_figure(overlap: Mapping[str, Any], caption: str) -> Figure:
     layout = base_layout("threshold τ of both rules", "experts that are both", height=340)
     layout["yaxis"]["rangemode"] = "tozero"
     key = (KeyEntry("observed", "●", ACCENT, "observed"), KeyEntry("expected by chance", "- -", GREY, "expected"))
-    title = "Task experts that are multilingual experts"
-    return Figure("overlap", title, caption, _overlap_traces(overlap["points"]), layout, key=key)
+    return Figure("overlap", "Task experts that are multilingual experts", caption, data, layout, key=key)
 
 
-def _overlap_blocks(overlap: Mapping[str, Any]) -> tuple[Figure | Table, ...]:
-    points = overlap.get("points") or ()
-    if not points:
-        return ()
-    layers = overlap.get("layers") or ()
-    where = f" Layers {layers[0]} to {layers[-1]}." if layers else ""
-    read = [read_estimate(point.get("overlap")) for point in points]
+def _overlap_row(point: OverlapPoint) -> tuple[str, ...]:
+    sizes = str(point.n_task), str(point.n_multilingual), with_interval(point.overlap)
+    chance = number(point.expected), with_interval(point.jaccard), p_value(point.p_fewer), p_value(point.p_more)
+    return (number(point.threshold), *sizes, *chance)
+
+
+def _overlap_blocks(overlap: OverlapCurve) -> Blocks:
+    where = f" Layers {overlap.layers[0]} to {overlap.layers[-1]}." if overlap.layers else ""
+    estimates = [point.overlap for point in overlap.points]
     caption = (
-        f"Experts chosen more often by over τ on task texts than on generic ones in the pivot, and, on generic texts,"
-        f" in some of {len(overlap.get('languages') or ())} languages than in the pivot: how many are both.{where}"
-        f" {interval_text(read, overlap.get('resampling') or {}, pooled=False, unit='items of the smaller corpus')}"
+        "Experts chosen more often by over τ on task texts than on generic ones in the pivot, and, on generic texts,"
+        f" in some of {len(overlap.languages)} languages than in the pivot: how many are both.{where}"
+        f" {interval_text(estimates, vars(overlap.resampling), pooled=False, unit=_OF_SMALLER)}"
         " Dashed: the mean where the experts of each layer are permuted."
     )
-    rows = tuple(_overlap_row(point, read_estimate(point.get("jaccard"))) for point in points)
     header = ("τ", "task", "multilingual", "both", "expected", "Jaccard", "p as few", "p as many")
+    rows = tuple(map(_overlap_row, overlap.points))
     table = Table("Overlap: all numbers", f"{caption} p: exact, under such permutations.", header, rows, folded=True)
     return _overlap_figure(overlap, caption), table
 
 
-def _overlap_row(point: Mapping[str, Any], jaccard: Reading) -> tuple[str, ...]:
-    sizes = (str(point.get(name, "–")) for name in ("n_task", "n_multilingual"))
-    fewer, more = (read_estimate({"value": point.get(name)}).value for name in ("p_fewer", "p_more"))
-    threshold, expected = (read_estimate({"value": point.get(name)}).value for name in ("threshold", "expected"))
-    both = with_interval(read_estimate(point.get("overlap")))
-    return (number(threshold), *sizes, both, number(expected), with_interval(jaccard), p_value(fewer), p_value(more))
-
-
-def domain_section(found: Measurements, analysis: Mapping[str, Any]) -> Section | None:
-    """Say where in depth a task's texts part from generic ones, and whether its experts are those of languages.
-
-    Args:
-        found: the analysis, read.
-        analysis: as printed; ``domain`` and ``overlap`` may be missing.
-
-    Returns:
-        Curves over layers and over thresholds; None without either.
-    """
-    domain, overlap = analysis.get("domain") or {}, analysis.get("overlap") or {}
-    blocks = (*_domain_blocks(found, domain), *_overlap_blocks(overlap))
-    if not blocks:
+def domain_section(analysis: Analysis) -> Section | None:
+    """Say where in depth a task's texts part from generic ones, and whether its experts are those of languages."""
+    domain, overlap = analysis.domain, analysis.overlap
+    drawn = _domain_blocks(analysis, domain) if domain else ()
+    counted = _overlap_blocks(overlap) if overlap and overlap.points else ()
+    if not (drawn or counted):
         return None
     lead = (
         "Items of the two corpora are no translations of each other, so any two texts differ: the excess is what the"
         " task adds to the divergence of generic texts from each other."
     )
-    verdict = _hump_text(domain) if domain else ()
     shared = (
         "Both kinds of experts are measured against the same pivot texts, whose noise makes them agree a little more"
         " than chance says; intervals of counts may lie above the value."
     )
-    return Section("domain", "Task and domain", (lead, *verdict, *((shared,) if overlap else ())), blocks)
+    paragraphs = (lead, *(_verdict(domain) if domain else ()), *((shared,) if overlap else ()))
+    return Section("domain", "Task and domain", paragraphs, (*drawn, *counted))

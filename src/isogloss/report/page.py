@@ -15,11 +15,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from isogloss.errors import FileError
-from isogloss.files import write_atomically
+from isogloss.files import to_json, write_atomically
 from isogloss.report.evaluations import evaluation_section
 from isogloss.report.maps import Grid
 from isogloss.report.provenance import provenance_section
-from isogloss.report.results import read_measurements, require_fields
+from isogloss.report.results import require_fields
 from isogloss.report.sections import analysis_sections, expert_sections
 from isogloss.report.text import plain
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from isogloss.report.figures import Figure, Section
-    from isogloss.report.results import Measurements, Report
+    from isogloss.report.results import Report
 
 __all__ = ["render_report", "write_report"]
 
@@ -51,7 +51,7 @@ def _integrity(script: str) -> str:
 
 
 def _dump(value: Any, **_: Any) -> str:  # noqa: ANN401 - any JSON value
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(to_json(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _drawing(figure: Figure) -> Markup:
@@ -59,23 +59,24 @@ def _drawing(figure: Figure) -> Markup:
     return htmlsafe_json_dumps(figure.drawing, dumps=_dump)
 
 
-def _grid(report: Report, found: Measurements | None) -> Grid:
-    routers = report.manifest.get("routers") or ()
-    layers = tuple(int(router["layer"]) for router in routers) or (found.layers if found else ())
-    n_experts = max([found.n_experts if found else 1, *(int(router.get("n_experts", 1)) for router in routers)])
-    return Grid(layers, n_experts, found.middle if found else None)
+def _grid(report: Report) -> Grid:
+    """Say where experts can be, as far as the manifest or the analysis knows."""
+    analysis, routers = report.analysis, report.manifest.get("routers") or ()
+    layers = tuple(int(router["layer"]) for router in routers) or (analysis.layers if analysis else ())
+    n_experts = max(analysis.n_experts if analysis else 1, *(int(each.get("n_experts", 1)) for each in routers), 1)
+    return Grid(layers, n_experts, analysis.middle_layers if analysis else None)
 
 
 def _sections(report: Report) -> list[Section]:
-    found = read_measurements(report.analysis) if report.analysis is not None else None
-    sections = analysis_sections(found, report.analysis) if found and report.analysis is not None else []
-    for table in report.experts:
-        require_fields(table, ("rule", "experts"), command="experts")
-    sections += expert_sections(report.experts, _grid(report, found))
+    analysis = report.analysis
+    sections = analysis_sections(analysis) if analysis else []
+    sections += expert_sections(report.experts, _grid(report))
     if report.evaluation is not None:
         require_fields(report.evaluation, ("per_language",), command="evaluate")
         sections.append(evaluation_section(report.evaluation))
-    settings = {"quantity": found.quantity, "pivot": found.pivot, **found.settings} if found else {}
+    settings = {}
+    if analysis:
+        settings = {"quantity": analysis.quantity, "pivot": analysis.pivot, **analysis.resampling.to_json()}
     return [*sections, provenance_section(report.manifest, settings, report.evaluation)]
 
 
@@ -83,7 +84,7 @@ def render_report(report: Report) -> str:
     """Render a report as one HTML page that loads nothing and runs only its own two scripts.
 
     Args:
-        report: results as the commands print them.
+        report: what was measured.
 
     Returns:
         The page, about 5 MB, most of it plotly; equal reports give equal pages.
@@ -116,7 +117,7 @@ def write_report(path: Path, report: Report) -> None:
 
     Args:
         path: of the HTML file; its folder is made where absent.
-        report: results as the commands print them.
+        report: what was measured.
 
     Raises:
         RunError: a result lacks a field that the report cannot do without; nothing is written then.

@@ -1,51 +1,57 @@
-"""Tables behind the figures: every number of every curve, and the experts that a rule found."""
+"""Tables behind the figures, and the cells that several of them share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isogloss.report.figures import Table
-from isogloss.report.results import read_estimate
-from isogloss.report.text import interval, label, number, with_interval
+from isogloss.report.curves import LinePlot, curve_figure
+from isogloss.report.figures import INK, Style, Table
+from isogloss.report.text import MISSING, number, plain, sample_size, spread, with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
-    from isogloss.report.results import Curves
+    from isogloss.analysis import Analysis, ExpertRow, LayerCorrelation
+    from isogloss.report.figures import Figure
 
-__all__ = ["COEFFICIENTS", "coefficient_cells", "correlation_table", "curve_table", "expert_table", "layer_range"]
+__all__ = ["correlation_blocks", "correlations_table", "expert_table", "known_table", "layer_range"]
 
-COEFFICIENTS = ("Pearson", "Spearman", "Pearson, any one language left out")
+_COEFFICIENTS = ("Pearson", "Spearman", "Pearson, any one language left out")
 
 MOST_EXPERTS = 500
 """Rows of an expert table; the caption says so where a rule found more."""
 
 
-def curve_table(curves: Curves, *, title: str, caption: str) -> Table:
-    """List every point of the curves with its interval: languages downwards, layers to the right.
+def known_table(
+    title: str,
+    caption: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: Container[str] = (),
+    folded: bool = False,
+) -> Table:
+    """List cells without the columns in which no row says anything.
 
     Args:
-        curves: by language.
         title: what is shown.
         caption: measure, n and interval level.
-
-    Returns:
-        A folded table.
+        header: of the columns; the first is kept.
+        rows: cells.
+        words: headers of columns that hold words, besides the first.
+        folded: shown on demand.
     """
-    layers = sorted({layer for curve in curves.values() for layer in curve})
-    rows = []
-    for code, curve in curves.items():
-        points = (curve.get(layer) for layer in layers)
-        cells = ("–" if point is None else with_interval(point).replace(" [", "\n[") for point in points)
-        rows.append((label(code), *cells))
-    return Table(title, caption, ("language", *(str(layer) for layer in layers)), tuple(rows), folded=True)
+    kept = [at for at in range(len(header)) if not at or any(row[at] != MISSING for row in rows)]
+    names, cells = tuple(header[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
+    texts = frozenset(at for at, each in enumerate(names) if not at or each in words)
+    return Table(title, caption, names, cells, text_columns=texts, folded=folded)
 
 
-def expert_table(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str, unit: str) -> Table:
+def expert_table(rows: Sequence[ExpertRow], *, title: str, caption: str, unit: str) -> Table:
     """List the experts that a rule found, by layer and expert id.
 
     Args:
-        rows: as `isogloss experts` prints them.
+        rows: of the rule's table.
         title: what is shown.
         caption: rule, n and interval level.
         unit: name of the statistic.
@@ -53,58 +59,60 @@ def expert_table(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str,
     Returns:
         A folded table of at most 500 rows: the experts with the greatest statistics, where there are more.
     """
-    listed = sorted(rows, key=lambda row: -abs(read_estimate({"value": row.get("statistic")}).value or 0.0))[
-        :MOST_EXPERTS
-    ]
-    weighted = any(row.get("weight") is not None for row in rows)
+    listed = sorted(rows, key=lambda row: -abs(row.statistic))[:MOST_EXPERTS]
     if len(rows) > MOST_EXPERTS:
         caption = f"{caption} The {MOST_EXPERTS} with the greatest statistics are listed; isogloss experts prints all."
-    cells = []
-    for row in sorted(listed, key=lambda row: (int(row["layer"]), int(row["expert"]))):
-        found = read_estimate({**row, "value": row.get("statistic")})
-        ends = interval(number(found.low), number(found.high)) or "–"
-        weight = (number(read_estimate({"value": row.get("weight")}).value),) if weighted else ()
-        cells.append((f"layer {int(row['layer'])}", str(int(row["expert"])), number(found.value), ends, *weight))
-    header = ("layer", "expert", unit, "interval", *(("weight",) if weighted else ()))
-    return Table(title, caption, header, tuple(cells), folded=True)
+    cells = [
+        (f"layer {row.layer}", str(row.expert), number(row.statistic), spread((row.low, row.high)), number(row.weight))
+        for row in sorted(listed, key=lambda row: (row.layer, row.expert))
+    ]
+    weighted = any(row.weight is not None for row in rows)
+    header = ("layer", "expert", unit, "interval", "weight")[: 5 if weighted else 4]
+    return Table(title, caption, header, tuple(row[: len(header)] for row in cells), folded=True)
 
 
-def correlation_table(found: Sequence[Mapping[str, Any]], *, title: str, caption: str) -> Table:
-    """List both correlation coefficients of every layer, and how far one language moves the first.
+def _coefficients(correlation: LayerCorrelation) -> tuple[str, str, str]:
+    ends = spread(correlation.leave_one_out)
+    return with_interval(correlation.pearson), with_interval(correlation.spearman), ends
+
+
+def correlation_blocks(
+    analysis: Analysis, correlations: Sequence[LayerCorrelation], *, anchor: str, titles: tuple[str, str], caption: str
+) -> tuple[Figure, Table]:
+    """Draw Pearson's coefficient of every layer, and list both coefficients and how far one language moves the first.
 
     Args:
-        found: one entry per layer, as `isogloss analyze` prints them.
+        analysis: whose layers and middle are shown.
+        correlations: one per layer.
+        anchor: of the figure.
+        titles: of the figure and of the folded table.
+        caption: of both.
+    """
+    pairs = list(zip(analysis.layers, correlations, strict=False))
+    plot = LinePlot(anchor, titles[0], caption, "Pearson r", limits=(-1.05, 1.05))
+    curves, styles = {"pearson": {at: each.pearson for at, each in pairs}}, {"pearson": Style(INK, "circle", "●")}
+    figure = curve_figure(plot, curves, styles, middle=analysis.middle_layers)
+    rows = tuple((f"layer {at}", *_coefficients(each)) for at, each in pairs)
+    return figure, Table(titles[1], caption, ("layer", *_COEFFICIENTS), rows, folded=True)
+
+
+def correlations_table(rows: Mapping[str, LayerCorrelation], *, title: str, caption: str, first: str) -> Table:
+    """List correlations under their headings, with n and how far one language moves them.
+
+    Args:
+        rows: by heading.
         title: what is shown.
-        caption: n and interval level.
-
-    Returns:
-        A folded table.
+        caption: of what with what; the method of the intervals is added.
+        first: title of the first column.
     """
-    rows = [(f"layer {int(entry['layer'])}", *coefficient_cells(entry)) for entry in found]
-    return Table(title, caption, ("layer", *COEFFICIENTS), tuple(rows), folded=True)
-
-
-def coefficient_cells(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Write a correlation in the columns that `COEFFICIENTS` names.
-
-    Args:
-        entry: ``pearson``, ``spearman`` and ``leave_one_out``, as printed.
-
-    Returns:
-        Both coefficients with intervals, and the range of the first when one language is left out.
-    """
-    spread = [read_estimate({"value": end}).value for end in entry.get("leave_one_out") or (None, None)]
-    pearson, spearman = (with_interval(read_estimate(entry.get(name))) for name in ("pearson", "spearman"))
-    return pearson, spearman, interval(*map(number, spread)) or "–"
+    cells = tuple(
+        (plain(heading), sample_size([each.pearson.n]).removeprefix("n = "), *_coefficients(each))
+        for heading, each in rows.items()
+    )
+    how = "n: languages. Intervals: 95 %, by Fisher's transformation."
+    return Table(title, f"{caption} {how}", (first, "n", *_COEFFICIENTS), cells)
 
 
 def layer_range(ends: Sequence[int] | None) -> str:
-    """Write the layers of a band after its name.
-
-    Args:
-        ends: first and last decoder layer, or None.
-
-    Returns:
-        Such as `` (layers 8–35)``; nothing where they are not known.
-    """
+    """Write the layers of a band after its name, such as `` (layers 8–35)``; nothing where they are not known."""
     return f" (layers {ends[0]}–{ends[1]})" if ends else ""

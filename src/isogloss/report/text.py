@@ -29,6 +29,8 @@ __all__ = [
     "points",
     "sample_size",
     "scalar",
+    "span",
+    "spread",
     "with_interval",
 ]
 
@@ -144,28 +146,23 @@ def p_value(value: float | None) -> str:
 
 
 def interval(low: str, high: str) -> str:
-    """Write the ends of an interval.
-
-    Args:
-        low: lower end, written.
-        high: upper end, written.
-
-    Returns:
-        Such as ``[0.110, 0.131]``; nothing where an end is missing.
-    """
+    """Write the ends of an interval, such as ``[0.110, 0.131]``; nothing where an end is missing."""
     return "" if MISSING in (low, high) else f"[{low}, {high}]"
 
 
-def with_interval(found: Estimate | Reading) -> str:
-    """Write an Estimate with its interval, where it has one.
+def spread(ends: tuple[float, float]) -> str:
+    """Write two numbers as an interval, or a dash."""
+    return interval(*map(number, ends)) or MISSING
 
-    Args:
-        found: to be written.
 
-    Returns:
-        Such as ``0.123 [0.110, 0.131]``.
-    """
-    return f"{number(found.value)} {interval(number(found.low), number(found.high))}".rstrip()
+def span(edge: int, ends: tuple[int, int] | None) -> str:
+    """Write a layer with the layers between which it falls over resamples, such as ``8 [7, 9]``."""
+    return f"{edge} [{ends[0]}, {ends[1]}]" if ends else str(edge)
+
+
+def with_interval(estimate: Estimate | Reading) -> str:
+    """Write an Estimate with its interval, where it has one, such as ``0.123 [0.110, 0.131]``."""
+    return f"{number(estimate.value)} {interval(number(estimate.low), number(estimate.high))}".rstrip()
 
 
 def sample_size(sizes: Iterable[int | None]) -> str:

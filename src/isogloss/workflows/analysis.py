@@ -8,8 +8,8 @@ from isogloss.analysis import Analysis
 from isogloss.analysis.tables import write_tables
 from isogloss.errors import FileError
 from isogloss.files import write_json
+from isogloss.report.sentences import describe_run
 from isogloss.runs import Run
-from isogloss.workflows.findings import describe_run
 
 __all__ = ["write_analysis"]
 

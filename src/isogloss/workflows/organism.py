@@ -18,8 +18,8 @@ from isogloss.files import write_atomically
 from isogloss.languages import display_name
 from isogloss.organism.documents import TIERS, Mixture
 from isogloss.organism.shipped import ORGANISM, scene_corpus
+from isogloss.report.sentences import describe_analysis
 from isogloss.workflows.capture import capture_corpus
-from isogloss.workflows.findings import describe_analysis
 from isogloss.workflows.progress import track
 
 __all__ = ["train_organism", "word_problem_accuracies", "write_card"]

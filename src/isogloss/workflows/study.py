@@ -12,14 +12,13 @@ from pydantic import ConfigDict
 from isogloss.analysis import Analysis, AnalysisRequest, DeltaRule, ExpertTable, analyze_run, task_experts
 from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.tasks import load_task
-from isogloss.files import claim_folder, read_json, write_json
+from isogloss.files import claim_folder, write_json
 from isogloss.languages import resolve
-from isogloss.report import Report, write_report
-from isogloss.runs import open_run
+from isogloss.report import report_study
+from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
 from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.findings import describe_evaluation, describe_experts, describe_run
 from isogloss.workflows.progress import busy
 from isogloss.workflows.settings import read_settings
 from isogloss.workflows.sources import open_corpus, open_model
@@ -140,30 +139,3 @@ def run_study(study: Study, out: Path) -> StudyResult:
     with busy("report"):
         report = report_study(out, out / "report.html")
     return StudyResult(analysis, experts, plan, evaluation, findings, effects, report)
-
-
-def report_study(folder: Path, out: Path) -> Path:
-    """Write the report of a finished study from its files.
-
-    Args:
-        folder: of the study.
-        out: the HTML file.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        RunError: the study is not finished, or a file is damaged.
-    """
-    run = open_run(folder / "run")
-    summary = folder / "eval" / "summary.json"
-    report = Report(
-        title=f"How {run.manifest.model} routes {len(run.languages)} languages",
-        findings=tuple(read_json(folder / "findings.json")["findings"]),
-        manifest=run.manifest.to_json(),
-        analysis=read_json(folder / "analysis.json"),
-        experts=(read_json(folder / "experts.json"),),
-        evaluation=read_json(summary) if summary.is_file() else None,
-    )
-    write_report(out, report)
-    return out

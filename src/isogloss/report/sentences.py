@@ -1,4 +1,4 @@
-"""Says in plain sentences what a study found, whichever way it fell."""
+"""Plain sentences on what was measured, whichever way it fell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean, median
 from typing import Any
 
-from isogloss.analysis import Analysis, ExpertTable
+from isogloss.analysis import Analysis, Estimate, ExpertTable
 from isogloss.analysis.mantel import MantelTest
 from isogloss.languages import display_name
 from isogloss.report.metrics import PLAN, Metric, arm_text, is_random, read_metric
@@ -79,7 +79,7 @@ def _shape(analysis: Analysis) -> str:
             f" (start {middle.start_interval[0]}-{middle.start_interval[1]}, "
             f"end {middle.end_interval[0]}-{middle.end_interval[1]} over resamples)"
         )
-    depth = _interval(middle.depth.to_json())
+    depth = _interval(middle.depth)
     if middle.is_u_shape:
         return (
             f"Divergence from {_pivots(analysis)} falls in the middle and rises again: {span} lie lower "
@@ -138,7 +138,7 @@ def _structure(analysis: Analysis) -> Iterator[str]:
 
 
 def _mantel(test: MantelTest) -> str:
-    return f"Mantel r {_interval(test.correlation.to_json())}, p = {test.p_value:.3f}"
+    return f"Mantel r {_interval(test.correlation)}, p = {test.p_value:.3f}"
 
 
 def _accuracy(analysis: Analysis) -> Iterator[str]:
@@ -146,8 +146,8 @@ def _accuracy(analysis: Analysis) -> Iterator[str]:
     if correlation is not None:
         least, greatest = correlation.leave_one_out
         yield (
-            f"Accuracy against divergence {_where(analysis)}: Pearson {_interval(correlation.pearson.to_json())}, "
-            f"Spearman {_interval(correlation.spearman.to_json())}, n = {correlation.pearson.n} languages; without any "
+            f"Accuracy against divergence {_where(analysis)}: Pearson {_interval(correlation.pearson)}, "
+            f"Spearman {_interval(correlation.spearman)}, n = {correlation.pearson.n} languages; without any "
             f"one of them Pearson lies between {least:.2f} and {greatest:.2f}."
         )
 
@@ -203,7 +203,7 @@ def _domain(analysis: Analysis) -> Iterator[str]:
     low, high = domain.rise.low, domain.rise.high
     verdict = "rises" if low > 0 else "falls" if high < 0 else "neither rises nor falls"
     yield (
-        f"Against {domain.base}, {domain.corpus} {verdict} in the middle layers: {_interval(domain.rise.to_json())} "
+        f"Against {domain.base}, {domain.corpus} {verdict} in the middle layers: {_interval(domain.rise)} "
         "more divergence than in the others, beyond that of any two texts."
     )
 
@@ -280,7 +280,5 @@ def _verdict(metric: Metric, difference: Reading) -> str:
     return "no effect is shown" if verdict is None else f"steering {verdict}"
 
 
-def _interval(estimate: dict[str, Any]) -> str:
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f} (no interval)"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+def _interval(estimate: Estimate) -> str:
+    return estimate.text() if estimate.has_interval else f"{estimate.text()} (no interval)"

@@ -1,0 +1,109 @@
+"""Writes a report on whatever a folder holds: a Run, an analysis, an evaluation, or a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isogloss.analysis import Analysis, AnalysisRequest, ExpertTable, analyze_run
+from isogloss.errors import RunError
+from isogloss.files import Record, read_json
+from isogloss.languages import resolve
+from isogloss.report.page import write_report
+from isogloss.report.results import Report
+from isogloss.report.sentences import describe_evaluation, describe_run
+from isogloss.runs import open_run
+
+__all__ = ["Findings", "report_on", "report_study"]
+
+
+@dataclass(frozen=True)
+class Findings(Record):
+    """What ``findings.json`` holds beside an analysis.
+
+    Attributes:
+        findings: sentences.
+        run: manifest of the Run, as JSON types; empty where it lies beside.
+    """
+
+    findings: tuple[str, ...] = ()
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def report_on(source: Path, out: Path, *, pivot: str = "eng_Latn") -> Path:
+    """Write one HTML file.
+
+    Args:
+        source: folder of a Run (``manifest.json``), an evaluation (``summary.json``), a study (``study.json``), or of
+            what `isogloss analyze -o` writes (``analysis.json``).
+        out: the file.
+        pivot: reference language for a Run; the others have theirs.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RunError: the folder is none of the four, or not finished, or a file is damaged.
+    """
+    kinds = {
+        "study.json": _of_study,
+        "manifest.json": lambda folder: _of_run(folder, pivot),
+        "summary.json": _of_evaluation,
+        "analysis.json": _of_analysis,
+    }
+    for name, read in kinds.items():
+        if (source / name).is_file():
+            write_report(out, read(source))
+            return out
+    raise RunError(
+        f"{source} holds no manifest.json, analysis.json, summary.json or study.json; "
+        "give the folder of a finished capture, analysis, evaluation or study"
+    )
+
+
+def report_study(folder: Path, out: Path) -> Path:
+    """Write the report of a finished study from its files, and return ``out``; errors as of `report_on`."""
+    write_report(out, _of_study(folder))
+    return out
+
+
+def _title(model: str, n_languages: int) -> str:
+    return f"How {model} routes {n_languages} languages"
+
+
+def _of_study(folder: Path) -> Report:
+    run, summary = open_run(folder / "run"), folder / "eval" / "summary.json"
+    return Report(
+        title=_title(run.manifest.model, len(run.languages)),
+        findings=Findings.read(folder / "findings.json").findings,
+        manifest=run.manifest.to_json(),
+        analysis=Analysis.read(folder / "analysis.json"),
+        experts=(ExpertTable.read(folder / "experts.json"),),
+        evaluation=read_json(summary) if summary.is_file() else None,
+    )
+
+
+def _of_run(folder: Path, pivot: str) -> Report:
+    run = open_run(folder)
+    analysis = analyze_run(run, AnalysisRequest(pivot=(resolve(pivot),)))
+    title = _title(run.manifest.model, len(run.languages))
+    return Report(title, describe_run(analysis), run.manifest.to_json(), analysis)
+
+
+def _of_evaluation(folder: Path) -> Report:
+    summary = read_json(folder / "summary.json")
+    return Report(
+        title=f"Steering {summary['model']} on {summary['task']}",
+        findings=describe_evaluation(summary),
+        manifest=read_json(folder / "settings.json"),
+        evaluation=summary,
+    )
+
+
+def _of_analysis(folder: Path) -> Report:
+    """Report an analysis; without ``findings.json`` beside it, by itself."""
+    analysis, beside = Analysis.read(folder / "analysis.json"), folder / "findings.json"
+    kept, n = Findings.read(beside) if beside.is_file() else Findings(), len(analysis.languages)
+    title = _title(kept.run["model"], n) if kept.run else f"How {n} languages are routed"
+    return Report(title, kept.findings, kept.run, analysis)
