@@ -7,34 +7,38 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, TypeVar, cast
 
 from isogloss.errors import FileError, LanguageError, RunError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
     "Number",
     "Record",
     "claim_folder",
+    "decode",
     "from_json",
     "parse_json",
+    "problems",
     "read_bytes",
     "read_json",
     "read_typed",
     "remove_stale",
     "sha256",
+    "shorten",
     "to_json",
     "write_atomically",
     "write_json",
     "write_typed",
 ]
 
+_LONGEST_VALUE, _MOST_PROBLEMS = 80, 3  # characters and fields in one line of a message
 _TEMPORARY = ".{name}.tmp"
 _EMPTY: tuple[object, ...] = (None, [], {})
 
@@ -122,8 +126,48 @@ def from_json(kind: type[Result], raw: object, where: object) -> Result:
     """
     result = _validated(kind, raw, where)
     if (path := _difference(raw, to_json(result))) is not None:
-        raise _misread(where, path, "unknown field, or a value of another type")
+        raise _misread(where, f"{'.'.join(path) or 'the whole'}: unknown field, or a value of another type")
     return result
+
+
+def decode(kind: type[Result], raw: object, where: str) -> Result:
+    """Build a dataclass from JSON types that must fit exactly: no unknown field, no 1.0 or true for an integer.
+
+    Args:
+        kind: the dataclass; errors of its own checks pass through.
+        raw: JSON types.
+        where: what precedes the field in the message.
+
+    Raises:
+        ValueError: names each field that does not fit by its path, what was expected and what was found.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 - as above
+
+    try:
+        # Only JSON, not the objects read from it, may hold lists where tuples are expected.
+        result: Result = _adapter(cast("Any", kind)).validate_json(json.dumps(raw), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ValueError(f"{where}{problems(error)}") from None
+    return result
+
+
+def problems(error: ValidationError) -> str:
+    """Say in one line what pydantic did not accept: per field its path, what was expected and what was found."""
+    lines = []
+    for each in error.errors(include_url=False):
+        path = ".".join(map(str, each["loc"]))
+        reason = {"missing": "missing", "unexpected_keyword_argument": "unknown field"}.get(
+            each["type"], f"{each['msg']}, found {shorten(each['input'])}"
+        )
+        lines.append(f"{path}: {reason}" if path else reason)
+    more = len(lines) - _MOST_PROBLEMS
+    return "; ".join(lines[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def shorten(value: object) -> str:
+    """Return a value as Python writes it, cut to what fits into one line of a message."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 class Record:
@@ -191,12 +235,11 @@ def _validated(kind: type[Result], raw: object, where: object) -> Result:
     from pydantic import ValidationError  # noqa: PLC0415 - 0.2 s, needed to read alone
 
     try:
-        result: Result = _adapter(kind).validate_python(raw)
+        result: Result = _adapter(cast("Any", kind)).validate_python(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _misread(where, map(str, first["loc"]), first["msg"]) from error
+        raise _misread(where, problems(error)) from error
     except LanguageError as error:  # of a class's own checks
-        raise _misread(where, (), str(error)) from error
+        raise _misread(where, str(error)) from error
     return result
 
 
@@ -227,9 +270,8 @@ def _difference(raw: object, again: object) -> list[str] | None:
     return None
 
 
-def _misread(where: object, path: Iterable[str], why: str) -> RunError:
-    field = ".".join(path) or "the whole"
-    return RunError(f"{where}: {field}: {why}; restore the file, or make it anew with the command that wrote it")
+def _misread(where: object, why: str) -> RunError:
+    return RunError(f"{where}: {why}; restore the file, or make it anew with the command that wrote it")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -197,15 +197,21 @@ CHANGES = {
     "schema": (lambda raw: raw.update(schema_version=2), r"schema_version 2, expected 1"),
     "schema true": (lambda raw: raw.update(schema_version=True), r"schema_version True, expected 1"),
     "schema gone": (lambda raw: raw.pop("schema_version"), r"schema_version None, expected 1"),
-    "field gone": (lambda raw: raw.pop("dtype"), r"\['dtype'\] missing or unknown"),
-    "field new": (lambda raw: raw.update(colour="red"), r"\['colour'\] missing or unknown"),
-    "wrong type": (lambda raw: raw.update(seed="0"), r"seed is '0', expected int"),
-    "wrong choice": (lambda raw: raw.update(status="done"), r"status is 'done', expected partial or complete"),
-    "item ids": (lambda raw: raw.update(item_ids=[1, 2, 3]), r"other than texts"),
+    "field gone": (lambda raw: raw.pop("dtype"), "dtype: missing"),
+    "field new": (lambda raw: raw.update(colour="red"), "colour: unknown field"),
+    "wrong type": (lambda raw: raw.update(seed="0"), "seed: Input should be a valid integer, found '0'"),
+    "wrong choice": (
+        lambda raw: raw.update(status="done"),
+        "status: Input should be 'partial' or 'complete', found 'done'",
+    ),
+    "item ids": (lambda raw: raw.update(item_ids=[1, 2, 3]), r"item_ids\.0: Input should be a valid string, found 1"),
     "item ids twice": (lambda raw: raw.update(item_ids=["1", "1", "2"]), r"each once"),
     "no routers": (lambda raw: raw.update(routers=[]), r"at least one"),
     "router field": (lambda raw: raw["routers"][0].pop("top_k"), r"top_k"),
-    "router layer": (lambda raw: raw["routers"][0].update(layer=1.0), r"layer of a router is 1.0"),
+    "router layer": (
+        lambda raw: raw["routers"][0].update(layer=1.0),
+        r"routers\.0\.layer: Input should be a valid integer, found 1\.0",
+    ),
     "router order": (lambda raw: raw["routers"].reverse(), r"ascending"),
     "experts differ": (lambda raw: raw["routers"][0].update(n_experts=7), r"different numbers of experts"),
     "fingerprint": (lambda raw: raw["fingerprint"].pop("layers"), r"layers"),
@@ -214,12 +220,18 @@ CHANGES = {
     "entry": (lambda raw: raw["languages"]["eng_Latn"].pop("tokens"), r"tokens"),
     "pooled": (lambda raw: raw.update(granularity="pooled"), r"pooled over items, but 3 item ids"),
     "corpus": (lambda raw: raw.update(corpus={}), r"expected name, source and licence"),
-    "phase": (lambda raw: raw.update(phase="decode"), r"phase is 'decode', expected prompt or generation"),
+    "phase": (
+        lambda raw: raw.update(phase="decode"),
+        "phase: Input should be 'prompt' or 'generation', found 'decode'",
+    ),
     "new tokens": (lambda raw: raw.update(new_tokens=8), r"new_tokens is 8 in the prompt phase; expected none"),
     "no tokens": (lambda raw: raw.update(phase="generation", new_tokens=0), r"new_tokens is 0 .*; expected at least 1"),
     "short code": (lambda raw: raw.update(distinct_from="en"), r"distinct_from is 'en'; expected a full code"),
     "hidden size": (lambda raw: raw.update(hidden_size=0), r"hidden_size is 0; expected at least 1"),
-    "hidden true": (lambda raw: raw.update(hidden_size=True), r"hidden_size is True, expected int or NoneType"),
+    "hidden true": (
+        lambda raw: raw.update(hidden_size=True),
+        "hidden_size: Input should be a valid integer, found True",
+    ),
 }
 
 

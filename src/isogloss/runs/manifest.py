@@ -6,10 +6,10 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from isogloss.errors import RunError
-from isogloss.files import read_json
+from isogloss.files import decode, read_json, shorten
 from isogloss.routing import Fingerprint, Phase, RouterSpec
 
 __all__ = ["MANIFEST_NAME", "RUN_SCHEMA_VERSION", "LanguageEntry", "Manifest", "header_differences", "read_manifest"]
@@ -119,6 +119,8 @@ class Manifest:
             raise RunError(f"manifest: pooled over items, but {len(self.item_ids)} item ids; expected one")
         if set(self.corpus) != {"name", "source", "licence"}:
             raise RunError(f"manifest: corpus has {sorted(self.corpus)}; expected name, source and licence")
+        if foreign := [code for code in self.languages if not _LANGUAGE.fullmatch(code)]:  # they become names of files
+            raise RunError(f"manifest: language {foreign[0]!r}; expected a full code such as eng_Latn")
         self._check_options()
 
     def _check_options(self) -> None:
@@ -173,7 +175,7 @@ def header_differences(ours: Manifest, theirs: Manifest, *, ignore: tuple[str, .
     pairs = [
         (f.name, getattr(ours, f.name), getattr(theirs, f.name)) for f in fields(Manifest) if f.name not in skipped
     ]
-    return [f"{name} ({_shorten(one)} and {_shorten(other)})" for name, one, other in pairs if one != other]
+    return [f"{name} ({shorten(one)} and {shorten(other)})" for name, one, other in pairs if one != other]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -201,86 +203,6 @@ def read_manifest(folder: Path) -> Manifest:
             "isogloss"
         )
     try:
-        return _decode(raw)
-    except (TypeError, ValueError, KeyError, AttributeError, RunError) as error:
+        return decode(Manifest, raw, "")
+    except (ValueError, RunError) as error:
         raise RunError(f"{path}: malformed ({error}); restore it, or capture again") from error
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "status": (str,),
-    "model": (str,),
-    "revision": (str, type(None)),
-    "config_sha256": (str,),
-    "fingerprint": (dict, type(None)),
-    "routers": (list,),
-    "corpus": (dict,),
-    "granularity": (str,),
-    "item_ids": (list,),
-    "token_scope": (str,),
-    "backend": (str,),
-    "dtype": (str,),
-    "seed": (int,),
-    "packages": (dict,),
-    "plan_sha256": (str, type(None)),
-    "phase": (str,),
-    "new_tokens": (int, type(None)),
-    "distinct_from": (str, type(None)),
-    "hidden_size": (int, type(None)),
-    "languages": (dict,),
-    "notes": (list,),
-    "schema_version": (int,),
-}
-_CHOICES = {
-    "status": get_args(RunStatus),
-    "granularity": get_args(Granularity),
-    "token_scope": get_args(TokenScope),
-    "phase": get_args(Phase),
-}
-_LATER: dict[str, Any] = {"phase": "prompt", "new_tokens": None, "distinct_from": None, "hidden_size": None}
-"""Defaults of the fields that were added after the first manifests of this schema were written."""
-
-
-def _decode(raw: dict[str, Any]) -> Manifest:
-    raw = {**_LATER, **raw}
-    if raw.keys() != _TYPES.keys():
-        raise ValueError(f"fields {sorted(raw.keys() ^ _TYPES.keys())} missing or unknown")
-    for name, types in _TYPES.items():
-        if not isinstance(raw[name], types) or isinstance(raw[name], bool):
-            raise TypeError(f"{name} is {_shorten(raw[name])}, expected {' or '.join(kind.__name__ for kind in types)}")
-    for name, choices in _CHOICES.items():
-        if raw[name] not in choices:
-            raise ValueError(f"{name} is {raw[name]!r}, expected {' or '.join(choices)}")
-    texts = [*raw["item_ids"], *raw["notes"], *raw["corpus"].values(), *raw["packages"].values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("item_ids, notes, corpus or packages contain something other than texts")
-    return Manifest(
-        **{
-            **raw,
-            "fingerprint": None if raw["fingerprint"] is None else Fingerprint.from_json(raw["fingerprint"]),
-            "routers": tuple(_decode_router(router) for router in raw["routers"]),
-            "item_ids": tuple(raw["item_ids"]),
-            "languages": {code: _decode_entry(code, entry) for code, entry in raw["languages"].items()},
-            "notes": tuple(raw["notes"]),
-        }
-    )
-
-
-def _decode_router(raw: dict[str, Any]) -> RouterSpec:
-    router = RouterSpec.from_json(raw)
-    for name in ("layer", "n_experts", "top_k"):
-        if type(getattr(router, name)) is not int:
-            raise TypeError(f"{name} of a router is {getattr(router, name)!r}, expected an integer")
-    return router
-
-
-def _decode_entry(code: str, raw: dict[str, Any]) -> LanguageEntry:
-    entry = LanguageEntry(**raw)
-    # The code becomes a file name, so anything but a language code is an error.
-    if not _LANGUAGE.fullmatch(code) or type(entry.tokens) is not int:
-        raise ValueError(f"language {code!r} with {entry.tokens!r} tokens")
-    return entry
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - one line of a message

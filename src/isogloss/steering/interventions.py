@@ -29,9 +29,9 @@ at most ``top_k`` of them, so all are selected, with equal weights, however the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import array_api_compat
 import numpy as np
@@ -107,7 +107,7 @@ class Intervention:
     experts: tuple[int, ...]
     strength: float | None = None
     values: tuple[float, ...] | None = None
-    phase: Phase | Literal["both"] = _BOTH
+    phase: Literal["prompt", "generation", "both"] = _BOTH
     languages: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -156,24 +156,6 @@ class Intervention:
         if self.values is not None:
             raw["values"] = list(self.values)
         return raw
-
-    @classmethod
-    def from_json(cls, raw: object) -> Self:
-        """Build from `to_json`'s output.
-
-        Raises:
-            PlanError: not an object, a field is missing or unknown, or the intervention is invalid.
-        """
-        if not isinstance(raw, Mapping):
-            raise PlanError(f"an intervention is a {type(raw).__name__}; expected a JSON object")
-        required, optional = {"kind", "layer", "experts"}, {"strength", "values", "phase", "languages"}
-        if missing := required - raw.keys():
-            raise PlanError(f"an intervention lacks {sorted(missing)}; found {sorted(raw)}")
-        if unknown := raw.keys() - required - optional:
-            raise PlanError(
-                f"an intervention has unknown fields {sorted(unknown)}; expected {sorted(required | optional)}"
-            )
-        return cls(**raw)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from isogloss.errors import PlanError
-from isogloss.files import parse_json, write_atomically
+from isogloss.files import decode, parse_json, write_atomically
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
@@ -168,12 +168,10 @@ class Plan(Shown):
             )
         if missing := [name for name in _FIELDS if name not in raw]:
             raise PlanError(f"the plan lacks {missing}; expected the fields {list(_FIELDS)}")
-        if unknown := sorted(set(raw) - set(_FIELDS)):
-            raise PlanError(f"the plan has unknown fields {unknown}; expected {list(_FIELDS)}")
-        if not isinstance(raw["interventions"], list):
-            raise PlanError(f"interventions is a {type(raw['interventions']).__name__}; expected a list")
-        interventions = tuple(Intervention.from_json(entry) for entry in raw["interventions"])
-        return cls(_read_fingerprint(raw["fingerprint"]), interventions, raw["provenance"])
+        try:
+            return decode(cls, {name: value for name, value in raw.items() if name != "schema_version"}, "")
+        except ValueError as error:
+            raise PlanError(f"the plan is malformed: {error}") from error
 
 
 def check_plan(plan: Plan, fingerprint: Fingerprint) -> None:
@@ -302,15 +300,6 @@ def _as_json(provenance: object) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"the provenance cannot be written as JSON: {error}; expected finite JSON types") from error
     return copied
-
-
-def _read_fingerprint(raw: object) -> Fingerprint:
-    if not isinstance(raw, Mapping):
-        raise PlanError(f"the plan's fingerprint is a {type(raw).__name__}; expected a JSON object")
-    try:
-        return Fingerprint.from_json(dict(raw))
-    except (TypeError, KeyError) as error:
-        raise PlanError(f"the plan's fingerprint has missing, unknown or mistyped fields: {error}") from error
 
 
 def _check_fingerprint(fingerprint: Fingerprint) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from isogloss.errors import IsoglossError, RunError
+from isogloss.files import problems
 
 __all__ = ["read_settings"]
 
@@ -38,7 +39,6 @@ def read_settings(path: Path, kind: type[Settings], *, what: str, known: Sequenc
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise RunError(f"{path} is no {what}: {problems}; the settings are {', '.join(known)}") from error
+        raise RunError(f"{path} is no {what}: {problems(error)}; the settings are {', '.join(known)}") from error
     except IsoglossError as error:
         raise RunError(f"{path} is no {what}: {error}") from error
