@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, log_expit, softmax, xlogy
 
 __all__ = [
     "Fingerprint",
@@ -200,7 +199,7 @@ def combine_weights(
     if spec.scoring == "sparsemixer":
         weights = _sparsemixer(logits, expert_ids, spec.jitter)
     elif spec.scoring == "topk_softmax":
-        weights = softmax(np.take_along_axis(logits, expert_ids, axis=1), axis=1)
+        weights = softmax(np.take_along_axis(logits, expert_ids, axis=1))
     else:
         scores = _scores(logits, "sigmoid" if spec.scoring == "topk_sigmoid" else spec.scoring)
         weights = np.take_along_axis(scores, expert_ids, axis=1)
@@ -209,6 +208,13 @@ def combine_weights(
     if expert_scale is not None:
         weights = weights * np.asarray(expert_scale, dtype=np.float32)[expert_ids]
     return np.asarray(weights * np.float32(spec.scaling), dtype=np.float32)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Softmax over the last axis."""
+    from scipy import special  # noqa: PLC0415 - a third of a second that reading results need not wait for
+
+    return np.asarray(special.softmax(logits, axis=-1))
 
 
 def _checked(router_logits: FloatArray, spec: RouterSpec) -> FloatArray:
@@ -220,7 +226,9 @@ def _checked(router_logits: FloatArray, spec: RouterSpec) -> FloatArray:
 
 def _scores(logits: FloatArray, scoring: Scoring) -> FloatArray:
     if scoring == "softmax":
-        return np.asarray(softmax(logits, axis=1))
+        return softmax(logits)
+    from scipy.special import expit, log_expit  # noqa: PLC0415 - as of `softmax`
+
     return np.asarray(expit(logits) if scoring == "sigmoid" else np.sqrt(-log_expit(-logits)))
 
 
@@ -231,7 +239,7 @@ def _sparsemixer(logits: FloatArray, expert_ids: IntArray, jitter: float) -> Flo
         best = np.take_along_axis(remaining, chosen, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):  # a banned logit is -inf: NaN here, 0 after softmax
             far = (best - logits) / np.maximum(np.abs(logits), best) > 2 * jitter
-        near = softmax(np.where(far, -np.inf, remaining), axis=1)
+        near = softmax(np.where(far, -np.inf, remaining))
         weights.append(np.take_along_axis(near, chosen, axis=1))
         np.put_along_axis(remaining, chosen, values=-np.inf, axis=1)
     return np.concatenate(weights, axis=1)
@@ -262,7 +270,7 @@ def profile(router_logits: FloatArray) -> FloatArray:
     Source:
         arXiv 2510.04694, equation 1.
     """
-    return np.asarray(softmax(np.asarray(router_logits, dtype=np.float32), axis=1).mean(axis=0))
+    return np.asarray(softmax(np.asarray(router_logits, dtype=np.float32)).mean(axis=0))
 
 
 def selections(expert_ids: IntArray, n_experts: int) -> IntArray:
@@ -272,6 +280,8 @@ def selections(expert_ids: IntArray, n_experts: int) -> IntArray:
 
 def entropy(profiles: FloatArray) -> FloatArray:
     """Shannon entropy in nats over the last axis, with 0 log 0 = 0; between 0 and log ``n_experts``."""
+    from scipy.special import xlogy  # noqa: PLC0415 - as of `softmax`
+
     return np.asarray(-xlogy(profiles, profiles).sum(axis=-1))
 
 

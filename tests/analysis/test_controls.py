@@ -60,7 +60,7 @@ def write(path: Path, routings: dict[str, LanguageRouting], **fields) -> Run:
 
 def draw(seed: int, shape: tuple[int, ...] = (N_ITEMS, len(LAYERS), N_EXPERTS)):
     """Random profiles."""
-    return softmax(2.0 * np.random.default_rng(seed).normal(size=shape), axis=-1)
+    return softmax(2.0 * np.random.default_rng(seed).normal(size=shape))
 
 
 def distinct_run(path: Path) -> Run:
@@ -164,7 +164,7 @@ def hidden_run(path: Path, *, noise: tuple[float, ...]) -> Run:
     routings = {}
     for seed, (code, distance) in enumerate(zip(LANGUAGES, noise, strict=True)):
         hidden = (base + distance * rng.normal(size=base.shape)).astype(np.float32)
-        routings[code] = routing_of(softmax(hidden @ routers, axis=-1), seed, hidden=hidden)
+        routings[code] = routing_of(softmax(hidden @ routers), seed, hidden=hidden)
     return write(path, routings, hidden_size=SIZE)
 
 

@@ -19,9 +19,11 @@ from isogloss.analysis.statistics import DEFAULT_RESAMPLING, Array, Estimate, Re
 from isogloss.analysis.structure import LanguageStructure
 from isogloss.errors import RunError
 from isogloss.files import Number, Record, to_json
+from isogloss.notebook import Shown, drawn
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 __all__ = ["Analysis", "BandPairs", "Controls"]
 
@@ -61,7 +63,7 @@ class Controls(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Analysis(Record):
+class Analysis(Record, Shown):
     """What one Run says about its languages. Curves hold one Estimate per routed layer, in the order of ``layers``.
 
     A part that was not asked for, or that the Run cannot give, is None or empty; ``refused`` says why it cannot.
@@ -161,7 +163,15 @@ class Analysis(Record):
             for language, curve in curves.items()
         }
 
-    def to_frame(self, name: str = "curves") -> pd.DataFrame:
+    def plot(self, name: str = "divergence") -> go.Figure:
+        """Return one figure of the report, such as ``divergence``, ``language-map``, ``tree-1`` or ``overlap``.
+
+        Raises:
+            RunError: this analysis has no such figure; the message names those that it has.
+        """
+        return drawn(self, name)
+
+    def to_frame(self, name: str = "divergence") -> pd.DataFrame:
         """Return one of the tidy tables that `isogloss.analysis.tables` describes.
 
         Args:
