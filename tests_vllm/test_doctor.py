@@ -14,7 +14,7 @@ import pytest
 from checkpoints import checkpoint
 from engines import Engines
 from isogloss.backends.huggingface import load_model
-from isogloss.backends.huggingface.effect import measure_plan_effect
+from isogloss.backends.huggingface.change import measure_plan_effect
 from isogloss.cli import main
 from isogloss.steering import Intervention, Plan, write_plan
 from isogloss.workflows import doctor, served_checks

@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "read_typed",
     "remove_stale",
+    "require_threads",
     "sha256",
     "shorten",
     "to_json",
@@ -293,7 +294,8 @@ def claim_folder(folder: Path, record: str, settings: dict[str, Any]) -> None:
     path = folder / record
     if path.is_file():
         stored = read_json(path)
-        differing = sorted(key for key in settings if stored.get(key) != settings[key])
+        require_threads(folder, before=stored.get("threads"), now=settings.get("threads"))
+        differing = sorted(key for key in settings if key != "threads" and stored.get(key) != settings[key])
         if differing:
             raise RunError(
                 f"{folder} was started with other settings ({', '.join(differing)}); repeat that command or choose a "
@@ -304,6 +306,27 @@ def claim_folder(folder: Path, record: str, settings: dict[str, Any]) -> None:
         raise RunError(f"{folder} is not empty and has no {record}; choose a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def require_threads(folder: Path, *, before: int | None, now: int | None) -> None:
+    """Refuse to go on with work that was computed on another number of threads of a processor.
+
+    How many threads share a sum decides the order of its terms: the last digits of what is there and of what follows
+    would differ.
+
+    Args:
+        folder: of the work.
+        before: threads on which it was begun; None where that is unknown or does not matter.
+        now: threads of this process; likewise.
+
+    Raises:
+        RunError: names the variable that sets it.
+    """
+    if before is not None and now is not None and before != now:
+        raise RunError(
+            f"{folder} was begun on {before} threads, and this process computes on {now}, which rounds sums in another "
+            f"order: set OMP_NUM_THREADS={before} and run the command again, or choose another folder"
+        )
 
 
 def remove_stale(folder: Path) -> None:

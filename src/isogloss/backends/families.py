@@ -20,7 +20,7 @@ __all__ = ["FAMILIES", "LOWEST_TRANSFORMERS", "REFUSED", "Family", "Returns"]
 LOWEST_TRANSFORMERS = "5.19.0"
 
 Returns: TypeAlias = Literal["triple", "probabilities", "dense", "sorted", "skipping", "shared", "logits"]
-"""The shape of what a router returns; each has its reader in `isogloss.backends.huggingface.outputs`."""
+"""The shape of what a router returns; each has its reader in `isogloss.backends.huggingface.router_outputs`."""
 
 
 @dataclass(frozen=True)

@@ -5,55 +5,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from isogloss.backends.model import CaptureOptions
 from isogloss.errors import CorpusError
 
-__all__ = ["CaptureOptions", "Reader", "Text", "Writer", "counted_ids", "portions", "until_end"]
+__all__ = ["Reader", "Text", "Writer", "counted_ids", "portions", "until_end"]
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """What is counted, and in which portions.
-
-    Attributes:
-        token_scope: ``content`` leaves special tokens out; ``all`` counts them, as the papers do.
-        batch_tokens: tokens per portion, padding included: those of one forward in transformers; what vLLM is handed at
-            once, to schedule as it likes.
-        sampled_tokens: tokens per text whose pairs give the consistency.
-        seed: of that sample.
-        phase: ``prompt`` counts the tokens of the texts; ``generation`` takes every text as a prompt, lets the model
-            go on greedily, and counts only what it wrote.
-        new_tokens: most tokens that the model writes per text in the generation phase, at least 1; it stops earlier
-            at its end-of-text token.
-        hidden_states: whether the mean of what each router reads is kept; transformers only.
-
-    Raises:
-        ValueError: on construction, where ``new_tokens`` is below 1.
-    """
-
-    token_scope: Literal["content", "all"] = "content"
-    batch_tokens: int = 8192
-    sampled_tokens: int = 64
-    seed: int = 0
-    phase: Literal["prompt", "generation"] = "prompt"
-    new_tokens: int = 64
-    hidden_states: bool = False
-
-    def __post_init__(self) -> None:
-        if self.new_tokens < 1:
-            raise ValueError(f"new_tokens is {self.new_tokens}; expected at least 1")
-
-    @property
-    def written(self) -> int:
-        """Most tokens that are written after each text: 0 in the prompt phase."""
-        return self.new_tokens if self.phase == "generation" else 0
 
 
 class Writer(Protocol):

@@ -37,11 +37,10 @@ def register_bake(subparsers: Subparsers) -> None:
 def _bake(options: argparse.Namespace) -> None:
     from isogloss.steering import read_plan
     from isogloss.workflows.bake import bake_plan
-    from isogloss.workflows.doctor import ModelChoice
 
     plan = read_plan(options.plan)
-    choice = ModelChoice(options.model, options.dtype, options.device, dequantize=options.dequantize)
-    baked = bake_plan(choice, plan, options.output, verify=not options.no_verify)
+    loading = {name: getattr(options, name) for name in ("dtype", "device", "dequantize")}
+    baked = bake_plan(options.model, plan, options.output, verify=not options.no_verify, loading=loading)
     if options.json:
         print_json(baked.to_json())
     else:

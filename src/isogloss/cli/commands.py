@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isogloss.cli import output
 from isogloss.cli.options import (
@@ -19,15 +19,12 @@ from isogloss.cli.options import (
     add_output,
     add_pivot,
     codes,
-    served_options,
+    loading_options,
 )
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
-    from isogloss.backends.huggingface import LoadedModel
-    from isogloss.backends.token_batches import CaptureOptions
-    from isogloss.backends.vllm.loading import ServedModel
-    from isogloss.steering import Plan
+    from isogloss.backends.model import CaptureOptions
 
 __all__ = [
     "register_capture",
@@ -103,43 +100,30 @@ def register_capture(subparsers: Subparsers) -> None:
 
 
 def _capture(options: argparse.Namespace) -> None:
+    from isogloss.backends.open import load
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
     from isogloss.workflows.capture import CaptureRequest, capture_corpus
-    from isogloss.workflows.sources import open_corpus
+    from isogloss.workflows.corpora import open_corpus
 
-    counted, engine = _counted(options), served_options(options)
+    counted, loading = _counted(options), loading_options(options, hidden_states=options.hidden_states)
     plan = read_plan(options.plan) if options.plan else None
     languages = options.languages
     if languages is not None and options.distinct_from is not None:
         # The pivot's text is read also where its routing is not asked for.
         languages = (*languages, *({resolve(options.distinct_from)} - {resolve(language) for language in languages}))
     corpus = open_corpus(options.corpus, languages=languages, split=options.split, n_items=options.items)
-    loaded = _open(options, plan, engine)
     request = CaptureRequest(counted, plan, options.languages, options.distinct_from)
-    output.show_run(capture_corpus(loaded, corpus, options.output, request), as_json=options.json)
-
-
-def _open(options: argparse.Namespace, plan: Plan | None, engine: dict[str, Any]) -> LoadedModel | ServedModel:
-    """Load the model, or start vLLM on it so that it can be captured."""
-    from isogloss.workflows.capture import slots_for
-    from isogloss.workflows.serving import open_served
-    from isogloss.workflows.sources import open_model
-
-    if options.backend == "vllm":
-        return open_served(options.model, dtype=options.dtype, record=True, n_slots=slots_for(plan), options=engine)
-    return open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
+    output.show_run(
+        capture_corpus(load(options.model, **loading), corpus, options.output, request), as_json=options.json
+    )
 
 
 def _counted(options: argparse.Namespace) -> CaptureOptions:
     """Read what `capture` counts; refuse what contradicts itself before a model is loaded."""
-    from isogloss.backends.token_batches import CaptureOptions
+    from isogloss.backends.model import CaptureOptions
     from isogloss.errors import IsoglossError
 
-    if options.hidden_states and options.backend == "vllm":
-        from isogloss.backends.vllm.capture import refuse_hidden_states
-
-        refuse_hidden_states()
     if options.new_tokens is not None and (options.phase != "generation" or options.new_tokens < 1):
         raise IsoglossError(
             f"--new-tokens {options.new_tokens} with --phase {options.phase}; expected --phase generation and a number "

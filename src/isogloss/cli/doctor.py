@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_backend, add_corpus, add_json, add_loading, served_options
+from isogloss.backends.open import BACKENDS
+from isogloss.cli.options import Subparsers, add_backend, add_corpus, add_json, add_loading, loading_options
 from isogloss.cli.output import print_json, print_line
 from isogloss.errors import CorpusError, PlanError
 
@@ -37,10 +38,10 @@ def register_doctor(subparsers: Subparsers) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
-    from isogloss.workflows.doctor import ModelChoice, examine
-    from isogloss.workflows.sources import open_corpus
+    from isogloss.workflows.corpora import open_corpus
+    from isogloss.workflows.doctor import examine
 
-    engine, served = served_options(options), options.backend == "vllm"
+    loading = loading_options(options, corpus=options.corpus)
     plan = read_plan(options.plan) if options.plan else None
     if options.language is not None and plan is None:
         raise PlanError("--language chooses among the rules of a plan; found none: name it by --plan")
@@ -48,12 +49,8 @@ def _doctor(options: argparse.Namespace) -> int:
     picked = {"languages": options.languages, "split": options.split, "n_items": options.items}
     if options.corpus is None and any(value is not None for value in picked.values()):
         raise CorpusError("--languages, --split and --items pick from a corpus; found none: name it by --corpus")
-    if options.corpus is not None and served:
-        raise CorpusError("--corpus: how long a capture takes is not estimated for --backend vllm; leave it out")
     corpus = None if options.corpus is None else open_corpus(options.corpus, **picked)
-    how = {"dequantize": options.dequantize, "served": served, "engine": engine}
-    choice = ModelChoice(options.model, options.dtype, options.device, **how)
-    diagnosis = examine(choice, plan=plan, language=language, corpus=corpus)
+    diagnosis = examine(options.model, loading, plan=plan, language=language, corpus=corpus)
     _show(diagnosis, options)
     return 0 if diagnosis.ok else _CHECK_FAILED
 
@@ -74,7 +71,7 @@ def _advice(diagnosis: Diagnosis, options: argparse.Namespace) -> str:
     load = ["--dtype", options.dtype] if options.dtype != "auto" else []
     load += ["--device", options.device] if options.device else []
     load += ["--dequantize"] if options.dequantize else []
-    load += ["--backend", options.backend] if options.backend != "huggingface" else []
+    load += ["--backend", options.backend] if options.backend != BACKENDS[0] else []
     for name, value in options.engine:
         load += ["--engine", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if options.plan:

@@ -16,15 +16,12 @@ from isogloss.cli.options import (
     add_output,
     add_pivot,
     codes,
-    served_options,
+    loading_options,
 )
 from isogloss.errors import RunError
 
 if TYPE_CHECKING:
-    from isogloss.backends.huggingface import LoadedModel
-    from isogloss.backends.huggingface.sampling import Sampling
-    from isogloss.backends.vllm.loading import ServedModel
-    from isogloss.steering import Plan
+    from isogloss.backends.model import Sampling
 
 __all__ = ["register_evaluate"]
 
@@ -70,17 +67,18 @@ def register_evaluate(subparsers: Subparsers) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    engine = served_options(options)
+    loading = loading_options(options)
     if options.task.startswith(_LM_EVAL):
-        summary = _by_lm_eval(options, engine)
+        summary = _by_lm_eval(options, loading)
     else:
         _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
-        summary = _by_task(options, engine)
+        summary = _by_task(options, loading)
     output.show_evaluation(summary, as_json=options.json)
 
 
-def _by_task(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, Any]:
+def _by_task(options: argparse.Namespace, loading: dict[str, Any]) -> dict[str, Any]:
     """Run a task of our own."""
+    from isogloss.backends.open import load
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.run import RunOptions
     from isogloss.evaluation.tasks import load_task
@@ -90,27 +88,15 @@ def _by_task(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, A
 
     run_options = RunOptions(options.batch_size, _sampling(options), resolve(options.pivot))
     plan, arms = read_plan(options.plan), _arms(options)
-    every = make_arms(plan, arms)  # refuses before a model is loaded
+    make_arms(plan, arms)  # refuses before a model is loaded
     task = load_task(options.task, languages=options.languages, n_items=options.items, split=options.split)
-    loaded = _open(options, list(every.values()), engine)
-    return evaluate_plan(loaded, task, plan, out=options.output, arms=arms, options=run_options)
+    return evaluate_plan(load(options.model, **loading), task, plan, out=options.output, arms=arms, options=run_options)
 
 
-def _open(options: argparse.Namespace, plans: list[Plan], engine: dict[str, Any]) -> LoadedModel | ServedModel:
-    """Load the model, or start vLLM on it so that it can take any of the plans."""
-    from isogloss.workflows.capture import slots_for
-    from isogloss.workflows.serving import open_served
-    from isogloss.workflows.sources import open_model
-
-    if options.backend == "vllm":
-        n_slots = max(map(slots_for, plans))
-        return open_served(options.model, dtype=options.dtype, record=True, n_slots=n_slots, options=engine)
-    return open_model(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
-
-
-def _by_lm_eval(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str, Any]:
+def _by_lm_eval(options: argparse.Namespace, loading: dict[str, Any]) -> dict[str, Any]:
     """Run tasks of the harness."""
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
+    from isogloss.backends.open import load
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.harness import HarnessOptions, require_harness
     from isogloss.languages import resolve
@@ -127,10 +113,9 @@ def _by_lm_eval(options: argparse.Namespace, engine: dict[str, Any]) -> dict[str
     how = HarnessOptions(options.items, options.include_path, batch_size=options.batch_size)
     request = LmEvalRequest(tasks, languages, options.metric, resolve(options.pivot), how)
     plan, arms = read_plan(options.plan), _arms(options)
-    every = make_arms(plan, arms)  # refuses before a model is loaded
+    make_arms(plan, arms)  # refuses before a model is loaded
     require_harness()  # as well
-    loaded = _open(options, list(every.values()), engine)
-    return evaluate_by_lm_eval(loaded, plan, request, out=options.output, arms=arms)
+    return evaluate_by_lm_eval(load(options.model, **loading), plan, request, out=options.output, arms=arms)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str, instead: str) -> None:
@@ -146,7 +131,7 @@ def _arms(options: argparse.Namespace) -> list[str]:
 
 
 def _sampling(options: argparse.Namespace) -> Sampling | None:
-    from isogloss.backends.huggingface.sampling import Sampling
+    from isogloss.backends.model import Sampling
 
     given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
     if options.temperature is not None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from isogloss.backends.open import BACKENDS, refuse_unsupported
 from isogloss.errors import IsoglossError
 
 __all__ = [
@@ -23,12 +24,11 @@ __all__ = [
     "codes",
     "engine_argument",
     "layer_range",
-    "served_options",
+    "loading_options",
 ]
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
-_VLLM = "vllm"
 _OURS = {
     "model": "the command's first argument names it",
     "tokenizer": "texts are read by the model's own",
@@ -109,11 +109,11 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
-    """Add what runs the model: ``--backend``, ``--engine``; read them by `served_options`."""
+    """Add what runs the model: ``--backend``, ``--engine``; read them by `loading_options`."""
     parser.add_argument(
         "--backend",
-        choices=("huggingface", _VLLM),
-        default="huggingface",
+        choices=BACKENDS,
+        default=BACKENDS[0],
         help="what runs the model: transformers in this process, or vLLM, on several GPUs or machines "
         "(default %(default)s)",
     )
@@ -127,28 +127,23 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def served_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments for vLLM that ``--engine`` gave; none where the backend is another.
+def loading_options(options: argparse.Namespace, **asked: object) -> dict[str, Any]:
+    """Return the arguments of `isogloss.backends.open.load` that a command line gives.
 
     Args:
         options: of a parser with `add_backend` and `add_loading`.
+        **asked: what else the backend is asked for, as `isogloss.backends.open.refuse_unsupported` takes it.
 
     Raises:
         IsoglossError: an option has no meaning for the backend, or an argument came twice.
     """
     given = [name for name, _ in options.engine]
-    if options.backend != _VLLM:
-        if given:
-            raise IsoglossError(
-                f"--engine {given[0]}=… with --backend {options.backend}; only vLLM takes it: give --backend vllm"
-            )
-        return {}
-    for name, instead in (("device", "give --engine tensor_parallel_size=N"), ("dequantize", "leave it out")):
-        if getattr(options, name):
-            raise IsoglossError(f"--{name} has no meaning for --backend vllm; {instead}")
+    loading = {name: getattr(options, name) for name in ("backend", "dtype", "device", "dequantize")}
+    loading["engine"] = dict(options.engine)
+    refuse_unsupported(**{**loading, **asked})
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise IsoglossError(f"--engine gives {', '.join(twice)} more than once; expected every argument once")
-    return dict(options.engine)
+    return loading
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | None = None) -> None:

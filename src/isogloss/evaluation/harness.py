@@ -13,18 +13,16 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from isogloss.backends.huggingface import LoadedModel, measure_effect, steer
-from isogloss.backends.vllm.loading import ServedModel
-from isogloss.errors import CorpusError, ModelError, PlanError, RunError
+from isogloss.backends.model import Model
+from isogloss.errors import CorpusError, PlanError, RunError
 from isogloss.evaluation.arms import BASELINE
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.harness_vllm import served_lm
 from isogloss.evaluation.paired import Better, Comparison, compare_arms
 from isogloss.evaluation.scores import FloatArray
@@ -184,7 +182,7 @@ class HarnessResult:
 
 
 def evaluate_with_harness(
-    loaded: LoadedModel | ServedModel,
+    model: Model,
     tasks: Sequence[str],
     arms: Mapping[str, Plan],
     *,
@@ -197,26 +195,20 @@ def evaluate_with_harness(
     their own, which depend on the prompt and on how often it was asked.
 
     Args:
-        loaded: the model, unsteered; one that vLLM serves must have been started with ``record`` and with as many slots
-            as the largest plan needs.
+        model: unsteered.
         tasks: names of tasks, groups or tags of the harness, such as ``mgsm_direct`` or ``belebele_swh_Latn``.
         arms: name to plan; ``baseline`` (no plan) is added and run first.
         options: how the tasks are run.
 
     Raises:
         CorpusError: the harness is not installed, or has no such task.
-        ModelError: the model is neither, or vLLM would not answer as transformers does.
+        ModelError: vLLM would not answer as transformers does.
         PlanError: an arm is called ``baseline``; a plan belongs to another model, has conditions on languages, changes
             no chosen expert on the tasks' own prompts, or has conditions on phases where a task generates nothing; vLLM
             reads what is measured after a prompt as generated, and refuses such plans for whole texts alone.
         RunError: two arms did not see the same documents and prompts; or vLLM has no room for a text, or would not
             generate as a task says.
     """
-    if not isinstance(loaded, LoadedModel | ServedModel):
-        raise ModelError(
-            f"the harness runs on models loaded by transformers or served by vLLM; found {type(loaded).__name__}: use "
-            "--backend huggingface or vllm"
-        )
     if BASELINE in arms:
         raise PlanError(f"an arm is called {BASELINE!r}, which is the unsteered model; give it another name")
     if conditional := sorted(arm for arm, plan in arms.items() if plan.languages):
@@ -225,9 +217,9 @@ def evaluate_with_harness(
             "language it asks; evaluate the rules of one language at a time: a plan made without --for-languages"
         )
     options = options or HarnessOptions()
-    harness = _Harness(loaded, tuple(tasks), options)
+    harness = _Harness(model, tuple(tasks), options)
     logs = {BASELINE: harness.run(None)}
-    changed = {arm: _effect(loaded, plan, logs[BASELINE], chat=options.chat) for arm, plan in arms.items()}
+    changed = {arm: _effect(model, plan, logs[BASELINE], chat=options.chat) for arm, plan in arms.items()}
     for arm, plan in arms.items():
         logs[arm] = harness.run(plan)
         _require_same(logs[BASELINE], logs[arm], arm)
@@ -246,7 +238,7 @@ def require_harness() -> None:
 class _Harness:
     """The installed harness with a model and tasks."""
 
-    def __init__(self, loaded: LoadedModel | ServedModel, tasks: tuple[str, ...], options: HarnessOptions) -> None:
+    def __init__(self, model: Model, tasks: tuple[str, ...], options: HarnessOptions) -> None:
         require_harness()
         import lm_eval  # noqa: PLC0415 - an optional extra
         from lm_eval.tasks import TaskManager  # noqa: PLC0415 - as above
@@ -254,13 +246,13 @@ class _Harness:
         path = options.include_path
         self.tasks = TaskManager(include_path=None if path is None else str(path), include_defaults=options.builtin)
         _require_known(tasks, self.tasks.all_tasks)
-        self.loaded, self.names, self.options = loaded, tasks, options
+        self.model, self.names, self.options = model, tasks, options
         self.evaluate, self.version = lm_eval.simple_evaluate, str(lm_eval.__version__)
 
     def run(self, plan: Plan | None) -> dict[str, Any]:
         """Run all tasks; the model wrapper is made anew, so that nothing of an earlier arm is kept."""
         options = self.options
-        with _steered(self.loaded, plan) if plan is not None else nullcontext():
+        with self.model.steer(plan) if plan is not None else nullcontext():
             found = self.evaluate(
                 model=self._model(),
                 tasks=list(self.names),
@@ -279,22 +271,18 @@ class _Harness:
 
     def _model(self) -> Any:  # noqa: ANN401 - the harness has no types
         """Make what the harness asks."""
-        loaded, size = self.loaded, self.options.batch_size
-        if isinstance(loaded, ServedModel):
-            return served_lm(loaded, batch_size=size)
+        model: Any = self.model
+        size = self.options.batch_size
+        if model.backend == "vllm":
+            return served_lm(model.served, batch_size=size)
         from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - an optional extra
 
         return HFLM(
-            pretrained=loaded.model,
-            tokenizer=loaded.tokenizer,
+            pretrained=model.loaded.model,
+            tokenizer=model.tokenizer,
             backend="causal",
-            batch_size=size if loaded.family.left_padding else 1,
+            batch_size=size if model.loaded.family.left_padding else 1,
         )
-
-
-def _steered(loaded: LoadedModel | ServedModel, plan: Plan) -> AbstractContextManager[None]:
-    """Apply a plan to all that runs inside the context."""
-    return loaded.steered(plan) if isinstance(loaded, ServedModel) else steer(loaded, plan)
 
 
 def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
@@ -306,11 +294,9 @@ def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
         raise CorpusError("no task of lm-evaluation-harness was named; name at least one")
 
 
-def _effect(
-    loaded: LoadedModel | ServedModel, plan: Plan, log: Mapping[str, Any], *, chat: bool
-) -> Mapping[int, float]:
+def _effect(model: Model, plan: Plan, log: Mapping[str, Any], *, chat: bool) -> Mapping[int, float]:
     """Measure what a plan changes on the first prompts of every task; refuse no effect, and what cannot be steered."""
-    if plan.by_phase and (unable := _without_phases(loaded, log)):
+    if plan.by_phase and (unable := _without_phases(model, log)):
         raise PlanError(
             f"the plan edits prompt and generation differently, but the harness does not say which tokens of "
             f"{', '.join(unable)} are an answer; use tasks that generate, or a plan without conditions on phases"
@@ -320,19 +306,15 @@ def _effect(
         first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]][:_PROBES]
         texts = ("".join(part for part in sample["arguments"][0] if isinstance(part, str)) for sample in first)
         probes += [text for text in texts if text.strip()]
-    if isinstance(loaded, ServedModel):
-        change = VLLMEngine(loaded).change(plan, probes, add_special_tokens=not chat)
-        change.require(plan)
-        return change.changed
-    effect = measure_effect(loaded, plan, probes, add_special_tokens=not chat)
-    effect.require(plan)
-    return effect.changed
+    change = model.change(plan, probes, add_special_tokens=not chat)
+    change.require(plan)
+    return change.changed
 
 
-def _without_phases(loaded: LoadedModel | ServedModel, log: Mapping[str, Any]) -> list[str]:
+def _without_phases(model: Model, log: Mapping[str, Any]) -> list[str]:
     """Name the tasks in which it is not known which tokens are of a prompt and which of an answer."""
     types = {task: config.get("output_type") for task, config in log["configs"].items()}
-    if isinstance(loaded, ServedModel):
+    if model.backend == "vllm":
         return [task for task, kind in types.items() if kind == "loglikelihood_rolling"]
     return [task for task, kind in types.items() if kind != "generate_until"]
 

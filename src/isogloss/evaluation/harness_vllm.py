@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.model import Sampling
 from isogloss.backends.vllm.answers import (
     common_arguments,
     drawn_arguments,

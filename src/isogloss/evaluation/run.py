@@ -19,11 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isogloss.backends.huggingface.likelihood import Likelihood
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.model import Likelihood, Model, Sampling
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import BASELINE, PLAN
-from isogloss.evaluation.engine import Engine
 from isogloss.evaluation.journal import SETTINGS, Journal, claim, locked
 from isogloss.evaluation.summary import Facts, summarise
 from isogloss.evaluation.tasks import (
@@ -83,7 +81,7 @@ class _Question(NamedTuple):
 class _Work:
     """What all arms have in common."""
 
-    engine: Engine
+    model: Model
     task: Task
     options: RunOptions
     add_special_tokens: bool
@@ -96,7 +94,7 @@ class _Work:
 
 
 def evaluate(
-    engine: Engine,
+    model: Model,
     task: Task,
     arms: Mapping[str, Plan | None],
     *,
@@ -107,7 +105,7 @@ def evaluate(
     """Answer every item in every arm, the same prompts in the same batches, and compare.
 
     Args:
-        engine: with the model, unsteered.
+        model: unsteered.
         task: items with the same ids in every language.
         arms: name to plan; ``baseline`` (None) is added and answered first. ``plan`` is the arm under test, all others
             are its controls. Of a plan with conditions on languages, each language's items are answered under what
@@ -126,7 +124,7 @@ def evaluate(
     options = options or RunOptions()
     _check(task, arms, options)
     plans: dict[str, Plan | None] = {BASELINE: None, **arms}
-    work = _prepare(engine, task, options)
+    work = _prepare(model, task, options)
     settings = _settings(work, plans)
     with locked(out):
         if (out / SETTINGS).is_file():
@@ -140,7 +138,7 @@ def evaluate(
             for language in task.items:
                 found = _answer_language(work, plan, language, out / name, progress=progress or _silent)
                 answers.setdefault(name, {})[language] = found
-        facts = Facts(engine.name, str(settings["engine"]), options.pivot, plans, effects)
+        facts = Facts(model.name, str(settings["engine"]), options.pivot, plans, effects)
         summary = summarise(task, answers, facts)
         write_json(out / "summary.json", summary)
     return summary
@@ -153,20 +151,20 @@ def _check(task: Task, arms: Mapping[str, Plan | None], options: RunOptions) -> 
         raise RunError(f"arms are {sorted(arms)}; expected one named {PLAN}, and {BASELINE} only without a plan")
 
 
-def _prepare(engine: Engine, task: Task, options: RunOptions) -> _Work:
-    tokenizer = engine.tokenizer
+def _prepare(model: Model, task: Task, options: RunOptions) -> _Work:
+    tokenizer = model.tokenizer
     questions = {
         language: [_Question(i, render(tokenizer, i, task), continuations(tokenizer, i, task)) for i in items]
         for language, items in task.items.items()
     }
-    return _Work(engine, task, options, not uses_chat(tokenizer, task), questions)
+    return _Work(model, task, options, not uses_chat(tokenizer, task), questions)
 
 
 def _settings(work: _Work, plans: Mapping[str, Plan | None]) -> dict[str, Any]:
     asked = {language: [list(question) for question in found] for language, found in work.questions.items()}
     sampling = work.options.sampling
     settings = {
-        **work.engine.describe(),
+        **work.model.describe(),
         **work.task.describe(),
         "uses_chat": not work.add_special_tokens,
         "items_sha256": hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
@@ -187,7 +185,7 @@ def _effect(work: _Work, plan: Plan, folder: Path) -> dict[str, Any]:
         return kept
     requests = {language: plan.for_request(language) for language in work.task.items}
     changes = {
-        language: work.engine.change(request, work.probes(language), add_special_tokens=work.add_special_tokens)
+        language: work.model.change(request, work.probes(language), add_special_tokens=work.add_special_tokens)
         for language, request in requests.items()
     }
     largest = max(changes, key=lambda language: sum(changes[language].changed.values()))
@@ -214,7 +212,7 @@ def _answer_language(
     records = journal.resume()
     progress(len(records))
     left = questions[len(records) :]
-    with work.engine.steered(plan.for_request(language)) if plan is not None and left else nullcontext():
+    with work.model.steer(plan.for_request(language)) if plan is not None and left else nullcontext():
         for batch in _batches(left, size):
             new = _answer_batch(work, language, batch)
             journal.append(new)
@@ -233,13 +231,13 @@ def _answer_batch(work: _Work, language: str, batch: Sequence[_Question]) -> lis
     if work.task.scoring == "generated":
         return _generate(work, language, batch)
     pairs = [(question.prompt, text) for question in batch for text in question.continuations]
-    measured = iter(work.engine.log_likelihoods(pairs, add_special_tokens=work.add_special_tokens))
+    measured = iter(work.model.log_likelihoods(pairs, add_special_tokens=work.add_special_tokens))
     return [_measured(work.task, each, list(islice(measured, len(each.continuations)))) for each in batch]
 
 
 def _generate(work: _Work, language: str, batch: Sequence[_Question]) -> list[dict[str, Any]]:
     sampling = work.options.sampling
-    outputs = work.engine.answer(
+    outputs = work.model.answer(
         [question.prompt for question in batch],
         max_new_tokens=work.task.max_new_tokens,
         add_special_tokens=work.add_special_tokens,

@@ -18,6 +18,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from isogloss.errors import ModelError
 from isogloss.organism.documents import TIERS, Mixture, prompt
+from isogloss.organism.threads import torch_threads
 from isogloss.organism.tokenizer import train_tokenizer
 from isogloss.organism.world import draw_problem, realise_problem
 
@@ -284,13 +285,13 @@ def train(folder: Path, recipe: Recipe, mixture: Mixture) -> Path:
     Raises:
         ModelError: the folder holds a training with another recipe.
     """
-    torch.set_num_threads(1)  # several threads add gradients in no fixed order, and a resumed training would differ
-    training = Training(folder, recipe, mixture)
-    torch.set_flush_denormal(True)  # vanishing gradients of idle experts would slow every step
-    try:
-        training.run()
-    finally:
-        torch.set_flush_denormal(False)
+    with torch_threads(1):  # several add gradients in no fixed order, and a resumed training would differ
+        training = Training(folder, recipe, mixture)
+        torch.set_flush_denormal(True)  # vanishing gradients of idle experts would slow every step
+        try:
+            training.run()
+        finally:
+            torch.set_flush_denormal(False)
     target = folder / "model"
     model: Any = training.model
     model.to(torch.bfloat16).save_pretrained(target)

@@ -70,6 +70,7 @@ class Manifest:
         dtype: of the model's weights during capture.
         seed: of everything sampled, as token pairs for consistency.
         packages: name -> version of each package that can change the numbers.
+        threads: of the processor that ran the model; None on other devices, if unknown, or if merged Runs differ.
         plan_sha256: hash of the plan that steered the model during the capture; None for the unsteered model.
         phase: ``prompt`` if the texts themselves were counted, ``generation`` if the model's continuations were.
         new_tokens: maximum number of generated tokens per item; None in the prompt phase, or if unknown.
@@ -97,6 +98,7 @@ class Manifest:
     dtype: str
     seed: int
     packages: dict[str, str]
+    threads: int | None = None
     plan_sha256: str | None = None
     phase: Phase = "prompt"
     new_tokens: int | None = None
@@ -129,8 +131,9 @@ class Manifest:
             raise RunError(f"manifest: new_tokens is {self.new_tokens} in the {self.phase} phase; expected {expected}")
         if self.distinct_from is not None and not _LANGUAGE.fullmatch(self.distinct_from):
             raise RunError(f"manifest: distinct_from is {self.distinct_from!r}; expected a full code such as eng_Latn")
-        if self.hidden_size is not None and self.hidden_size < 1:
-            raise RunError(f"manifest: hidden_size is {self.hidden_size}; expected at least 1")
+        for name in ("hidden_size", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RunError(f"manifest: {name} is {value}; expected at least 1")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     result is complete if all Runs are.
 
     Args:
-        paths: folders of Runs whose manifests agree in everything but languages, status and notes.
+        paths: folders of Runs whose manifests agree in everything but languages, status, notes and threads.
         out: folder to create, or one in which the same merge was interrupted.
 
     Returns:
@@ -34,7 +34,7 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     if not runs:
         raise RunError("nothing to merge; name at least one Run")
     for run in runs[1:]:
-        differences = header_differences(runs[0].manifest, run.manifest, ignore=("notes",))
+        differences = header_differences(runs[0].manifest, run.manifest, ignore=("notes", "threads"))
         if differences:
             raise RunError(
                 f"{runs[0].path} and {run.path} differ in {'; '.join(differences)}; only Runs of the same "
@@ -42,7 +42,9 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
             )
     origins = _origins(runs)
     notes = tuple(sorted({note for run in runs for note in run.manifest.notes}))
-    writer = RunWriter(out, replace(runs[0].manifest, notes=notes))
+    threads = {run.manifest.threads for run in runs}
+    common_threads = threads.pop() if len(threads) == 1 else None
+    writer = RunWriter(out, replace(runs[0].manifest, notes=notes, threads=common_threads))
     foreign = sorted(writer.done - origins.keys())
     if foreign:
         raise RunError(

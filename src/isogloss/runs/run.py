@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from isogloss.errors import RunError
-from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
+from isogloss.files import read_bytes, remove_stale, require_threads, sha256, write_atomically
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.runs.manifest import MANIFEST_NAME, LanguageEntry, Manifest, header_differences, read_manifest
@@ -252,7 +252,7 @@ class RunWriter:
         Raises:
             RunError: the header differs, the file is damaged, or the language is already written.
         """
-        differences = header_differences(self.manifest, run.manifest, ignore=("notes",))
+        differences = header_differences(self.manifest, run.manifest, ignore=("notes", "threads"))
         if differences:
             raise RunError(
                 f"{run.path} and {self._path} differ in {'; '.join(differences)}; copy only between Runs with equal "
@@ -281,7 +281,8 @@ class RunWriter:
 
     def _resume(self) -> None:
         existing = open_run(self._path)
-        differences = header_differences(existing.manifest, self.manifest)
+        require_threads(self._path, before=existing.manifest.threads, now=self.manifest.threads)
+        differences = header_differences(existing.manifest, self.manifest, ignore=("threads",))
         if differences:
             raise RunError(
                 f"{self._path}: contains a Run that differs in {'; '.join(differences)}; choose another folder, or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,13 @@ from isogloss.backends.bake import (
 )
 from isogloss.backends.bake.tensors import read_tensor
 from isogloss.backends.bake.verify import Probe
+from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import LoadedModel, load_model
 from isogloss.errors import ModelError
 from isogloss.files import write_json
 from isogloss.organism.shipped import ORGANISM, model_folder
 from isogloss.routing import Fingerprint
 from isogloss.steering import Plan
-from isogloss.workflows.diagnosis import PROBE_TEXTS
-from isogloss.workflows.doctor import ModelChoice
 from isogloss.workflows.progress import busy
 
 __all__ = ["Baked", "bake_plan"]
@@ -82,25 +82,28 @@ class Baked:
         }
 
 
-def bake_plan(choice: ModelChoice, plan: Plan, output: Path, *, verify: bool = True) -> Baked:
+def bake_plan(
+    name: str, plan: Plan, output: Path, *, verify: bool = True, loading: Mapping[str, Any] | None = None
+) -> Baked:
     """Copy a checkpoint with a plan's offsets added to its routers' biases.
 
     No weight is loaded to write: files are copied, and the bytes of the biases changed in the copy, so that memory does
     not grow with the model. The folder is written whole or not at all. Its ``isogloss.json`` says what was baked.
 
     Args:
-        choice: the model; dtype, device and dequantising say how it is loaded to be verified.
+        name: hub id or folder of the model, or ``organism``.
         plan: interventions of kind ``offset`` alone, without conditions.
         output: a folder that does not exist or is empty.
         verify: load the original and then the copy, and compare their routers on texts; without it, the files alone
             are checked.
+        loading: how they are then loaded: arguments of `isogloss.backends.huggingface.load_model`.
 
     Raises:
         PlanError: the plan cannot be baked, or is for another model.
         ModelError: the model has no bias for it, is baked already, or does not compute what was expected.
         FileError: the folder is in use, lies in the model's own, or does not fit on the disk.
     """
-    name = str(model_folder()) if choice.name == ORGANISM else choice.name
+    name, loading = str(model_folder()) if name == ORGANISM else name, loading or {}
     require_output(output, Path(name) if Path(name).is_dir() else None)
     skeleton = require_slots(plan, name)
     with busy("bake: find the files"):
@@ -111,12 +114,12 @@ def bake_plan(choice: ModelChoice, plan: Plan, output: Path, *, verify: bool = T
     edits = edits_of(checkpoint, plan)
     files, left_out = files_of(folder, checkpoint.files)
     require_free(folder, files, output)
-    found = _probe(choice, folder, plan, edits) if verify else None
+    found = _probe(loading, folder, plan, edits) if verify else None
     with new_folder(output) as unfinished:
         with busy("bake: copy"):
             write_copy(folder, files, unfinished, edits)
         after = _require_written(unfinished, skeleton, edits)
-        verification = None if found is None else _compare(choice, unfinished, found, edits)
+        verification = None if found is None else _compare(loading, unfinished, found, edits)
         worst = max(edits, key=lambda edit: edit.rounding)
         stored = worst.place.dtype, worst.rounding
         baked = Baked(output, plan.sha256, len(edits), *stored, verification, tuple(left_out))
@@ -125,19 +128,15 @@ def bake_plan(choice: ModelChoice, plan: Plan, output: Path, *, verify: bool = T
     return baked
 
 
-def _probe(choice: ModelChoice, folder: Path, plan: Plan, edits: tuple[Edit, ...]) -> Probe:
+def _probe(loading: Mapping[str, Any], folder: Path, plan: Plan, edits: tuple[Edit, ...]) -> Probe:
     with busy("bake: run the original under the plan"):
-        return probe(_load(choice, folder), plan, edits, PROBE_TEXTS)
+        return probe(load_model(str(folder), **loading), plan, edits, PROBE_TEXTS)
 
 
-def _compare(choice: ModelChoice, folder: Path, found: Probe, edits: tuple[Edit, ...]) -> Verification:
+def _compare(loading: Mapping[str, Any], folder: Path, found: Probe, edits: tuple[Edit, ...]) -> Verification:
     gc.collect()  # of the original, hooks may hold on to weights in circles
     with busy("bake: run the copy"):
-        return compare(_load(choice, folder), found, edits, PROBE_TEXTS)
-
-
-def _load(choice: ModelChoice, folder: Path) -> LoadedModel:
-    return load_model(str(folder), dtype=choice.dtype, device=choice.device, dequantize=choice.dequantize)
+        return compare(load_model(str(folder), **loading), found, edits, PROBE_TEXTS)
 
 
 def _require_written(folder: Path, skeleton: LoadedModel, edits: tuple[Edit, ...]) -> Fingerprint:

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isogloss.backends.huggingface import LoadedModel, prove_routers
-from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm.prove import prove_served
+from isogloss.backends.model import Model
 from isogloss.evaluation.arms import make_arms
-from isogloss.evaluation.engine import Engine, HuggingFaceEngine
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.run import RunOptions, evaluate
 from isogloss.evaluation.tasks import Task
 from isogloss.steering import Plan
@@ -21,7 +17,7 @@ __all__ = ["evaluate_plan"]
 
 
 def evaluate_plan(
-    loaded: LoadedModel | ServedModel,
+    model: Model,
     task: Task,
     plan: Plan,
     *,
@@ -32,8 +28,7 @@ def evaluate_plan(
     """Answer the task unsteered, steered, and under other plans.
 
     Args:
-        loaded: the model; one that vLLM serves must have been started with ``record`` and with slots for every arm
-            (`isogloss.workflows.capture.slots_for`).
+        model: unsteered.
         task: the questions.
         plan: under test.
         out: folder of the evaluation.
@@ -49,17 +44,8 @@ def evaluate_plan(
         RunError: the folder holds something else, or another process works there.
     """
     every = make_arms(plan, arms)
-    engine = _proven_engine(loaded, task)
+    first = next(iter(task.items.values()))[0]
+    model.prove(first.prompt or first.reference)
     total = (len(every) + 1) * sum(map(len, task.items.values()))
     with track(f"evaluate {task.name}", total) as advance:
-        return evaluate(engine, task, every, out=out, options=options, progress=advance)
-
-
-def _proven_engine(loaded: LoadedModel | ServedModel, task: Task) -> Engine:
-    """Return the engine of a model whose routers do what the family's row says."""
-    if isinstance(loaded, ServedModel):
-        prove_served(loaded)
-        return VLLMEngine(loaded)
-    first = next(iter(task.items.values()))[0]
-    prove_routers(loaded, first.prompt or first.reference)
-    return HuggingFaceEngine(loaded)
+        return evaluate(model, task, every, out=out, options=options, progress=advance)

@@ -14,13 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from isogloss.backends.huggingface import LoadedModel, prove_routers
-from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm.prove import prove_served
+from isogloss.backends.model import Model
 from isogloss.errors import CorpusError, LanguageError, RunError
 from isogloss.evaluation.arms import BASELINE, PLAN, make_arms
-from isogloss.evaluation.engine import Engine, HuggingFaceEngine
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.evaluation.harness import HarnessOptions, HarnessResult, HarnessScores, evaluate_with_harness
 from isogloss.files import claim_folder, read_json, write_json
@@ -55,7 +51,7 @@ class LmEvalRequest:
 
 
 def evaluate_by_lm_eval(
-    loaded: LoadedModel | ServedModel,
+    model: Model,
     plan: Plan,
     request: LmEvalRequest,
     *,
@@ -65,8 +61,7 @@ def evaluate_by_lm_eval(
     """Run tasks of the harness unsteered, steered, and under other plans, and compare document by document.
 
     Args:
-        loaded: the model; one that vLLM serves must have been started with ``record`` and with slots for every arm
-            (`isogloss.workflows.capture.slots_for`).
+        model: unsteered.
         plan: under test.
         request: what is evaluated.
         out: folder of the evaluation.
@@ -84,18 +79,18 @@ def evaluate_by_lm_eval(
     """
     request = replace(request, tasks=tasks_in(request.tasks, request.languages))
     every = make_arms(plan, arms)
-    settings = _settings(loaded, request, every)
+    settings = _settings(model, request, every)
     if out.exists():
         claim_folder(out, _SETTINGS, settings)  # refuses what is something else before anything is run
     if (out / _VALUES).is_file():
         result = HarnessResult.from_json(read_json(out / _VALUES))
     else:
-        _prove(loaded)
+        model.prove(_PROBE)
         with busy(f"lm-eval: {', '.join(request.tasks)}"):
-            result = evaluate_with_harness(loaded, request.tasks, every, options=request.options)
+            result = evaluate_with_harness(model, request.tasks, every, options=request.options)
         claim_folder(out, _SETTINGS, settings)
         write_json(out / _VALUES, result.to_json())
-    summary = _summarise(result, request, {"model": loaded.name, "engine": settings["engine"]})
+    summary = _summarise(result, request, {"model": model.name, "engine": settings["engine"]})
     write_json(out / "summary.json", summary)
     return summary
 
@@ -144,19 +139,10 @@ def language_of(task: str) -> str | None:
     return None
 
 
-def _prove(loaded: LoadedModel | ServedModel) -> None:
-    """Require that the routers do what the family's row says."""
-    if isinstance(loaded, ServedModel):
-        prove_served(loaded)
-    else:
-        prove_routers(loaded, _PROBE)
-
-
-def _settings(loaded: LoadedModel | ServedModel, request: LmEvalRequest, arms: Mapping[str, Plan]) -> dict[str, Any]:
+def _settings(model: Model, request: LmEvalRequest, arms: Mapping[str, Plan]) -> dict[str, Any]:
     """All that decides the values."""
-    engine: Engine = VLLMEngine(loaded) if isinstance(loaded, ServedModel) else HuggingFaceEngine(loaded)
     settings = {
-        **engine.describe(),
+        **model.describe(),
         "task": _name(request),
         "harness": asdict(request.options),
         "arms": {BASELINE: None, **{name: plan.sha256 for name, plan in arms.items()}},

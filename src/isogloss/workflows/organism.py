@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from isogloss.analysis import Analysis, Estimate, analyze
-from isogloss.backends.huggingface import LoadedModel, bits_per_byte, generate, load_model
+from isogloss.backends.model import Model
+from isogloss.backends.open import load
 from isogloss.corpora import load_corpus
 from isogloss.errors import ModelError
 from isogloss.evaluation.paired import accuracy
 from isogloss.evaluation.tasks import load_task
-from isogloss.files import write_atomically
+from isogloss.files import read_json, write_atomically
 from isogloss.languages import display_name
 from isogloss.organism.documents import TIERS, Mixture
 from isogloss.organism.shipped import ORGANISM, scene_corpus
@@ -69,13 +73,14 @@ def write_card(training: Path, out: Path) -> Path:
             f"{training} holds no finished training; finish it with `isogloss organism train -o {training}`"
         )
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
-    loaded = load_model(str(training / "model"), dtype="float32")
-    loaded.name = ORGANISM
+    model = load(str(training / "model"), dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
-        run = capture_corpus(loaded, scene_corpus(_CARD_ITEMS), Path(folder) / "run")
+        run = capture_corpus(model, scene_corpus(_CARD_ITEMS), Path(folder) / "run")
         analysis = analyze(run, pivot="eng_Latn")
-    accuracies, bits = word_problem_accuracies(loaded), _bits(loaded)
-    card = "\n".join([_HEAD, *_facts(loaded, summary), "", *_table(accuracies, bits), "", *_divergence(analysis), ""])
+    accuracies, bits = word_problem_accuracies(model), _bits(model)
+    card = "\n".join(
+        [_HEAD, *_facts(training / "model", summary), "", *_table(accuracies, bits), "", *_divergence(analysis), ""]
+    )
     write_atomically(out, card.encode())
     return out
 
@@ -93,13 +98,14 @@ nothing else; it is of no use for anything but the study of routing. Written by 
 """
 
 
-def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
-    config, recipe = loaded.model.config, summary["recipe"]
+def _facts(folder: Path, summary: dict[str, Any]) -> list[str]:
+    config, recipe = read_json(folder / "config.json"), summary["recipe"]
     shape = (
-        f"{config.num_hidden_layers} layers, {config.num_experts} experts, top-{config.num_experts_per_tok}, "
-        f"width {config.hidden_size}, vocabulary {config.vocab_size} (byte-level BPE)"
+        f"{config['num_hidden_layers']} layers, {config['num_experts']} experts, top-{config['num_experts_per_tok']}, "
+        f"width {config['hidden_size']}, vocabulary {config['vocab_size']} (byte-level BPE)"
     )
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    with safe_open(folder / "model.safetensors", framework="np") as weights:
+        parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118 - no mapping
     tiers = "".join(
         f"\n  * {name} ({100 * tier.share:g} % of documents each, "
         f"{100 * tier.kinds.get('problem', 0):g} % of them solved word problems, "
@@ -109,7 +115,7 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     )
     real = ", ".join(map(display_name, summary["real_text"])) or "none"
     return [
-        f"* Architecture: `{type(loaded.model).__name__}`, {shape}.",
+        f"* Architecture: `{config['architectures'][0]}`, {shape}.",
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
         f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
         f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
@@ -124,20 +130,25 @@ def _facts(loaded: LoadedModel, summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def word_problem_accuracies(loaded: LoadedModel, n_items: int = _CARD_ITEMS) -> dict[str, Estimate]:
+def word_problem_accuracies(model: Model, n_items: int = _CARD_ITEMS) -> dict[str, Estimate]:
     """Ask a model the organism's held-out word problems, unsteered; language to share of right answers."""
     task = load_task(ORGANISM, n_items=n_items)
     found = {}
     with track("word problems", len(task.items) * n_items) as advance:
         for language, items in task.items.items():
             prompts = [item.prompt for item in items]
-            outputs = generate(loaded, prompts, max_new_tokens=task.max_new_tokens, progress=advance)
+            outputs = model.generate(prompts, max_new_tokens=task.max_new_tokens, progress=advance)
             found[language] = accuracy([task.parse(o) == item.answer for o, item in zip(outputs, items, strict=True)])
     return found
 
 
-def _bits(loaded: LoadedModel) -> dict[str, float]:
-    return {language: bits_per_byte(loaded, texts) for language, texts in scene_corpus(_CARD_ITEMS).texts.items()}
+def _bits(model: Model) -> dict[str, float]:
+    """Mean code length of held-out scenes by language: negative log-likelihood in bits over UTF-8 bytes."""
+    bits = {}
+    for language, texts in scene_corpus(_CARD_ITEMS).texts.items():
+        nats = math.fsum(each.nats for each in model.log_likelihoods([("", text) for text in texts]))
+        bits[language] = -nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    return bits
 
 
 def _table(accuracies: dict[str, Estimate], bits: dict[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from isogloss.analysis import Analysis, AnalysisRequest, DeltaRule, ExpertTable, analyze_run, task_experts
+from isogloss.backends.open import load
 from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.tasks import load_task
 from isogloss.files import claim_folder, write_json
@@ -18,10 +19,10 @@ from isogloss.report import report_study
 from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
 from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
 from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.corpora import open_corpus
 from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.progress import busy
 from isogloss.workflows.settings import read_settings
-from isogloss.workflows.sources import open_corpus, open_model
 
 __all__ = ["DEMO", "Study", "StudyResult", "read_study", "run_study"]
 
@@ -113,13 +114,13 @@ def run_study(study: Study, out: Path) -> StudyResult:
         IsoglossError: any step refused its input; the message says which and why.
     """
     claim_folder(out, "study.json", json.loads(json.dumps(asdict(study))))
-    loaded = open_model(study.model)
+    model = load(study.model)
     pivot = resolve(study.pivot)
     n_items = study.corpus_items or None
     texts = open_corpus(study.corpus, languages=study.languages or None, n_items=n_items)
-    run = capture_corpus(loaded, texts, out / "run")
+    run = capture_corpus(model, texts, out / "run")
     task_texts = open_corpus(study.task_corpus, languages=[pivot], n_items=n_items)
-    task_run = capture_corpus(loaded, task_texts, out / "task")
+    task_run = capture_corpus(model, task_texts, out / "task")
     with busy("analyze"):
         analysis = analyze_run(run, AnalysisRequest(pivot=(pivot,), task=task_run))
         rule = DeltaRule(threshold=study.threshold, layers=study.layers or analysis.middle)
@@ -133,7 +134,7 @@ def run_study(study: Study, out: Path) -> StudyResult:
         write_plan(plan, out / "plan.json")
         task = load_task(study.task, languages=study.eval_languages or None, n_items=study.task_items or None)
         arms = [f"random:{study.n_controls}"] if study.n_controls else []
-        evaluation = evaluate_plan(loaded, task, plan, out=out / "eval", arms=arms, options=RunOptions(pivot=pivot))
+        evaluation = evaluate_plan(model, task, plan, out=out / "eval", arms=arms, options=RunOptions(pivot=pivot))
     findings, effects = (*describe_run(analysis), describe_experts(experts)), describe_evaluation(evaluation)
     write_json(out / "findings.json", {"findings": [*findings, *effects]})
     with busy("report"):

@@ -18,8 +18,8 @@ import torch
 
 from isogloss.backends.bake.checkpoint import Edit
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.prove import prove_routers
+from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_inputs, watch_routers
 from isogloss.errors import ModelError

@@ -11,17 +11,18 @@ import numpy.typing as npt
 import torch
 
 from isogloss.backends import token_batches
-from isogloss.backends.huggingface.batches import Batch, make_batch, reader_of
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.padded_batches import Batch, make_batch, reader_of
+from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_inputs, watch_routers
+from isogloss.backends.model import CaptureOptions
 from isogloss.backends.profiles import gather, pair_consistency
-from isogloss.backends.token_batches import CaptureOptions, Text, portions
+from isogloss.backends.token_batches import Text, portions
 from isogloss.errors import ModelError
 from isogloss.runs import LanguageRouting
 
-__all__ = ["CaptureOptions", "capture", "counted_ids"]
+__all__ = ["capture", "counted_ids"]
 
 
 @torch.inference_mode()

@@ -1,57 +1,23 @@
 """Log-likelihood of given continuations: what a model thinks of options and reference texts that it does not write.
 
-Prompt and continuation are tokenised together, as the model would meet them. The continuation begins at the first
-token that differs between the prompt alone and the prompt with any of its continuations. Where the joint tokens begin
-with the prompt's own, that is the rule of lm-evaluation-harness: the suffix after the prompt's own length. Where a
-token reaches across the border (its rule moves trailing spaces for that reason), that token counts, whole, as part of
-the continuation, for every continuation of the prompt alike. So no character of a continuation is left out, and
-differences between the options of one prompt are exactly those between the likelihoods of the joint texts.
+Tokens, and where a continuation begins, are those of `isogloss.backends.joint_texts`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
-from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.steer import mark_generated
-from isogloss.errors import CorpusError
+from isogloss.backends.joint_texts import JointText, tokenise_pairs
+from isogloss.backends.model import Likelihood
 
-__all__ = ["JointText", "Likelihood", "continuation_log_likelihoods", "tokenise_pairs"]
+__all__ = ["continuation_log_likelihoods"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
-
-
-class Likelihood(NamedTuple):
-    """How likely one continuation is.
-
-    Attributes:
-        nats: natural logarithm of its probability after its prompt, at most 0.
-        n_tokens: tokens that the sum runs over.
-    """
-
-    nats: float
-    n_tokens: int
-
-
-class JointText(NamedTuple):
-    """Tokens of a prompt and its continuation together.
-
-    Attributes:
-        place: of the pair among all.
-        ids: token ids.
-        start: position of the first token that is measured, at least 1: nothing predicts the one before.
-    """
-
-    place: int
-    ids: list[int]
-    start: int
 
 
 @torch.inference_mode()
@@ -91,55 +57,6 @@ def continuation_log_likelihoods(
             targets = torch.tensor(text.ids[text.start :], device=row.device)
             found[text.place] = Likelihood(_sum(measured, targets), len(targets))
     return [found[index] for index in range(len(pairs))]
-
-
-def tokenise_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool
-) -> list[JointText]:
-    """Encode prompt and continuation together and find where the continuation begins, once for every prompt.
-
-    Args:
-        tokenizer: of the model.
-        pairs: (prompt, continuation) each; see `continuation_log_likelihoods`.
-        add_special_tokens: as there.
-
-    Returns:
-        One per pair, grouped by prompt.
-
-    Raises:
-        CorpusError: a continuation without a token to measure.
-    """
-    by_prompt: defaultdict[str, list[int]] = defaultdict(list)
-    for index, (prompt, _) in enumerate(pairs):
-        by_prompt[prompt].append(index)
-    texts = []
-    for prompt, indices in by_prompt.items():
-        joint = [_encode(tokenizer, prompt, pairs[i][1], add_special_tokens=add_special_tokens) for i in indices]
-        alone = _encode(tokenizer, prompt, "", add_special_tokens=add_special_tokens)
-        same = (len(set(column)) == 1 for column in zip(alone, *joint, strict=False))
-        start = max(1, sum(takewhile(bool, same)))
-        texts += [JointText(index, ids, start) for index, ids in zip(indices, joint, strict=True)]
-    for text in texts:
-        if len(text.ids) <= text.start:
-            raise CorpusError(
-                f"continuation {pairs[text.place][1]!r} has no token to measure after its prompt; expected at least "
-                "one, and two after an empty prompt where the tokenizer has no beginning of text"
-            )
-    return texts
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str, *, add_special_tokens: bool
-) -> list[int]:
-    """Tokenise both together: what the tokenizer adds before a text is kept, what it adds after one is not."""
-    text = prompt + continuation
-    bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not prompt:
-        return bare if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *bare]
-    ids = list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
-    n_added = len(ids) - len(bare)
-    n_before = next((place for place in range(n_added) if ids[place : place + len(bare)] == bare), n_added)
-    return ids[: n_before + len(bare)]
 
 
 def _batches(texts: Sequence[JointText], batch_tokens: int) -> Iterator[list[JointText]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,21 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from isogloss.backends.configuration import config_sha256, revision_of
+from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
 from isogloss.backends.huggingface.discovery import family_of, find_routers
 from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
 from isogloss.errors import ModelError
 from isogloss.routing import Fingerprint
 
-__all__ = ["LoadedModel", "config_sha256", "load_model"]
+__all__ = ["LoadedModel", "load_model"]
 
 _EXPECTED = "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
-
-# Of a configuration, what depends on where and how it was loaded and not on the model.
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
 class LoadedModel:
@@ -74,34 +70,28 @@ class LoadedModel:
     @property
     def revision(self) -> str | None:
         """The hub commit, where the checkpoint came from the hub."""
-        return getattr(self.model.config, "_commit_hash", None)
+        return revision_of(self.model.config)
 
     @property
     def config_sha256(self) -> str:
         """Hash of the configuration, apart from what depends on where and how it was loaded."""
         return config_sha256(self.model.config)
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights, such as ``bfloat16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def fingerprint(self) -> Fingerprint:
         """Return what a plan or Run must agree with."""
-        digest = hashlib.sha256()
-        for router in self.routers:
-            digest.update(_in_bfloat16(router.weight()))
-            if (bias := router.linear_bias()) is not None:  # where a plan may have been baked in
-                digest.update(_in_bfloat16(bias))
         first = self.routers[0].spec
-        layers = tuple(router.spec.layer for router in self.routers)
-        model_type = self.family.model_type
-        return Fingerprint(model_type, layers, first.n_experts, first.top_k, digest.hexdigest())
-
-
-def _in_bfloat16(tensor: torch.Tensor) -> bytes:
-    return tensor.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
-
-
-def config_sha256(config: PreTrainedConfig) -> str:
-    """Hash a configuration, apart from what depends on where and how it was loaded."""
-    fields = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+        return router_fingerprint(
+            self.family.model_type,
+            [router.spec.layer for router in self.routers],
+            n_experts=first.n_experts,
+            top_k=first.top_k,
+            contents=(router_bytes(router.weight(), router.linear_bias()) for router in self.routers),
+        )
 
 
 def load_model(

@@ -4,48 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from isogloss.backends.agreement import TOLERANCE, relative_difference
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.backends.model import RouterCheck
 from isogloss.errors import ModelError
 from isogloss.routing import choice_scores, combine_weights
 
-__all__ = ["TOLERANCE", "Proof", "prove_routers", "relative_difference"]
+__all__ = ["prove_routers"]
 
 _PROBE_TOKENS = 64
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""By dtype of the model: scores and weights of one token may differ by what rounding to it changes."""
-
-
 # SparseMixer leaves out logits beyond a distance that the library computes in the model's dtype: three roundings.
-_EDGE = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What the proof of one text found.
-
-    Attributes:
-        n_tokens: of the text, that were run.
-        deviation: largest difference of any layer from the reference router, at most the dtype's `TOLERANCE`.
-        n_handed: routed layers whose experts are handed a choice, which is then the router's.
-    """
-
-    n_tokens: int
-    deviation: float
-    n_handed: int
+_EDGE = {"bfloat16": 2.0**-7, "float16": 2.0**-9}
 
 
 @torch.inference_mode()
-def prove_routers(loaded: LoadedModel, text: str) -> Proof:
+def prove_routers(loaded: LoadedModel, text: str) -> RouterCheck:
     """Show on one text that every router runs once, chooses as its family's row says, and that experts get its choice.
 
     Three things must agree in every layer: the choice and weights that the router reports, the reference router on the
@@ -66,10 +49,10 @@ def prove_routers(loaded: LoadedModel, text: str) -> Proof:
     with watch_routers(loaded, outputs.__setitem__) as calls, _watch_experts(loaded) as handed:
         loaded.decoder(input_ids=ids, use_cache=False)
     require_one_call_each(loaded, calls, n_forwards=1)
-    largest, tolerance = 0.0, TOLERANCE[loaded.model.dtype]
+    largest, tolerance = 0.0, TOLERANCE[loaded.dtype]
     for index, router in enumerate(loaded.routers):
         _require_shapes(router, outputs[index])
-        found = _deviation(router, outputs[index], _EDGE[loaded.model.dtype])
+        found = _deviation(router, outputs[index], _EDGE.get(loaded.dtype, 0.0))
         largest = max(largest, found)
         if found > tolerance:
             raise ModelError(
@@ -82,7 +65,7 @@ def prove_routers(loaded: LoadedModel, text: str) -> Proof:
                 f"the experts of layer {router.spec.layer} are handed another choice than the router reports; "
                 "what is captured there would not be what the model computes"
             )
-    return Proof(ids.shape[1], largest, len(handed))
+    return RouterCheck(ids.shape[1], largest, len(handed))
 
 
 def _require_shapes(router: Router, output: RouterOutput) -> None:
@@ -121,14 +104,6 @@ def _expected_weights(
     """Weigh the choice with SparseMixer's distance times ``reach``: the further it reaches, the smaller the weights."""
     spec = replace(router.spec, jitter=router.spec.jitter * reach)
     return combine_weights(logits, ids, spec, router.expert_scale())
-
-
-def relative_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """Largest difference, relative where the expected value is above 1."""
-    difference = np.zeros(found.shape)
-    np.subtract(found, expected, where=found != expected, out=difference)  # infinities may be equal
-    difference = np.abs(difference) / np.maximum(1, np.abs(expected))
-    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -22,13 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import RouterOutput
 from isogloss.backends.huggingface.phases import TokenPhases
-from isogloss.backends.huggingface.watch import bypassed, require_one_call_each, watch_routers
+from isogloss.backends.huggingface.watch import bypassed
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import PHASES, LayerEdit, Phase, Plan, apply_choice, apply_edit, check_plan, compile_layer
 
-__all__ = ["Effect", "mark_generated", "measure_effect", "steer"]
+__all__ = ["mark_generated", "steer"]
 
 _PRODUCTS = (torch.nn.functional.linear, torch.mm)  # mm where a router asks for float32 logits of 16-bit inputs
 _TOPK = (torch.topk, torch.Tensor.topk)
@@ -247,72 +245,3 @@ def mark_generated(loaded: LoadedModel, generated: torch.Tensor) -> Iterator[Non
     """
     with _tokens.setdefault(loaded.model, TokenPhases()).marked(generated):
         yield
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a plan changes on a probe text.
-
-    Attributes:
-        changed: decoder layer to the share of tokens whose set of chosen experts differs from the unsteered one.
-    """
-
-    changed: dict[int, float]
-
-    def require(self, plan: Plan) -> None:
-        """Fail loudly when the plan is not empty and changed no choice at all.
-
-        Raises:
-            PlanError: no token of the probe text chose other experts.
-        """
-        if plan.interventions and not any(self.changed.values()):
-            raise PlanError(
-                "the plan changed no chosen expert on the probe text; "
-                "expected some token to be routed otherwise: raise the strength, or check layers and experts"
-            )
-
-
-@torch.inference_mode()
-def measure_effect(loaded: LoadedModel, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True) -> Effect:
-    """Compare the chosen experts with and without the plan, token by token.
-
-    Later layers also see changed inputs, so layers without intervention may change too. Where the plan edits prompt and
-    generation differently, the texts are read as either, and the larger share counts.
-
-    Args:
-        loaded: the model, unsteered.
-        plan: the plan to try.
-        texts: probe texts, each run alone.
-        add_special_tokens: False for texts that come from a chat template.
-    """
-    ids = [_ids(loaded, text, add_special_tokens=add_special_tokens) for text in texts]
-    plain = _choices(loaded, ids)
-    largest = dict.fromkeys((router.spec.layer for router in loaded.routers), 0.0)
-    for phase in plan.phases or PHASES[:1]:
-        with steer(loaded, plan):
-            steered = _choices(loaded, ids, phase)
-        for layer, a, b in zip(largest, plain, steered, strict=True):
-            largest[layer] = max(largest[layer], (a != b).any(-1).float().mean().item())
-    return Effect(largest)
-
-
-def _ids(loaded: LoadedModel, text: str, *, add_special_tokens: bool) -> torch.Tensor:
-    """Token ids ``[1, length]`` of a text."""
-    batch = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=add_special_tokens)
-    ids: torch.Tensor = batch["input_ids"].to(loaded.device)
-    return ids
-
-
-def _choices(loaded: LoadedModel, texts: Sequence[torch.Tensor], phase: Phase = "prompt") -> list[torch.Tensor]:
-    """Sorted expert ids ``[n_tokens, top_k]`` of every routed layer, of token ids read as those of a phase."""
-    seen: list[list[torch.Tensor]] = [[] for _ in loaded.routers]
-
-    def keep(index: int, output: RouterOutput) -> None:
-        seen[index].append(output.expert_ids.sort(-1).values)
-
-    with watch_routers(loaded, keep) as calls:
-        for ids in texts:
-            with mark_generated(loaded, torch.full_like(ids, phase == "generation", dtype=torch.bool)):
-                loaded.decoder(input_ids=ids, use_cache=False)
-    require_one_call_each(loaded, calls, n_forwards=len(texts))
-    return [torch.cat(parts) for parts in seen]

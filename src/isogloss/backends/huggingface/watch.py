@@ -12,7 +12,7 @@ import torch
 from isogloss.backends.huggingface.devices import refuse_unfetched
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import READERS, RouterOutput
+from isogloss.backends.huggingface.router_outputs import READERS, RouterOutput
 from isogloss.errors import ModelError
 
 __all__ = ["OnInput", "OnRouter", "bypassed", "hidden_size", "require_one_call_each", "watch_inputs", "watch_routers"]

@@ -7,8 +7,8 @@ environment names a plan:
 
 One plan acts on every request of the server. Its routers' logits are edited in front of SGLang's choice of experts;
 where a router could undo a force or a ban on the way to the choice, the choice itself is computed by
-`isogloss.backends.expert_choice`. After the weights are loaded the model is compared with the plan's fingerprint, and
-the server does not start where it differs or where the plan cannot be kept.
+`isogloss.backends.reference_router`. After the weights are loaded the model is compared with the plan's fingerprint,
+and the server does not start where it differs or where the plan cannot be kept.
 """
 
 from __future__ import annotations

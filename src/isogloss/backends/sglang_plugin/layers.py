@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from isogloss.backends.expert_choice import choose
+from isogloss.backends.reference_router import choose
 from isogloss.backends.sglang_plugin.model import Foreign, FoundRouter
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import RouterSpec
@@ -53,7 +53,7 @@ class Steered:
 
 
 def steer_layer(plan: Plan, router: FoundRouter) -> Steered:
-    """Make a layer ready; where needed, put the choice of `isogloss.backends.expert_choice` in place of SGLang's.
+    """Make a layer ready; where needed, put the choice of `isogloss.backends.reference_router` in place of SGLang's.
 
     Raises:
         PlanError: SGLang's kernels could undo the plan there; says why and what to do.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 
+from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.errors import ModelError
 from isogloss.routing import Fingerprint
 
@@ -84,14 +84,14 @@ def find_routers(
 
 def fingerprint(routers: Sequence[FoundRouter], config: Foreign) -> Fingerprint:
     """Return what a plan must agree with; equal to that of the same checkpoint loaded by transformers."""
-    digest = hashlib.sha256()
-    for router in routers:
-        for tensor in (router.weight, router.linear_bias):
-            if tensor is not None:
-                digest.update(tensor.detach().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
     first = routers[0]
-    layers = tuple(router.layer for router in routers)
-    return Fingerprint(config.model_type, layers, first.weight.shape[0], first.top_k, digest.hexdigest())
+    return router_fingerprint(
+        config.model_type,
+        [router.layer for router in routers],
+        n_experts=first.weight.shape[0],
+        top_k=first.top_k,
+        contents=(router_bytes(router.weight, router.linear_bias) for router in routers),
+    )
 
 
 def _router_weight(block: torch.nn.Module, name: str, shape: tuple[int, int]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.configuration import end_tokens, generation_settings
+from isogloss.backends.model import Sampling
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import ModelError, RunError
 
@@ -40,11 +41,10 @@ _SEEDS = 2**53  # numbers from 0 up to 1 have so many steps
 def generation_config(served: ServedModel) -> dict[str, Any]:
     """Return what the checkpoint says about generation where it differs from the defaults, as transformers reads it."""
     try:
-        found = GenerationConfig.from_pretrained(served.engine.model_config.model)
+        config = GenerationConfig.from_pretrained(served.engine.model_config.model, revision=served.revision or "main")
     except OSError:  # the checkpoint has none
-        found = GenerationConfig.from_model_config(served.config)
-    stored: dict[str, Any] = found.to_diff_dict()
-    return stored
+        config = GenerationConfig.from_model_config(served.config)
+    return generation_settings(config)
 
 
 def answer_prompts(
@@ -130,12 +130,11 @@ def common_arguments(served: ServedModel, max_new_tokens: int) -> dict[str, Any]
             f"the checkpoint's generation configuration sets {', '.join(unknown)}, which transformers applies to every "
             "answer and vLLM does not; use --backend huggingface, or remove it from generation_config.json"
         )
-    ends = stored.get("eos_token_id")
     return {
         "max_tokens": max_new_tokens,
         # vLLM would add the tokenizer's own end, which transformers does not know.
         "ignore_eos": True,
-        "stop_token_ids": [ends] if isinstance(ends, int) else list(ends or ()),
+        "stop_token_ids": sorted(end_tokens(stored)),
         "repetition_penalty": stored.get("repetition_penalty") or 1.0,
         "detokenize": False,
     }

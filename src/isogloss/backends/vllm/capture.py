@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import GenerationConfig
 
 from isogloss.backends import token_batches
+from isogloss.backends.model import CaptureOptions
+from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.profiles import gather, pair_consistency
-from isogloss.backends.token_batches import CaptureOptions, Reader, Text, portions, until_end
+from isogloss.backends.token_batches import Reader, Text, portions, until_end
+from isogloss.backends.vllm.answers import common_arguments
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.plugin.record import ITEM
 from isogloss.backends.vllm.plugin.slots import START
-from isogloss.errors import ModelError
 from isogloss.runs import LanguageRouting
 
-__all__ = ["capture", "counted_ids", "reader_of", "refuse_hidden_states"]
+__all__ = ["capture", "counted_ids", "reader_of"]
 
 
 def capture(
@@ -57,8 +58,7 @@ def capture(
         PlanError: the engine keeps no routing.
     """
     options = options or CaptureOptions()
-    if options.hidden_states:
-        refuse_hidden_states()
+    refuse_unsupported("vllm", hidden_states=options.hidden_states)
     parts = portions(reader_of(served), texts, item_ids, options, pivot_ids=pivot_ids)
     return gather(parts, len(texts), run=partial(_run, served), progress=progress)
 
@@ -72,18 +72,6 @@ def counted_ids(
         CorpusError: a text has no token to count, or more tokens than the engine takes.
     """
     return token_batches.counted_ids(reader_of(served), texts, item_ids, options)
-
-
-def refuse_hidden_states() -> NoReturn:
-    """Say why a capture on vLLM keeps no hidden states.
-
-    Raises:
-        ModelError: always.
-    """
-    raise ModelError(
-        "hidden states are captured by --backend huggingface alone: vLLM hands the plugin the logits of its routers, "
-        "not what they read; leave --hidden-states out"
-    )
 
 
 def reader_of(served: ServedModel) -> Reader:
@@ -122,29 +110,14 @@ def _run(served: ServedModel, portion: Sequence[Text]) -> dict[str, npt.NDArray[
 
 
 def _continue_prompts(served: ServedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
-    """Continue prompts as `isogloss.backends.huggingface.generate.continue_prompts` does.
+    """Continue prompts as `isogloss.backends.huggingface.answers.continue_prompts` does.
 
     The ends are those of the model's own ``generate``, to which vLLM adds the one of the tokenizer.
     """
-    config = _generation_config(served)
-    end: int | list[int] | None = config.eos_token_id
-    ends = set() if end is None else {end} if isinstance(end, int) else set(end)
-    options = {
-        "max_tokens": max_new_tokens,
-        "min_tokens": 1 if ends else 0,
-        "ignore_eos": True,
-        "stop_token_ids": sorted(ends),
-        "repetition_penalty": config.repetition_penalty or 1.0,
-    }
+    options = common_arguments(served, max_new_tokens)
+    ends = set(options["stop_token_ids"])
+    options["min_tokens"] = 1 if ends else 0
     return [until_end(ids, ends) for ids in _generate(served, prompts, [{}] * len(prompts), **options)]
-
-
-def _generation_config(served: ServedModel) -> GenerationConfig:
-    try:
-        config = GenerationConfig.from_pretrained(served.engine.model_config.model, revision=served.revision or "main")
-    except OSError:  # the checkpoint has none
-        config = GenerationConfig.from_model_config(served.config)
-    return config
 
 
 def _generate(
@@ -157,6 +130,9 @@ def _generate(
     from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
 
     given = [{"prompt_token_ids": list(ids)} for ids in prompts]
-    how = [SamplingParams(temperature=0, detokenize=False, extra_args=each or None, **options) for each in extra]
+    how = [
+        SamplingParams(**{"temperature": 0, "detokenize": False, "extra_args": each or None, **options})
+        for each in extra
+    ]
     outputs = served.engine.generate(given, how, use_tqdm=False)
     return [list(output.outputs[0].token_ids) for output in outputs]

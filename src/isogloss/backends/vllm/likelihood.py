@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from isogloss.backends.huggingface.likelihood import JointText, Likelihood, tokenise_pairs
+from isogloss.backends.joint_texts import JointText, tokenise_pairs
+from isogloss.backends.model import Likelihood
 from isogloss.backends.vllm.answers import require_room
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.plugin.slots import START

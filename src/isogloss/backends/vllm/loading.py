@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,17 @@ import safetensors.torch
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from isogloss.backends.configuration import config_sha256, revision_of
 from isogloss.backends.families import Family
 from isogloss.backends.huggingface.discovery import family_of, find_routers
-from isogloss.backends.huggingface.loading import config_sha256
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint, RouterSpec
 from isogloss.steering import Plan
 
-__all__ = ["ServedModel", "serve_model"]
+__all__ = ["MODEL_SLOTS", "ServedModel", "serve_model"]
+
+MODEL_SLOTS = 2
+"""What any plan needs that is asked for one language at a time: prompt and generation apart."""
 
 _WORKER_EXTENSION = "isogloss.backends.vllm.plugin.required.Required"
 
@@ -38,6 +44,7 @@ class ServedModel:
         specs: how each routed layer chooses, by layer.
         fingerprint: of the weights that the workers hold.
         kernels: names of the classes that run the experts.
+        threads: on which each worker computes on a processor; None on other devices.
     """
 
     def __init__(self, name: str, engine: Any, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:  # noqa: ANN401 - vLLM's and transformers' own
@@ -50,6 +57,7 @@ class ServedModel:
         self.family, self.specs = _routers(config)
         status = self.call("isogloss_status")[0]
         self.fingerprint, self.kernels = Fingerprint.from_json(status["fingerprint"]), tuple(status["kernels"])
+        self.threads: int | None = status["threads"]
         layers = tuple(spec.layer for spec in self.specs)
         found = (self.fingerprint.layers, self.fingerprint.n_experts, self.fingerprint.top_k)
         if found != (layers, self.specs[0].n_experts, self.specs[0].top_k):
@@ -61,7 +69,7 @@ class ServedModel:
     @property
     def revision(self) -> str | None:
         """The hub commit, where the checkpoint came from the hub."""
-        return getattr(self.config, "_commit_hash", None)
+        return revision_of(self.config)
 
     @property
     def config_sha256(self) -> str:
@@ -149,17 +157,32 @@ def serve_model(
         options: further arguments of vLLM's ``LLM``, such as ``tensor_parallel_size``.
 
     Raises:
-        ModelError: vLLM is not installed, or the model cannot be loaded or has routers that plans do not reach.
+        ModelError: vLLM is not installed or takes no such option, or the model cannot be loaded or has routers that
+            plans do not reach.
     """
+    options = options or {}
+    follows_tokens = record or n_slots > 1
+    if follows_tokens and options.get("enable_prefix_caching"):
+        raise ModelError(
+            "--engine enable_prefix_caching=true: a prefix cache leaves out tokens that are to be captured, or that "
+            "were computed in another phase; leave it out"
+        )
     if importlib.util.find_spec("vllm") is None:
         raise ModelError("vLLM is not installed here; install it (pip install vllm), or use --backend huggingface")
+    variables = {
+        "ISOGLOSS_KINDS": "all",
+        "ISOGLOSS_SLOTS": str(n_slots),
+        "ISOGLOSS_RECORD": str(int(record)),
+        "VLLM_LOGGING_STREAM": os.environ.get("VLLM_LOGGING_STREAM", "ext://sys.stderr"),  # stdout is for results
+    }
+    with _environment(variables):
+        _require_known(options)
     from vllm import LLM  # noqa: PLC0415 - takes seconds, and is not there for most users
 
     from isogloss.backends.vllm.plugin import register  # noqa: PLC0415 - as above
 
-    arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **(options or {})}
-    variables = {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": str(n_slots), "ISOGLOSS_RECORD": str(int(record))}
-    if record or n_slots > 1:
+    arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **options}
+    if follows_tokens:
         arguments["enable_prefix_caching"] = False
         # vLLM's newer runner, its default on GPUs, does not say which token of a step is whose.
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
@@ -173,6 +196,17 @@ def serve_model(
         raise ModelError(f"vLLM cannot serve {name!r}: {str(error).strip().splitlines()[0]}") from error
     served = Path(name).resolve().name if Path(name).is_dir() else name
     return ServedModel(served, engine, tokenizer, config)
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    """Refuse what vLLM does not take, before anything is loaded."""
+    from vllm import LLM, EngineArgs  # noqa: PLC0415 - takes seconds, and is not there for most users
+
+    known = {*inspect.signature(LLM.__init__).parameters, *(field.name for field in fields(EngineArgs))}
+    for name in sorted(set(options) - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        like = f"did you mean {near[0]}?" if near else "see the arguments of vLLM's LLM"
+        raise ModelError(f"--engine {name}: vLLM's LLM takes no such argument; {like}")
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-import torch
 
-from isogloss.backends.huggingface.prove import TOLERANCE, Proof, relative_difference
+from isogloss.backends.agreement import TOLERANCE, relative_difference
+from isogloss.backends.model import RouterCheck
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec, choice_scores
@@ -17,7 +17,7 @@ from isogloss.routing import RouterSpec, choice_scores
 __all__ = ["prove_served"]
 
 
-def prove_served(served: ServedModel) -> Proof:
+def prove_served(served: ServedModel) -> RouterCheck:
     """Show on random hidden states that every router of every worker chooses as the reference router does.
 
     The workers run their layers and hand back logits and choices; the reference router, with what transformers says
@@ -32,7 +32,7 @@ def prove_served(served: ServedModel) -> Proof:
     Raises:
         ModelError: a layer was not seen, or chooses otherwise; nothing captured could be trusted.
     """
-    largest, n_tokens, tolerance = 0.0, 0, TOLERANCE[getattr(torch, served.dtype)]
+    largest, n_tokens, tolerance = 0.0, 0, TOLERANCE[served.dtype]
     workers = [safetensors.numpy.load(content) for content in served.call("isogloss_probe")]
     for spec in served.specs:
         seen = [arrays for arrays in workers if f"{spec.layer}.chosen" in arrays]
@@ -48,7 +48,7 @@ def prove_served(served: ServedModel) -> Proof:
                     f"{served.family.model_type} (by {found:.2g}; expected at most {tolerance:g}); this version of "
                     "vLLM is not supported for this family: capture with --backend huggingface"
                 )
-    return Proof(n_tokens, largest, len(served.specs))
+    return RouterCheck(n_tokens, largest, len(served.specs))
 
 
 def _deviation(arrays: dict[str, npt.NDArray[Any]], spec: RouterSpec) -> float:

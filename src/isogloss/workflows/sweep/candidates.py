@@ -8,10 +8,9 @@ from typing import Any
 
 from isogloss.analysis import ExpertTable
 from isogloss.analysis.expert_query import ExpertQuery, find_experts
-from isogloss.backends.huggingface import LoadedModel
+from isogloss.backends.model import Model
 from isogloss.errors import PlanError
 from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.engine import HuggingFaceEngine
 from isogloss.evaluation.tasks import Task, continuations, render, uses_chat
 from isogloss.runs import Run
 from isogloss.steering import Plan
@@ -126,12 +125,11 @@ def make_candidates(
     return maker.made
 
 
-def has_effect(loaded: LoadedModel, task: Task, plan: Plan) -> bool:
+def has_effect(model: Model, task: Task, plan: Plan) -> bool:
     """Say whether a plan changes any chosen expert on the first items of some language, as an evaluation asks."""
-    engine = HuggingFaceEngine(loaded)
-    tokenizer, plain = engine.tokenizer, not uses_chat(engine.tokenizer, task)
+    tokenizer, plain = model.tokenizer, not uses_chat(model.tokenizer, task)
     for items in task.items.values():
         texts = [render(tokenizer, i, task) or continuations(tokenizer, i, task)[0] for i in items[:_PROBE_ITEMS]]
-        if any(engine.change(plan, texts, add_special_tokens=plain).changed.values()):
+        if any(model.change(plan, texts, add_special_tokens=plain).changed.values()):
             return True
     return False

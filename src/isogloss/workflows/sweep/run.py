@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.analysis import analyze, default_bands
-from isogloss.backends.huggingface import LoadedModel
+from isogloss.backends.model import Model
+from isogloss.backends.open import load
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import PLAN
 from isogloss.evaluation.journal import SETTINGS, locked
@@ -30,9 +31,9 @@ from isogloss.languages import resolve
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
 from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.corpora import open_corpus
 from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.progress import busy, track
-from isogloss.workflows.sources import open_corpus, open_model
 from isogloss.workflows.sweep.candidates import Candidates, has_effect, make_candidates
 from isogloss.workflows.sweep.select import choose, front, measure, over_controls, rank
 from isogloss.workflows.sweep.settings import Sweep, candidates, require_pivot
@@ -46,7 +47,7 @@ _CURSE = (
     "test is not"
 )
 
-_Model = Callable[[], LoadedModel]
+_Loader = Callable[[], Model]
 
 
 def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
@@ -85,24 +86,24 @@ def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
         if (out / _RESULT).is_file():
             found: dict[str, Any] = read_json(out / _RESULT)
             return found
-        model = cache(lambda: open_model(sweep.model))
+        load_once = cache(lambda: load(sweep.model))
         if not (out / _WINNER).is_file():
-            _fix_winner(sweep, out, model)
+            _fix_winner(sweep, out, load_once)
         fixed, plan = _fixed(out)
-        test = _confirm(sweep, out, model(), plan) if plan is not None else None
+        test = _confirm(sweep, out, load_once(), plan) if plan is not None else None
         result = _result(out, fixed, test)
         write_json(out / _RESULT, result)
     return result
 
 
-def _fix_winner(sweep: Sweep, out: Path, model: _Model) -> None:
+def _fix_winner(sweep: Sweep, out: Path, load_once: _Loader) -> None:
     """Compare the candidates on dev, and write down which one wins."""
     task = _load_split(sweep, "dev")
     require_pivot(list(task.items), sweep.pivot, f"task {task.name}")
-    made = _candidates(sweep, out, model, task)
+    made = _candidates(sweep, out, load_once, task)
     rows: list[dict[str, Any]] = []
     if made.plans:
-        rows = _measured(sweep, out, model(), task, made)
+        rows = _measured(sweep, out, load_once(), task, made)
     write_json(out / _DEV, {"ranked": rows})
     winner, reason = choose(rows)
     plan = made.plans[winner["arm"]] if winner else None
@@ -121,13 +122,13 @@ def _load_split(sweep: Sweep, split: str) -> Task:
     return load_task(sweep.task, languages=sweep.eval_languages or None, n_items=n_items or None, split=split)
 
 
-def _candidates(sweep: Sweep, out: Path, model: _Model, task: Task) -> Candidates:
+def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Candidates:
     """Make the plans of all candidates, or read those of a stopped sweep."""
     path, folder = out / _CANDIDATES, out / "plans"
     if path.is_file():
         kept = read_json(path)
         return Candidates(kept["candidates"], {arm: read_plan(folder / f"{arm}.json") for arm in kept["plans"]})
-    runs = _capture(sweep, out, model())
+    runs = _capture(sweep, out, load_once())
     bands = _bands(sweep, runs[1])
     grid = candidates(sweep.grid)
     with track("find experts", len(grid)) as advance:
@@ -136,7 +137,7 @@ def _candidates(sweep: Sweep, out: Path, model: _Model, task: Task) -> Candidate
             runs,
             bands=bands,
             pivot=resolve(sweep.pivot),
-            works=lambda plan: has_effect(model(), task, plan),
+            works=lambda plan: has_effect(load_once(), task, plan),
             progress=advance,
         )
     folder.mkdir(exist_ok=True)
@@ -148,13 +149,13 @@ def _candidates(sweep: Sweep, out: Path, model: _Model, task: Task) -> Candidate
     return made
 
 
-def _capture(sweep: Sweep, out: Path, loaded: LoadedModel) -> tuple[Run, Run]:
+def _capture(sweep: Sweep, out: Path, model: Model) -> tuple[Run, Run]:
     """Capture task texts in the pivot, and generic texts."""
     n_items = sweep.corpus_items or None
     texts = open_corpus(sweep.corpus, languages=sweep.languages or None, n_items=n_items)
-    run = capture_corpus(loaded, texts, out / "run")
+    run = capture_corpus(model, texts, out / "run")
     task_texts = open_corpus(sweep.task_corpus, languages=[resolve(sweep.pivot)], n_items=n_items)
-    return capture_corpus(loaded, task_texts, out / "task"), run
+    return capture_corpus(model, task_texts, out / "task"), run
 
 
 def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
@@ -170,12 +171,12 @@ def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
     return default_bands(analysis)
 
 
-def _measured(sweep: Sweep, out: Path, loaded: LoadedModel, task: Task, made: Candidates) -> list[dict[str, Any]]:
+def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidates) -> list[dict[str, Any]]:
     """Answer dev once without a plan and once with each distinct plan, and rank the candidates."""
     pivot, better = resolve(sweep.pivot), _better(task)
     others = [f"plan={arm}:{out / 'plans' / arm}.json" for arm in made.plans if arm != PLAN]
     options = RunOptions(pivot=pivot)
-    summary = evaluate_plan(loaded, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
+    summary = evaluate_plan(model, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
     found = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
     rows = [
         {**row, **found[row["arm"]], "guard": summary["guard"][row["arm"]]} for row in made.rows if row["arm"] in found
@@ -200,15 +201,15 @@ def _fixed(out: Path) -> tuple[dict[str, Any], Plan | None]:
     return fixed, plan
 
 
-def _confirm(sweep: Sweep, out: Path, loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
+def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> dict[str, Any]:
     """Evaluate the plan that was written down on test, which is loaded here alone."""
     task, pivot = _load_split(sweep, "test"), resolve(sweep.pivot)
     seen, better = _seen_before(sweep, task), _better(task)
-    if not has_effect(loaded, task, plan):
+    if not has_effect(model, task, plan):
         return {"untested": "its plan changes no chosen expert on the first test items: take more items, or more dev"}
-    arms, idle = _controls(sweep, out, loaded, task, plan)
+    arms, idle = _controls(sweep, out, model, task, plan)
     options = RunOptions(pivot=pivot)
-    summary = evaluate_plan(loaded, task, plan, out=out / "test", arms=arms, options=options)
+    summary = evaluate_plan(model, task, plan, out=out / "test", arms=arms, options=options)
     gains, comparison = measure(out / "test", PLAN, pivot=pivot, better=better)
     controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary["controls"]}
     beyond = over_controls(out / "test", PLAN, list(controls), pivot=pivot, better=better) if controls else None
@@ -226,13 +227,13 @@ def _confirm(sweep: Sweep, out: Path, loaded: LoadedModel, plan: Plan) -> dict[s
     }
 
 
-def _controls(sweep: Sweep, out: Path, loaded: LoadedModel, task: Task, plan: Plan) -> tuple[list[str], list[int]]:
+def _controls(sweep: Sweep, out: Path, model: Model, task: Task, plan: Plan) -> tuple[list[str], list[int]]:
     """Write random controls as arms, and say which seeds were passed over: an evaluation refuses idle plans."""
     arms: list[str] = []
     idle: list[int] = []
     for seed in range(_SEEDS * sweep.n_controls):
         control = random_control(plan, seed=seed)
-        if not has_effect(loaded, task, control):
+        if not has_effect(model, task, control):
             idle.append(seed)
             continue
         path = out / "plans" / f"random-{seed}.json"

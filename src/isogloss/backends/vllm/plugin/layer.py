@@ -16,7 +16,7 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
-from isogloss.backends.expert_choice import choose
+from isogloss.backends.reference_router import choose
 from isogloss.routing import RouterSpec
 from isogloss.steering import Kind, LayerEdit, apply_edit
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint, RouterSpec
@@ -158,22 +158,16 @@ def fingerprint_of(model_type: str, routers: Mapping[int, ServedRouter]) -> Fing
         PlanError: layers differ in their numbers of experts or choices.
     """
     rows = [
-        (layer, router.n_experts, router.top_k, b"".join(map(_in_bfloat16, (router.weight, router.linear_bias))))
+        (layer, router.n_experts, router.top_k, router_bytes(router.weight, router.linear_bias))
         for layer, router in routers.items()
     ]
     rows = sorted(_of_all_stages(rows), key=lambda row: row[0])
     sizes = {(n_experts, top_k) for _, n_experts, top_k, _ in rows}
     if len(sizes) != 1:
         raise PlanError(f"layers have (n_experts, top_k) {sorted(sizes)}; a plan needs one for all")
-    digest = hashlib.sha256()
-    for *_, content in rows:
-        digest.update(content)
     n_experts, top_k = sizes.pop()
-    return Fingerprint(model_type, tuple(row[0] for row in rows), n_experts, top_k, digest.hexdigest())
-
-
-def _in_bfloat16(tensor: torch.Tensor | None) -> bytes:
-    return b"" if tensor is None else tensor.detach().to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
+    layers, contents = [row[0] for row in rows], (row[-1] for row in rows)
+    return router_fingerprint(model_type, layers, n_experts=n_experts, top_k=top_k, contents=contents)
 
 
 def _of_all_stages(rows: list[Any]) -> list[Any]:

@@ -233,6 +233,7 @@ class _Steering:
             "kernels": sorted({router.kernel for router in self.routers.values()}),
             "kinds": list(self.settings.kinds),
             "n_slots": self.settings.n_slots,
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "changed": changed,
         }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,42 +11,16 @@ import torch
 
 from isogloss.analysis.statistics import Estimate, bootstrap_counts, percentile_interval
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.huggingface.outputs import RouterOutput
+from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated, steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.backends.model import Change
 from isogloss.errors import CorpusError
 from isogloss.steering import PHASES, Phase, Plan
 
-__all__ = ["PlanEffect", "measure_plan_effect"]
+__all__ = ["measure_change"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
-
-
-@dataclass(frozen=True)
-class PlanEffect:
-    """What a plan changes, over the tokens of all texts; intervals resample texts.
-
-    Attributes:
-        changed: decoder layer to the share of tokens whose set of chosen experts differs from the unsteered one.
-        kl: Kullback-Leibler divergence of the next-token distribution, unsteered from steered, in nats per token.
-        kl_per_item: the same as the mean over each text's own tokens.
-        n_tokens: tokens measured.
-    """
-
-    changed: dict[int, Estimate]
-    kl: Estimate
-    kl_per_item: tuple[float, ...]
-    n_tokens: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON types; layers become strings."""
-        changed = {str(layer): share.to_json() for layer, share in self.changed.items()}
-        return {
-            "changed": changed,
-            "kl": self.kl.to_json(),
-            "kl_per_item": list(self.kl_per_item),
-            "n_tokens": self.n_tokens,
-        }
 
 
 class _Text(NamedTuple):
@@ -67,7 +40,7 @@ class _Outputs(NamedTuple):
 
 
 @torch.inference_mode()
-def measure_plan_effect(
+def measure_change(
     loaded: LoadedModel,
     plan: Plan,
     prompts: Sequence[str],
@@ -75,7 +48,7 @@ def measure_plan_effect(
     continuations: Sequence[str] | None = None,
     add_special_tokens: bool = True,
     batch_tokens: int = 2048,
-) -> PlanEffect:
+) -> Change:
     """Compare chosen experts and next-token distributions with and without the plan, on the same tokens.
 
     Both forwards see the same batch, padded on the right, where in a causal model padding reaches no earlier token.
@@ -102,25 +75,23 @@ def measure_plan_effect(
     texts = _tokenise(loaded, prompts, continuations, add_special_tokens=add_special_tokens)
     n_tokens = np.array([text.stop - text.start for text in texts], dtype=np.float64)
     readings: Sequence[Phase | None] = (None,) if continuations is not None else plan.phases or PHASES[:1]
-    sums = np.zeros((len(readings), len(texts), 1 + len(loaded.routers)))
+    sums = np.zeros((len(readings), len(texts), 2 + len(loaded.routers)))
     for batch in _batches(texts, batch_tokens):
         input_ids = _pad(loaded, batch)
         plain = _forward(loaded, input_ids)
-        for found, reading in zip(sums, readings, strict=True):
+        for reading_sums, reading in zip(sums, readings, strict=True):
             with steer(loaded, plan), mark_generated(loaded, _generated(batch, input_ids, reading)):
                 steered = _forward(loaded, input_ids)
             for row, text in enumerate(batch):
-                found[text.item] = _change(plain, steered, row, slice(text.start, text.stop))
-    kl, *changed = zip(*(_per_token(found, n_tokens) for found in sums), strict=True)
-    largest = max(range(len(readings)), key=lambda index: kl[index].value)
+                reading_sums[text.item] = _change(plain, steered, row, slice(text.start, text.stop))
+    total = n_tokens.sum()
+    _, other_tokens, *changed = (sums.sum(1) / total).max(0).tolist()
+    largest = sums[int(sums[:, :, 0].sum(1).argmax()), :, 0]  # of the readings, that with the larger divergence
     layers = [router.spec.layer for router in loaded.routers]
-    shares = {layer: max(found, key=_value) for layer, found in zip(layers, changed, strict=True)}
-    per_item = tuple((sums[largest, :, 0] / n_tokens).tolist())
-    return PlanEffect(shares, kl[largest], per_item, int(n_tokens.sum()))
-
-
-def _value(estimate: Estimate) -> float:
-    return estimate.value
+    per_item = tuple((largest / n_tokens).tolist())
+    return Change(
+        dict(zip(layers, changed, strict=True)), _per_token(largest, n_tokens), per_item, other_tokens, int(total)
+    )
 
 
 def _tokenise(
@@ -171,12 +142,14 @@ def _generated(batch: Sequence[_Text], input_ids: torch.Tensor, reading: Phase |
 
 
 def _change(plain: _Outputs, steered: _Outputs, row: int, measured: slice) -> list[float]:
-    """Sum over the measured tokens of one text: divergence, and changed choices of each layer."""
+    """Sum over the measured tokens of one text: divergence, other likeliest tokens, and changed choices by layer."""
     changed = [
         (before[row, measured] != after[row, measured]).any(-1).sum().item()
         for before, after in zip(plain.choices, steered.choices, strict=True)
     ]
-    return [_divergence(plain.logits[row, measured], steered.logits[row, measured]), *changed]
+    logits = plain.logits[row, measured], steered.logits[row, measured]
+    other_tokens = (logits[0].argmax(-1) != logits[1].argmax(-1)).sum().item()
+    return [_divergence(*logits), other_tokens, *changed]
 
 
 def _forward(loaded: LoadedModel, input_ids: torch.Tensor) -> _Outputs:
@@ -203,12 +176,11 @@ def _divergence(plain: torch.Tensor, steered: torch.Tensor) -> float:
     return total
 
 
-def _per_token(sums: npt.NDArray[np.float64], n_tokens: npt.NDArray[np.float64]) -> list[Estimate]:
-    """Estimate each column of ``[n_items, n_columns]`` sums per token, with an interval over items."""
-    n_items = len(sums)
+def _per_token(sums: npt.NDArray[np.float64], n_tokens: npt.NDArray[np.float64]) -> Estimate:
+    """Estimate ``[n_items]`` sums per token, with an interval over items."""
+    n_items, value = len(sums), float(sums.sum() / n_tokens.sum())
+    if n_items == 1:
+        return Estimate(value, np.nan, np.nan, n_items)
     counts = bootstrap_counts(n_items).astype(np.float64)
-    values = sums.sum(axis=0) / n_tokens.sum()
-    low, high = percentile_interval((counts @ sums) / (counts @ n_tokens)[:, None])
-    ends = (low, high) if n_items > 1 else (np.full_like(values, np.nan),) * 2
-    columns = zip(values.tolist(), *(end.tolist() for end in ends), strict=True)
-    return [Estimate(value, left, right, n_items) for value, left, right in columns]
+    low, high = percentile_interval((counts @ sums) / (counts @ n_tokens))
+    return Estimate(value, float(low), float(high), n_items)

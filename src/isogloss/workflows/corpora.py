@@ -1,36 +1,18 @@
-"""What the names MODEL and CORPUS on the command line stand for."""
+"""Opens a corpus by name: a folder or file, a data set of the hub, or the texts of the organism."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from isogloss.backends.huggingface import LoadedModel, load_model
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import CorpusError
 from isogloss.languages import resolve
 from isogloss.organism.realise import grammar_languages
-from isogloss.organism.shipped import ORGANISM, model_folder, problem_corpus, scene_corpus
+from isogloss.organism.shipped import ORGANISM, problem_corpus, scene_corpus
 
-__all__ = ["open_corpus", "open_model"]
+__all__ = ["open_corpus"]
 
 _PROBLEMS = f"{ORGANISM}:problems"
-
-
-def open_model(name: str, *, dtype: str = "auto", device: str | None = None, dequantize: bool = False) -> LoadedModel:
-    """Load a hub id, a folder, or ``organism``, the model that ships with isogloss; options as `load_model` takes them.
-
-    The organism sets torch to one thread for the whole process: its products are too small to share. Waiting threads
-    that sleep make them slower, and threads that spin stall on a busy machine.
-    """
-    if name != ORGANISM:
-        return load_model(name, dtype=dtype, device=device, dequantize=dequantize)
-    torch.set_num_threads(1)
-    # Stored in bfloat16 for size; float32 is faster on a processor and costs nothing at this size.
-    loaded = load_model(str(model_folder()), dtype="float32" if dtype == "auto" else dtype, device=device)
-    loaded.name = ORGANISM
-    return loaded
 
 
 def open_corpus(

@@ -1,59 +1,20 @@
-"""Answers to one batch of prompts, greedy or sampled, such that an item's draw depends on nothing but its own key."""
+"""Answers to a batch of prompts, greedy or sampled, such that an item's draw depends on nothing but its own key."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from isogloss.backends.configuration import end_tokens, generation_settings
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.errors import RunError
+from isogloss.backends.model import Sampling
+from isogloss.backends.token_batches import until_end
 
-__all__ = ["Sampling", "answer_batch", "continue_ids", "draw"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn.
-
-    Attributes:
-        temperature: divides the logits, above 0.
-        top_p: keep the most probable tokens whose probabilities together reach it, above 0 and at most 1.
-        top_k: keep so many of the most probable tokens, at least 1; None for all. Applied before ``top_p``.
-        seed: with an item's key, decides the item's draws.
-
-    Raises:
-        RunError: a setting out of its range.
-    """
-
-    temperature: float
-    top_p: float = 1.0
-    top_k: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        finite = math.isfinite(self.temperature) and self.temperature > 0
-        if not finite or not 0 < self.top_p <= 1 or (self.top_k is not None and self.top_k < 1) or self.seed < 0:
-            raise RunError(
-                f"sampling with temperature {self.temperature}, top-p {self.top_p}, top-k {self.top_k}, seed "
-                f"{self.seed}; expected temperature above 0, 0 < top-p <= 1, top-k and seed not negative (top-k at "
-                "least 1); leave all of them out for greedy answers"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields."""
-        return asdict(self)
-
-    def numbers(self, key: str, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return ``[n]`` numbers from 0 up to 1 for an item's tokens, the same in every arm, batch and order."""
-        digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big")).random(n)
+__all__ = ["answer_batch", "continue_prompts", "draw"]
 
 
 def draw(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -135,7 +96,7 @@ def answer_batch(
     draws = []
     if sampling is not None:
         draws = [_Draws(*sampling, max_new_tokens=max_new_tokens, n_given=n_given)]
-    new = continue_ids(
+    new = _continue_ids(
         loaded,
         batch["input_ids"],
         batch["attention_mask"],
@@ -145,7 +106,7 @@ def answer_batch(
     return list(loaded.tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
-def continue_ids(
+def _continue_ids(
     loaded: LoadedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
@@ -174,3 +135,26 @@ def continue_ids(
     )
     new: torch.Tensor = output[:, input_ids.shape[1] :]
     return new
+
+
+@torch.inference_mode()
+def continue_prompts(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+    """Continue prompts greedily in one batch, each by at least one token.
+
+    Args:
+        loaded: the model; a plan may be active.
+        prompts: token ids, sent as they are; one alone for families in which left padding changes answers.
+        max_new_tokens: most tokens per continuation.
+
+    Returns:
+        The ids of each continuation up to the token that ends the text, without it. That token is never the first:
+        until one other is written it cannot be chosen.
+    """
+    length = max(len(prompt) for prompt in prompts)
+    pad = loaded.tokenizer.pad_token_id or 0
+    rows = [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    masks = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    input_ids, attention_mask = (torch.tensor(part, device=loaded.device) for part in (rows, masks))
+    new = _continue_ids(loaded, input_ids, attention_mask, max_new_tokens=max_new_tokens, min_new_tokens=1)
+    ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
+    return [until_end(row, ends) for row in new.tolist()]

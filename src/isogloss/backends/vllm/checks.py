@@ -1,4 +1,4 @@
-"""What `doctor` asks of a model that vLLM serves; each function returns a sentence with numbers, or raises."""
+"""What `isogloss doctor` asks of a model that vLLM serves; each check returns a sentence with numbers, or raises."""
 
 from __future__ import annotations
 
@@ -7,42 +7,29 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from isogloss.backends.huggingface.prove import TOLERANCE
+from isogloss.backends.agreement import TOLERANCE
+from isogloss.backends.checks import PROBE_TEXTS, describe_routers
 from isogloss.backends.vllm.answers import answer_prompts
-from isogloss.backends.vllm.effect import Routed, changed_choices, route_texts, share_changed
 from isogloss.backends.vllm.likelihood import served_log_likelihoods
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.prove import prove_served
+from isogloss.backends.vllm.routed_texts import Routed, route_texts, share_changed
 from isogloss.errors import ModelError
-from isogloss.evaluation.engine import Change
-from isogloss.evaluation.engine_vllm import VLLMEngine
-from isogloss.steering import Plan
-from isogloss.workflows.diagnosis import PROBE_TEXTS, describe_specs
-from isogloss.workflows.trial import EMPTY, Trial, describe_change, request_of
 
-__all__ = ["describe_served", "try_recording", "try_served_plan", "try_served_routers", "try_served_trial"]
+__all__ = ["AnswersObserver", "largest_reach", "try_recording", "try_routers"]
 
 _NEW_TOKENS = 8
 
 
-def describe_served(served: ServedModel, seconds: float) -> str:
-    """Say what was started, and by which settings it rounds."""
-    found = VLLMEngine(served).describe()
-    settings = ", ".join(f"{name} {value}" for name, value in found["kernels"].items())
-    experts = f"experts {', '.join(served.kernels)}"
-    return f"in {seconds:.1f} s: {found['engine_version']}, {served.dtype} on {found['device']}; {experts}; {settings}"
-
-
-def try_served_routers(served: ServedModel) -> str:
+def try_routers(served: ServedModel) -> str:
     """Name the routed layers, and compare every worker's routers with the reference router.
 
     Raises:
         ModelError: a router chooses otherwise, or a worker holds other weights.
     """
     proof = prove_served(served)
-    described = describe_specs(
-        served.family, served.specs, n_layers=int(served.config.get_text_config().num_hidden_layers)
-    )
+    n_layers = int(served.config.get_text_config().num_hidden_layers)
+    described = describe_routers(served.family, served.specs, n_layers=n_layers)
     return (
         f"{described}; router weights {served.fingerprint.router_sha256[:12]}; on {proof.n_tokens} random tokens, "
         f"scores of chosen experts differ from the reference router's best by at most {proof.deviation:.2g}"
@@ -62,7 +49,7 @@ def try_recording(served: ServedModel) -> str:
         ("chosen experts", routed.selections, top_k * n_tokens),
     ):
         off = (array.double().sum(-1) - expected).abs() / expected
-        if not off.max().item() <= TOLERANCE[torch.float32]:
+        if not off.max().item() <= TOLERANCE["float32"]:
             item, layer = divmod(int(off.argmax()), off.shape[1])
             raise ModelError(
                 f"{name} of text {item} in layer {served.specs[layer].layer} add up to "
@@ -94,56 +81,14 @@ def _noise(first: Routed, second: Routed) -> float:
     return share_changed(first, second).max().item()
 
 
-def try_served_trial(served: ServedModel) -> str:
-    """Force, and then raise, the least chosen expert of the middle routed layer; then leave no trace.
-
-    Raises:
-        PlanError: the chosen experts did not change, or some token did not choose the forced one.
-        ModelError: unsteered answers are not as before.
-    """
-    middle, traces = len(served.specs) // 2, _Traces(served)
-    layer = served.specs[middle].layer
-    counts = route_texts(served, PROBE_TEXTS).selections[:, middle].sum(0)
-    expert = int(counts.argmin())
-    trial = Trial(layer, expert, int(counts[expert]), _lift(served, layer))
-    plans = trial.plans(served.fingerprint)
-    shares = [trial.require_change(plan, changed_choices(served, plan, PROBE_TEXTS)) for plan in plans]
-    with served.steered(plans[0]):
-        under = route_texts(served, PROBE_TEXTS)
-    n_forced = int(under.selections[:, middle, expert].sum())
-    return f"{trial.describe(shares, n_forced=n_forced, n_tokens=sum(under.n_tokens))}; {traces.require_none()}"
-
-
-def _lift(served: ServedModel, layer: int) -> float:
-    """Twice the largest distance from a random token's median logit to its best: lifts any expert near the top."""
+def largest_reach(served: ServedModel, layer: int) -> float:
+    """Largest distance of a random token's median router logit to its best, in a decoder layer."""
     workers = [safetensors.torch.load(content) for content in served.call("isogloss_probe")]
     logits = next(arrays[name] for arrays in workers if (name := f"{layer}.logits") in arrays)
-    return 2 * (logits.max(-1).values - logits.median(-1).values).max().item()
+    return (logits.max(-1).values - logits.median(-1).values).max().item()
 
 
-def try_served_plan(served: ServedModel, plan: Plan, *, language: str | None = None) -> str:
-    """Measure what a plan changes on the probe texts.
-
-    Args:
-        served: the model.
-        plan: to try.
-        language: of the requests, which chooses among the plan's rules; None for the first that the plan names.
-
-    Raises:
-        PlanError: the plan is for another model, or is not empty and changes no choice.
-        ModelError: unsteered answers are not as before.
-        LanguageError: the language is unknown.
-    """
-    request, whose = request_of(plan, language)
-    traces = _Traces(served)
-    changed = changed_choices(served, request, PROBE_TEXTS)
-    if not request.interventions:
-        return f"{whose}{EMPTY}"
-    Change(changed, None).require(request)
-    return f"{whose}{describe_change(request, changed)}; {traces.require_none()}"
-
-
-class _Traces:
+class AnswersObserver:
     """What a served model answers before it is steered, to compare with afterwards."""
 
     def __init__(self, served: ServedModel) -> None:
@@ -160,7 +105,7 @@ class _Traces:
             "nats": [each.nats for each in served_log_likelihoods(self.served, pairs)],
         }
 
-    def require_none(self) -> str:
+    def require_unchanged(self) -> str:
         """Say that the model is as before.
 
         Raises:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from isogloss.backends.huggingface.generate import continue_prompts
+from isogloss.backends.huggingface.answers import continue_prompts
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.token_batches import CaptureOptions, Reader, Text
+from isogloss.backends.model import CaptureOptions
+from isogloss.backends.token_batches import Reader, Text
 
 __all__ = ["Batch", "make_batch", "reader_of"]
 

@@ -1,79 +1,36 @@
-"""What `doctor` asks of routers and capture: each function returns a sentence with numbers, or raises."""
+"""What `isogloss doctor` asks of a model in transformers; each check returns a sentence with numbers, or raises."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from isogloss.backends.families import Family
-from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, prove_routers
-from isogloss.backends.huggingface.outputs import RouterOutput
-from isogloss.backends.huggingface.prove import TOLERANCE, relative_difference
+from isogloss.backends.agreement import TOLERANCE, relative_difference
+from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS, describe_routers
+from isogloss.backends.huggingface.capture import capture
+from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.prove import prove_routers
+from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.model import CaptureOptions
 from isogloss.errors import ModelError
-from isogloss.routing import RouterSpec
 from isogloss.runs import LanguageRouting
 
-__all__ = [
-    "PROBE_IDS",
-    "PROBE_TEXTS",
-    "describe_routers",
-    "describe_specs",
-    "probe_ids",
-    "spans",
-    "try_capture",
-    "try_padding",
-]
-
-PROBE_TEXTS = (
-    "The ferry leaves at seven, but in winter the captain waits for the school children.",
-    "Kivuko huondoka saa moja.",
-    "Паром отходит в семь часов, а зимой капитан ждёт школьников.",
-    "渡轮七点出发，冬天船长会等学生。",
-    "تغادر العبّارة في السابعة، وفي الشتاء ينتظر القبطان تلاميذ المدرسة.",
-    "नाव सात बजे चलती है, पर सर्दियों में नाविक बच्चों की प्रतीक्षा करता है।",
-)
-"""Written for this purpose, in six languages and five scripts, and of unlike lengths, so that a batch is padded."""
-
-PROBE_IDS = tuple(f"probe-{index}" for index in range(len(PROBE_TEXTS)))
+__all__ = ["LogitsObserver", "describe_family", "largest_reach", "try_capture", "try_padding"]
 
 _ALL = CaptureOptions(token_scope="all")
 _ALONE = CaptureOptions(token_scope="all", batch_tokens=1)
 # Sums of another shape round otherwise and move tokens between experts that nearly tie; padding that reaches a token
 # moves far more of them.
-_MOVED = {torch.float32: 0.01, torch.bfloat16: 0.05, torch.float16: 0.05}
+_MOVED = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.05}
 
 
-def describe_routers(loaded: LoadedModel) -> str:
+def describe_family(loaded: LoadedModel) -> str:
     """Name the family, its routed layers, and how they choose."""
     specs = [router.spec for router in loaded.routers]
-    return describe_specs(loaded.family, specs, n_layers=_stack_size(loaded))
-
-
-def describe_specs(family: Family, specs: Sequence[RouterSpec], *, n_layers: int) -> str:
-    """Say which of a model's decoder layers are routed, and how."""
-    layers = [spec.layer for spec in specs]
-    unrouted = sorted(set(range(n_layers)) - set(layers))
-    note = f"; note: {family.note}" if family.note else ""
-    return (
-        f"{family.model_type}: {len(layers)} of {n_layers} layers are routed ({spans(layers)}), "
-        f"{spans(unrouted) or 'none'} without a router; {specs[0].n_experts} experts, top {specs[0].top_k}, "
-        f"{' or '.join(sorted(set(map(_how, specs))))}{note}"
-    )
-
-
-def _how(spec: RouterSpec) -> str:
-    """Say how a router scores, chooses and weighs."""
-    parts = [
-        spec.scoring,
-        "weights sum to 1" if spec.renormalise else "weights as scored",
-        "a selection bias" if spec.selection_bias else "no selection bias",
-        f"best {spec.top_groups} of {spec.n_groups} groups" if spec.n_groups > 1 else "no groups",
-    ]
-    return ", ".join(parts)
+    return describe_routers(loaded.family, specs, n_layers=_stack_size(loaded))
 
 
 def _stack_size(loaded: LoadedModel) -> int:
@@ -82,22 +39,6 @@ def _stack_size(loaded: LoadedModel) -> int:
     parts = names[loaded.routers[0].module]
     stack: Any = loaded.model.get_submodule(".".join(parts[: next(i for i, p in enumerate(parts) if p.isdecimal())]))
     return len(stack)
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Write ascending integers as ranges.
-
-    Example:
-        >>> spans([0, 1, 2, 5])
-        '0-2, 5'
-    """
-    ends: list[list[int]] = []
-    for number in numbers:
-        if ends and number == ends[-1][1] + 1:
-            ends[-1][1] = number
-        else:
-            ends.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)
 
 
 @torch.inference_mode()
@@ -128,7 +69,7 @@ def _record_deviation(loaded: LoadedModel, text: str) -> float | None:
     """
     heard: dict[int, RouterOutput] = {}
     with watch_routers(loaded, heard.__setitem__):
-        output = loaded.decoder(input_ids=probe_ids(loaded, text), use_cache=False, output_router_logits=True)
+        output = loaded.decoder(input_ids=_probe_ids(loaded, text), use_cache=False, output_router_logits=True)
     recorded = getattr(output, "router_logits", None)
     if not recorded:
         return None
@@ -136,7 +77,7 @@ def _record_deviation(loaded: LoadedModel, text: str) -> float | None:
     own = recorded[each - 1 :: each]  # a layer's other routers run before that of its experts
     if len(own) != len(loaded.routers):
         raise ModelError(f"the library records {len(recorded)} routers; expected the {len(loaded.routers)} we found")
-    largest, tolerance = 0.0, TOLERANCE[loaded.model.dtype]
+    largest, tolerance = 0.0, TOLERANCE[loaded.dtype]
     for index, (router, values) in enumerate(zip(loaded.routers, own, strict=True)):
         logits = values.log() if loaded.family.returns == "probabilities" else values
         ours = heard[index].router_logits
@@ -151,7 +92,7 @@ def _record_deviation(loaded: LoadedModel, text: str) -> float | None:
     return largest
 
 
-def probe_ids(loaded: LoadedModel, text: str) -> torch.Tensor:
+def _probe_ids(loaded: LoadedModel, text: str) -> torch.Tensor:
     """Return the token ids ``[1, n_tokens]`` of one text, where the model wants them."""
     ids: torch.Tensor = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
     return ids.to(loaded.device)
@@ -168,7 +109,7 @@ def try_padding(loaded: LoadedModel) -> str:
     together = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL)
     right = _moved(alone, together.selections)
     left = _moved(alone, _select_left_padded(loaded))
-    allowed, safe = _MOVED[loaded.model.dtype], loaded.family.left_padding
+    allowed, safe = _MOVED[loaded.dtype], loaded.family.left_padding
     for side, share, expected in (("right", right, True), ("left", left, safe)):
         if expected and share > allowed:
             raise ModelError(
@@ -199,3 +140,64 @@ def _select_left_padded(loaded: LoadedModel) -> Any:  # noqa: ANN401 - an array
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         loaded.decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False)
     return counts
+
+
+@torch.inference_mode()
+def largest_reach(loaded: LoadedModel, layer: int) -> float:
+    """Largest distance of a probe token's median router logit to its best, in a decoder layer."""
+    distances: list[float] = []
+
+    def keep(index: int, output: RouterOutput) -> None:
+        if loaded.routers[index].spec.layer == layer:
+            logits = output.router_logits.float()
+            distances.append((logits.max(-1).values - logits.median(-1).values).max().item())
+
+    with watch_routers(loaded, keep):
+        for text in PROBE_TEXTS:
+            loaded.decoder(input_ids=_probe_ids(loaded, text), use_cache=False)
+    return max(distances)
+
+
+class LogitsObserver:
+    """What a model computes and carries before it is steered, to compare with afterwards."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.hooks = self._count_hooks()
+        self.before, again = self._logits(), self._logits()
+        # Some kernels add up in an order of their own: then no two unsteered forwards are equal either.
+        self.noise = _largest_difference(self.before, again)
+
+    def _count_hooks(self) -> int:
+        modules = self.loaded.model.modules()
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)  # noqa: SLF001 - torch counts them nowhere else
+
+    def _logits(self) -> torch.Tensor:
+        """``[n_tokens, vocabulary]`` in float32, of the first probe text."""
+        with torch.inference_mode():
+            output: Any = self.loaded.model(input_ids=_probe_ids(self.loaded, PROBE_TEXTS[0]), use_cache=False)
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
+
+    def require_unchanged(self) -> str:
+        """Say that the model is as before.
+
+        Raises:
+            ModelError: a hook is left, or the output differs by more than between two unsteered forwards.
+        """
+        if left := self._count_hooks() - self.hooks:
+            raise ModelError(f"steering left {left} hooks in the model; expected none: load the model again")
+        difference = _largest_difference(self._logits(), self.before)
+        if not difference <= 10 * self.noise:
+            raise ModelError(
+                f"after steering the output logits differ by {difference:.2g}; expected at most what two unsteered "
+                f"forwards differ by, {self.noise:.2g}: load the model again"
+            )
+        if self.noise:
+            return f"afterwards no hook is left; logits repeat only to {self.noise:.2g} here, steered before or not"
+        return "afterwards logits are bit-identical and no hook is left"
+
+
+def _largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of two logits; those of tokens that the model rules out are infinite in both."""
+    return (found - expected).abs().masked_fill(found == expected, 0.0).max().item()

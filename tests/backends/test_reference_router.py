@@ -18,7 +18,7 @@ from isogloss.steering.interventions import edit_layer
 
 torch = pytest.importorskip("torch")
 
-from isogloss.backends.expert_choice import choose  # noqa: E402 - torch first
+from isogloss.backends.reference_router import choose  # noqa: E402 - torch first
 
 N_EXPERTS, TOP_K, N_TOKENS = 12, 4, 6
 SPECS = [

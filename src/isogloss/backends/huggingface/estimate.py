@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture
+from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS
+from isogloss.backends.huggingface.capture import capture
+from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.model import CaptureOptions
 from isogloss.corpora import Corpus
-from isogloss.workflows.diagnosis import PROBE_IDS, PROBE_TEXTS
 
 __all__ = [
     "Load",

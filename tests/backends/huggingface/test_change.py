@@ -11,7 +11,7 @@ import torch
 from models import TEXTS, each_family, tiny
 
 from isogloss.backends.huggingface import measure_effect, steer
-from isogloss.backends.huggingface.effect import measure_plan_effect
+from isogloss.backends.huggingface.change import measure_plan_effect
 from isogloss.errors import CorpusError
 from isogloss.steering import Intervention, Plan
 
@@ -88,7 +88,7 @@ def test_long_texts_are_compared_in_portions(monkeypatch):
     loaded = tiny("olmoe")
     plan = plan_of(loaded, STRONG)
     whole = measure_plan_effect(loaded, plan, TEXTS)
-    monkeypatch.setattr("isogloss.backends.huggingface.effect._CHUNK", 3)
+    monkeypatch.setattr("isogloss.backends.huggingface.change._CHUNK", 3)
     assert measure_plan_effect(loaded, plan, TEXTS).kl_per_item == pytest.approx(whole.kl_per_item, rel=1e-5)
 
 

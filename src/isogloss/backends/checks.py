@@ -1,0 +1,174 @@
+"""What the checks of `isogloss doctor` have in common for all backends: their texts, and the trial of steering.
+
+Every check returns a sentence with numbers, or raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from isogloss.backends.families import Family
+from isogloss.backends.model import CaptureOptions, Model
+from isogloss.errors import PlanError
+from isogloss.languages import resolve
+from isogloss.routing import RouterSpec
+from isogloss.steering import Intervention, Plan
+
+__all__ = ["PROBE_IDS", "PROBE_TEXTS", "Observer", "describe_routers", "try_own_plans", "try_plan"]
+
+PROBE_TEXTS = (
+    "The ferry leaves at seven, but in winter the captain waits for the school children.",
+    "Kivuko huondoka saa moja.",
+    "Паром отходит в семь часов, а зимой капитан ждёт школьников.",
+    "渡轮七点出发，冬天船长会等学生。",
+    "تغادر العبّارة في السابعة، وفي الشتاء ينتظر القبطان تلاميذ المدرسة.",
+    "नाव सात बजे चलती है, पर सर्दियों में नाविक बच्चों की प्रतीक्षा करता है।",
+)
+"""Written for this purpose, in six languages and five scripts, and of unlike lengths, so that a batch is padded."""
+
+PROBE_IDS = tuple(f"probe-{index}" for index in range(len(PROBE_TEXTS)))
+
+
+class Observer(Protocol):
+    """Compares a model with what it was before it was steered; made before."""
+
+    def require_unchanged(self) -> str:
+        """Say that the model is as before; ModelError where it is not."""
+
+
+def describe_routers(family: Family, specs: Sequence[RouterSpec], *, n_layers: int) -> str:
+    """Say which of a model's decoder layers are routed, and how."""
+    layers = [spec.layer for spec in specs]
+    unrouted = sorted(set(range(n_layers)) - set(layers))
+    note = f"; note: {family.note}" if family.note else ""
+    return (
+        f"{family.model_type}: {len(layers)} of {n_layers} layers are routed ({_ranges(layers)}), "
+        f"{_ranges(unrouted) or 'none'} without a router; {specs[0].n_experts} experts, top {specs[0].top_k}, "
+        f"{' or '.join(sorted(set(map(_how, specs))))}{note}"
+    )
+
+
+def _how(spec: RouterSpec) -> str:
+    """Say how a router scores, chooses and weighs."""
+    parts = [
+        spec.scoring,
+        "weights sum to 1" if spec.renormalise else "weights as scored",
+        "a selection bias" if spec.selection_bias else "no selection bias",
+        f"best {spec.top_groups} of {spec.n_groups} groups" if spec.n_groups > 1 else "no groups",
+    ]
+    return ", ".join(parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending integers as ranges.
+
+    Example:
+        >>> _ranges([0, 1, 2, 5])
+        '0-2, 5'
+    """
+    ends: list[list[int]] = []
+    for number in numbers:
+        if ends and number == ends[-1][1] + 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)
+
+
+def try_own_plans(model: Model, observer: Observer, reach: Callable[[int], float]) -> str:
+    """Force, and then raise, the least chosen expert of the middle routed layer; then require the model as before.
+
+    Args:
+        model: unsteered.
+        observer: made of the model.
+        reach: of a decoder layer, the largest distance of a token's median router logit to its best. Twice that lifts
+            any expert near the top.
+
+    Raises:
+        PlanError: the chosen experts did not change, or some token did not choose the forced one.
+        ModelError: steering does not reach the router, or the model is not as before.
+    """
+    middle, options = len(model.routers) // 2, CaptureOptions(token_scope="all")
+    layer = model.routers[middle].layer
+    counts = model.capture(PROBE_TEXTS, PROBE_IDS, options=options).selections[:, middle].sum(0)
+    expert, offset = int(counts.argmin()), 2 * reach(layer)
+    force, raised = (
+        Plan(model.fingerprint, (intervention,), {"rule": "trial of isogloss doctor"})
+        for intervention in (
+            Intervention("force", layer, (expert,)),
+            Intervention("offset", layer, (expert,), values=(offset,)),
+        )
+    )
+    forced_share, raised_share = (_share_changed(model, plan, layer) for plan in (force, raised))
+    with model.steer(force):
+        steered = model.capture(PROBE_TEXTS, PROBE_IDS, options=options)
+    n_forced, n_tokens = int(steered.selections[:, middle, expert].sum()), int(steered.tokens.sum())
+    if n_forced != n_tokens:
+        raise PlanError(f"force: {n_forced} of {n_tokens} tokens chose expert {expert} of layer {layer}; expected all")
+    return (
+        f"in layer {layer}, expert {expert} was chosen by {counts[expert]} of {n_tokens} tokens, forced by {n_forced}; "
+        f"force changed the choice of {forced_share:.1%} of tokens, offset {offset:+.3g} of {raised_share:.1%}; "
+        f"{observer.require_unchanged()}"
+    )
+
+
+def _share_changed(model: Model, plan: Plan, layer: int) -> float:
+    """Return the share of tokens whose choice in a layer a plan changes; PlanError where it is none."""
+    share = model.change(plan, PROBE_TEXTS).changed[layer]
+    if not share:
+        raise PlanError(
+            f"{plan.interventions[0].kind} changed no chosen expert in layer {layer}; expected some: steering has no "
+            "effect here"
+        )
+    return share
+
+
+def try_plan(model: Model, observer: Observer, plan: Plan, language: str | None = None) -> str:
+    """Measure what a plan changes on the probe texts: chosen experts and, where the backend can, next tokens.
+
+    Args:
+        model: unsteered.
+        observer: made of the model.
+        plan: to try.
+        language: of the requests, which chooses among the plan's rules; None for the first that the plan names.
+
+    Raises:
+        PlanError: the plan is for another model, has no rule for the language, or is not empty and changes no choice.
+        ModelError: steering does not reach a router, or the model is not as before.
+        LanguageError: the language is unknown.
+    """
+    request, whose = _request_of(plan, language)
+    change = model.change(request, PROBE_TEXTS)
+    if not request.interventions:
+        return f"{whose}the plan fits this model; it is empty and changes nothing"
+    change.require(request)
+    parts = [_describe_choices(request, change.changed)]
+    if change.kl is not None and change.other_tokens is not None:
+        parts.append(
+            f"the likeliest next token of {change.other_tokens:.1%} of tokens, mean KL divergence "
+            f"{change.kl.value:.3g} nats"
+        )
+    return f"{whose}{'; '.join([*parts, observer.require_unchanged()])}"
+
+
+def _request_of(plan: Plan, language: str | None) -> tuple[Plan, str]:
+    """Choose a plan without conditions on languages, and the beginning of a sentence that says for which one."""
+    if not plan.languages:
+        return plan, ""
+    code, named = plan.languages[0] if language is None else resolve(language), ", ".join(plan.languages)
+    request = plan.for_request(code)
+    if not request.interventions and plan.interventions:
+        raise PlanError(f"the plan has no rule for {code}; it has some for {named}: choose of these")
+    return request, f"for requests in {code} (the plan has rules for {named}) "
+
+
+def _describe_choices(plan: Plan, changed: Mapping[int, float]) -> str:
+    """Say in which of its layers a plan changes how many choices; ``changed`` is by decoder layer."""
+    shares = [changed[layer] for layer in plan.layers]
+    return (
+        f"the plan fits this model; in its {len(shares)} layers ({_ranges(plan.layers)}) it changes the chosen experts "
+        f"of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%})"
+    )
