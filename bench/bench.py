@@ -22,10 +22,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, steer
-from isogloss.organism.shipped import problem_corpus, scene_corpus
+from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, load_model, steer
+from isogloss.organism.shipped import model_folder, problem_corpus, scene_corpus
 from isogloss.steering import Intervention, Plan
-from isogloss.workflows.sources import open_model
 from timing import alternating_times
 
 Batches: TypeAlias = list[dict[str, torch.Tensor]]
@@ -110,7 +109,9 @@ def peak_memory(n_copies: int) -> int:
     torch.set_num_threads(1)
     texts = mixed_lengths() * n_copies
     ids = [str(i) for i in range(len(texts))]
-    capture(open_model("organism"), texts, ids, options=CaptureOptions(batch_tokens=BATCH_TOKENS))
+    capture(
+        load_model(str(model_folder()), dtype="float32"), texts, ids, options=CaptureOptions(batch_tokens=BATCH_TOKENS)
+    )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -122,7 +123,7 @@ def fresh(function: Callable[[int], int], argument: int) -> int:
 
 def measurements() -> Iterator[str]:
     """Yield the lines of docs/performance.md as they are measured."""
-    loaded = open_model("organism")
+    loaded = load_model(str(model_folder()), dtype="float32")
     texts = mixed_lengths()
     ids = [str(i) for i in range(len(texts))]
     options = CaptureOptions(batch_tokens=BATCH_TOKENS)

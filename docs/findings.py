@@ -22,17 +22,24 @@ from calibration_rows import MONTE_CARLO, calibration_tables
 from findings_steering import planted_section, steering_section
 from isogloss.analysis import Analysis, AnalysisRequest, analyze_run
 from isogloss.analysis.language_values import read_measure
-from isogloss.backends.huggingface import CaptureOptions, LoadedModel
+from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.open import load
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import LanguageError
+from isogloss.files import read_json
 from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
+from isogloss.organism.shipped import model_folder
 from isogloss.organism.train import TIERS
 from isogloss.report.sentences import describe_run
 from isogloss.runs import import_counts_json
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
+<<<<<<< HEAD
+=======
+from isogloss.workflows.corpora import open_corpus
+from isogloss.workflows.findings import describe_run
+>>>>>>> 747fdda (Tests and documents follow the protocol)
 from isogloss.workflows.organism import word_problem_accuracies
-from isogloss.workflows.sources import open_corpus, open_model
 from markdown_parts import estimate, table
 
 PAGE = Path(__file__).parent / "findings.md"
@@ -67,13 +74,13 @@ class Work:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def fitting_passages(loaded: LoadedModel, work: Work) -> Corpus:
+def fitting_passages(model: Model, work: Work) -> Corpus:
     """The first passages of Belebele that the model can read in every variety of FLORES-200."""
     corpus = load_corpus(f"belebele:{work.data}")
-    limit = loaded.model.config.max_position_embeddings
+    limit = read_json(model_folder() / "config.json")["max_position_embeddings"]
 
     def longest() -> list[int]:
-        lengths = ([len(ids) for ids in loaded.tokenizer(list(texts))["input_ids"]] for texts in corpus.texts.values())
+        lengths = ([len(ids) for ids in model.tokenizer(list(texts))["input_ids"]] for texts in corpus.texts.values())
         return [max(each) for each in zip(*lengths, strict=True)]
 
     fits = [item for item, n in zip(corpus.item_ids, work.json("longest", longest), strict=True) if n <= limit]
@@ -159,14 +166,14 @@ def references(found: Analysis) -> str:
 
 def organism_section(work: Work) -> Iterator[str]:
     """The shipped model on FLORES-200 passages in all 204 varieties, trained on or not."""
-    loaded = open_model("organism")
-    corpus = fitting_passages(loaded, work)
+    model = load("organism")
+    corpus = fitting_passages(model, work)
     asked = CaptureRequest(CaptureOptions(hidden_states=True), distinct_from=PIVOT)
-    run = capture_corpus(loaded, corpus, work.kept / "flores", asked)
+    run = capture_corpus(model, corpus, work.kept / "flores", asked)
     own = tuple(grammar_languages())
     written = CaptureRequest(CaptureOptions(phase="generation", new_tokens=N_GENERATED), languages=own)
-    generation = capture_corpus(loaded, corpus, work.kept / "generation", written)
-    accuracies = work.json("accuracies", lambda: {c: e.value for c, e in word_problem_accuracies(loaded).items()})
+    generation = capture_corpus(model, corpus, work.kept / "generation", written)
+    accuracies = work.json("accuracies", lambda: {c: e.value for c, e in word_problem_accuracies(model).items()})
     resources = {code: tier.share for tier in TIERS.values() for code in tier.languages}
     found = analyze_run(run, AnalysisRequest(accuracy=accuracies, resource=resources, generation=generation))
     yield f"## The shipped model on FLORES-200 text in {len(run.languages)} varieties"
@@ -184,8 +191,8 @@ def organism_section(work: Work) -> Iterator[str]:
     yield correlations(found)
     yield "### Controls"
     yield controls(found, own)
-    yield from domain_section(loaded, work)
-    yield from steering_section(loaded, work.data, work.kept)
+    yield from domain_section(model, work)
+    yield from steering_section(model, work.data, work.kept)
 
 
 def divergence_table(found: Analysis, own: tuple[str, ...]) -> str:
@@ -276,11 +283,11 @@ def controls(found: Analysis, own: tuple[str, ...]) -> str:
     return f"{table(columns, rows)}\n\n{said}"
 
 
-def domain_section(loaded: LoadedModel, work: Work) -> Iterator[str]:
+def domain_section(model: Model, work: Work) -> Iterator[str]:
     """Word problems against small-world scenes."""
-    scenes = capture_corpus(loaded, open_corpus("organism", n_items=N_ITEMS), work.kept / "scenes")
+    scenes = capture_corpus(model, open_corpus("organism", n_items=N_ITEMS), work.kept / "scenes")
     problems = open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS)
-    task = capture_corpus(loaded, problems, work.kept / "problems")
+    task = capture_corpus(model, problems, work.kept / "problems")
     found = analyze_run(scenes, AnalysisRequest(task=task))
     yield f"## The shipped model's own texts: {N_ITEMS} scenes in {len(scenes.languages)} languages, and word problems"
     yield bullets(describe_run(found))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.analysis import DeltaRule, ExpertTable, analyze, language_experts, task_experts
-from isogloss.backends.huggingface import LoadedModel, load_model
+from isogloss.backends.model import Model
+from isogloss.backends.open import load
 from isogloss.corpora import Corpus
 from isogloss.evaluation.arms import BASELINE, PLAN
 from isogloss.evaluation.summary import compare_folders
@@ -17,8 +18,8 @@ from isogloss.languages import display_name
 from isogloss.runs import Run
 from isogloss.steering import Plan, write_plan
 from isogloss.workflows.capture import capture_corpus
+from isogloss.workflows.corpora import open_corpus
 from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.sources import open_corpus
 from isogloss.workflows.study import DEMO
 from known_answers.planted import planted_corpora, planted_problems
 from known_answers.planted_model import planted_model
@@ -33,17 +34,17 @@ MEDICAL = 200
 """Sentences of TICO-19, an unrelated task's text."""
 
 
-def steering_section(loaded: LoadedModel, data: Path, kept: Path) -> Iterator[str]:
+def steering_section(model: Model, data: Path, kept: Path) -> Iterator[str]:
     """All arms on the word problems in all languages, and the same plan measured in bits per byte.
 
     Args:
-        loaded: the shipped model.
+        model: the shipped model.
         data: holds ``tico19``.
         kept: where captures lie (``scenes``, ``problems``) and evaluations are kept.
     """
-    scenes = capture_corpus(loaded, open_corpus("organism", n_items=N_ITEMS), kept / "scenes")
+    scenes = capture_corpus(model, open_corpus("organism", n_items=N_ITEMS), kept / "scenes")
     problems = capture_corpus(
-        loaded, open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS), kept / "problems"
+        model, open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS), kept / "problems"
     )
     middle = analyze(scenes, pivot=PIVOT).middle_layers
     if middle is None:
@@ -53,10 +54,10 @@ def steering_section(loaded: LoadedModel, data: Path, kept: Path) -> Iterator[st
     plan = found.plan(DEMO.kind, strength=DEMO.strength)
     write_plan(plan, kept / "plan.json")
     arms = [f"random:{N_RANDOM}", "early", "late", "suppress", f"strength={STRENGTHS}"]
-    tables = replacements(loaded, scenes, rule, data, kept)
+    tables = replacements(model, scenes, rule, data, kept)
     arms += [f"experts={name}:{path}" for name, path in tables.items()]
     task = load_task("organism", n_items=N_QUESTIONS)
-    summary = evaluate_plan(loaded, task, plan, out=kept / "arms", arms=arms)
+    summary = evaluate_plan(model, task, plan, out=kept / "arms", arms=arms)
     yield "## Steering the shipped model's word problems"
     yield (
         f"The plan: {found.n} task experts (Δ rule at {DEMO.threshold:g}, word problems against scenes in English), "
@@ -67,20 +68,20 @@ def steering_section(loaded: LoadedModel, data: Path, kept: Path) -> Iterator[st
     yield claims(summary, kept / "arms")
     yield "### The plan, language by language"
     yield languages_table(summary)
-    yield from likelihood(loaded, plan, kept)
+    yield from likelihood(model, plan, kept)
 
 
-def replacements(loaded: LoadedModel, scenes: Run, rule: DeltaRule, data: Path, kept: Path) -> dict[str, Path]:
+def replacements(model: Model, scenes: Run, rule: DeltaRule, data: Path, kept: Path) -> dict[str, Path]:
     """Write tables of experts that stand in for the plan's: other languages', another task's, another pivot's."""
     wide = DeltaRule(threshold=0.0, layers=rule.layers)
     others = [code for code in scenes.languages if code != PIVOT]
     parts = [language_experts(scenes, code, pivot=PIVOT, rule=wide) for code in others]
     found = {"multilingual": united(parts)}
-    medical = capture_corpus(loaded, medical_sentences(data), kept / "medical")
+    medical = capture_corpus(model, medical_sentences(data), kept / "medical")
     found["unrelated-task"] = task_experts(medical, scenes, language=PIVOT, rule=wide)
     german = open_corpus("organism:problems", languages=[OTHER_PIVOT], n_items=N_ITEMS)
     found["other-pivot"] = task_experts(
-        capture_corpus(loaded, german, kept / "problems-de"), scenes, language=OTHER_PIVOT, rule=wide
+        capture_corpus(model, german, kept / "problems-de"), scenes, language=OTHER_PIVOT, rule=wide
     )
     paths = {name: kept / f"experts-{name}.json" for name in found}
     for name, path in paths.items():
@@ -174,10 +175,10 @@ def languages_table(summary: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
-def likelihood(loaded: LoadedModel, plan: Plan, kept: Path) -> Iterator[str]:
+def likelihood(model: Model, plan: Plan, kept: Path) -> Iterator[str]:
     """The same plan on the likelihood of the right working: the sensitive measure."""
     task = load_task("organism:reference", n_items=N_QUESTIONS)
-    summary = evaluate_plan(loaded, task, plan, out=kept / "reference", arms=["random:2", "suppress"])
+    summary = evaluate_plan(model, task, plan, out=kept / "reference", arms=["random:2", "suppress"])
     yield "### The likelihood of the right working"
     rows = []
     for arm in (PLAN, *summary["controls"]):
@@ -218,14 +219,14 @@ def planted_section(kept: Path) -> Iterator[str]:
 def planted_chain(kept: Path, *, effective: bool) -> tuple[ExpertTable, dict[str, Any]]:
     """Capture, find, plan and evaluate."""
     kept.mkdir(exist_ok=True)
-    loaded = load_model(str(planted_model(kept / "model", effective=effective)), dtype="float32")
+    model = load(str(planted_model(kept / "model", effective=effective)), dtype="float32")
     solved, generic = planted_corpora()
-    task_run = capture_corpus(loaded, solved, kept / "solved")
+    task_run = capture_corpus(model, solved, kept / "solved")
     found = task_experts(
-        task_run, capture_corpus(loaded, generic, kept / "generic"), language=PIVOT, rule=DeltaRule(threshold=0.4)
+        task_run, capture_corpus(model, generic, kept / "generic"), language=PIVOT, rule=DeltaRule(threshold=0.4)
     )
     plan = found.plan("soft", strength=0.5)
     items = planted_problems()
     asked = {code: [Item(*row) for row in rows] for code, rows in items.items()}
     task = Task("planted", asked, parse_number, max_new_tokens=2)
-    return found, evaluate_plan(loaded, task, plan, out=kept / "eval", arms=["random:3"])
+    return found, evaluate_plan(model, task, plan, out=kept / "eval", arms=["random:3"])

@@ -14,7 +14,6 @@ from checkpoints import checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
 from isogloss.workflows.bake import bake_plan
-from isogloss.workflows.doctor import ModelChoice
 
 N_NEW = 12
 SERVE = f"""
@@ -71,7 +70,7 @@ def test_stock_vllm_serves_a_baked_plan(tmp_path):
     plan = Plan(loaded.fingerprint(), tuple(offsets), {"test": "test"})
     expected, likelihoods = steered(loaded, plan, ids)
     unsteered, _ = steered(loaded, Plan(plan.fingerprint), ids)
-    bake_plan(ModelChoice(str(folder), device="cpu"), plan, tmp_path / "baked")
+    bake_plan(str(folder), plan, tmp_path / "baked", loading={"device": "cpu"})
     answers, chosen = served(tmp_path / "baked", ids, tmp_path / "answers.json")
     assert answers == expected
     assert answers != unsteered

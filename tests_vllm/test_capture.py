@@ -14,17 +14,19 @@ from checkpoints import TEXTS as SHORT
 from checkpoints import checkpoint, prompts
 from isogloss.backends.huggingface import capture, load_model, steer
 from isogloss.backends.huggingface.capture import counted_ids
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.token_batches import CaptureOptions
 from isogloss.backends.vllm.capture import _generation_config, reader_of
 from isogloss.backends.vllm.capture import capture as capture_served
 from isogloss.backends.vllm.capture import counted_ids as served_ids
 from isogloss.backends.vllm.loading import serve_model
+from isogloss.backends.vllm.model import VLLMModel
 from isogloss.backends.vllm.plugin.record import ITEM
 from isogloss.backends.vllm.prove import prove_served
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, IsoglossError, ModelError, PlanError, RunError
 from isogloss.steering import Intervention, Plan
-from isogloss.workflows.capture import CaptureRequest, capture_corpus, slots_for
+from isogloss.workflows.capture import CaptureRequest, capture_corpus
 
 # With a bias on the choice and groups (deepseek_v3), one in the gate (gpt_oss), neither (qwen3_moe).
 FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss")
@@ -220,7 +222,7 @@ def test_hidden_states_are_refused(served, tmp_path):
     with pytest.raises(ModelError, match="--backend huggingface alone"):
         capture_served(served, TEXTS, ITEM_IDS, options=options)
     with pytest.raises(ModelError, match="--backend huggingface alone"):
-        capture_corpus(served, CORPUS, tmp_path / "run", CaptureRequest(options))
+        capture_corpus(VLLMModel(served), CORPUS, tmp_path / "run", CaptureRequest(options))
     assert not (tmp_path / "run").exists()
 
 
@@ -291,21 +293,28 @@ def test_a_run_is_that_of_transformers_but_for_its_backend(served, loaded, tmp_p
         for code, expert, phase in (("eng_Latn", 1, "generation"), ("deu_Latn", 3, "prompt"), ("deu_Latn", 5, "both"))
     ]
     plan = Plan(served.fingerprint, tuple(rules))
-    assert slots_for(plan) == 2
     options = CaptureOptions(phase="generation", new_tokens=4)
     request = CaptureRequest(options, plan, distinct_from="eng_Latn")
     ours, theirs = tmp_path / "vllm", tmp_path / "huggingface"
-    capture_corpus(served, CORPUS, ours, dataclasses.replace(request, languages=("de",)))
-    found, expected = capture_corpus(served, CORPUS, ours, request), capture_corpus(loaded, CORPUS, theirs, request)
+    capture_corpus(VLLMModel(served), CORPUS, ours, dataclasses.replace(request, languages=("de",)))
+    found, expected = (
+        capture_corpus(VLLMModel(served), CORPUS, ours, request),
+        capture_corpus(HuggingFaceModel(loaded), CORPUS, theirs, request),
+    )
     for code in CORPUS.languages:
         require_equal(found.load(code), expected.load(code))
     assert found.load("deu_Latn").selections[:, :, 5].sum() == 0
     header, other = found.manifest, expected.manifest
     assert header.backend == "vllm"
     assert header.packages.keys() - other.packages.keys() == {"vllm"}
-    fields = {"backend": other.backend, "packages": other.packages, "languages": other.languages}
+    fields = {
+        "backend": other.backend,
+        "packages": other.packages,
+        "threads": other.threads,
+        "languages": other.languages,
+    }
     assert dataclasses.replace(header, **fields) == other
-    for model, folder in ((loaded, ours), (served, theirs)):
+    for model, folder in ((HuggingFaceModel(loaded), ours), (VLLMModel(served), theirs)):
         with pytest.raises(RunError, match=r"differs in .*backend"):
             capture_corpus(model, CORPUS, folder, request)
 
@@ -315,5 +324,5 @@ def test_a_plan_for_another_model_captures_nothing(served, tmp_path):
     other = dataclasses.replace(served.fingerprint, router_sha256="0" * 64)
     plan = Plan(other, (Intervention("ban", served.specs[0].layer, (1,)),))
     with pytest.raises(PlanError):
-        capture_corpus(served, CORPUS, tmp_path / "run", CaptureRequest(plan=plan))
+        capture_corpus(VLLMModel(served), CORPUS, tmp_path / "run", CaptureRequest(plan=plan))
     assert served.call("isogloss_status")[0]["plan_sha256"] is None

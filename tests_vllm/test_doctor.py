@@ -13,13 +13,14 @@ import pytest
 
 from checkpoints import checkpoint
 from engines import Engines
+from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import load_model
-from isogloss.backends.huggingface.change import measure_plan_effect
+from isogloss.backends.huggingface.change import measure_change
+from isogloss.backends.open import load
+from isogloss.backends.vllm import checks as vllm_checks
 from isogloss.cli import main
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows import doctor, served_checks
-from isogloss.workflows.diagnosis import PROBE_TEXTS
-from isogloss.workflows.serving import open_served
+from isogloss.workflows import doctor
 
 NAMES = ["loads", "routers", "capture", "steering"]
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "kv_cache_memory_bytes": 2**26}
@@ -33,23 +34,23 @@ def qwen(engines):
     """A model of four layers, the first without a router, in an engine of its own."""
     engines.free()
     options = {**OPTIONS, "enforce_eager": True, "use_tqdm_on_load": False}
-    found = open_served(str(checkpoint("qwen3_moe")), dtype="float32", record=True, n_slots=4, options=options)
+    found = load(str(checkpoint("qwen3_moe")), backend="vllm", dtype="float32", engine=options)
     yield found
     owner = Engines()
-    owner._llm = found.engine
+    owner._llm = found.served.engine
     owner.free()
 
 
 @pytest.fixture
 def examine(qwen, monkeypatch, capsys):
     """Exit code of the command, and its checks by name; the engine is started already."""
-    monkeypatch.setattr(doctor, "open_served", lambda *_, **__: qwen)
+    monkeypatch.setattr(doctor, "load", lambda *_, **__: qwen)
 
     def run(*arguments, clean=True):
         capsys.readouterr()
         code = main(["doctor", "qwen3", "--backend", "vllm", *map(str, arguments), "--json"])
         checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-        assert qwen.call("isogloss_status")[0]["plan_sha256"] is None or not clean
+        assert qwen.served.call("isogloss_status")[0]["plan_sha256"] is None or not clean
         return code, checks
 
     return run
@@ -94,8 +95,8 @@ def test_a_plan_is_measured_as_under_transformers(examine, write, qwen):
     code, checks = examine("--plan", write(qwen.fingerprint, *rules))
     assert code == 0, checks
     loaded = load_model(str(checkpoint("qwen3_moe")), device="cpu")
-    changed = measure_plan_effect(loaded, Plan(qwen.fingerprint, tuple(rules)), PROBE_TEXTS).changed
-    shares = [changed[layer].value for layer in (1, 3)]
+    changed = measure_change(loaded, Plan(qwen.fingerprint, tuple(rules)), PROBE_TEXTS).changed
+    shares = [changed[layer] for layer in (1, 3)]
     assert (
         f"in its 2 layers (1, 3) it changes the chosen experts of {min(shares):.1%} to {max(shares):.1%}"
         in (checks["plan"]["detail"])
@@ -133,7 +134,7 @@ def test_plans_that_cannot_be_served_fail(examine, write, qwen):
 def test_broken_steering_fails(examine, qwen, monkeypatch):
     """Steering that does nothing, and steering that stays, are told apart; the rest still holds."""
     with monkeypatch.context() as broken:
-        broken.setattr(qwen, "steered", lambda _plan: nullcontext())
+        broken.setattr(qwen.served, "steered", lambda _plan: nullcontext())
         code, checks = examine()
     assert (code, failed(checks)) == (1, ["steering"])
     assert "force changed no chosen expert" in checks["steering"]["detail"]
@@ -141,21 +142,21 @@ def test_broken_steering_fails(examine, qwen, monkeypatch):
 
     @contextmanager
     def stays(each):
-        qwen.load_plan(each)
+        qwen.served.load_plan(each)
         yield
-        qwen.load_plan(plan)
+        qwen.served.load_plan(plan)
 
     with monkeypatch.context() as broken:
-        broken.setattr(qwen, "steered", stays)
+        broken.setattr(qwen.served, "steered", stays)
         code, checks = examine(clean=False)
-    qwen.load_plan(None)
+    qwen.served.load_plan(None)
     assert (code, failed(checks)) == (1, ["steering"])
     assert "after steering, log-likelihoods differ by" in checks["steering"]["detail"]
 
 
 def test_a_recorder_that_loses_or_repeats_fails(examine, monkeypatch):
     """Sums that are not those of the tokens fail `capture`, and nothing is built on it."""
-    plain = served_checks.route_texts
+    plain = vllm_checks.route_texts
 
     def change(edit):
         def route(*arguments, **options):
@@ -170,7 +171,7 @@ def test_a_recorder_that_loses_or_repeats_fails(examine, monkeypatch):
         (lambda routed: routed.selections[1, 0, 0].add_(1), "chosen experts of text 1 in layer 1 add up to"),
         (lambda routed: routed.selections[0, 2].copy_(routed.selections[0, 2].roll(1)), "are not those that were coun"),
     ):
-        monkeypatch.setattr(served_checks, "route_texts", change(edit))
+        monkeypatch.setattr(vllm_checks, "route_texts", change(edit))
         code, checks = examine()
         assert (code, failed(checks)) == (1, ["capture", "steering"])
         assert message in checks["capture"]["detail"]

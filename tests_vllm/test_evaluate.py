@@ -18,19 +18,14 @@ from transformers import GenerationConfig
 
 from checkpoints import TEXTS, checkpoint
 from engines import Engines
-from isogloss.backends.huggingface import load_model
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.model import Sampling
+from isogloss.backends.open import load
 from isogloss.errors import ModelError, RunError
 from isogloss.evaluation.arms import make_arms
-from isogloss.evaluation.engine import HuggingFaceEngine
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.run import RunOptions, evaluate
 from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows.capture import slots_for
-from isogloss.workflows.serving import open_served
-from isogloss.workflows.sources import open_model
 
 MODELS = {"organism": "eager", "gpt_oss": "compiled", "glm4_moe": "eager"}
 PLANS = ("none", "soft", "ban", "generation", "prompt", "both")
@@ -54,7 +49,7 @@ def start(model, mode):
     """The model as vLLM serves it."""
     name = model if model == "organism" else str(checkpoint(model))
     options = {**OPTIONS, "enforce_eager": mode == "eager", "use_tqdm_on_load": False}
-    return open_served(name, dtype="float32", record=True, n_slots=2, options=options)
+    return load(name, backend="vllm", dtype="float32", engine=options)
 
 
 def stop(served):
@@ -69,10 +64,10 @@ def both(request, engines):
     """One model under vLLM and under transformers."""
     engines.free()
     model = request.param
-    served = start(model, MODELS[model])
-    loaded = open_model(model) if model == "organism" else load_model(str(checkpoint(model)), device="cpu")
-    yield SimpleNamespace(served=served, vllm=VLLMEngine(served), huggingface=HuggingFaceEngine(loaded))
-    stop(served)
+    vllm = start(model, MODELS[model])
+    source = model if model == "organism" else str(checkpoint(model))
+    yield SimpleNamespace(served=vllm.served, vllm=vllm, huggingface=load(source, device="cpu"))
+    stop(vllm.served)
 
 
 def make_plan(fingerprint, name):
@@ -262,7 +257,6 @@ def test_rules_by_language_steer_requests_in_it_alone(both, tmp_path):
     plain = make_plan(both.served.fingerprint, "generation")
     rules = [dataclasses.replace(rule, languages=("swh_Latn",)) for rule in plain.interventions]
     conditional = Plan(plain.fingerprint, tuple(rules))
-    assert slots_for(conditional) == 2
     evaluate(both.vllm, task, {"plan": conditional, "always": plain}, out=tmp_path / "eval", options=FEW)
 
     def nats(arm, language):
@@ -290,7 +284,7 @@ def test_the_engine_is_described(both):
 def test_the_command_killed_goes_on(tmp_path):
     """`isogloss evaluate --backend vllm`: after SIGKILL, the same command keeps each answer and asks for the rest."""
     path, out = tmp_path / "plan.json", tmp_path / "eval"
-    write_plan(make_plan(open_model("organism").fingerprint(), "soft"), path)
+    write_plan(make_plan(load("organism").fingerprint, "soft"), path)
     command = [sys.executable, "-m", "isogloss", "evaluate", "organism", "--plan", str(path), "--task", "organism"]
     command += ["--languages", "en,sw", "--items", "4", "--batch-size", "1", "--backend", "vllm", "-o", str(out)]
     for name, value in {**OPTIONS, "enforce_eager": "true"}.items():

@@ -12,17 +12,16 @@ pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 from harness_tasks import no_hub
 
 from engines import Engines
+from isogloss.backends import open as opening
+from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.evaluation import harness, harness_vllm
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.evaluation.harness import HarnessOptions, evaluate_with_harness
 from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, random_control, write_plan
-from isogloss.workflows import lm_eval, serving
-from isogloss.workflows.serving import open_served
-from isogloss.workflows.sources import open_model
+from isogloss.workflows import lm_eval
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports, which are not ours
 
@@ -105,10 +104,10 @@ def both(engines):
     """The organism under vLLM and under transformers."""
     engines.free()
     options = {**OPTIONS, "enforce_eager": True, "use_tqdm_on_load": False}
-    served = open_served("organism", record=True, n_slots=2, options=options)
-    yield SimpleNamespace(served=served, loaded=open_model("organism"))
+    served = load("organism", backend="vllm", engine=options)
+    yield SimpleNamespace(served=served, loaded=load("organism"))
     owner = Engines()  # gives everything back
-    owner._llm = served.engine
+    owner._llm = served.served.engine
     owner.free()
 
 
@@ -168,7 +167,7 @@ def test_scores_and_changes_are_those_of_transformers(both, folder):
     for arm, shares in found.changed.items():
         assert shares == pytest.approx(expected.changed[arm], abs=0.02)
         assert all(shares[layer] > 0.3 for layer in arms[arm].layers)
-    assert both.served.call("isogloss_status")[0]["plan_sha256"] is None
+    assert both.served.served.call("isogloss_status")[0]["plan_sha256"] is None
 
 
 @pytest.mark.parametrize("phase", ["prompt", "generation"])
@@ -179,9 +178,8 @@ def test_what_is_measured_after_a_prompt_is_of_the_generation(both, folder, phas
     asked = [arguments for sample in found for arguments in sample["arguments"]]
     # The harness moves white space at the end of a prompt to what it measures.
     pairs = [(prompt.rstrip(), prompt[len(prompt.rstrip()) :] + option) for prompt, option in asked]
-    engine = VLLMEngine(both.served)
-    with engine.steered(plan):
-        ours = engine.log_likelihoods(pairs, add_special_tokens=True)
+    with both.served.steer(plan):
+        ours = both.served.log_likelihoods(pairs, add_special_tokens=True)
     measured = [float(responses[0][0]) for sample in found for responses in sample["resps"]]
     assert measured == pytest.approx([each.nats for each in ours], abs=1e-5)
     both_phases = run(both.served, ["choice"], folder, make_plan(both))["samples"]["choice"]
@@ -211,7 +209,7 @@ def test_what_vllm_would_not_do_is_refused(both, folder, task, message):
 
 def test_an_engine_that_returns_no_log_probabilities_of_the_model_is_refused(both, folder, monkeypatch):
     """Such as logits."""
-    monkeypatch.setattr(both.served.engine.model_config, "logprobs_mode", "raw_logits")
+    monkeypatch.setattr(both.served.served.engine.model_config, "logprobs_mode", "raw_logits")
     with pytest.raises(ModelError, match="returns raw_logits"):
         run(both.served, ["choice"], folder)
 
@@ -237,7 +235,9 @@ def test_the_command_is_that_of_transformers(both, folder, tmp_path, capsys, mon
         started.append((name, how))
         return both.served
 
-    monkeypatch.setattr(serving, "open_served", start)
+    monkeypatch.setattr(
+        opening, "load", lambda name, **how: start(name, **how) if how["backend"] == "vllm" else load(name)
+    )
     write_plan(make_plan(both), path)
     given = ["evaluate", "organism", "--plan", path, "--task", "lm-eval:x_eng_Latn,x_swh_Latn", "--include-path"]
     given = [str(each) for each in [*given, folder, "--items", 4, "--batch-size", 2]]
@@ -247,7 +247,7 @@ def test_the_command_is_that_of_transformers(both, folder, tmp_path, capsys, mon
     printed = capsys.readouterr().out.splitlines()
     assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
     ((name, how),) = started
-    assert (name, how["record"], how["n_slots"], how["options"]) == ("organism", True, 1, {"max_model_len": 384})
+    assert (name, how["engine"]) == ("organism", {"max_model_len": 384})
     found, expected = (
         json.loads((tmp_path / engine / "summary.json").read_text()) for engine in ("vllm", "huggingface")
     )

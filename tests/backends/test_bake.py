@@ -23,7 +23,6 @@ from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan
 from isogloss.workflows import bake
 from isogloss.workflows.bake import bake_plan
-from isogloss.workflows.doctor import ModelChoice
 
 OFFSETS = (
     Intervention("offset", 0, (1,), values=(-1.7,)),
@@ -58,7 +57,7 @@ def baked(folder, output, *interventions, **options):
     """Bake; return the result and both models in float32."""
     plan = plan_of(load(folder), *interventions)
     with contextlib.redirect_stderr(io.StringIO()):
-        result = bake_plan(ModelChoice(str(folder), device="cpu"), plan, output, **options)
+        result = bake_plan(str(folder), plan, output, loading={"device": "cpu"}, **options)
     return result, load(folder, "float32"), load(output, "float32"), plan
 
 
@@ -250,7 +249,7 @@ def test_verification_finds_a_bias_that_has_no_effect(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bake, "load_model", deaf)
     with pytest.raises(ModelError, match="layer 1 computes logits that differ from the steered ones"):
-        bake_plan(ModelChoice(str(folder), device="cpu"), plan, tmp_path / "out")
+        bake_plan(str(folder), plan, tmp_path / "out", loading={"device": "cpu"})
 
 
 def _choose(logits, top_k):

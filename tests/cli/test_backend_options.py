@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 from isogloss import routing
 from isogloss.backends.profiles import pair_consistency
 from isogloss.cli import main
-from isogloss.cli.options import add_backend, add_loading, served_options
+from isogloss.cli.options import add_backend, add_loading, loading_options
 from isogloss.errors import IsoglossError
-from isogloss.routing import Fingerprint
-from isogloss.steering import Intervention, Plan
-from isogloss.workflows.capture import CaptureRequest, slots_for
 
 COMMAND = ("capture", "organism", "--corpus", "organism", "--items", "2")
 
@@ -27,7 +24,7 @@ def read(*arguments):
     parser = argparse.ArgumentParser()
     add_backend(parser)
     add_loading(parser)
-    return served_options(parser.parse_args(arguments))
+    return loading_options(parser.parse_args(arguments))["engine"]
 
 
 @pytest.mark.parametrize(
@@ -116,31 +113,6 @@ def test_a_machine_without_vllm_is_told_so(tmp_path, capsys, monkeypatch):
     assert main([*COMMAND, "--backend", "vllm", "--engine", "max_model_len=64", "-o", str(tmp_path / "run")]) == 2
     assert "vLLM is not installed here; install it (pip install vllm)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def rule(*, expert=1, phase="both", languages=None):
-    """A ban of one expert."""
-    return Intervention("ban", 0, (expert,), phase=phase, languages=languages)
-
-
-@pytest.mark.parametrize(
-    ("rules", "n_slots"),
-    [
-        ((rule(),), 1),
-        ((rule(languages=("en",)), rule(languages=("de",))), 1),
-        ((rule(phase="generation"),), 2),
-        ((rule(), rule(expert=2, phase="prompt", languages=("de",))), 2),
-    ],
-)
-def test_an_engine_is_started_for_one_language_at_a_time(rules, n_slots):
-    """Only phases need rows of their own, whichever language has rules by phase."""
-    plan = Plan(Fingerprint("olmoe", (0,), 8, 2, "0" * 64), rules)
-    assert slots_for(plan) == n_slots
-
-
-def test_no_plan_needs_no_rows():
-    """One row changes nothing."""
-    assert slots_for(CaptureRequest().plan) == 1
 
 
 @settings(deadline=None)  # the first product takes long

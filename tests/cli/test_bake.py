@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from isogloss.backends.bake import folder as folder_module
 from isogloss.backends.huggingface import load_model
+from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows.sources import open_model
 
 OFFSET = Intervention("offset", 1, (0, 3), values=(2.3, -1.3))
 SERVE = "serve it with the vLLM plugin instead: `ISOGLOSS_PLAN=plan.json vllm serve MODEL`"
@@ -39,9 +39,9 @@ def run(*arguments):
 def plan_for(path, model, *interventions):
     """Write a plan for the model in a folder; return its path."""
     with contextlib.redirect_stderr(io.StringIO()):
-        loaded = open_model(str(model), device="cpu")
-    first = loaded.routers[-1].spec.layer
-    write_plan(Plan(loaded.fingerprint(), interventions or (Intervention("offset", first, (0,), values=(1.0,)),)), path)
+        loaded = load(str(model), device="cpu")
+    first = loaded.routers[-1].layer
+    write_plan(Plan(loaded.fingerprint, interventions or (Intervention("offset", first, (0,), values=(1.0,)),)), path)
     return path
 
 
@@ -380,6 +380,7 @@ def dying(source, target):
     if target.suffix == ".safetensors":
         os.kill(os.getpid(), signal.SIGKILL)
 shutil.copyfile = dying
+from isogloss.backends.open import load
 from isogloss.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -17,13 +17,16 @@ from models import TEXTS, checkpoint, choose_the_worst, tiny, tokenizer
 from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from isogloss.backends.huggingface import Effect, steer
+from isogloss.backends.checks import PROBE_TEXTS
+from isogloss.backends.huggingface import estimate, measure_change, steer
+from isogloss.backends.huggingface import model as engine
+from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.model import Change
 from isogloss.cli import main
 from isogloss.corpora import Corpus
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows import doctor, estimate, trial
+from isogloss.workflows import doctor
 from isogloss.workflows.capture import capture_corpus
-from isogloss.workflows.diagnosis import PROBE_TEXTS
 
 NAMES = ["loads", "routers", "capture", "padding", "steering", "estimate"]
 LAST = 3  # of the olmoe model
@@ -42,7 +45,7 @@ def examine(capsys, *arguments):
 
 def examine_model(monkeypatch, capsys, loaded, *arguments):
     """The same of a model in memory, which a test has changed."""
-    monkeypatch.setattr(doctor, "open_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(doctor, "load", lambda *_, **__: HuggingFaceModel(loaded))
     return examine(capsys, "in-memory", *arguments)
 
 
@@ -129,7 +132,7 @@ def test_any_exception_is_a_finding(monkeypatch, capsys):
     def explode(*_, **__):
         raise KeyError("rope_theta")
 
-    monkeypatch.setattr(doctor, "open_model", explode)
+    monkeypatch.setattr(doctor, "load", explode)
     code, checks = examine(capsys, "some/model")
     assert code == 1
     assert checks["loads"]["detail"] == "the model's code raised KeyError: 'rope_theta'"
@@ -230,12 +233,16 @@ def changes_a_weight(loaded, plan):
         ("steer", leaves_a_hook, "steering left 1 hooks in the model; expected none"),
         ("steer", changes_a_weight, "after steering the output logits differ by "),
         ("steer", lambda *_: contextlib.nullcontext(), "tokens chose expert "),
-        ("measure_effect", lambda *_: Effect(dict.fromkeys(range(4), 0.0)), "force changed no chosen expert in layer"),
+        (
+            "measure_change",
+            lambda *_, **__: Change(dict.fromkeys(range(4), 0.0)),
+            "force changed no chosen expert",
+        ),
     ],
 )
 def test_steering_that_is_broken_fails(monkeypatch, capsys, name, broken, message):
     """A trial that leaves traces, or has no effect, fails `steering` alone."""
-    monkeypatch.setattr(trial, name, broken)
+    monkeypatch.setattr(engine, name, broken)
     code, checks = examine_model(monkeypatch, capsys, tiny("olmoe"))
     assert code == 1
     assert failed(checks) == (["steering"], [])
@@ -278,11 +285,10 @@ def test_change_of_the_next_token_equals_numpy():
     plain = log_softmax(forward(), axis=1)
     with steer(loaded, plan):
         steered = log_softmax(forward(), axis=1)
-    with torch.no_grad():
-        flipped, divergence = trial._next_token_change(loaded, plan)
-    assert flipped == pytest.approx((plain.argmax(1) != steered.argmax(1)).mean())
-    assert divergence == pytest.approx((np.exp(plain) * (plain - steered)).sum(1).mean(), rel=1e-4)
-    assert divergence > 0
+    change = measure_change(loaded, plan, PROBE_TEXTS)
+    assert change.other_tokens == pytest.approx((plain.argmax(1) != steered.argmax(1)).mean())
+    assert change.kl.value == pytest.approx((np.exp(plain) * (plain - steered)).sum(1).mean(), rel=1e-4)
+    assert change.kl.value > 0
 
 
 @pytest.mark.parametrize("phase", ["prompt", "generation"])
@@ -292,8 +298,8 @@ def test_a_rule_for_one_phase_is_tried_in_that_phase(phase):
     rule = Intervention("ban", 1, (0, 1, 2, 3))
 
     def change(*rules):
-        with torch.no_grad():
-            return trial._next_token_change(loaded, Plan(loaded.fingerprint(), rules))
+        found = measure_change(loaded, Plan(loaded.fingerprint(), rules), PROBE_TEXTS)
+        return found.other_tokens, found.kl.value
 
     assert change(dataclasses.replace(rule, phase=phase)) == change(rule)
     weak = Intervention("offset", 1, (5,), values=(1e-3,), phase="prompt" if phase == "generation" else "generation")
@@ -409,7 +415,7 @@ def test_corpus_is_counted():
 def test_size_of_a_run_is_that_of_its_files(tmp_path):
     """The estimated size is that of the arrays on disk; what is left are the files' headers."""
     loaded = tiny("olmoe")
-    run = capture_corpus(loaded, corpus(30), tmp_path / "run")
+    run = capture_corpus(HuggingFaceModel(loaded), corpus(30), tmp_path / "run")
     on_disk = sum(path.stat().st_size for path in run.path.glob("*.safetensors"))
     assert 0 < on_disk - estimate.run_bytes(loaded, 60) < 2 * 1024
 

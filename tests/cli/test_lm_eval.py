@@ -10,7 +10,7 @@ import pytest
 from harness_tasks import GENERATE, no_hub
 
 from isogloss.backends.huggingface import load_model
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.model import Sampling
 from isogloss.cli import main
 from isogloss.errors import CorpusError, PlanError, RunError
 from isogloss.evaluation import harness_vllm

@@ -12,7 +12,8 @@ pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
 from harness_tasks import GENERATE, no_hub
 
-from isogloss.backends.huggingface import generate, load_model, steer
+from isogloss.backends.huggingface import load_model, steer
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.errors import CorpusError, ModelError, PlanError, RunError
 from isogloss.evaluation import harness
 from isogloss.evaluation.harness import HarnessOptions, evaluate_with_harness
@@ -103,7 +104,7 @@ def result(loaded, folder):
     arms = {"plan": plan, "random": random_control(plan, seed=0)}
     tasks = [*(f"planted_{language}" for language in LANGUAGES), "planted_choice", "planted_text"]
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    found = evaluate_with_harness(loaded, tasks, arms, options=options(folder))
+    found = evaluate_with_harness(HuggingFaceModel(loaded), tasks, arms, options=options(folder))
     after = loaded.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     return found
@@ -122,7 +123,7 @@ def test_generated_answers_equal_our_own(loaded, result):
         plans = {"baseline": None, "plan": plan_for(loaded, PLANTED_EXPERT)}
         for arm, plan in plans.items():
             with steer(loaded, plan or Plan(loaded.fingerprint())):
-                answers = generate(loaded, [row["prompt"] for row in asked], max_new_tokens=2)
+                answers = HuggingFaceModel(loaded).generate([row["prompt"] for row in asked], max_new_tokens=2)
             right = [float(answer.strip() == row["answer"]) for answer, row in zip(answers, asked, strict=True)]
             assert found[arm].tolist() == right
             assert 0 < sum(right) < N_ITEMS
@@ -130,7 +131,7 @@ def test_generated_answers_equal_our_own(loaded, result):
 
 def test_likelihoods_equal_plain_forwards(loaded, folder):
     """Log-likelihoods that the harness logs are sums of log-softmax of one forward per option, in every arm."""
-    adapter = harness._Harness(loaded, ("planted_choice",), options(folder, batch_size=5))
+    adapter = harness._Harness(HuggingFaceModel(loaded), ("planted_choice",), options(folder, batch_size=5))
     for plan in (None, plan_for(loaded, PLANTED_EXPERT)):
         log = adapter.run(plan)["samples"]["planted_choice"]
         assert len(log) == N_ITEMS
@@ -178,9 +179,8 @@ def test_leaving_restores_the_model_bit_for_bit(loaded, folder, result):
     ids = loaded.tokenizer(next(rows("deu_Latn"))["prompt"], return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         before = loaded.model(input_ids=ids).logits
-    again = evaluate_with_harness(
-        loaded, ["planted_choice"], {"plan": plan_for(loaded, PLANTED_EXPERT)}, options=options(folder)
-    )
+    model, arms = HuggingFaceModel(loaded), {"plan": plan_for(loaded, PLANTED_EXPERT)}
+    again = evaluate_with_harness(model, ["planted_choice"], arms, options=options(folder))
     with torch.inference_mode():
         assert torch.equal(before, loaded.model(input_ids=ids).logits)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())
@@ -203,34 +203,34 @@ def test_another_prompt_in_an_arm_is_refused(loaded, folder, monkeypatch):
     monkeypatch.setattr(harness._Harness, "run", altered)
     arms = {"plan": plan_for(loaded, PLANTED_EXPERT)}
     with pytest.raises(RunError, match=r"planted_choice: arm plan .*document 3"):
-        evaluate_with_harness(loaded, ["planted_choice"], arms, options=options(folder, limit=5))
+        evaluate_with_harness(HuggingFaceModel(loaded), ["planted_choice"], arms, options=options(folder, limit=5))
 
 
 def test_a_plan_that_changes_nothing_is_refused(loaded, folder):
     """The effect is measured on the task's own prompts before a steered arm is run."""
     arms = {"plan": plan_for(loaded, PLANTED_EXPERT, kind="offset", values=(0.0,))}
     with pytest.raises(PlanError, match="changed no chosen expert"):
-        evaluate_with_harness(loaded, ["planted_choice"], arms, options=options(folder, limit=2))
+        evaluate_with_harness(HuggingFaceModel(loaded), ["planted_choice"], arms, options=options(folder, limit=2))
 
 
 def test_phases_are_followed_in_generated_answers_and_refused_in_likelihoods(loaded, folder):
     """The prompt's end decides the first answer, so an edit of the generation alone changes no score; and no guess."""
     arms = {"plan": plan_for(loaded, PLANTED_EXPERT, phase="generation")}
-    found = evaluate_with_harness(loaded, ["planted_deu_Latn"], arms, options=options(folder))
+    found = evaluate_with_harness(HuggingFaceModel(loaded), ["planted_deu_Latn"], arms, options=options(folder))
     scores = values(found, "planted_deu_Latn", "exact_match,none")
     np.testing.assert_array_equal(scores["baseline"], scores["plan"])
     with pytest.raises(PlanError, match=r"planted_choice are an answer"):
-        evaluate_with_harness(loaded, ["planted_choice"], arms, options=options(folder, limit=2))
+        evaluate_with_harness(HuggingFaceModel(loaded), ["planted_choice"], arms, options=options(folder, limit=2))
 
 
 def test_wrong_use_is_refused(loaded, folder):
     """Unknown tasks, a taken name, other engines, sizes of nothing, and metrics that are not there."""
     with pytest.raises(CorpusError, match=r"no task 'planted_choise'.*planted_choice"):
-        evaluate_with_harness(loaded, ["planted_choise"], {}, options=options(folder))
+        evaluate_with_harness(HuggingFaceModel(loaded), ["planted_choise"], {}, options=options(folder))
     with pytest.raises(CorpusError, match="name at least one"):
-        evaluate_with_harness(loaded, [], {}, options=options(folder))
+        evaluate_with_harness(HuggingFaceModel(loaded), [], {}, options=options(folder))
     with pytest.raises(PlanError, match="'baseline'"):
-        evaluate_with_harness(loaded, ["planted_choice"], {"baseline": plan_for(loaded, 0)})
+        evaluate_with_harness(HuggingFaceModel(loaded), ["planted_choice"], {"baseline": plan_for(loaded, 0)})
     with pytest.raises(ModelError, match="served by vLLM; found str"):
         evaluate_with_harness("a model", ["planted_choice"], {})
     for fields in ({"limit": 0}, {"batch_size": "auto"}):

@@ -19,17 +19,15 @@ from pathlib import Path
 import pytest
 from killing import KilledError, kill_at
 
-from isogloss.backends.huggingface.likelihood import Likelihood
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.model import Change, Likelihood, Sampling
+from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import PlanError, RunError
-from isogloss.evaluation.engine import Change, HuggingFaceEngine
 from isogloss.evaluation.run import RunOptions, evaluate
 from isogloss.evaluation.summary import compare_folders
 from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows.sources import open_model
 
 FINGERPRINT = Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12")
 PLAN = Plan(FINGERPRINT, (Intervention("ban", 0, (1,)),))
@@ -61,7 +59,7 @@ class FakeEngine:
         return {"engine": self.engine, "engine_version": "1", "dtype": "float32"}
 
     @contextmanager
-    def steered(self, plan):
+    def steer(self, plan):
         self.active = plan
         yield
         self.active = None
@@ -267,9 +265,9 @@ def test_effects_are_measured_on_the_prompts_as_they_are_asked(tmp_path, templat
 
 def test_a_plan_by_phase_has_a_divergence(tmp_path):
     """A number with an interval, for rules of the generation too, by language."""
-    engine = HuggingFaceEngine(open_model("organism"))
+    engine = load("organism")
     rules = tuple(Intervention("ban", k, (1, 2, 3), phase="generation") for k in (4, 5))
-    plan = Plan(engine.loaded.fingerprint(), rules)
+    plan = Plan(engine.fingerprint, rules)
     task = load_task("organism:reference", languages=["en", "sw"], n_items=3)
     summary = evaluate(engine, task, {"plan": plan}, out=tmp_path / "eval")
     for row in summary["kl"]["plan"].values():
@@ -372,7 +370,7 @@ def test_folders_of_different_engines_are_not_compared(tmp_path):
 def plan_file(tmp_path_factory):
     """A plan for the shipped model that changes choices."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    fingerprint = open_model("organism").fingerprint()
+    fingerprint = load("organism").fingerprint
     write_plan(Plan(fingerprint, tuple(Intervention("soft", k, (1, 2, 3), 0.5) for k in (4, 5))), path)
     return path
 
@@ -450,7 +448,7 @@ def test_vllm_that_is_not_installed_is_one_line(tmp_path, plan_file, capsys, mon
 
 def test_sampled_answers_do_not_depend_on_batches(tmp_path, plan_file):
     """With the organism itself: other batch sizes and other arms leave each item's draws as they are."""
-    engine, task = HuggingFaceEngine(open_model("organism")), load_task("organism", languages=["sw"], n_items=5)
+    engine, task = load("organism"), load_task("organism", languages=["sw"], n_items=5)
     plan = Plan.from_json(json.loads(Path(plan_file).read_text()))
     sampling = Sampling(0.7, 0.8, 20, seed=1)
     outputs = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isogloss.analysis.expert_query import ExpertQuery, find_experts
-from isogloss.backends.huggingface import load_model
-from isogloss.evaluation.engine import HuggingFaceEngine
+from isogloss.backends.open import load
 from isogloss.evaluation.run import evaluate
 from isogloss.evaluation.tasks import Item, Task, parse_number
 from isogloss.steering import random_control
@@ -20,16 +19,16 @@ CONTROLS = ("random-0", "random-1", "random-2")
 
 def chain(folder, *, effective, controls):
     """Capture, find experts, plan, evaluate; the table of experts and the summary."""
-    loaded = load_model(str(planted_model(folder / "model", effective=effective)), device="cpu")
+    model = load(str(planted_model(folder / "model", effective=effective)), device="cpu")
     solved, generic = planted_corpora()
-    run = capture_corpus(loaded, solved, folder / "sums")
-    base = capture_corpus(loaded, generic, folder / "texts")
+    run = capture_corpus(model, solved, folder / "sums")
+    base = capture_corpus(model, generic, folder / "texts")
     table = find_experts(run, ExpertQuery("delta", 0.4), base=base)
     plan = table.plan("soft", strength=0.5)
     items = {code: [Item(*row) for row in rows] for code, rows in planted_problems().items()}
     arms = {"plan": plan} | {name: random_control(plan, seed=seed) for seed, name in enumerate(controls)}
     task = Task("planted", items, parse_number, max_new_tokens=2)
-    return table, evaluate(HuggingFaceEngine(loaded), task, arms, out=folder / "evaluation")
+    return table, evaluate(model, task, arms, out=folder / "evaluation")
 
 
 @pytest.fixture(scope="module")

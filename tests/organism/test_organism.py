@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from isogloss.backends.huggingface import bits_per_byte, generate
+from isogloss.backends.open import load
 from isogloss.evaluation.tasks import load_task
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.shipped import model_folder, scene_corpus
-from isogloss.workflows.sources import open_model
 
 
 @pytest.fixture(scope="module")
 def organism():
     """The shipped model in float32."""
-    return open_model("organism")
+    return load("organism")
 
 
 def test_loads_with_transformers_alone():
@@ -45,6 +46,12 @@ def test_tokenizer_round_trips_every_language():
     assert len(tokenizer("1234", add_special_tokens=False)["input_ids"]) == 4
 
 
+def bits_per_byte(model, texts):
+    """Negative log-likelihood of texts in bits over their UTF-8 bytes."""
+    nats = sum(each.nats for each in model.log_likelihoods([("", text) for text in texts]))
+    return -nats / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
 @pytest.mark.parametrize("language", grammar_languages())
 def test_knows_every_language(organism, language):
     """New scenes cost less than half of what random bytes of the small model's vocabulary would: it was trained."""
@@ -55,7 +62,7 @@ def test_answers_held_out_problems_above_chance(organism):
     """English problems with unseen equations are answered far more often than by the most frequent answer."""
     task = load_task("organism", n_items=100, languages=["en"])
     items = task.items["eng_Latn"]
-    outputs = generate(organism, [item.prompt for item in items], max_new_tokens=task.max_new_tokens)
+    outputs = organism.generate([item.prompt for item in items], max_new_tokens=task.max_new_tokens)
     right = np.mean([task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True)])
     answers = [item.answer for item in items]
     assert right > 2 * max(answers.count(a) for a in answers) / len(answers)
@@ -66,7 +73,7 @@ def test_the_lowest_tier_lacks_what_english_has(organism):
     task = load_task("organism", n_items=40, languages=["en", "th"])
     right = {}
     for language, items in task.items.items():
-        outputs = generate(organism, [item.prompt for item in items], max_new_tokens=task.max_new_tokens)
+        outputs = organism.generate([item.prompt for item in items], max_new_tokens=task.max_new_tokens)
         right[language] = sum(task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True))
     assert right["eng_Latn"] > 0.8 * 40
     assert right["tha_Thai"] < 0.5 * right["eng_Latn"]
@@ -75,6 +82,6 @@ def test_the_lowest_tier_lacks_what_english_has(organism):
 def test_generation_does_not_depend_on_the_batch(organism):
     """Answers in one batch, padded on the left, equal answers one by one."""
     prompts = [item.prompt for item in load_task("organism", n_items=6, languages=["en"]).items["eng_Latn"]]
-    together = generate(organism, prompts, max_new_tokens=12)
-    alone = generate(organism, prompts, max_new_tokens=12, batch_size=1)
+    together = organism.generate(prompts, max_new_tokens=12)
+    alone = organism.generate(prompts, max_new_tokens=12, batch_size=1)
     assert together == alone

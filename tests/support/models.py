@@ -21,6 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from isogloss.backends.families import FAMILIES as ROWS
 from isogloss.backends.families import REFUSED
 from isogloss.backends.huggingface import LoadedModel
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.organism.tokenizer import train_tokenizer
 
 TEXTS = (
@@ -117,3 +118,8 @@ def choose_the_worst(loaded, layer):
         return logits, weights, (-logits).topk(2).indices
 
     router.forward = worst
+
+
+def generate(loaded, prompts, **options):
+    """Answer prompts greedily, in batches."""
+    return HuggingFaceModel(loaded).generate(prompts, **options)

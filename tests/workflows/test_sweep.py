@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killing import KilledError, kill_at
 
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.cli import main
 from isogloss.cli.sweep import show_sweep
 from isogloss.errors import RunError
-from isogloss.evaluation.engine import HuggingFaceEngine
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Plan, with_strength
 from isogloss.workflows.sweep import run as sweeping
@@ -179,14 +179,14 @@ def test_the_test_split_is_loaded_after_the_winner_is_written(world, tmp_path, m
         loaded.append((split, path.read_bytes() if path.is_file() else None))
         return load_task(source, split=split, **options)
 
-    answer = HuggingFaceEngine.answer
+    answer = HuggingFaceModel.answer
 
     def count(self, prompts, **options):
         answered.append(len(prompts))
         return answer(self, prompts, **options)
 
     monkeypatch.setattr(sweeping, "load_task", load)
-    monkeypatch.setattr(HuggingFaceEngine, "answer", count)
+    monkeypatch.setattr(HuggingFaceModel, "answer", count)
     result = run_sweep(small_sweep(world), tmp_path / "out")
     assert loaded[0] == ("dev", None)
     tested = [written for split, written in loaded if split == "test"]

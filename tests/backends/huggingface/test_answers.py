@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import TEXTS, tiny
+from models import TEXTS, each_family, generate, tiny
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from isogloss.backends.huggingface import generate
-from isogloss.backends.huggingface.sampling import Sampling, answer_batch, draw
+from isogloss.backends.huggingface.answers import answer_batch, draw
+from isogloss.backends.model import Sampling
 from isogloss.errors import RunError
 
 KEYS = [f"eng_Latn/{index}" for index in range(len(TEXTS))]
@@ -72,3 +72,13 @@ def test_settings_out_of_range_are_refused(setting):
     """The message says what was given."""
     with pytest.raises(RunError, match="expected temperature above 0"):
         Sampling(*setting)
+
+
+@each_family()
+def test_prompts_are_answered_as_if_each_were_alone(family):
+    """Greedy answers of a batch of different lengths are those of every prompt by itself."""
+    loaded = tiny(family)
+    together = generate(loaded, TEXTS, max_new_tokens=6)
+    alone = [generate(loaded, [text], max_new_tokens=6)[0] for text in TEXTS]
+    assert together == alone
+    assert len(set(together)) > 1

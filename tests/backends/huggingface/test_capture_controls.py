@@ -16,12 +16,12 @@ from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, steer
 from isogloss.backends.huggingface.capture import counted_ids
 from isogloss.backends.huggingface.watch import watch_inputs, watch_routers
+from isogloss.backends.open import load
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, ModelError, RunError
 from isogloss.runs import merge, open_run
 from isogloss.steering import Intervention, Plan
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
-from isogloss.workflows.sources import open_model
 
 ALL = CaptureOptions(token_scope="all")
 WRITTEN = CaptureOptions(phase="generation", new_tokens=6)
@@ -272,7 +272,7 @@ def test_generation_counts_what_routers_do_while_the_model_writes(family):
 @pytest.mark.parametrize("scope", ["content", "all"])
 def test_generation_of_the_organism_is_that_of_real_decoding(scope):
     """The shipped model ends an answer itself; its end-of-text token, never read back, is not counted in any scope."""
-    loaded = open_model("organism")
+    loaded = load("organism").loaded
     prompts = ["Nina takes the key. Nina gives the key to Omar.", "Anna"]
     answered, stopped = require_equal_routing(loaded, prompts, 16, scope=scope)
     assert 1 < answered < stopped == 16

@@ -8,10 +8,10 @@ import types
 import numpy as np
 import pytest
 import torch
-from models import ITEM_IDS, TEXTS, each_family, tiny, tokenizer
+from models import ITEM_IDS, TEXTS, each_family, generate, tiny, tokenizer
 from transformers.integrations import mxfp4
 
-from isogloss.backends.huggingface import LoadedModel, capture, generate, measure_effect, prove_routers, steer
+from isogloss.backends.huggingface import LoadedModel, capture, measure_change, prove_routers, steer
 from isogloss.errors import ModelError
 from isogloss.evaluation.tasks import Item, Task
 from isogloss.steering import Intervention, Plan
@@ -82,7 +82,7 @@ def test_mxfp4_kernels_are_refused(monkeypatch, tmp_path):
         capture(loaded, TEXTS, ITEM_IDS)
     plan = plan_of(loaded)
     with pytest.raises(ModelError, match=BYPASSED):
-        measure_effect(loaded, plan, TEXTS)
+        measure_change(loaded, plan, TEXTS)
     with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan):
         generate(loaded, TEXTS[:1], max_new_tokens=2)
     with pytest.raises(ModelError, match=BYPASSED):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import FAMILIES, ITEM_IDS, TEXTS, checkpoint, each_family, tokenizer
+from models import FAMILIES, ITEM_IDS, TEXTS, checkpoint, each_family, generate, tokenizer
 from transformers.utils import logging
 
-from isogloss.backends.huggingface import LoadedModel, capture, generate, load_model, prove_routers, steer
+from isogloss.backends.huggingface import LoadedModel, capture, load_model, prove_routers, steer
 from isogloss.backends.huggingface import devices as devices_module
 from isogloss.errors import ModelError
 from isogloss.steering import Intervention, Plan

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from kinds import DTYPES, EVERY_KIND
-from models import ITEM_IDS, TEXTS, each_family, tiny
+from models import ITEM_IDS, TEXTS, each_family, generate, tiny
 
-from isogloss.backends.huggingface import capture, generate, measure_effect, steer
+from isogloss.backends.huggingface import capture, measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
@@ -307,7 +307,7 @@ def test_the_effect_of_a_plan_for_the_generation_is_measured_on_generated_tokens
     """Probe texts are read in the phase that the plan edits, so that its effect is not missed."""
     loaded = tiny("olmoe")
     plan = plan_of(loaded, *GENERATION_ONLY)
-    effect = measure_effect(loaded, plan, TEXTS)
+    effect = measure_change(loaded, plan, TEXTS)
     effect.require(plan)
     both = plan_of(loaded, *(Intervention(each.kind, 0, each.experts) for each in GENERATION_ONLY))
-    assert effect == measure_effect(loaded, both, TEXTS)
+    assert effect == measure_change(loaded, both, TEXTS)

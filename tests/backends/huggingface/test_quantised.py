@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from configs import randomise, tiny_config
-from models import ITEM_IDS, TEXTS, checkpoint, tiny, tokenizer
+from models import ITEM_IDS, TEXTS, checkpoint, generate, tiny, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import mxfp4
@@ -18,9 +18,8 @@ from transformers.integrations import mxfp4
 from isogloss.backends.huggingface import (
     LoadedModel,
     capture,
-    generate,
     load_model,
-    measure_effect,
+    measure_change,
     prove_routers,
     steer,
 )
@@ -212,7 +211,7 @@ def test_training_mode_is_refused(family):
     for use in (
         lambda: prove_routers(loaded, TEXTS[1]),
         lambda: capture(loaded, TEXTS, ITEM_IDS),
-        lambda: measure_effect(loaded, plan, TEXTS),
+        lambda: measure_change(loaded, plan, TEXTS),
     ):
         with pytest.raises(ModelError, match=r"the model is in training mode.*model\.eval\(\)"):
             use()

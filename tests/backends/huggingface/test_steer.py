@@ -13,7 +13,7 @@ from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from transformers import AutoModelForCausalLM
 
 from isogloss import routing
-from isogloss.backends.huggingface import LoadedModel, capture, measure_effect, steer
+from isogloss.backends.huggingface import LoadedModel, capture, measure_change, steer
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
@@ -273,13 +273,13 @@ def test_effect_is_measured_and_required():
     """The effect names the share of changed tokens by layer; a plan without any is refused."""
     loaded = tiny("olmoe")
     strong = plan_of(loaded, Intervention("ban", LAST, (0, 1, 2, 3)))
-    effect = measure_effect(loaded, strong, TEXTS)
+    effect = measure_change(loaded, strong, TEXTS)
     assert effect.changed[LAST] > 0.5
     assert all(effect.changed[layer] == 0 for layer in range(LAST))
     effect.require(strong)
     weak = plan_of(loaded, Intervention("offset", LAST, (0,), values=(1e-9,)))
     with pytest.raises(PlanError, match="changed no chosen expert"):
-        measure_effect(loaded, weak, TEXTS).require(weak)
+        measure_change(loaded, weak, TEXTS).require(weak)
 
 
 def test_editing_what_the_router_returns_does_nothing():

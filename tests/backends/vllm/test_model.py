@@ -12,13 +12,13 @@ import torch
 from models import TEXTS, checkpoint, tiny
 
 from isogloss.backends.huggingface.likelihood import continuation_log_likelihoods
-from isogloss.backends.huggingface.sampling import Sampling
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.model import Sampling
+from isogloss.backends.vllm.model import VLLMModel
 from isogloss.backends.vllm.plugin.record import ITEM
 from isogloss.backends.vllm.plugin.slots import START
 from isogloss.errors import CorpusError, ModelError, RunError
-from isogloss.evaluation.engine import HuggingFaceEngine
-from isogloss.evaluation.engine_vllm import VLLMEngine
 from isogloss.steering import Intervention, Plan
 
 LIMIT = 200
@@ -48,6 +48,7 @@ class Served:
     def __init__(self, device="cuda", max_num_batched_tokens=64):
         self.loaded = tiny("olmoe")
         self.name, self.dtype, self.tokenizer = "tiny", "float32", self.loaded.tokenizer
+        self.revision = None
         self.config, self.fingerprint = self.loaded.model.config, self.loaded.fingerprint()
         self.specs = [router.spec for router in self.loaded.routers]
         model = SimpleNamespace(model=str(checkpoint("olmoe")), max_model_len=LIMIT, logprobs_mode="raw_logprobs")
@@ -114,13 +115,13 @@ def vllm(monkeypatch):
 
 def answer(served, texts=TEXTS[:3], n_new=4, sampling=None):
     """Answer by the engine."""
-    return VLLMEngine(served).answer(texts, max_new_tokens=n_new, add_special_tokens=True, sampling=sampling)
+    return VLLMModel(served).answer(texts, max_new_tokens=n_new, add_special_tokens=True, sampling=sampling)
 
 
 def test_likelihoods_are_those_of_transformers():
     """Each sum is over the same tokens; every request says where its continuation begins and is read greedily."""
     served = Served()
-    found = VLLMEngine(served).log_likelihoods(PAIRS, add_special_tokens=True)
+    found = VLLMModel(served).log_likelihoods(PAIRS, add_special_tokens=True)
     expected = continuation_log_likelihoods(served.loaded, PAIRS)
     assert [each.n_tokens for each in found] == [each.n_tokens for each in expected]
     assert [each.nats for each in found] == pytest.approx([each.nats for each in expected], rel=1e-4)
@@ -136,7 +137,7 @@ def test_answers_are_decoded_without_special_tokens():
     """The new tokens alone; vLLM's own idea of an end is switched off for that of the checkpoint."""
     served = Served()
     found = answer(served)
-    reference = HuggingFaceEngine(served.loaded)
+    reference = HuggingFaceModel(served.loaded)
     assert found == reference.answer(TEXTS[:3], max_new_tokens=1, add_special_tokens=True, sampling=None)
     ((_, params),) = served.asked
     ends = served.loaded.model.generation_config.eos_token_id
@@ -185,10 +186,10 @@ def test_the_last_token_of_the_context_is_vllms(n_spare):
     served = Served()
     served.engine.model_config.max_model_len = len(served.tokenizer(TEXTS[0] + " No.")["input_ids"]) + n_spare
     if n_spare:
-        assert VLLMEngine(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
+        assert VLLMModel(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
         return
     with pytest.raises(RunError, match=f"give --engine max_model_len={served.engine.model_config.max_model_len + 1}"):
-        VLLMEngine(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
+        VLLMModel(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
 
 
 def test_other_numbers_than_log_probabilities_are_refused():
@@ -196,7 +197,7 @@ def test_other_numbers_than_log_probabilities_are_refused():
     served = Served()
     served.engine.model_config.logprobs_mode = "raw_logits"
     with pytest.raises(ModelError, match="returns raw_logits; expected raw_logprobs"):
-        VLLMEngine(served).log_likelihoods(PAIRS, add_special_tokens=True)
+        VLLMModel(served).log_likelihoods(PAIRS, add_special_tokens=True)
 
 
 @pytest.mark.parametrize("phases", [("both",), ("prompt",), ("generation",), ("prompt", "generation")])
@@ -207,11 +208,11 @@ def test_change_counts_tokens_of_the_phase(phases):
     """
     served = Served()
     plan = Plan(served.fingerprint, tuple(Intervention("ban", 1, (0,), phase=phase) for phase in phases))
-    found = VLLMEngine(served).change(plan, TEXTS[:3], add_special_tokens=True)
+    found = VLLMModel(served).change(plan, TEXTS[:3], add_special_tokens=True)
     n_tokens = sum(len(ids) for ids in served.tokenizer(list(TEXTS[:3]))["input_ids"])
     assert found.kl is None
     assert list(found.changed) == list(served.fingerprint.layers)
     changed = 9 / n_tokens if "generation" in phases else 0.0
     assert list(found.changed.values()) == pytest.approx([changed] * len(found.changed), abs=1e-12)
     with pytest.raises(CorpusError, match="no token to measure"):
-        VLLMEngine(served).change(plan, ["Yes", ""], add_special_tokens=False)
+        VLLMModel(served).change(plan, ["Yes", ""], add_special_tokens=False)
