@@ -34,11 +34,7 @@ from isogloss.organism.train import TIERS
 from isogloss.report.sentences import describe_run
 from isogloss.runs import import_counts_json
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
-<<<<<<< HEAD
-=======
 from isogloss.workflows.corpora import open_corpus
-from isogloss.workflows.findings import describe_run
->>>>>>> 747fdda (Tests and documents follow the protocol)
 from isogloss.workflows.organism import word_problem_accuracies
 from markdown_parts import estimate, table
 
