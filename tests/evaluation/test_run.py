@@ -211,7 +211,7 @@ def test_other_settings_are_refused_by_name(tmp_path, engine, task, options, nam
     """Nothing is answered or changed."""
     evaluate(FakeEngine(), sums(), ARMS, out=tmp_path / "eval", options=OPTIONS)
     before = files(tmp_path / "eval")
-    with pytest.raises(RunError, match=f"another {named};"):
+    with pytest.raises(RunError, match=rf"other settings \({named}\)"):
         evaluate(engine, task, ARMS, out=tmp_path / "eval", options=options)
     assert engine.asked == []
     assert files(tmp_path / "eval") == before

@@ -283,7 +283,7 @@ def test_other_settings_need_another_folder(world, finished):
     """A finished sweep is read, not run; with another grid it is refused and left alone."""
     before = files(finished)
     assert run_sweep(small_sweep(world), finished) == read(finished / "sweep.json")
-    with pytest.raises(RunError, match="another grid"):
+    with pytest.raises(RunError, match=r"other settings \(grid\)"):
         run_sweep(small_sweep(world, strengths=(0.1,)), finished)
     assert files(finished) == before
 

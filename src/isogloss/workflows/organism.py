@@ -78,9 +78,8 @@ def write_card(training: Path, out: Path) -> Path:
         run = capture_corpus(model, scene_corpus(_CARD_ITEMS), Path(folder) / "run")
         analysis = analyze(run, pivot="eng_Latn")
     accuracies, bits = word_problem_accuracies(model), _bits(model)
-    card = "\n".join(
-        [_HEAD, *_facts(training / "model", summary), "", *_table(accuracies, bits), "", *_divergence(analysis), ""]
-    )
+    facts = _facts(model, training / "model", summary)
+    card = "\n".join([_HEAD, *facts, "", *_table(accuracies, bits), "", *_divergence(analysis), ""])
     write_atomically(out, card.encode())
     return out
 
@@ -98,10 +97,11 @@ nothing else; it is of no use for anything but the study of routing. Written by 
 """
 
 
-def _facts(folder: Path, summary: dict[str, Any]) -> list[str]:
+def _facts(model: Model, folder: Path, summary: dict[str, Any]) -> list[str]:
     config, recipe = read_json(folder / "config.json"), summary["recipe"]
+    router = model.routers[0]
     shape = (
-        f"{config['num_hidden_layers']} layers, {config['num_experts']} experts, top-{config['num_experts_per_tok']}, "
+        f"{config['num_hidden_layers']} layers, {router.n_experts} experts, top-{router.top_k}, "
         f"width {config['hidden_size']}, vocabulary {config['vocab_size']} (byte-level BPE)"
     )
     with safe_open(folder / "model.safetensors", framework="np") as weights:
