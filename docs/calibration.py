@@ -330,10 +330,10 @@ def genealogy(n: int) -> list[Row]:
             ("plain: routing follows nothing", True): mantel(alone, unlike(families), resampling=few),
             ("plain: routing follows families", False): mantel(akin, unlike(families), resampling=few),
             ("plain: routing follows a rival only", False): mantel(akin, unlike(mixed), resampling=few),
-            ("partial, rival held still: routing follows the rival only", True): mantel(
+            ("partial, controlling for the rival: routing follows the rival only", True): mantel(
                 akin, unlike(mixed), control={"rival": unlike(families)}, resampling=few
             ),
-            ("partial, rival held still: routing follows families", False): mantel(
+            ("partial, controlling for the rival: routing follows families", False): mantel(
                 akin, unlike(families), control={"rival": unlike(mixed)}, resampling=few
             ),
         }

@@ -52,7 +52,7 @@ INTRODUCTION = """\
 
 Written by `make findings DATA=…` from published expert counts, from FLORES-200 text routed by the model that ships with
 isogloss, and from simulated routing whose answers are known. Brackets: 95 % intervals. Thresholds and seeds are the
-defaults. What does not appear, or cannot be computed, is said."""
+defaults. Effects that do not appear, and values that cannot be computed, are listed as such."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def middle_comparison(found: Analysis) -> str:
 
 
 def references(found: Analysis) -> str:
-    """Mantel tests of every band, plain and with the rivals held still, and the best layers."""
+    """Mantel tests of every band, plain and controlling for the rivals, and the best layers."""
     structure = found.structure
     if structure is None:
         return "No language structure."
@@ -138,12 +138,17 @@ def references(found: Analysis) -> str:
     for band, tested in structure.bands.items():
         for name, test in tested.tests.items():
             plain, partial = test.plain, test.partial
-            held = (
+            controlled = (
                 ("–", "–")
                 if partial is None
                 else (estimate(partial.correlation.to_json(), 2), f"{partial.p_value:.3f}")
             )
-            cells = (estimate(plain.correlation.to_json(), 2), f"{plain.p_value:.3f}", f"{test.p_adjusted:.3f}", *held)
+            cells = (
+                estimate(plain.correlation.to_json(), 2),
+                f"{plain.p_value:.3f}",
+                f"{test.p_adjusted:.3f}",
+                *controlled,
+            )
             rows.append(
                 (f"{band} {tested.first}-{tested.last}", name.replace("_", " "), str(plain.correlation.n), *cells)
             )
@@ -155,9 +160,11 @@ def references(found: Analysis) -> str:
         f"* {band} {tested.first}-{tested.last}: cophenetic correlation {tested.tree.cophenetic:.3f}"
         for band, tested in structure.bands.items()
     ]
-    held = f"Partial: {' and '.join(structure.rivals).replace('_', ' ')} held still. " if structure.rivals else ""
-    said = f"{held}Best layer by distance, p paid for the search over all layers: {best}."
-    return "\n".join([table(columns, rows), "", said, "", "Trees (average linkage):", "", *trees])
+    rivals = (
+        f"Partial: controlling for {' and '.join(structure.rivals).replace('_', ' ')}. " if structure.rivals else ""
+    )
+    caption = f"{rivals}Best layer per distance, p corrected for searching all layers: {best}."
+    return "\n".join([table(columns, rows), "", caption, "", "Trees (average linkage):", "", *trees])
 
 
 def organism_section(work: Work) -> Iterator[str]:
@@ -244,7 +251,7 @@ def controls(found: Analysis, own: tuple[str, ...]) -> str:
     """Divergence on tokens of a language's own, hidden states, and phases, by band."""
     parts = {"divergence, all tokens": found.divergence}
     if found.controls.distinct:
-        parts["divergence, tokens that English lacks"] = found.controls.distinct.divergence
+        parts["divergence, tokens that do not occur in English"] = found.controls.distinct.divergence
     if found.controls.hidden:
         parts |= {
             "cosine of what routers read": found.controls.hidden.cosine,
@@ -262,11 +269,11 @@ def controls(found: Analysis, own: tuple[str, ...]) -> str:
             if codes:
                 cells = (f"{fmean(means[code][band] for code in codes):.3f}" for band in found.bands)
                 rows.append((name, f"{group} (n = {len(codes)})", *cells))
-    said = ""
+    caption = ""
     if found.controls.distinct:
         shares = found.controls.distinct.share
-        said = (
-            f"Share of tokens that English lacks: median {median(shares.values()):.0%}, "
+        caption = (
+            f"Share of tokens that do not occur in English: median {median(shares.values()):.0%}, "
             f"from {min(shares.values()):.0%} to {max(shares.values()):.0%}."
         )
     if found.controls.hidden and found.controls.hidden.mirror:
@@ -274,9 +281,9 @@ def controls(found: Analysis, own: tuple[str, ...]) -> str:
             found.over_band([c.pearson.value for c in found.controls.hidden.mirror], band) for band in found.bands
         ]
         listed = ", ".join(f"{band} {value:.2f}" for band, value in zip(found.bands, mirror, strict=True))
-        said += f" Correlation over languages of routing's divergence with 1 - cosine, mean over layers: {listed}."
+        caption += f" Correlation across languages of routing's divergence with 1 - cosine, mean over layers: {listed}."
     columns = ("Measure", "Languages", *(f"{name} {a}-{b}" for name, (a, b) in found.bands.items()))
-    return f"{table(columns, rows)}\n\n{said}"
+    return f"{table(columns, rows)}\n\n{caption}"
 
 
 def domain_section(model: Model, work: Work) -> Iterator[str]:

@@ -149,16 +149,16 @@ def test_sentences_name_the_planted_truth(found):
     """The middle, the task's rise there and the number of languages are said."""
     text = "\n".join(describe_run(found))
     assert "layers 3-8" in text
-    assert "task rises in the middle layers" in text
+    assert "more in the middle layers than in the others: by" in text
     assert f"n = {len(CODES) - 1} languages" in text
-    assert "80% of a language's choices in the middle layers (3-8)" in text
+    assert "80% of a language's expert selections in the middle layers (3-8)" in text
 
 
 def test_several_pivots_are_named(runs):
     """Curves and sentences are of the divergence from both; neither has a curve."""
     found = analyze_run(runs[0], AnalysisRequest(pivot=("eng_Latn", "deu_Latn"), resampling=FAST))
     assert set(found.divergence) == set(CODES[2:])
-    assert describe_run(found)[0].startswith("Divergence from English and German falls")
+    assert describe_run(found)[0].startswith("Divergence from English and German is lower")
 
 
 def test_several_pivots_refuse_task_texts(runs):
@@ -202,7 +202,7 @@ def test_command_prints_and_writes(runs, tmp_path, capsys):
     ]
     assert main(["analyze", str(run.path), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Divergence from English falls in the middle")
+    assert lines[0].startswith("Divergence from English is lower in the middle layers")
     assert any(line.startswith("ben_Beng") for line in lines)
     assert lines[-1].endswith("overlap.parquet")
     assert main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "report.html")]) == 0
@@ -253,11 +253,11 @@ def test_opened_run_gives_the_same(runs, found):
     ("plain", "partial", "said"),
     [
         (0.01, 0.01, "Routing follows genealogy in the middle layers (3-8): Mantel r"),
-        (0.01, 0.01, "held still it still does ("),
-        (0.01, 0.5, "held still it no longer does ("),
-        (0.5, 0.01, "Routing does not follow genealogy"),
-        (0.5, 0.01, "held still it does ("),
-        (0.5, 0.5, "held still it still does not ("),
+        (0.01, 0.01, ": still significant ("),
+        (0.01, 0.5, ": no longer significant ("),
+        (0.5, 0.01, "Routing does not significantly follow genealogy"),
+        (0.5, 0.01, ": significant ("),
+        (0.5, 0.5, ": still not significant ("),
     ],
 )
 def test_genealogy_is_said_as_it_fell(found, plain, partial, said):

@@ -85,7 +85,7 @@ def test_a_mean_without_interval_shows_no_effect() -> None:
     """A single number is no evidence, however large."""
     found = evaluation()
     found["overall"]["difference"] |= {"low": None, "high": None}
-    assert "difference +2.0 points: no effect is shown." in said(found)
+    assert "difference +2.0 points: no significant effect." in said(found)
 
 
 def test_both_questions_are_answered_only_where_answers_differ() -> None:
@@ -95,8 +95,8 @@ def test_both_questions_are_answered_only_where_answers_differ() -> None:
     apart = copy.deepcopy(same)
     apart["overall"]["difference"] |= {"low": -0.01}
     first, second, *_ = describe_evaluation(apart)
-    assert first.endswith("no effect is shown.")
-    assert second.endswith("exactly these 4, with an interval over items alone, the difference is "
+    assert first.endswith("no significant effect.")
+    assert second.endswith("exactly these 4 (only items resampled), the difference is "
                            "+2.0 points [+1.5, +2.5]: steering helps.")  # fmt: skip
 
 
@@ -115,7 +115,7 @@ _UNDECIDED = (
 @pytest.mark.parametrize(
     ("verdict", "sentence"),
     [
-        ("pass", "English is guarded: a loss of more than 1.0 points is ruled out (gain −0.4 points,"),
+        ("pass", "English is not harmed: a loss of more than 1.0 points is ruled out (gain −0.4 points,"),
         ("fail", "English is harmed: it loses more than 1.0 points (gain −0.4 points,"),
         ("undecided", _UNDECIDED),
     ],
@@ -138,7 +138,7 @@ def test_controls_are_said_by_what_they_are() -> None:
     """Random arms stand together and alone; the others follow with their own descriptions."""
     *_, random, others = describe_evaluation(arms_evaluation())
     assert random == (
-        "Random experts, as many per layer, change the mean by: random-0 +0.1 points [−0.9, +1.1]; "
+        "The same number of random experts per layer changes the mean by: random-0 +0.1 points [−0.9, +1.1]; "
         "random-1 −0.2 points [−1.2, +0.8]."
     )
     assert others == (

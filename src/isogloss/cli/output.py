@@ -103,27 +103,27 @@ def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
         print_line(_arm_line(summary, arm, scale))
     if others := [name for name in summary.get("metrics", ()) if name != summary["metric"]]:
         print_line(
-            f"the answers are also scored by {'; '.join(others)}: --metric compares them, and runs nothing again"
+            f"other scores of the same answers: {'; '.join(others)}; compare them with --metric, without running again"
         )
 
 
 def _verdict(summary: dict[str, Any], scale: float) -> str:
-    """Say first whether anything is shown, for languages like these."""
+    """State whether the mean over languages changes significantly, and which languages do."""
     difference = summary["overall"]["difference"]
     low, high = difference["low"], difference["high"]
-    said = "no effect is shown"
+    verdict = "no significant effect"
     if low is not None and not low <= 0 <= high:
-        said = "the plan helps" if (low > 0) == (summary["better"] == "higher") else "the plan hurts"
+        verdict = "the plan helps" if (low > 0) == (summary["better"] == "higher") else "the plan hurts"
     changed = [code for code, row in summary["per_language"].items() if row["p_adjusted"] < _SIGNIFICANT]
-    languages = f"in {', '.join(changed)} by itself" if changed else "in no language by itself"
+    languages = ", ".join(changed) or "none"
     return (
-        f"{summary['metric']} over {len(summary['n'])} languages changes by {_value(difference, scale)}: {said}; "
-        f"significant {languages} (Holm)."
+        f"mean {summary['metric']} over {len(summary['n'])} languages changes by {_value(difference, scale)}: "
+        f"{verdict}; single languages with a significant change (Holm): {languages}."
     )
 
 
 def _arm_line(summary: dict[str, Any], arm: str, scale: float) -> str:
-    """Say of one arm what it changes, in scores, in the pivot, in the language of answers, and inside the model."""
+    """Describe one arm's effects on scores, on the pivot, on the language of answers, and inside the model."""
     found = summary if arm == "plan" else summary["controls"][arm]
     parts = [f"{arm}: {_value(found['overall']['difference'], scale)}"]
     if guard := summary.get("guard", {}).get(arm):
@@ -135,8 +135,9 @@ def _arm_line(summary: dict[str, Any], arm: str, scale: float) -> str:
     languages = [row for row in summary.get("output_language", {}).get(arm, {}).values() if row["baseline"]]
     if languages:
         kept = [100 * sum(row[name]["value"] for row in languages) / len(languages) for name in ("baseline", "steered")]
-        parts.append(f"in the right language {kept[0]:.1f} → {kept[1]:.1f} %")
-    parts.append(f"tokens with other experts up to {100 * max(summary['changed_choices'][arm].values()):.1f} % a layer")
+        parts.append(f"answers in the right language {kept[0]:.1f} → {kept[1]:.1f} %")
+    changed = 100 * max(summary["changed_choices"][arm].values())
+    parts.append(f"tokens with changed experts: up to {changed:.1f} % per layer")
     divergences = [row["value"] for row in summary["kl"][arm].values() if row]
     if divergences:
         parts.append(f"KL {sum(divergences) / len(divergences):.3g} nats")

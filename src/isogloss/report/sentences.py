@@ -1,4 +1,4 @@
-"""Plain sentences on what was measured, whichever way it fell."""
+"""Describe results in plain sentences."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ __all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "desc
 
 _SIGNIFICANT = 0.05
 _REMAINS = {
-    (True, True): "still does",
-    (True, False): "no longer does",
-    (False, True): "does",
-    (False, False): "still does not",
+    (True, True): "still significant",
+    (True, False): "no longer significant",
+    (False, True): "significant",
+    (False, False): "still not significant",
 }
-"""Whether routing follows genealogy plainly and with rivals held still, in words."""
+"""Significance without and with control variables -> words for the latter."""
 
 
 def describe_analysis(analysis: Analysis) -> tuple[str, ...]:
-    """Say where in depth languages part and meet, with 95 % intervals; no U-shape is said to be none."""
+    """Describe in which layers languages are routed alike, with 95 % intervals."""
     return (_shape(analysis), *_nearest(analysis))
 
 
 def describe_run(analysis: Analysis) -> tuple[str, ...]:
-    """Say what a Run shows: where languages meet, what that follows, and what the controls leave of it."""
+    """Describe a Run's analysis: middle layers, what routing is related to, and what remains after controls."""
     parts = (_structure, _accuracy, _resources, _distinct, _hidden, _phases, _domain)
     return (*describe_analysis(analysis), *(sentence for part in parts for sentence in part(analysis)))
 
 
 def describe_experts(experts: ExpertTable) -> str:
-    """Say how many experts a rule found and how many chance would give."""
+    """Describe how many experts a rule selected and how many are expected by chance."""
     chance = "" if experts.expected_by_chance is None else f"; {experts.expected_by_chance:.1f} expected by chance"
     return (
         f"{len(experts.experts)} task experts pass the Δ rule at {experts.parameters['threshold']:g} "
@@ -46,7 +46,7 @@ def describe_experts(experts: ExpertTable) -> str:
 
 
 def describe_evaluation(evaluation: dict[str, Any] | None) -> tuple[str, ...]:
-    """Say whether steering helped, what it cost the pivot, and what the controls changed.
+    """Describe whether steering helped, what it cost the pivot, and what the controls changed.
 
     Args:
         evaluation: its summary, as `isogloss evaluate --json`; None where no plan was made.
@@ -72,22 +72,22 @@ def _pivots(analysis: Analysis) -> str:
 def _shape(analysis: Analysis) -> str:
     middle = analysis.middle_layers
     if middle is None:
-        return f"Middle layers were not looked for: {analysis.refused.get('middle_layers')}."
+        return f"Middle layers were not computed: {analysis.refused.get('middle_layers')}."
     span = f"layers {middle.start}-{middle.end}"
     if middle.start_interval and middle.end_interval:
         span += (
-            f" (start {middle.start_interval[0]}-{middle.start_interval[1]}, "
-            f"end {middle.end_interval[0]}-{middle.end_interval[1]} over resamples)"
+            f" (bootstrap intervals: start {middle.start_interval[0]}-{middle.start_interval[1]}, "
+            f"end {middle.end_interval[0]}-{middle.end_interval[1]})"
         )
     depth = _interval(middle.depth)
     if middle.is_u_shape:
         return (
-            f"Divergence from {_pivots(analysis)} falls in the middle and rises again: {span} lie lower "
-            f"than the layers around them by {depth}."
+            f"Divergence from {_pivots(analysis)} is lower in the middle layers than before and after: in {span} it "
+            f"is lower by {depth}."
         )
     return (
-        f"The U-shape of the papers does not appear here: {span} is the middle segment, but it is not lower than both "
-        f"its neighbours (outer minus middle: {depth})."
+        f"Divergence is not U-shaped as in the papers: {span} are the middle segment, but divergence there is not "
+        f"lower than both before and after (outer minus middle: {depth})."
     )
 
 
@@ -101,12 +101,12 @@ def _nearest(analysis: Analysis) -> list[str]:
     }
     ranked = sorted(mean, key=mean.__getitem__)
     near, far = ranked[0], ranked[-1]
-    nearest = f"{display_name(near)} is routed most like {_pivots(analysis)} ({mean[near]:.3f})"
-    return [f"In the middle layers {nearest}, {display_name(far)} least ({mean[far]:.3f})."]
+    nearest = f"{display_name(near)} is routed most like {_pivots(analysis)} (mean divergence {mean[near]:.3f})"
+    return [f"In the middle layers {nearest} and {display_name(far)} least ({mean[far]:.3f})."]
 
 
 def _inner(analysis: Analysis) -> str:
-    """Name the band to speak of: the middle, or the first where bands have other names."""
+    """Return the band to describe: the middle, or the first if no band has that name."""
     return "middle" if "middle" in analysis.bands else next(iter(analysis.bands))
 
 
@@ -121,19 +121,19 @@ def _structure(analysis: Analysis) -> Iterator[str]:
         return
     test = structure.bands[_inner(analysis)].tests["genealogical"]
     follows = test.plain.p_value < _SIGNIFICANT
-    held = ""
+    controlled = ""
     if test.partial is not None:
         remains = _REMAINS[follows, test.partial.p_value < _SIGNIFICANT]
         rivals = " and ".join(test.partial.controls).replace("_", " ")
-        held = f"; with {rivals} held still it {remains} ({_mantel(test.partial)})"
-    verdict = "follows" if follows else "does not follow"
+        controlled = f"; after controlling for {rivals}: {remains} ({_mantel(test.partial)})"
+    verdict = "follows" if follows else "does not significantly follow"
     n = test.plain.correlation.n
-    yield f"Routing {verdict} genealogy {_where(analysis)}: {_mantel(test.plain)} over {n} languages{held}."
+    yield f"Routing {verdict} genealogy {_where(analysis)}: {_mantel(test.plain)}, n = {n} languages{controlled}."
     match = structure.matches.get("genealogical")
     if match is not None:
         yield (
-            f"Genealogy matches best in layer {match.layer} (p = {match.p_value:.3f}, paid for the search over "
-            f"{len(structure.layers)} layers)."
+            f"Genealogy matches best in layer {match.layer} (p = {match.p_value:.3f}, corrected for "
+            f"searching {len(structure.layers)} layers)."
         )
 
 
@@ -159,8 +159,8 @@ def _resources(analysis: Analysis) -> Iterator[str]:
     sizes = resources.column("coverage", _inner(analysis))
     few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     yield (
-        f"{resources.rule.coverage:.0%} of a language's choices {_where(analysis)} fall on {sizes[few]:.1f} experts "
-        f"a layer ({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {analysis.n_experts}."
+        f"{resources.rule.coverage:.0%} of a language's expert selections {_where(analysis)} go to {sizes[few]:.1f} "
+        f"({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {analysis.n_experts} experts per layer."
     )
 
 
@@ -174,8 +174,8 @@ def _distinct(analysis: Analysis) -> Iterator[str]:
         own, everything = (fmean(mean[code][_inner(analysis)] for code in known) for mean in means)
         share, pivot = median(distinct.share[code] for code in known), display_name(analysis.pivots[0])
         yield (
-            f"On tokens that {pivot} does not have (half of the languages have {share:.0%} of such tokens or more) "
-            f"divergence {_where(analysis)} is {own:.3f} instead of {everything:.3f}."
+            f"On tokens that do not occur in {pivot} (median share per language: {share:.0%}), mean divergence "
+            f"{_where(analysis)} is {own:.3f}, compared with {everything:.3f} on all tokens."
         )
 
 
@@ -185,7 +185,7 @@ def _hidden(analysis: Analysis) -> Iterator[str]:
         mirrored = [correlation.pearson for correlation in hidden.mirror]
         mean = analysis.over_band([point.value for point in mirrored], _inner(analysis))
         yield (
-            "Over languages, divergence of routing correlates with that of what the routers read: Pearson "
+            "Across languages, the divergence of routing correlates with that of the routers' inputs: Pearson "
             f"{mean:.2f}, mean {_where(analysis)}, n = {mirrored[0].n}."
         )
 
@@ -193,7 +193,7 @@ def _hidden(analysis: Analysis) -> Iterator[str]:
 def _phases(analysis: Analysis) -> Iterator[str]:
     if analysis.controls.phases:
         apart = fmean(mean[_inner(analysis)] for mean in analysis.by_band(analysis.controls.phases).values())
-        yield f"What the model writes is routed {apart:.3f} from its prompt {_where(analysis)}, mean over languages."
+        yield f"Mean divergence between generated text and its prompt {_where(analysis)}: {apart:.3f}."
 
 
 def _domain(analysis: Analysis) -> Iterator[str]:
@@ -201,15 +201,15 @@ def _domain(analysis: Analysis) -> Iterator[str]:
     if domain is None or domain.rise is None:
         return
     low, high = domain.rise.low, domain.rise.high
-    verdict = "rises" if low > 0 else "falls" if high < 0 else "neither rises nor falls"
+    verdict = "more" if low > 0 else "less" if high < 0 else "neither significantly more nor less"
     yield (
-        f"Against {domain.base}, {domain.corpus} {verdict} in the middle layers: {_interval(domain.rise)} "
-        "more divergence than in the others, beyond that of any two texts."
+        f"The routing of {domain.corpus} diverges from that of {domain.base} {verdict} in the middle layers than in "
+        f"the others: by {_interval(domain.rise)}, after subtracting the divergence between unrelated texts."
     )
 
 
 def _overall(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
-    """Answer the two questions about all languages together; the second only where its answer is another."""
+    """Describe the mean over languages; add the result for exactly these languages if it is different."""
     overall, n = evaluation["overall"], len(evaluation["per_language"])
     baseline, steered, difference = (read_estimate(overall.get(name)) for name in ("baseline", "steered", "difference"))
     direction = "" if metric.better == "higher" else f" ({metric.direction})"
@@ -221,13 +221,13 @@ def _overall(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
     these = read_estimate((evaluation.get("overall_these_languages") or {}).get("difference"))
     if these.value is not None and metric.verdict(these) != metric.verdict(difference):
         yield (
-            f"That is for languages like these; for exactly these {n}, with an interval over items alone, the "
-            f"difference is {metric.change_text(these)}: {_verdict(metric, these)}."
+            f"This generalises to similar languages; for exactly these {n}, with items resampled but not languages, "
+            f"the difference is {metric.change_text(these)}: {_verdict(metric, these)}."
         )
 
 
 def _by_language(evaluation: dict[str, Any], metric: Metric) -> str:
-    """Name the languages with a significant difference, the better ones first."""
+    """List the languages with a significant difference, improvements first."""
     better: list[str] = []
     worse: list[str] = []
     for code, row in evaluation["per_language"].items():
@@ -242,7 +242,7 @@ def _by_language(evaluation: dict[str, Any], metric: Metric) -> str:
 
 
 def _guard(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
-    """Say whether the plan costs the pivot more than a margin; nothing where the pivot was not evaluated."""
+    """Describe whether the plan costs the pivot more than a margin; nothing if the pivot was not evaluated."""
     guard = (evaluation.get("guard") or {}).get(PLAN)
     if not guard:
         return
@@ -253,14 +253,14 @@ def _guard(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
     bound = "no bound, since no score changed" if low is None else f"{level} bounds {low} and {high}"
     change = f"gain {metric.change(guard['change'])}{metric.points}, {bound}, n = {guard['n']}"
     yield {
-        "pass": f"{pivot} is guarded: a loss of more than {margin} is ruled out ({change}).",
+        "pass": f"{pivot} is not harmed: a loss of more than {margin} is ruled out ({change}).",
         "fail": f"{pivot} is harmed: it loses more than {margin} ({change}).",
         "undecided": f"Whether {pivot} loses more than {margin} is undecided ({change}): more items are needed.",
     }[guard["verdict"]]
 
 
 def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
-    """Say what the other arms change: those with random experts together, then the others by what they are."""
+    """Describe the effects of the other arms: those with random experts first, then the others."""
     changes = {
         arm: metric.change_text(read_estimate(found["overall"]["difference"]))
         for arm, found in (evaluation.get("controls") or {}).items()
@@ -268,7 +268,7 @@ def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
     random = [f"{arm} {change}" for arm, change in changes.items() if is_random(arm)]
     others = [f"{arm_text(arm)} {change}" for arm, change in changes.items() if not is_random(arm)]
     if random:
-        yield f"Random experts, as many per layer, change the mean by: {'; '.join(random)}."
+        yield f"The same number of random experts per layer changes the mean by: {'; '.join(random)}."
     if others:
         yield f"Other arms change the mean by: {'; '.join(others)}."
     if not changes:
@@ -277,7 +277,7 @@ def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
 
 def _verdict(metric: Metric, difference: Reading) -> str:
     verdict = metric.verdict(difference)
-    return "no effect is shown" if verdict is None else f"steering {verdict}"
+    return "no significant effect" if verdict is None else f"steering {verdict}"
 
 
 def _interval(estimate: Estimate) -> str:
