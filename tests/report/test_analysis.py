@@ -248,7 +248,7 @@ def test_two_languages_have_pairs_but_no_tree() -> None:
 
 
 def test_best_layer_is_ringed_with_its_p_value() -> None:
-    """The ring lies on the curve at the layer that was found; the key states the p that pays for the search."""
+    """The ring lies on the curve at the layer that was found; the key states the p that is corrected for the search."""
     found = parts()
     match = found["structure"]["matches"]["genealogical"]
     shown = page(**found)
@@ -262,7 +262,7 @@ def test_tests_that_were_refused_are_named() -> None:
     """A reference that knows too few languages is named with the reason, and left-out languages are counted."""
     text = page().text
     assert "Not tested: syntax: 4 of 9 languages are known." in text
-    assert "token overlap held still" in text
+    assert "controlling for token overlap" in text
 
 
 def test_dots_of_resources_are_one_per_language_and_band() -> None:
@@ -360,7 +360,7 @@ def test_report_of_a_run_has_the_new_sections_and_sentences(world, tmp_path) -> 
     """A Run is analysed wholly: structure and resources are in the report, and said among the findings."""
     shown = Page(report_on(world / "run", tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Language structure" in shown.text
-    assert shown.text.index("experts a layer") < shown.text.index("Language structure")
+    assert shown.text.index("experts per layer") < shown.text.index("Language structure")
 
 
 def test_folder_of_nothing_is_refused_by_what_it_lacks(tmp_path) -> None:

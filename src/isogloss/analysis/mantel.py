@@ -1,4 +1,4 @@
-"""Do two distances between the same languages agree? Mantel's permutation test, plain and with others held still.
+"""Do two distances between the same languages agree? Mantel's permutation test, plain and controlling for others.
 
 The pairs of n languages are not independent, so a correlation over pairs has no textbook p-value: the languages are
 permuted instead, rows and columns together.
@@ -67,7 +67,7 @@ class MantelTest(Record):
         p_value: share of permutations with a correlation at least as great, the observed order among them; NaN where
             the correlation is.
         n_permutations: orders behind the p-value besides the observed one; all n! - 1 where that is fewer than asked.
-        controls: names of the distances held still.
+        controls: names of the distances controlled for.
         method: of the correlation.
         alternative: ``greater`` asks for agreement, ``two-sided`` for any association.
     """
@@ -149,7 +149,7 @@ def mantel(
 
     A permutation test of distances is exact where languages are exchangeable. They are not where both distances follow
     a third structure, such as place: then the plain test rejects far too often, and the partial test, with that
-    structure held still, corrects only its linear part and may still reject too often (Guillot & Rousset 2013). A
+    structure, corrects only its linear part and may still reject too often (Guillot & Rousset 2013). A
     significant partial correlation is evidence against the named rival, not proof of the reference.
 
     Args:
@@ -297,7 +297,7 @@ def _covariance(products: FloatArray, sums: FloatArray, n_pairs: int) -> FloatAr
 
 
 def _partial(covariance: FloatArray) -> FloatArray:
-    """Correlate the first two variables, the others held still; ``[..., p, p]`` to ``[...]``."""
+    """Correlate the first two variables, controlling for the others; ``[..., p, p]`` to ``[...]``."""
     left = covariance[..., :2, :2]
     if covariance.shape[-1] > 2:  # noqa: PLR2004 - the first two are correlated, the others held
         across = covariance[..., :2, 2:]
@@ -327,7 +327,7 @@ def _permutations(n: int, resampling: Resampling) -> IntArray:
 
 
 def _permuted(layers: FloatArray, y: FloatArray, basis: FloatArray, orders: IntArray) -> FloatArray:
-    """Correlate permuted residuals of the layers with the reference, controls held still; ``[m, n_x]``.
+    """Correlate permuted residuals of the layers with the reference, given the controls; ``[m, n_x]``.
 
     To permute the residuals is to permute everything else the other way round, which costs one gather for all layers.
     The residuals of permuted residuals need no regression: their length follows from products with the basis.

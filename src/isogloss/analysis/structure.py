@@ -1,7 +1,7 @@
 """Do languages that are related route alike? Routing by band of layers against other accounts of distance.
 
-Every test is run plainly and again with rival explanations held still, because languages that share tokens share
-routing for that reason alone. Searching the layers for the best match is paid for in the p-value.
+Every test is run plainly and again controlling for rival explanations, because languages that share tokens share
+routing for that reason alone. The p-value of the best layer is corrected for searching all layers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ReferenceTest(Record):
     Attributes:
         plain: Mantel test.
         p_adjusted: of the plain test, by Holm over the references of the band.
-        partial: with the rivals held still; None where there are none, or it was refused.
+        partial: controlling for the rivals; None where there are none, or it was refused.
         partial_p_adjusted: of the partial test, by Holm over the references of the band; None without it.
         left_out: languages that the reference does not know; the partial test may leave out more (see its ``n``).
     """
@@ -107,7 +107,7 @@ class LayerMatch(Record):
         p_values: one per layer, each corrected for the search over all layers.
         n: languages.
         n_permutations: behind the p-values.
-        controls: names of the distances held still.
+        controls: names of the distances controlled for.
     """
 
     layer: int
@@ -130,7 +130,7 @@ class LanguageStructure(Record):
         rivals: references that the partial tests hold still.
         bands: by name.
         matches: best layer by name of the reference.
-        partial_matches: the same with the rivals held still.
+        partial_matches: the same, controlling for the rivals.
         refused: tests that were not run, by name (``name`` or ``name, partial``), and why.
     """
 

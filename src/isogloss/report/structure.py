@@ -131,9 +131,9 @@ def _test_table(structure: LanguageStructure) -> Table:
     caption = (
         "Mantel correlation over all pairs of languages of routing divergence with another distance; n: languages."
         " Intervals: 95 % jackknife over languages, too narrow where languages come in families. p: one-sided, by"
-        " permutation; Holm: adjusted over the references of the band. Partial: with"
-        f" {', '.join(map(_words, structure.rivals)) or 'the rivals'} held still, but never against themselves. Left"
-        " out: languages that the reference does not know."
+        " permutation; Holm: adjusted over the references of the band. Partial: controlling for"
+        f" {', '.join(map(_words, structure.rivals)) or 'the rivals'}, but never for the reference itself. Left out:"
+        " languages that the reference does not know."
     )
     each = ("n", "r", "p", "Holm")
     header = ("band: reference", *each, *(f"partial\n{name}" for name in each), "left\nout")
@@ -149,7 +149,7 @@ def _test_details(structure: LanguageStructure) -> Table:
                 lists = (", ".join(map(_words, test.controls)), ", ".join(map(plain, tests.left_out)))
                 how = f"{test.n_permutations:,}", f"{test.method}, {test.alternative}"
                 rows.append((f"{heading}, {kind}", spread(test.leave_one_out), *how, *(each or "–" for each in lists)))
-    header = ("band: reference", "r, any one language left out", "permutations", "test", "held still", "left out")
+    header = ("band: reference", "r, any one language left out", "permutations", "test", "controlled for", "left out")
     caption = (
         "r lies between these ends when any one language is left out; a partial test may leave out more languages than"
         " its reference does (see its n)."
@@ -183,7 +183,7 @@ def _match_figure(plot: LinePlot, structure: LanguageStructure, matches: Mapping
 def _match_figures(structure: LanguageStructure) -> Iterator[Figure]:
     parts = (
         ("matches", "Agreement with other distances by layer", ""),
-        ("partial-matches", "Agreement by layer, rivals held still", " Partial: with the rivals held still."),
+        ("partial-matches", "Agreement by layer, controlling for rivals", " Partial: controlling for the rivals."),
     )
     half = bool(structure.matches and structure.partial_matches)
     for (anchor, title, held), matches in zip(parts, (structure.matches, structure.partial_matches), strict=True):
@@ -230,8 +230,8 @@ def _texts(pairs: BandPairs, structure: LanguageStructure | None) -> Iterator[st
     )
     if structure and structure.matches:
         yield (
-            "Agreement with genealogy, typology or place is no cause: these distances go together, and holding rivals"
-            " still takes away only their linear part."
+            "Agreement with genealogy, typology or place is no cause: these distances go together, and controlling"
+            " for rivals takes away only their linear part."
         )
     if len(pairs.languages) < _FEWEST_DRAWN:
         yield "With fewer than three languages there is no tree to draw."
