@@ -1,6 +1,6 @@
-"""Writes what the documents quote: the demo's output, and which model families were proven. Run by `make docs`.
+"""Writes what the documents quote: the demo's output, proven model families, JSON Schemas. Run by `make docs`.
 
-``python docs/write.py families`` leaves the demo out, which takes minutes.
+``python docs/write.py families`` leaves the demo out, which takes minutes; ``schemas`` writes the schemas alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from format_schemas import write_schemas
 from isogloss.backends.support import Proof, Support, proofs, supported_models
 from markdown_parts import table
 
@@ -117,7 +118,10 @@ def _not_applicable(supports: tuple[Support, ...]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Rewrite the blocks of README.md, and docs/families.md."""
+    """Rewrite the blocks of README.md, docs/families.md and docs/schemas."""
+    write_schemas()
+    if sys.argv[1:] == ["schemas"]:
+        return
     readme = with_block(README.read_text(encoding="utf-8"), "families", families_block())
     FAMILIES.write_text(families_page(), encoding="utf-8")
     if sys.argv[1:] != ["families"]:
