@@ -23,7 +23,7 @@ INTRODUCTION = """\
 Written by `make docs` from what `make prove` recorded; `isogloss models --json` has the same.
 
 A family is proven on a version of transformers when a tiny model of the library's own class, with random weights,
-passes every check below. A checkpoint of yours is proven before every capture, and by `isogloss doctor`.
+passes every check below. Your own checkpoint is checked before every capture, and by `isogloss doctor`.
 
 "Chooses by" names the scoring. `bias`: added to the scores for the choice only. `groups`: only experts of the best
 groups can be chosen. `by configuration`: one of the scorings, as the checkpoint says."""

@@ -1,4 +1,4 @@
-"""Lets ``python -m isogloss`` stand for ``isogloss``."""
+"""Run ``isogloss`` as ``python -m isogloss``."""
 
 import sys
 

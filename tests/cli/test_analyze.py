@@ -220,7 +220,7 @@ def test_command_prints_and_writes(runs, tmp_path, capsys):
     ("options", "message"),
     [
         (["--band", "middle"], "expected NAME=A-B"),
-        (["--band", "middle=9-3"], "no range of layers"),
+        (["--band", "middle=9-3"], "not a range of layers"),
         (["--pivot", "eng_Latn,,"], "empty part"),
     ],
 )

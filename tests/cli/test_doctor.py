@@ -121,7 +121,7 @@ def test_damaged_folder_fails_in_words(tmp_path, capsys):
     lines = streams.out.splitlines()
     assert lines[0].startswith("FAILED  loads     cannot load model")
     assert lines[1] == "FAILED  routers   not run: it builds on loads, which failed"
-    assert lines[-1] == "next: mend what loads says above, then run the same command again"
+    assert lines[-1] == "next: fix the failed checks (loads), then repeat the command"
     assert len(lines) == len(NAMES) + 1
     assert "Traceback" not in streams.out + streams.err
 

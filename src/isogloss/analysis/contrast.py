@@ -74,7 +74,7 @@ def contrast_experts(
     Returns:
         Statistic: the signed difference of the shares of tokens that chose the expert. Intervals resample items, and
         with them both their selections and their tokens. The chance count swaps the labels of parallel items with
-        probability one half and deals others anew. Single records (pooled Runs) give neither.
+        probability one half and reassigns unpaired ones at random. Single records (pooled Runs) give neither.
 
     Raises:
         ValueError: not two groups.

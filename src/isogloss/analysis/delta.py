@@ -75,7 +75,7 @@ def delta_experts(
 
     Returns:
         Statistic: the difference (of means over items, not token-pooled). The chance count permutes the two labels:
-        paired items swap theirs with probability one half, unpaired ones are dealt anew.
+        paired items swap theirs with probability one half, unpaired ones are reassigned at random.
 
     Raises:
         ValueError: shapes do not fit.

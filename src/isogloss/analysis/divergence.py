@@ -89,7 +89,7 @@ class Distributions:
 def _blocks(shape: tuple[int, ...]) -> tuple[FloatArray, list[slice]]:
     """Split the first axis into blocks; return two buffers for any of them, and the blocks.
 
-    The buffers serve all blocks: memory that is asked for anew in every block costs more than the logarithms.
+    The buffers serve all blocks: allocating memory in every block costs more time than the logarithms.
     """
     step = max(1, min(shape[0], BLOCK // max(1, math.prod(shape[1:]))))
     buffers = np.empty((2, step, *shape[1:]))
@@ -170,8 +170,8 @@ def ceiling_between(p: Distributions, q: Distributions) -> FloatArray:
 def divergence(p: FloatArray, q: FloatArray) -> FloatArray:
     """Compute the entropy-normalised Jensen-Shannon divergence over the last axis.
 
-    ``D = (H(m) - H̄) / (log E - H̄)`` with ``m = (p + q) / 2`` and ``H̄`` the mean of both entropies. Symmetric, 0 exactly
-    where ``p = q``, at most `divergence_ceiling`. Where both are uniform (0/0) it is 0.
+    ``D = (H(m) - H̄) / (log E - H̄)`` with ``m = (p + q) / 2`` and ``H̄`` the mean of both entropies. Symmetric, 0
+    exactly where ``p = q``, at most `divergence_ceiling`. Where both are uniform (0/0) it is 0.
 
     Args:
         p: ``[..., n_experts]``, not negative; rescaled to sum to 1.

@@ -219,7 +219,8 @@ class ItemGroups:
         tokens: one array per group, ``[n_items]``, positive; what the counts are divided by once both are pooled.
         decoder_layers: decoder layer of each of the ``n_layers`` positions.
         parallel: item i is the same text in every group, so items are resampled together, and permuted labels deal
-            each item's records anew among the groups; otherwise groups are resampled alone and all items dealt anew.
+            each item's records among the groups at random; otherwise groups are resampled separately and all items
+            reassigned.
 
     Raises:
         ValueError: on construction, shapes do not fit.

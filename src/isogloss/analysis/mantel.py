@@ -299,7 +299,7 @@ def _covariance(products: FloatArray, sums: FloatArray, n_pairs: int) -> FloatAr
 def _partial(covariance: FloatArray) -> FloatArray:
     """Correlate the first two variables, controlling for the others; ``[..., p, p]`` to ``[...]``."""
     left = covariance[..., :2, :2]
-    if covariance.shape[-1] > 2:  # noqa: PLR2004 - the first two are correlated, the others held
+    if covariance.shape[-1] > 2:  # noqa: PLR2004 - the first two are correlated, the others are controls
         across = covariance[..., :2, 2:]
         held = np.linalg.pinv(covariance[..., 2:, 2:], rcond=DEGENERATE, hermitian=True)
         left = left - across @ held @ np.swapaxes(across, -1, -2)

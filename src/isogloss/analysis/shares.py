@@ -138,7 +138,7 @@ def share_experts(
     Returns:
         Statistic: the largest share (``common``) or the target's summed share (``exclusive``). The weight of an expert
         is the share of the first listed language. Intervals and the chance count, which deals the records of every
-        item anew to the languages, need at least two items and are missing otherwise. Under permuted labels nearly
+        item to the languages at random, need at least two items and are missing otherwise. Under permuted labels nearly
         every expert in use is common: for that kind, fewer than by chance is the finding.
 
     Raises:

@@ -142,7 +142,8 @@ def specificity_experts(
         resampling: of the items, the same for all languages.
 
     Returns:
-        Statistic: the score. The chance count deals the records of every item anew to the languages. Under permuted
+        Statistic: the score. The chance count reassigns the records of every item to the languages at random. Under
+            permuted
         labels languages use every expert alike: for ``overlap``, fewer than by chance is the finding, and for
         ``specific`` a frequent expert passes a low threshold by α alone. Pooled Runs give neither interval nor count.
 

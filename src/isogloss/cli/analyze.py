@@ -40,7 +40,7 @@ def register_analyze(subparsers: Subparsers) -> None:
         type=_band,
         action="append",
         metavar="NAME=A-B",
-        help="layers to look at; repeat (default: middle found)",
+        help="layers to analyse; repeatable (default: the detected middle layers)",
     )
     parser.add_argument(
         "--pairs",
@@ -55,13 +55,15 @@ def register_analyze(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--task", type=Path, metavar="RUN", help="Run of task texts in the pivot, compared with this one"
     )
-    parser.add_argument("--generation", type=Path, metavar="RUN", help="Run of what the model wrote after these texts")
+    parser.add_argument(
+        "--generation", type=Path, metavar="RUN", help="Run of the text that the model generated after these texts"
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="DIR",
-        help="write JSON and Parquet tables there, for `isogloss report` and for programs",
+        help="folder for JSON and Parquet tables, for `isogloss report` and other programs",
     )
     add_json(parser)
     parser.set_defaults(command=_analyze)

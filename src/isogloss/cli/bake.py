@@ -20,13 +20,15 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 def register_bake(subparsers: Subparsers) -> None:
     """Add `bake`."""
-    parser = subparsers.add_parser("bake", help="write a checkpoint with a plan's offsets in its routers' biases")
+    parser = subparsers.add_parser("bake", help="write a checkpoint with a plan's offsets added to its routers' biases")
     parser.add_argument("model", metavar="MODEL", help="hub id or folder of a model whose router logits have a bias")
-    parser.add_argument("--plan", type=Path, required=True, metavar="PLAN.json", help="of kind offset alone")
+    parser.add_argument(
+        "--plan", type=Path, required=True, metavar="PLAN.json", help="a plan with only offset interventions"
+    )
     parser.add_argument(
         "--no-verify",
         action="store_true",
-        help="do not load the model and its copy to compare them; the files are checked all the same",
+        help="only check the files, without loading and comparing the model and its copy",
     )
     add_loading(parser)
     add_output(parser, "folder of the checkpoint, new or empty")

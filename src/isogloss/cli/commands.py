@@ -41,7 +41,7 @@ __all__ = [
 
 def register_demo(subparsers: Subparsers) -> None:
     """Add `demo`."""
-    parser = subparsers.add_parser("demo", help="the whole way on the shipped model, offline")
+    parser = subparsers.add_parser("demo", help="run a complete study on the included model, offline")
     add_output(parser, "folder of the study (default %(default)s)", default="isogloss-demo")
     add_json(parser)
     parser.set_defaults(command=_demo)
@@ -55,7 +55,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def register_study(subparsers: Subparsers) -> None:
     """Add `study`."""
-    parser = subparsers.add_parser("study", help="capture, analyse, plan, evaluate, report, as a file says")
+    parser = subparsers.add_parser("study", help="capture, analyse, plan, evaluate and report as configured in a file")
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     add_output(parser, "folder of the study")
     add_json(parser)
@@ -70,31 +70,46 @@ def _study(options: argparse.Namespace) -> None:
 
 def register_capture(subparsers: Subparsers) -> None:
     """Add `capture`."""
-    parser = subparsers.add_parser("capture", help="run a corpus through a model and keep its routing")
+    parser = subparsers.add_parser("capture", help="run a corpus through a model and record its routing")
     parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
     add_corpus(parser, required=True)
-    parser.add_argument("--tokens", choices=("content", "all"), default="content", help="count special tokens or not")
     parser.add_argument(
-        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens per forward; vllm: handed to it at once"
+        "--tokens",
+        choices=("content", "all"),
+        default="content",
+        help="whether special tokens are counted (default content: they are not)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the tokens sampled for consistency")
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="tokens per forward pass; vllm: tokens per call of vLLM",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed for sampling the tokens of the consistency measure")
     parser.add_argument(
         "--phase",
         choices=("prompt", "generation"),
         default="prompt",
-        help="count the texts, or what the model writes after each of them",
-    )
-    parser.add_argument("--new-tokens", type=int, metavar="N", help="most tokens written per text (default 64)")
-    parser.add_argument(
-        "--distinct-from", metavar="L", help="profiles also over tokens alone that this language's texts do not have"
+        help="count the tokens of the texts, or those that the model generates after each text",
     )
     parser.add_argument(
-        "--hidden-states", action="store_true", help="keep the mean of what each router reads; huggingface only"
+        "--new-tokens", type=int, metavar="N", help="maximum number of generated tokens per text (default 64)"
+    )
+    parser.add_argument(
+        "--distinct-from",
+        metavar="L",
+        help="also record profiles over the tokens that do not occur in this language's texts",
+    )
+    parser.add_argument(
+        "--hidden-states", action="store_true", help="record each router's mean input; huggingface only"
     )
     add_backend(parser)
     add_loading(parser)
-    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="capture under a plan")
-    add_output(parser, "folder of the Run; a stopped capture goes on")
+    parser.add_argument(
+        "--plan", type=Path, metavar="PLAN.json", help="steer the model by this plan during the capture"
+    )
+    add_output(parser, "folder of the Run; repeat the command to resume a stopped capture")
     add_json(parser)
     parser.set_defaults(command=_capture)
 
@@ -141,7 +156,7 @@ def _counted(options: argparse.Namespace) -> CaptureOptions:
 
 def register_import(subparsers: Subparsers) -> None:
     """Add `import`."""
-    parser = subparsers.add_parser("import", help="make a pooled Run of published counts")
+    parser = subparsers.add_parser("import", help="convert published counts into a pooled Run")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--format", choices=("counts-json",), default="counts-json")
     add_output(parser, "folder of the Run")
@@ -160,9 +175,9 @@ def _import(options: argparse.Namespace) -> None:
 
 def register_merge(subparsers: Subparsers) -> None:
     """Add `merge`."""
-    parser = subparsers.add_parser("merge", help="unite Runs of one model and corpus")
+    parser = subparsers.add_parser("merge", help="merge Runs of one model and corpus")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    add_output(parser, "folder of the united Run")
+    add_output(parser, "folder of the merged Run")
     add_json(parser)
     parser.set_defaults(command=_merge)
 
@@ -178,7 +193,9 @@ def _merge(options: argparse.Namespace) -> None:
 
 def register_experts(subparsers: Subparsers) -> None:
     """Add `experts`."""
-    parser = subparsers.add_parser("experts", help="list experts by a rule, with interval and chance count")
+    parser = subparsers.add_parser(
+        "experts", help="list experts selected by a rule, with intervals and the number expected by chance"
+    )
     add_expert_options(parser)
     add_expert_kind(parser, "--kind")
     add_json(parser)
@@ -191,20 +208,22 @@ def _experts(options: argparse.Namespace) -> None:
 
 def register_plan(subparsers: Subparsers) -> None:
     """Add `plan`."""
-    parser = subparsers.add_parser("plan", help="turn experts into a plan for the Run's model")
+    parser = subparsers.add_parser("plan", help="make a steering plan for the Run's model from selected experts")
     add_expert_options(parser)
     add_expert_kind(parser, "--expert-kind", "--share-kind")
-    parser.add_argument("--kind", required=True, help="what happens to the experts' logits, such as soft or ban")
-    parser.add_argument("--strength", type=float, help="soft, adaptive: λ; offset: logits; the others take none")
-    parser.add_argument("--phase", choices=("prompt", "generation"), help="act on these tokens alone (default: both)")
+    parser.add_argument("--kind", required=True, help="how the experts' logits are edited, such as soft or ban")
     parser.add_argument(
-        "--for-languages", type=codes, default=(), metavar="L,L", help="act on requests in these languages alone"
+        "--strength", type=float, help="soft, adaptive: λ; offset: logits; other kinds have no strength"
+    )
+    parser.add_argument("--phase", choices=("prompt", "generation"), help="edit only these tokens (default: both)")
+    parser.add_argument(
+        "--for-languages", type=codes, default=(), metavar="L,L", help="edit only requests in these languages"
     )
     parser.add_argument(
         "--into",
         type=Path,
         metavar="PLAN.json",
-        help="unite with a plan for the same model, such as for other languages",
+        help="combine with this plan for the same model, for example one for other languages",
     )
     add_output(parser, "the plan's file")
     add_json(parser)
@@ -247,7 +266,9 @@ def _find(options: argparse.Namespace) -> ExpertTable:
 
 def register_report(subparsers: Subparsers) -> None:
     """Add `report`."""
-    parser = subparsers.add_parser("report", help="one HTML file from a Run, an analysis, an evaluation or a study")
+    parser = subparsers.add_parser(
+        "report", help="write an HTML report of a Run, an analysis, an evaluation or a study"
+    )
     parser.add_argument("source", type=Path, metavar="RUN|ANALYSIS|EVAL|STUDY")
     add_pivot(parser)
     add_output(parser, "the HTML file")
@@ -265,15 +286,17 @@ def _report(options: argparse.Namespace) -> None:
 
 def register_organism(subparsers: Subparsers) -> None:
     """Add `organism`."""
-    parser = subparsers.add_parser("organism", help="train the model that ships with isogloss, or measure one")
+    parser = subparsers.add_parser("organism", help="train the included model, or evaluate such a model")
     actions: Subparsers = parser.add_subparsers(required=True, metavar="ACTION")
-    train = actions.add_parser("train", help="from a seed; a stopped training goes on")
+    train = actions.add_parser("train", help="train from a seed; repeat the command to resume")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--tokens", type=int, default=None, help="training tokens (default: the shipped model's)")
-    train.add_argument("--text", type=Path, metavar="DIR", help="real parallel text, xxx_Xxxx.* files, to mix in")
+    train.add_argument(
+        "--text", type=Path, metavar="DIR", help="folder of parallel texts (xxx_Xxxx.*) to add to the training data"
+    )
     add_output(train, "folder of checkpoints, log and finished model")
     train.set_defaults(command=_train)
-    card = actions.add_parser("card", help="measure a trained organism and write its model card")
+    card = actions.add_parser("card", help="evaluate a trained model and write its model card")
     card.add_argument("model", type=Path, metavar="DIR", help="folder of a finished training")
     add_output(card, "the card's file")
     card.set_defaults(command=_card)

@@ -24,10 +24,10 @@ _CHECK_FAILED = 1
 
 def register_doctor(subparsers: Subparsers) -> None:
     """Add `doctor`."""
-    parser = subparsers.add_parser("doctor", help="prove that capture and steering are right on a model of yours")
+    parser = subparsers.add_parser("doctor", help="check that capture and steering work correctly on a model")
     parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
-    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="try this plan instead of one of our own")
-    parser.add_argument("--language", metavar="L", help="of the plan's rules by language, try those for this one")
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="test this plan instead of a built-in one")
+    parser.add_argument("--language", metavar="L", help="test the plan's interventions for this language")
     add_corpus(parser, required=False, purpose="estimate its capture: ")
     add_backend(parser)
     add_loading(parser)
@@ -67,7 +67,7 @@ def _show(diagnosis: Diagnosis, options: argparse.Namespace) -> None:
 
 def _advice(diagnosis: Diagnosis, options: argparse.Namespace) -> str:
     if failed := [check.name for check in diagnosis.checks if check.ran and not check.ok]:
-        return f"next: mend what {' and '.join(failed)} says above, then run the same command again"
+        return f"next: fix the failed checks ({', '.join(failed)}), then repeat the command"
     load = ["--dtype", options.dtype] if options.dtype != "auto" else []
     load += ["--device", options.device] if options.device else []
     load += ["--dequantize"] if options.dequantize else []

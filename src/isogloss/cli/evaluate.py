@@ -37,7 +37,9 @@ _OF_TASKS = ("split", "temperature", *_SAMPLING)
 
 def register_evaluate(subparsers: Subparsers) -> None:
     """Add `evaluate`."""
-    parser = subparsers.add_parser("evaluate", help="answers with and without a plan, paired, with controls")
+    parser = subparsers.add_parser(
+        "evaluate", help="compare answers with and without a plan, item by item, with controls"
+    )
     parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
     parser.add_argument("--plan", type=Path, required=True, metavar="PLAN.json")
     parser.add_argument(
@@ -46,22 +48,26 @@ def register_evaluate(subparsers: Subparsers) -> None:
         metavar="NAME[:VARIANT][:PATH]",
         help="a task's name, a folder with xxx_Xxxx.tsv, or lm-eval:NAME[,NAME] for tasks of lm-evaluation-harness",
     )
-    parser.add_argument("--metric", metavar="M", help="lm-eval: which one to compare, such as acc (default: the first)")
-    parser.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: folder with tasks of your own")
-    parser.add_argument("--split", help="dev to choose on, test to confirm on (default: all items)")
+    parser.add_argument(
+        "--metric", metavar="M", help="lm-eval: the metric to compare, such as acc (default: the first)"
+    )
+    parser.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: folder with your own tasks")
+    parser.add_argument("--split", help="dev for model selection, test for confirmation (default: all items)")
     parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the task")
     parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
     parser.add_argument("--arms", action="append", default=[], metavar="ARM", help=_ARMS)
     parser.add_argument("--controls", type=int, metavar="N", help="the same as --arms random:N")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default %(default)s)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="draw answers (default: greedy)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="with --temperature: least mass of tokens to keep")
-    parser.add_argument("--top-k", type=int, metavar="K", help="with --temperature: most tokens to keep")
-    parser.add_argument("--seed", type=int, help="with --temperature: of every item's draws (default 0)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="sample answers (default: greedy)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="with --temperature: nucleus sampling")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="with --temperature: sample from the K most likely tokens"
+    )
+    parser.add_argument("--seed", type=int, help="with --temperature: seed of the sampling (default 0)")
     add_backend(parser)
     add_pivot(parser)
     add_loading(parser)
-    add_output(parser, "folder of the evaluation; a stopped one goes on")
+    add_output(parser, "folder of the evaluation; repeat the command to resume a stopped one")
     add_json(parser)
     parser.set_defaults(command=_evaluate)
 

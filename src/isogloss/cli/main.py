@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"isogloss: {error}\n")
         return _WRONG_USE
     except KeyboardInterrupt:
-        sys.stderr.write("isogloss: interrupted; the same command goes on from what is finished\n")
+        sys.stderr.write("isogloss: interrupted; repeat the command to resume\n")
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()

@@ -20,7 +20,9 @@ _LONGEST_NOTE = 60
 
 def register_models(subparsers: Subparsers) -> None:
     """Add `models`."""
-    parser = subparsers.add_parser("models", help="supported model families, and where each was proven")
+    parser = subparsers.add_parser(
+        "models", help="list the supported model families and the versions each was tested on"
+    )
     add_json(parser)
     parser.set_defaults(command=_models)
 

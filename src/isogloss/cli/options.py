@@ -49,12 +49,12 @@ def codes(text: str) -> tuple[str, ...]:
 
 def layer_range(text: str) -> tuple[int, int]:
     """Read ``A-B``, inclusive."""
-    found = re.fullmatch(r"(\d+)-(\d+)", text)
-    if not found or int(found[1]) > int(found[2]):
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not match or int(match[1]) > int(match[2]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no range of layers; expected A-B such as 10-39, 0-based, inclusive"
+            f"{text!r} is not a range of layers; expected A-B such as 10-39, 0-based, inclusive"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def engine_argument(text: str) -> tuple[str, Any]:
@@ -67,10 +67,10 @@ def engine_argument(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not value:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no argument of vLLM; expected KEY=VALUE such as tensor_parallel_size=8"
+            f"{text!r} is not an argument of vLLM; expected KEY=VALUE such as tensor_parallel_size=8"
         )
     if name in _OURS:
-        raise argparse.ArgumentTypeError(f"{name} is not to be set by --engine; {_OURS[name]}")
+        raise argparse.ArgumentTypeError(f"{name} cannot be set by --engine; {_OURS[name]}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -91,7 +91,7 @@ def add_corpus(parser: argparse.ArgumentParser, *, required: bool, purpose: str 
         "belebele also from a DIR with flores200/ and belebele/passage_to_flores200.json)",
     )
     parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the corpus")
-    parser.add_argument("--split", help="of a corpus that has splits")
+    parser.add_argument("--split", help="split to read, if the corpus has splits")
     parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
 
 
@@ -104,7 +104,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dequantize",
         action="store_true",
-        help="load quantised weights as floating point, so that no kernel hides them",
+        help="load quantised weights as floating point",
     )
 
 
@@ -162,7 +162,7 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
     """Add what chooses experts, for `experts` and `plan`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a Run")
     rules = ("delta", "share", "contrast", "specificity")
-    parser.add_argument("--rule", choices=rules, required=True, help="how experts are found")
+    parser.add_argument("--rule", choices=rules, required=True, help="how experts are selected")
     parser.add_argument(
         "--threshold",
         type=float,

@@ -15,8 +15,8 @@ __all__ = ["register_sweep", "show_sweep"]
 _SIGNIFICANT = 0.05
 _STATUS = {
     "no expert": "found no expert",
-    "no effect": "would change no choice",
-    "refused": "could not be made (--json says why)",
+    "no effect": "would not change the routing",
+    "refused": "could not be made (reason in --json)",
 }
 
 
@@ -26,7 +26,7 @@ def register_sweep(subparsers: Subparsers) -> None:
         "sweep", help="rules, thresholds, strengths and layers compared on dev, the best one confirmed once on test"
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP.toml")
-    add_output(parser, "folder of the sweep; a stopped one goes on")
+    add_output(parser, "folder of the sweep; repeat the command to resume a stopped one")
     add_json(parser)
     parser.set_defaults(command=_sweep)
 
@@ -73,8 +73,8 @@ def _counts(result: dict[str, Any]) -> str:
     """Say how many candidates there were, and what became of those that are not in the table."""
     counts = result["counts"]
     parts = [f"{counts[status]} {text}" for status, text in _STATUS.items() if status in counts]
-    said = f"{len(result['candidates'])} candidates, {result['n_plans']} distinct plans evaluated"
-    return "; ".join([said, *parts]) + ". * marks the Pareto front of gain against cost."
+    counts = f"{len(result['candidates'])} candidates, {result['n_plans']} distinct plans evaluated"
+    return "; ".join([counts, *parts]) + ". * marks the Pareto front of gain against cost."
 
 
 def _test_lines(result: dict[str, Any]) -> list[str]:
@@ -100,8 +100,8 @@ def _test_lines(result: dict[str, Any]) -> list[str]:
     if any(test["seen_before"].values()):
         seen = test["seen_before"]
         lines.append(
-            f"Beware: {seen['dev']} test items also stand in dev and {seen['task_texts']} in the task texts that "
-            "experts were looked for in; the gain on test may be too high."
+            f"Warning: {seen['dev']} test items also occur in dev and {seen['task_texts']} in the task texts that "
+            "were used to find experts; the gain on test may be overestimated."
         )
     return lines
 
@@ -109,7 +109,7 @@ def _test_lines(result: dict[str, Any]) -> list[str]:
 def _verdict(test: dict[str, Any]) -> str:
     low, high = test["gain"]["low"], test["gain"]["high"]
     if low is None or low <= 0 <= high:
-        return "no gain is shown"
+        return "no significant gain"
     return "the gain is confirmed" if low > 0 else "the winner hurts"
 
 

@@ -128,8 +128,8 @@ class HarnessResult:
         chosen = {names[task] or task: found[task] for task in names if task in found}
         if not chosen or len(chosen) < len(names) or len({scores.better for scores in chosen.values()}) > 1:
             raise RunError(
-                f"metric {metric!r} stands for {sorted(found)}; expected it in {sorted(names)}, each under its own "
-                f"name and with the same direction; the metrics are {', '.join(self.metrics)}"
+                f"metric {metric!r} is ambiguous between {sorted(found)}; expected it in {sorted(names)}, each under "
+                f"its own name and with the same direction; the metrics are {', '.join(self.metrics)}"
             )
         arms: dict[str, dict[str, FloatArray]] = {}
         for name, scores in chosen.items():

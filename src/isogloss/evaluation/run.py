@@ -2,7 +2,7 @@
 
 An evaluation is a folder: ``settings.json`` (all that decides the answers), one folder per arm with ``effect.json``,
 ``plan.json`` and ``xxx_Xxxx.jsonl`` (one line per item, appended batch by batch), and ``summary.json``. Started again
-with the same settings, it goes on where it stopped; killed or not, it ends with the same bytes.
+with the same settings, it resumes; killed or not, it ends with the same bytes.
 
 Batches are made once, from the items in order, so every arm sees the same prompts in batches of the same shape.
 """
@@ -88,7 +88,7 @@ class _Work:
     questions: dict[str, list[_Question]] = field(repr=False)
 
     def probes(self, language: str) -> list[str]:
-        """The first prompts of a language; a text without prompt stands for itself."""
+        """The first prompts of a language; a text without a prompt is used as its own prompt."""
         first = self.questions[language][:_PROBE_ITEMS]
         return [question.prompt or question.continuations[0] for question in first]
 

@@ -2,7 +2,7 @@
 
 Resources are unequal on purpose, as in the field: English far ahead, task text mostly English, and none in the scarcest
 languages but for a few translations, so that what they can do with a task came by way of other languages. Document
-number ``n`` is drawn from its own seed, so a stopped training goes on with the next document by its number alone.
+number ``n`` is drawn from its own seed, so a stopped training resumes with the number of the next document.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trains the organism from a seed; can be stopped at any moment and goes on from the last checkpoint."""
+"""Train the organism from a seed; training can be stopped at any moment and resumes from the last checkpoint."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def _overall(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
     these = read_estimate((evaluation.get("overall_these_languages") or {}).get("difference"))
     if these.value is not None and metric.verdict(these) != metric.verdict(difference):
         yield (
-            f"This generalises to similar languages; for exactly these {n}, with items resampled but not languages, "
+            f"That interval is for a population of similar languages; for exactly these {n} (only items resampled), "
             f"the difference is {metric.change_text(these)}: {_verdict(metric, these)}."
         )
 

@@ -38,7 +38,7 @@ def capture(
     """Capture the routing of texts, or of what the model writes after them.
 
     The decoder stack runs without the language-model head. Texts are padded on the right, where in a causal model
-    padding reaches no earlier token; padding is never counted. In the generation phase the model first goes on from
+    padding reaches no earlier token; padding is never counted. In the generation phase the model first continues
     each text greedily; then text and continuation run through the decoder stack together, which routes every token as
     it was routed when the model read it back, also under a plan that edits prompt and generation differently; and only
     tokens of the continuation are counted.

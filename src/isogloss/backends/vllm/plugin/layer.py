@@ -4,7 +4,7 @@ Everything that a graph reads lies in buffers of fixed shape, so a plan is repla
 compiled or captured again. Which arrays there are decides which operations a graph has (`Settings.kinds`).
 
 With one slot all tokens are edited alike. With several, ``token_slots`` says for every token of a step which row of
-the arrays edits it: rows stand for combinations of language and phase.
+the arrays edits it: there is one row per combination of language and phase.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class SteeredWorker:
             source: path of a plan on the server's disk, a plan as JSON text, or nothing for none.
 
         Returns:
-            As `isogloss_status`; or ``error``, and then the plan before goes on.
+            As `isogloss_status`; or ``error``; the previous plan then stays active.
         """
         try:
             self._steering().replace(_plan(source))
@@ -163,7 +163,7 @@ class _Steering:
                 )
 
     def replace(self, plan: Plan | None) -> None:
-        """Apply another plan, proven on random tokens; where that fails, the one before goes on.
+        """Apply another plan, proven on random tokens; if that fails, the previous plan stays active.
 
         Raises:
             PlanError: it is for another model, needs what the engine was not started for, or changes no choice.
