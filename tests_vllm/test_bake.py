@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from checkpoints import checkpoint, prompts
+from isogloss.backends.bake import bake_plan
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
-from isogloss.workflows.bake import bake_plan
 
 N_NEW = 12
 SERVE = f"""

@@ -12,13 +12,16 @@ import safetensors.numpy
 
 from checkpoints import TEXTS as SHORT
 from checkpoints import checkpoint, prompts
+from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface import capture, load_model, steer
 from isogloss.backends.huggingface.capture import counted_ids
 from isogloss.backends.huggingface.model import HuggingFaceModel
-from isogloss.backends.token_batches import CaptureOptions
-from isogloss.backends.vllm.capture import _generation_config, reader_of
+from isogloss.backends.model import CaptureOptions
+from isogloss.backends.vllm import answers
+from isogloss.backends.vllm.answers import generation_config
 from isogloss.backends.vllm.capture import capture as capture_served
 from isogloss.backends.vllm.capture import counted_ids as served_ids
+from isogloss.backends.vllm.capture import reader_of
 from isogloss.backends.vllm.loading import serve_model
 from isogloss.backends.vllm.model import VLLMModel
 from isogloss.backends.vllm.plugin.record import ITEM
@@ -172,11 +175,11 @@ def test_texts_end_where_those_of_transformers_end(served, loaded, monkeypatch, 
     """At each token that the model's generation configuration calls an end, but never before one other is written."""
     options = CaptureOptions("all", phase="generation", new_tokens=9)
     config = loaded.model.generation_config
-    assert _generation_config(served).eos_token_id is config.eos_token_id is None
+    assert generation_config(served).get("eos_token_id") is config.eos_token_id is None
     changed = copy.deepcopy(config)
     changed.update(repetition_penalty=penalty)
     monkeypatch.setattr(loaded.model, "generation_config", changed)
-    monkeypatch.setattr("isogloss.backends.vllm.capture._generation_config", lambda _served: changed)
+    monkeypatch.setattr(answers, "generation_config", lambda _served: generation_settings(changed))
     first, *others = reader_of(served).write(prompts(), max_new_tokens=9)
     later = next(
         token for text in others if text[0] != first[0] for token in text[1:] if token not in (first[0], text[0])

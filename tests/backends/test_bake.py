@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from models import TEXTS, each_family, tiny, tokenizer
 from safetensors import safe_open
 
-from isogloss.backends.bake import Edit
+from isogloss.backends.bake import bake_plan
+from isogloss.backends.bake import baked as baking
+from isogloss.backends.bake.checkpoint import Edit
 from isogloss.backends.bake.tensors import StoredTensor, read_places, read_tensor
 from isogloss.backends.huggingface import load_model, prove_routers, steer
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan
-from isogloss.workflows import bake
-from isogloss.workflows.bake import bake_plan
 
 OFFSETS = (
     Intervention("offset", 0, (1,), values=(-1.7,)),
@@ -202,13 +202,13 @@ def test_unsteered_weights_are_left_out(tmp_path):
 
 def test_verification_finds_a_wrong_bias(tmp_path, monkeypatch):
     """Offsets that are written to the neighbouring experts are found, and nothing is left behind."""
-    edits_of = bake.edits_of
+    edits_of = baking.edits_of
 
     def shifted(checkpoint, plan):
         edits = edits_of(checkpoint, plan)
         return (*edits[:-1], dataclasses.replace(edits[-1], after=edits[-1].after.roll(1)))
 
-    monkeypatch.setattr(bake, "edits_of", shifted)
+    monkeypatch.setattr(baking, "edits_of", shifted)
     folder = save(tmp_path / "model")
     with pytest.raises(ModelError, match=r"layer 3 computes logits that differ from the steered ones by up to [\d.]+"):
         baked(folder, tmp_path / "out")
@@ -218,7 +218,7 @@ def test_verification_finds_a_wrong_bias(tmp_path, monkeypatch):
 def test_verification_finds_a_bias_that_the_model_does_not_load(tmp_path, monkeypatch):
     """A model whose biases are not those of the files is not compared with them."""
     folder = save(tmp_path / "model")
-    load_ = bake.load_model
+    load_ = baking.load_model
 
     def other(*arguments, **options):
         loaded = load_(*arguments, **options)
@@ -226,7 +226,7 @@ def test_verification_finds_a_bias_that_the_model_does_not_load(tmp_path, monkey
             loaded.routers[1].module.bias += 0.5
         return loaded
 
-    monkeypatch.setattr(bake, "load_model", other)
+    monkeypatch.setattr(baking, "load_model", other)
     with pytest.raises(ModelError, match=r"bias of layer 1 is not model\.layers\.1\.mlp\.router\.bias of its files"):
         baked(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -236,7 +236,7 @@ def test_verification_finds_a_bias_that_has_no_effect(tmp_path, monkeypatch):
     """A router that ignores its bias is found, though the files are right."""
     folder = save(tmp_path / "model")
     plan = plan_of(load(folder))
-    loads = bake.load_model
+    loads = baking.load_model
     seen = []
 
     def deaf(*arguments, **options):
@@ -247,7 +247,7 @@ def test_verification_finds_a_bias_that_has_no_effect(tmp_path, monkeypatch):
             router.forward = lambda hidden: _choose(torch.nn.functional.linear(hidden, router.weight), router.top_k)
         return loaded
 
-    monkeypatch.setattr(bake, "load_model", deaf)
+    monkeypatch.setattr(baking, "load_model", deaf)
     with pytest.raises(ModelError, match="layer 1 computes logits that differ from the steered ones"):
         bake_plan(str(folder), plan, tmp_path / "out", loading={"device": "cpu"})
 

@@ -75,7 +75,7 @@ def test_only_backends_name_a_backend():
                 module.startswith(("isogloss.backends.huggingface", "isogloss.backends.vllm")) for module in modules
             ):
                 named.add(path.relative_to(root).as_posix())
-    assert named <= {"evaluation/harness.py", "evaluation/harness_vllm.py", "workflows/bake.py"}
+    assert named <= {"evaluation/harness.py", "evaluation/harness_vllm.py"}
 
 
 def test_an_unknown_backend_is_refused():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isogloss.errors import ModelError
@@ -15,7 +16,7 @@ from isogloss.errors import ModelError
 if TYPE_CHECKING:
     from isogloss.backends.model import Model
 
-__all__ = ["BACKENDS", "checks_of", "load", "refuse_unsupported"]
+__all__ = ["BACKENDS", "checks_of", "import_backend", "load", "refuse_unsupported"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class _Backend:
     """How a backend is reached.
 
     Attributes:
+        module: that of its `Model`.
         open: loads a model.
         checks: those of `isogloss doctor` that it has, in order.
         refused: name of what it cannot do -> what to do instead, as `refuse_unsupported` says it.
     """
 
+    module: str
     open: _Opener
     checks: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -73,11 +76,13 @@ def _open_vllm(source: str, options: _Options) -> Model:
 
 _BACKENDS = {
     "huggingface": _Backend(
+        "isogloss.backends.huggingface.model",
         _open_huggingface,
         ("routers", "capture", "padding", "steering", "estimate"),
         {"engine": "--engine has no meaning for --backend huggingface; only vLLM takes it: give --backend vllm"},
     ),
     "vllm": _Backend(
+        "isogloss.backends.vllm.model",
         _open_vllm,
         ("routers", "capture", "steering"),
         {
@@ -148,6 +153,11 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
     for name, value in asked.items():
         if value and (instead := _BACKENDS[backend].refused.get(name)):
             raise ModelError(instead)
+
+
+def import_backend(backend: str) -> None:
+    """Import a backend, which takes seconds, so that the time of loading a model can be measured apart."""
+    import_module(_BACKENDS[backend].module)
 
 
 def checks_of(backend: str, *, with_plan: bool) -> tuple[str, ...]:

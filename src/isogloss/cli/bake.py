@@ -11,7 +11,7 @@ from isogloss.cli.options import Subparsers, add_json, add_loading, add_output
 from isogloss.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
-    from isogloss.workflows.bake import Baked
+    from isogloss.backends.bake import Baked
 
 __all__ = ["register_bake"]
 
@@ -37,12 +37,14 @@ def register_bake(subparsers: Subparsers) -> None:
 
 
 def _bake(options: argparse.Namespace) -> None:
+    from isogloss.backends.bake import bake_plan
     from isogloss.steering import read_plan
-    from isogloss.workflows.bake import bake_plan
+    from isogloss.workflows.progress import busy
 
     plan = read_plan(options.plan)
     loading = {name: getattr(options, name) for name in ("dtype", "device", "dequantize")}
-    baked = bake_plan(options.model, plan, options.output, verify=not options.no_verify, loading=loading)
+    verify = not options.no_verify
+    baked = bake_plan(options.model, plan, options.output, verify=verify, loading=loading, busy=busy)
     if options.json:
         print_json(baked.to_json())
     else:

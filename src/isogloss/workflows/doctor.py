@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isogloss.backends.open import BACKENDS, checks_of, load
+from isogloss.backends.open import BACKENDS, checks_of, import_backend, load
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
 from isogloss.steering import Plan
@@ -83,9 +83,11 @@ def examine(
         The checks ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` (or ``plan``, where one is given) and
         ``estimate``; of a model that vLLM serves the same without ``padding`` and ``estimate``.
     """
+    backend = loading.get("backend", BACKENDS[0])
     steps: dict[str, Callable[[], str]] = {}
 
     def load_it() -> str:
+        import_backend(backend)
         start = time.perf_counter()
         model = load(name, **loading)
         seconds = time.perf_counter() - start
@@ -93,7 +95,7 @@ def examine(
         return f"in {seconds:.1f} s: {model.summary}"
 
     checks = {"loads": _try("loads", load_it)}
-    for each in checks_of(loading.get("backend", BACKENDS[0]), with_plan=plan is not None):
+    for each in checks_of(backend, with_plan=plan is not None):
         needed = _NEEDS[each]
         if not checks[needed].ok:
             checks[each] = Check(each, ok=False, detail=f"not run: it builds on {needed}, which failed", ran=False)

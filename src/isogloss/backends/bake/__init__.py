@@ -11,34 +11,6 @@ bfloat16 is exact up to rounding the sum to bfloat16, which is measured and said
 rounds its logits, after the bias and before the choice, where steering adds in float32 and chooses from that.
 """
 
-from isogloss.backends.bake.checkpoint import Checkpoint, Edit, edits_of, open_checkpoint, require_slots
-from isogloss.backends.bake.folder import (
-    RECORD,
-    checkpoint_folder,
-    files_of,
-    new_folder,
-    require_free,
-    require_not_baked,
-    require_output,
-    write_copy,
-)
-from isogloss.backends.bake.verify import Verification, compare, probe
+from isogloss.backends.bake.baked import Baked, bake_plan
 
-__all__ = [
-    "RECORD",
-    "Checkpoint",
-    "Edit",
-    "Verification",
-    "checkpoint_folder",
-    "compare",
-    "edits_of",
-    "files_of",
-    "new_folder",
-    "open_checkpoint",
-    "probe",
-    "require_free",
-    "require_not_baked",
-    "require_output",
-    "require_slots",
-    "write_copy",
-]
+__all__ = ["Baked", "bake_plan"]

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isogloss import __version__
-from isogloss.backends.bake import (
+from isogloss.backends.bake.checkpoint import Edit, edits_of, open_checkpoint, require_slots
+from isogloss.backends.bake.folder import (
     RECORD,
-    Edit,
-    Verification,
     checkpoint_folder,
-    compare,
-    edits_of,
     files_of,
     new_folder,
-    open_checkpoint,
-    probe,
     require_free,
     require_not_baked,
     require_output,
-    require_slots,
     write_copy,
 )
 from isogloss.backends.bake.tensors import read_tensor
-from isogloss.backends.bake.verify import Probe
+from isogloss.backends.bake.verify import Verification, compare, probe
 from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import LoadedModel, load_model
 from isogloss.errors import ModelError
@@ -36,7 +31,6 @@ from isogloss.files import write_json
 from isogloss.organism.shipped import ORGANISM, model_folder
 from isogloss.routing import Fingerprint
 from isogloss.steering import Plan
-from isogloss.workflows.progress import busy
 
 __all__ = ["Baked", "bake_plan"]
 
@@ -82,8 +76,19 @@ class Baked:
         }
 
 
+def _silent(_label: str) -> AbstractContextManager[None]:
+    """Tell nobody."""
+    return nullcontext()
+
+
 def bake_plan(
-    name: str, plan: Plan, output: Path, *, verify: bool = True, loading: Mapping[str, Any] | None = None
+    name: str,
+    plan: Plan,
+    output: Path,
+    *,
+    verify: bool = True,
+    loading: Mapping[str, Any] | None = None,
+    busy: Callable[[str], AbstractContextManager[None]] = _silent,
 ) -> Baked:
     """Copy a checkpoint with a plan's offsets added to its routers' biases.
 
@@ -97,6 +102,7 @@ def bake_plan(
         verify: load the original and then the copy, and compare their routers on texts; without it, the files alone
             are checked.
         loading: how they are then loaded: arguments of `isogloss.backends.huggingface.load_model`.
+        busy: makes a context that shows what goes on inside it.
 
     Raises:
         PlanError: the plan cannot be baked, or is for another model.
@@ -114,29 +120,25 @@ def bake_plan(
     edits = edits_of(checkpoint, plan)
     files, left_out = files_of(folder, checkpoint.files)
     require_free(folder, files, output)
-    found = _probe(loading, folder, plan, edits) if verify else None
+    original = None
+    if verify:
+        with busy("bake: run the original under the plan"):
+            original = probe(load_model(str(folder), **loading), plan, edits, PROBE_TEXTS)
     with new_folder(output) as unfinished:
         with busy("bake: copy"):
             write_copy(folder, files, unfinished, edits)
         after = _require_written(unfinished, skeleton, edits)
-        verification = None if found is None else _compare(loading, unfinished, found, edits)
+        verification = None
+        if original is not None:
+            gc.collect()  # hooks of the original may hold on to its weights in circles
+            with busy("bake: run the copy"):
+                verification = compare(load_model(str(unfinished), **loading), original, edits, PROBE_TEXTS)
         worst = max(edits, key=lambda edit: edit.rounding)
         stored = worst.place.dtype, worst.rounding
         baked = Baked(output, plan.sha256, len(edits), *stored, verification, tuple(left_out))
         fingerprints = {"fingerprint_before": checkpoint.fingerprint.to_json(), "fingerprint_after": after.to_json()}
         write_json(unfinished / RECORD, _record(baked, plan, edits) | _origin(name, folder) | fingerprints)
     return baked
-
-
-def _probe(loading: Mapping[str, Any], folder: Path, plan: Plan, edits: tuple[Edit, ...]) -> Probe:
-    with busy("bake: run the original under the plan"):
-        return probe(load_model(str(folder), **loading), plan, edits, PROBE_TEXTS)
-
-
-def _compare(loading: Mapping[str, Any], folder: Path, found: Probe, edits: tuple[Edit, ...]) -> Verification:
-    gc.collect()  # of the original, hooks may hold on to weights in circles
-    with busy("bake: run the copy"):
-        return compare(load_model(str(folder), **loading), found, edits, PROBE_TEXTS)
 
 
 def _require_written(folder: Path, skeleton: LoadedModel, edits: tuple[Edit, ...]) -> Fingerprint:
