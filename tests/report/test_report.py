@@ -78,9 +78,9 @@ def test_analysis_with_required_fields_only_renders() -> None:
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (lambda: typed({"pivot": "eng_Latn", "divergence": {}}), r"analysis\.json: n_experts: Field required"),
+        (lambda: typed({"pivot": "eng_Latn", "divergence": {}}), r"analysis\.json: n_experts: missing"),
         (lambda: typed({**analysis(), "n_experts": "many"}), r"analysis\.json: n_experts: Input should be a valid int"),
-        (lambda: typed_table(experts=[{"layer": 1}]), r"experts\.json: experts\.0\.expert: Field required"),
+        (lambda: typed_table(experts=[{"layer": 1}]), r"experts\.json: experts\.0\.expert: missing"),
         (lambda: render_report(replace(full(), evaluation={"arms": {}})), r"per_language, .* evaluate --json"),
     ],
 )

@@ -133,9 +133,6 @@ def language_styles(languages: Iterable[str], pivot: str | None) -> dict[str, St
     Args:
         languages: at most eight besides the pivot; two that want the same colour settle it in the order of codes.
         pivot: drawn in ink.
-
-    Returns:
-        Style of each language and of the pivot.
     """
     styles = {} if pivot is None else {pivot: Style(INK, "circle-open", "○")}
     free = list(range(MAX_COLOURS))
@@ -149,42 +146,24 @@ def language_styles(languages: Iterable[str], pivot: str | None) -> dict[str, St
 
 
 def ordered_styles(groups: Iterable[str]) -> dict[str, Style]:
-    """Give groups that are no languages, such as bands of layers, a colour and a marker in their order.
-
-    Args:
-        groups: names; the ninth looks like the first.
-
-    Returns:
-        Style of each.
-    """
+    """Give groups that are no languages, such as bands, a colour and a marker in their order, eight in turn."""
     looks = [Style(*look) for look in zip(_PALETTE, _SYMBOLS, _SIGNS, strict=True)]
     return {group: looks[place % len(looks)] for place, group in enumerate(groups)}
 
 
 def translucent(colour: str, opacity: float) -> str:
-    """Return a ``#rrggbb`` colour with an opacity.
-
-    Args:
-        colour: ``#rrggbb``.
-        opacity: 0 to 1.
-
-    Returns:
-        ``rgba(…)``.
-    """
+    """Return a ``#rrggbb`` colour with an opacity of 0 to 1 as ``rgba(…)``."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
 def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
-    """Return what all figures have in common.
+    """Return a plotly layout with what all figures have in common.
 
     Args:
         x_title: of the horizontal axis, escaped for plotly.
         y_title: of the vertical axis, escaped for plotly.
-        height: in pixels.
-
-    Returns:
-        A plotly layout; the width follows the page.
+        height: in pixels; the width follows the page.
     """
     title = {"standoff": 8, "font": {"size": 13}}
     axis = {

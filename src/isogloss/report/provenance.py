@@ -17,15 +17,7 @@ _OWN_TABLES = ("languages", "packages", "routers", "item_ids", "notes")
 
 
 def flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """List the fields of nested JSON objects as lines.
-
-    Args:
-        found: any JSON object.
-        prefix: of the names.
-
-    Yields:
-        Dotted name and value.
-    """
+    """Yield the fields of nested JSON objects as dotted names and values."""
     for key, value in found.items():
         name = scalar(f"{prefix}{key}")
         if isinstance(value, dict) and value:

@@ -40,39 +40,18 @@ MINUS = "−"
 
 
 def plain(text: object) -> str:
-    """Return text without control and direction-override characters, which could hide or reorder what a page says.
-
-    Args:
-        text: from a corpus, a model or a path.
-
-    Returns:
-        One line.
-    """
+    """Return one line without control and direction-override characters, which could hide or reorder words."""
     return _CONTROL.sub(" ", str(text))
 
 
 def plot_text(text: object) -> str:
-    """Escape text for plotly, which reads some HTML in names, titles, ticks and hover labels.
-
-    Args:
-        text: from a corpus, a model or a path.
-
-    Returns:
-        Text that plotly shows as it was; it decodes the entities once.
-    """
+    """Escape text for plotly, which reads some HTML in names, titles, ticks and hover labels."""
     return html.escape(plain(text), quote=False)
 
 
 @lru_cache(maxsize=1024)
 def name(code: str) -> str:
-    """Return the English name of a language, or the code itself where it is not a known one.
-
-    Args:
-        code: language code, or any label.
-
-    Returns:
-        Such as ``Swahili``.
-    """
+    """Return the English name of a language, such as ``Swahili``, or the code itself where it is not a known one."""
     try:
         return display_name(code)
     except LanguageError:
@@ -80,27 +59,13 @@ def name(code: str) -> str:
 
 
 def label(code: str) -> str:
-    """Return the name of a language followed by its code.
-
-    Args:
-        code: language code, or any label.
-
-    Returns:
-        Such as ``Swahili (swh_Latn)``; a label that is not a known code stands alone.
-    """
+    """Return the name of a language followed by its code, such as ``Swahili (swh_Latn)``; an unknown one alone."""
     named = name(code)
     return named if named == plain(code) else f"{named} ({plain(code)})"
 
 
 def number(value: float | None) -> str:
-    """Write a number with three decimals, or in powers of ten where three decimals would show nothing.
-
-    Args:
-        value: None or NaN for missing.
-
-    Returns:
-        Such as ``0.123``, ``−1.500``, ``2.1e−05`` or a dash.
-    """
+    """Write a number with three decimals, or in powers of ten where those show nothing; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return MISSING
     small = value != 0 and abs(value) < 0.001  # noqa: PLR2004 - below three decimals
@@ -108,38 +73,17 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Write a share as a percentage.
-
-    Args:
-        value: between 0 and 1; None or NaN for missing.
-
-    Returns:
-        Such as ``76.4``.
-    """
+    """Write a share between 0 and 1 as a percentage, such as ``76.4``; a dash for None and NaN."""
     return MISSING if value is None or math.isnan(value) else f"{100 * value:.1f}".replace("-", MINUS)
 
 
 def points(value: float | None) -> str:
-    """Write a difference of shares as signed percentage points.
-
-    Args:
-        value: between -1 and 1; None or NaN for missing.
-
-    Returns:
-        Such as ``+1.6``.
-    """
+    """Write a difference of shares as signed percentage points, such as ``+1.6``; a dash for None and NaN."""
     return MISSING if value is None or math.isnan(value) else f"{100 * value:+.1f}".replace("-", MINUS)
 
 
 def p_value(value: float | None) -> str:
-    """Write a p value with three decimals.
-
-    Args:
-        value: between 0 and 1; None or NaN for missing.
-
-    Returns:
-        Such as ``0.012`` or ``< 0.001``.
-    """
+    """Write a p value with three decimals, such as ``0.012`` or ``< 0.001``; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - below three decimals
@@ -166,14 +110,7 @@ def with_interval(estimate: Estimate | Reading) -> str:
 
 
 def sample_size(sizes: Iterable[int | None]) -> str:
-    """Write how many units are behind several numbers.
-
-    Args:
-        sizes: of each number; None where unknown.
-
-    Returns:
-        Such as ``n = 200`` or ``n = 180 to 200``.
-    """
+    """Write how many units are behind several numbers, such as ``n = 200`` or ``n = 180 to 200``; None is unknown."""
     known = sorted({size for size in sizes if size is not None})
     if not known:
         return "n not stated"
@@ -181,14 +118,7 @@ def sample_size(sizes: Iterable[int | None]) -> str:
 
 
 def scalar(value: object) -> str:
-    """Write any JSON value that is not an object as one line.
-
-    Args:
-        value: from a manifest or from parameters.
-
-    Returns:
-        Lists are joined by commas; null becomes ``none``.
-    """
+    """Write a JSON value that is not an object as one line: lists joined by commas, null as ``none``."""
     if value is None:
         return "none"
     if isinstance(value, bool):
