@@ -67,6 +67,29 @@ def test_has_204_codes():
         ("hi_Latn", "hin_Latn"),
         ("arb_Latn", "arb_Latn"),
         ("aze_Cyrl", "aze_Cyrl"),
+        ("iw", "heb_Hebr"),
+        ("in", "ind_Latn"),
+        ("ji", "ydd_Hebr"),
+        ("jw", "jav_Latn"),
+        ("mo", "ron_Latn"),
+        ("pt-BR", "por_Latn"),
+        ("pt_BR", "por_Latn"),
+        ("en-US", "eng_Latn"),
+        ("es-419", "spa_Latn"),
+        ("zh-CN", "zho_Hans"),
+        ("zh-TW", "zho_Hant"),
+        ("zh_HK", "zho_Hant"),
+        ("zh-hk", "zho_Hant"),
+        ("zho-TW", "zho_Hant"),
+        ("cmn-TW", "zho_Hant"),
+        ("zh-Hans-TW", "zho_Hans"),
+        ("yue-HK", "yue_Hant"),
+        ("sr-RS", "srp_Cyrl"),
+        ("sr-ME", "srp_Latn"),
+        ("sr-Latn-RS", "srp_Latn"),
+        ("pa-PK", "pan_Arab"),
+        ("fa-AF", "prs_Arab"),
+        ("fil-PH", "tgl_Latn"),
     ],
 )
 def test_resolves(code, full):
@@ -106,7 +129,25 @@ def test_any_text_resolves_to_a_fixed_point_or_is_refused(text):
 
 @pytest.mark.parametrize(
     "code",
-    ["", "x", "xx", "xxx_Latn", "qqq_Latn", "und_Latn", "mul_Latn", "zxx_Latn", "eng_Xyzq", "english", "../eng_Latn"],
+    [
+        "mt_de",
+        "zh_tw",
+        "de-EN",
+        "en-XX",
+        "xx-US",
+        "en-USA",
+        "",
+        "x",
+        "xx",
+        "xxx_Latn",
+        "qqq_Latn",
+        "und_Latn",
+        "mul_Latn",
+        "zxx_Latn",
+        "eng_Xyzq",
+        "english",
+        "../eng_Latn",
+    ],
 )
 def test_refuses_what_is_no_language(code):
     """Unknown languages, private and special codes, unknown scripts and paths are refused."""
@@ -120,6 +161,10 @@ def test_suggests_near_codes():
         resolve("swh_Lat")
     with pytest.raises(LanguageError, match="eng_Latn"):
         resolve("engl_Latn")
+    with pytest.raises(LanguageError, match="did you mean zho_Hans or zho_Hant"):
+        resolve("zh_tw")
+    with pytest.raises(LanguageError, match="in several scripts; write ace_Arab or ace_Latn"):
+        resolve("ace-ID")
 
 
 def test_names_are_distinct_and_plain():

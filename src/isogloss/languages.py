@@ -65,22 +65,27 @@ _SHORT = dict(
     """.split("|")  # noqa: SIM905 - a table
 )
 
-# Other three-letter codes of these languages: ISO 639-2 macrolanguages and bibliographic codes, and
-# the codes that FLORES+ renamed (cmn, ekk, fil, gug).
+# Other codes of these languages: ISO 639-2 macrolanguages and bibliographic codes, those that FLORES+ renamed (cmn,
+# ekk, fil, gug), and those that ISO 639 withdrew, which older software still writes (iw, in, ji, jw, mo, scc, scr).
 _SYNONYMS = dict(
     pair.split()
     for pair in """
     ara ar | aym ay | aze az | fas fa | ful ff | kur ku | lav lv | mlg mg | msa ms | mon mn | nep ne | nor no |
     ori or | orm om | pus ps | que qu | sqi sq | swa sw | uzb uz | yid yi | cmn zh | ekk et | fil tl | gug gn |
     alb sq | arm hy | baq eu | bur my | chi zh | cze cs | dut nl | fre fr | geo ka | ger de | gre el | ice is |
-    mac mk | mao mi | may ms | per fa | rum ro | slo sk | tib bo | wel cy
+    mac mk | mao mi | may ms | per fa | rum ro | slo sk | tib bo | wel cy | iw he | in id | ji yi | jw jv | mo ro |
+    scc sr | scr hr
     """.split("|")  # noqa: SIM905 - a table
 )
 
 # Where langcodes' English name is ambiguous or unusual in this field.
 _NAMES = {"ben": "Bengali", "tgl": "Tagalog", "prs": "Dari", "luo": "Luo", "lus": "Mizo"}
 
-_CODE = re.compile(r"([a-z]{2,3})(?:_([a-z]{4}))?")
+# A region behind an underscore counts in capitals alone: mt_de ends the name of a task about machine translation.
+_CODE = re.compile(r"([A-Za-z]{2,3})(?:[_-]([A-Za-z]{4}))?(?:-([A-Za-z]{2}|\d{3})|_([A-Z]{2}|\d{3}))?")
+# What a region makes another language of than its code says: fa-AF is CLDR's name of Dari.
+_OF_REGION = {("fa", "AF"): "prs_Arab"}
+_NO_REGION = frozenset({"XA", "XB", "XX", "ZZ"})
 _SPECIAL = frozenset({"mis", "mul", "und", "zxx"})
 
 
@@ -90,7 +95,8 @@ def resolve(code: str) -> str:
     Args:
         code: an ISO 639-1 code (``en``), a three-letter code with one FLORES-200 script (``eng``), or a language and a
             script (``eng_Latn``, ``zh-Hant``); in any case, ``-`` for ``_``. Codes outside FLORES-200 need their
-            script and must be known to langcodes.
+            script and must be known to langcodes. A region may follow (``pt-BR``, ``zh_TW``; behind ``_`` in capitals):
+            it only decides the script where none is given, as CLDR knows it.
 
     Returns:
         The code as ``xxx_Xxxx``; resolving it again returns it unchanged.
@@ -99,16 +105,19 @@ def resolve(code: str) -> str:
         LanguageError: the code is malformed, unknown or ambiguous; the message suggests codes.
 
     Example:
-        >>> [resolve(code) for code in ("en", "swh", "zh-hant", "deu_Latn")]
-        ['eng_Latn', 'swh_Latn', 'zho_Hant', 'deu_Latn']
+        >>> [resolve(code) for code in ("en", "swh", "zh-hant", "deu_Latn", "zh-TW")]
+        ['eng_Latn', 'swh_Latn', 'zho_Hant', 'deu_Latn', 'zho_Hant']
     """
-    match = _CODE.fullmatch(code.strip().replace("-", "_").lower())
+    match = _CODE.fullmatch(code.strip())
     if match is None:
         raise _unknown(code)
-    language, script_code = match.groups()
-    if script_code is None:
-        return _resolve_bare(code, language)
-    return _resolve_full(code, language, script_code.capitalize())
+    language, script_code, region = match[1].lower(), match[2], (match[3] or match[4] or "").upper()
+    usual = _script_in(language, region) if region else None
+    if region and usual is None:
+        raise _unknown(code)
+    if script_code is not None:
+        return _resolve_full(code, language, script_code.capitalize())
+    return _resolve_bare(code, language) if usual is None else _resolve_in_region(code, language, region, usual)
 
 
 def script(code: str) -> str:
@@ -186,6 +195,26 @@ def _resolve_bare(code: str, language: str) -> str:
     raise _unknown(code)
 
 
+def _resolve_in_region(code: str, language: str, region: str, script_code: str) -> str:
+    if (language, region) in _OF_REGION:
+        return _OF_REGION[language, region]
+    if language != "zho":  # Chinese alone is settled by a region that its bare code leaves open
+        default = _resolve_bare(code, language)
+        if default.endswith(script_code):
+            return default
+    return _resolve_full(code, language, script_code)
+
+
+def _script_in(language: str, region: str) -> str | None:
+    """Return the script that a language is written in there, or None if langcodes knows no such region."""
+    import langcodes  # noqa: PLC0415 - 50 ms, needed for regions only
+
+    tag = langcodes.Language.get(f"{_SYNONYMS.get(language, language)}-{region}")
+    if not tag.is_valid() or tag.territory_name().startswith("Unknown") or region in _NO_REGION:
+        return None
+    return str(tag.maximize().script)
+
+
 def _resolve_full(code: str, language: str, script_code: str) -> str:
     full = f"{language}_{script_code}"
     if full in FLORES_200:
@@ -241,7 +270,9 @@ def _name(full: str) -> str:
 def _unknown(code: str) -> LanguageError:
     known = sorted(FLORES_200 | _SHORT.keys())
     text = code.strip().replace("-", "_")
-    same_language = [full for full in known if full.lower().startswith(text.lower()[:3] + "_")]
+    first = re.split(r"[_.]", text.lower())[0]
+    usual = _SHORT.get(_SYNONYMS.get(first, first), first) if first != text.lower() else text.lower()
+    same_language = [full for full in known if full.startswith(usual[:3] + "_")] if len(usual) >= 3 else []  # noqa: PLR2004 - ISO 639-3
     suggestions = same_language or difflib.get_close_matches(text, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else "for example eng_Latn or en"
     return LanguageError(f"language {code!r} is unknown; expected ISO 639-3 and a script, as in swh_Latn: {hint}")

@@ -101,7 +101,8 @@ def test_reads_a_last_line_without_newline(tmp_path):
         (b"", r"eng_Latn.dev:1: empty line"),
         (b"One.\nTw\xe9.\n", r"eng_Latn.dev:2: not UTF-8.*iconv"),
         (b"\xef\xbb\xbfOne.\nTwo.\n", r"eng_Latn.dev:1: starts with a byte order mark.*without BOM"),
-        (b"One.\nTwo.\r\n", r"eng_Latn.dev:2: ends in CRLF.*dos2unix"),
+        (b"One.\nTwo.\r\r\n", r"eng_Latn.dev:2: a carriage return without a line feed.*mac2unix"),
+        (b"One.\rTwo.\r", r"eng_Latn.dev:1: a carriage return without a line feed"),
     ],
 )
 def test_refuses_damaged_files(tmp_path, raw, message):
@@ -109,6 +110,42 @@ def test_refuses_damaged_files(tmp_path, raw, message):
     folder = write_folder(tmp_path)
     (folder / "eng_Latn.dev").write_bytes(raw)
     with pytest.raises(CorpusError, match=message):
+        load_corpus(str(folder))
+
+
+def test_reads_line_ends_as_editors_do(tmp_path):
+    """CRLF and LF end lines, in whatever mixture and with or without the last; other separators are text."""
+    for code, raw in (
+        ("eng_Latn", b"One.\r\nTwo.\r\n"),
+        ("deu_Latn", b"Eins.\nZwei.\r\n"),
+        ("fra_Latn", b"Un.\r\nDeux."),
+    ):
+        (tmp_path / f"{code}.txt").write_bytes(raw)
+    (tmp_path / "spa_Latn.txt").write_bytes("U\u0085n\u2028o.\r\nD\x0bo\x0cs.\r\n".encode())
+    texts = load_corpus(str(tmp_path)).texts
+    assert texts["eng_Latn"] == ("One.", "Two.")
+    assert texts["deu_Latn"] == ("Eins.", "Zwei.")
+    assert texts["fra_Latn"] == ("Un.", "Deux.")
+    assert texts["spa_Latn"] == ("U\u0085n\u2028o.", "D\x0bo\x0cs.")
+
+
+def test_reads_names_with_a_region(tmp_path):
+    """Files named as in browsers and operating systems are read, Traditional Chinese as such."""
+    names = {"en-US": "eng_Latn", "pt_BR": "por_Latn", "zh-CN": "zho_Hans", "zh-TW": "zho_Hant", "iw": "heb_Hebr"}
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text("One.\n", encoding="utf-8")
+    assert set(load_corpus(str(tmp_path)).languages) == set(names.values())
+    (tmp_path / "pt-PT.txt").write_text("One.\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"pt-PT.txt and .*pt_BR.txt are both por_Latn"):
+        load_corpus(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["en_clean.txt", "eng_Latn_clean.dev", "de-train.txt", "zh_tw.txt", "en-USA.txt"])
+def test_no_language_is_left_out_in_silence(tmp_path, name):
+    """A name that begins with a known code and is none is refused by the file's name."""
+    folder = write_folder(tmp_path)
+    (folder / name).write_text("One.\nTwo.\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=rf"{name}: language '{name.partition('.')[0]}' is unknown"):
         load_corpus(str(folder))
 
 
@@ -218,7 +255,9 @@ def test_refuses_bad_rows(tmp_path, rows, message):
         ("a.tsv", b"language\ttext\ttext\nen\t1\t1\n", r"a.tsv:1: columns"),
         ("a.tsv", b"language\ttext\nen\tone\ttwo\n", r"a.tsv:2: 3 columns, expected 2"),
         ("a.tsv", b"language\ttext\n", r"no rows"),
-        ("a.tsv", b"language\ttext\r\nen\tone\r\n", r"a.tsv:1: ends in CRLF"),
+        ("a.tsv", b"language\ttext\ren\tone\r", r"a.tsv:1: a carriage return"),
+        ("a.tsv", b'language\ttext\nen\t"He said ""hello""."\n', r"a.tsv:2: .*is quoted as in CSV.*QUOTE_NONE"),
+        ("a.tsv", b'language\ttext\nen\t""\n', r"a.tsv:2: .*is quoted as in CSV"),
     ],
 )
 def test_refuses_damaged_tables(tmp_path, name, raw, message):

@@ -21,9 +21,10 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
         source: one of
 
             * a folder with one text file per language, ``xxx_Xxxx.*`` (or short codes), where line i has the same
-              meaning in every file; hidden files and files not named by a language code are ignored;
+              meaning in every file; hidden files and files not named by a language code are ignored, but a name that
+              begins with a known code and is none (``en_clean.txt``) is an error;
             * a ``.jsonl`` or ``.tsv`` file with columns ``language``, ``text`` and, optionally, ``id`` (without ids,
-              the n-th text of each language is item n);
+              the n-th text of each language is item n); fields of a ``.tsv`` are not quoted;
             * ``flores_plus`` or ``belebele``, fetched from the Hugging Face hub through `datasets`, or
               ``flores_plus:FOLDER`` for a local copy of that repository;
             * ``belebele:FOLDER`` with ``FOLDER/belebele/passage_to_flores200.json`` and FLORES-200 in

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from isogloss.corpora.corpus import Corpus, add_text, align, check_language, check_text, item_id, require_languages
+from isogloss.corpora.corpus import (
+    Corpus,
+    add_text,
+    align,
+    check_language,
+    check_text,
+    full_code,
+    item_id,
+    require_languages,
+)
 from isogloss.errors import CorpusError
 from isogloss.files import parse_json
 
-__all__ = ["TABLES", "load_folder", "load_table", "read_text"]
+__all__ = ["TABLES", "check_cells", "load_folder", "load_table", "names_language", "read_lines", "read_text"]
 
 _LANGUAGE_STEM = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z]{4})?")
+# A field as writers of CSV quote one that holds a quotation mark: marks around it, those inside doubled.
+_QUOTED = re.compile(r'"(?=.*""|"$)(?:[^"]|"")*"')
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,12 +54,49 @@ def read_text(path: Path, *, allow_mark: bool = False) -> str:
         ) from error
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Read lines that end in LF; only LF splits, so that U+2028 and the like stay inside their line."""
-    lines = read_text(path).removesuffix("\n").split("\n")
+def read_lines(path: Path, *, allow_mark: bool = False) -> list[str]:
+    """Return the lines of a UTF-8 file without their ends.
+
+    LF and CRLF end a line, also mixed in one file. A carriage return elsewhere may be a line's end, as on old Macs, or
+    a stray character: it is refused. NEL, U+2028, vertical tabs and form feeds are part of their line.
+
+    Args:
+        path: of the file.
+        allow_mark: as `read_text`.
+
+    Raises:
+        CorpusError: as `read_text`, or for a carriage return without a line feed behind it.
+    """
+    lines = read_text(path, allow_mark=allow_mark).replace("\r\n", "\n").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
-        if line.endswith("\r"):
-            raise CorpusError(f"{path}:{number}: ends in CRLF; expected LF; convert the file, as with dos2unix")
+        if "\r" in line:
+            raise CorpusError(
+                f"{path}:{number}: a carriage return without a line feed; end lines in LF or CRLF, as with mac2unix, or "
+                "take it out of the text"
+            )
+    return lines
+
+
+def check_cells(cells: Sequence[str], where: str) -> None:
+    """Refuse cells of a tab-separated line that a writer of CSV has quoted; these files know no quoting.
+
+    Marks around a whole text, with none or single ones inside, are part of the text.
+
+    Raises:
+        CorpusError: names the cell.
+    """
+    for cell in cells:
+        if _QUOTED.fullmatch(cell):
+            raise CorpusError(
+                f"{where}: {cell[:40]!r} is quoted as in CSV; write texts as they are (pandas: "
+                "quoting=csv.QUOTE_NONE), or use .jsonl"
+            )
+
+
+def _read_full_lines(path: Path) -> list[str]:
+    """Read lines of which none may be empty."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise CorpusError(
                 f"{path}:{number}: empty line; fill it in, or delete this line from every language's file"
@@ -61,7 +109,7 @@ def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None)
     name = folder.name if split is None else f"{folder.name}/{split}"
     files = _language_files(folder, split)
     codes = require_languages(files, wanted, str(folder))
-    texts = {code: tuple(_read_lines(files[code])) for code in codes}
+    texts = {code: tuple(_read_full_lines(files[code])) for code in codes}
     first = codes[0]
     for code in codes:
         if len(texts[code]) != len(texts[first]):
@@ -75,6 +123,15 @@ def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None)
     return Corpus(name, texts, ids, licence="not stated", source="local folder")
 
 
+def names_language(stem: str) -> bool:
+    """Return whether a file's name, up to the first stop, is meant as a language.
+
+    It is where it has the form of a code, or begins with one that is known and goes on behind a hyphen or an underscore
+    (``pt-BR``, ``eng_Latn_clean``).
+    """
+    return bool(_LANGUAGE_STEM.fullmatch(stem)) or full_code(re.split("[-_]", stem)[0]) is not None
+
+
 def _language_files(folder: Path, split: str | None) -> dict[str, Path]:
     subfolder = folder if split is None else folder / split
     suffix = "" if subfolder.is_dir() else f".{split}"
@@ -82,7 +139,7 @@ def _language_files(folder: Path, split: str | None) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
         stem = path.name.partition(".")[0]
-        if not path.is_file() or not path.name.endswith(suffix) or not _LANGUAGE_STEM.fullmatch(stem):
+        if not path.is_file() or not path.name.endswith(suffix) or not names_language(stem):
             continue
         code = check_language(stem, str(path))
         if code in files:
@@ -95,7 +152,7 @@ def _language_files(folder: Path, split: str | None) -> dict[str, Path]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(_read_full_lines(path), start=1):
         where = f"{path}:{number}"
         try:
             row = parse_json(line)
@@ -107,7 +164,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    header, *lines = (line.split("\t") for line in _read_lines(path))
+    header, *lines = (line.split("\t") for line in _read_full_lines(path))
     if len(set(header)) != len(header) or not {"language", "text"} <= set(header):
         raise CorpusError(f"{path}:1: columns {header}; expected a header with language, text and, optionally, id")
     for number, cells in enumerate(lines, start=2):
@@ -115,6 +172,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise CorpusError(
                 f"{path}:{number}: {len(cells)} columns, expected {len(header)}; replace tabs inside texts"
             )
+        check_cells(cells, f"{path}:{number}")
         yield f"{path}:{number}", dict(zip(header, cells, strict=True))
 
 

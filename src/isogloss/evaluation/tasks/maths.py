@@ -8,9 +8,10 @@ from pathlib import Path
 
 from isogloss.corpora.corpus import full_code
 from isogloss.corpora.hub import Hub
+from isogloss.corpora.local import read_lines
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.evaluation.tasks.parse import parse_boxed, parse_number
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_lines, text_of
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, text_of
 from isogloss.evaluation.tasks.task import Item, Parse, Task
 from isogloss.languages import from_name
 
@@ -238,7 +239,7 @@ def _tsv_files(folder: Path, prefix: str) -> dict[str, Path]:
 
 def _read_tsv(path: Path) -> list[tuple[str, str, str]]:
     problems = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, allow_mark=True), start=1):
         question, tab, answer = line.partition("\t")
         parsed = parse_number(answer)
         if not question.strip() or not tab or parsed is None:

@@ -16,7 +16,7 @@ from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.task import Split
 from isogloss.files import parse_json
 
-__all__ = ["Request", "glob_languages", "read_csv", "read_languages", "read_lines", "read_rows", "text_of"]
+__all__ = ["Request", "glob_languages", "read_csv", "read_languages", "read_rows", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,6 @@ def glob_languages(folder: Path, pattern: str, code: Callable[[Path], str | None
         if language is not None:
             found[language] = path
     return found
-
-
-def read_lines(path: Path) -> list[str]:
-    r"""Return lines without their ends; only ``\n`` ends one, and empty ones at the end are dropped.
-
-    Raises:
-        CorpusError: the file cannot be read or is not UTF-8.
-    """
-    return read_text(path, allow_mark=True).rstrip("\n").split("\n")
 
 
 def read_csv(path: Path) -> Iterator[list[str]]:

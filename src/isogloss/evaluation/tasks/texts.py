@@ -9,9 +9,10 @@ from typing import Any
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.corpora.corpus import full_code, require_languages
 from isogloss.corpora.hub import Hub
+from isogloss.corpora.local import read_lines
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_number, parse_text
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_lines, read_rows, text_of
+from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_rows, text_of
 from isogloss.evaluation.tasks.score import require_sacrebleu
 from isogloss.evaluation.tasks.task import Item, Task, half_of
 from isogloss.languages import display_name
@@ -134,7 +135,7 @@ def load_tico19(request: Request) -> Task:
     files = glob_languages(request.path, "tico19-test.*", code_of)
     texts = {}
     for code in require_languages(files, _with_english(request), str(request.path)):
-        lines = read_lines(files[code])
+        lines = read_lines(files[code], allow_mark=True)
         empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
         if empty is not None:
             raise CorpusError(f"{files[code]}:{empty}: an empty line")
