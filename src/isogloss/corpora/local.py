@@ -71,8 +71,8 @@ def read_lines(path: Path, *, allow_mark: bool = False) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if "\r" in line:
             raise CorpusError(
-                f"{path}:{number}: a carriage return without a line feed; end lines in LF or CRLF, as with mac2unix, or "
-                "take it out of the text"
+                f"{path}:{number}: a carriage return without a line feed; end lines in LF or CRLF, as with "
+                "mac2unix, or take it out of the text"
             )
     return lines
 

@@ -113,6 +113,67 @@ def test_polymath_levels_are_splits(tmp_path):
     assert load_task(f"polymath:top:{tmp_path / 'release'}").items == top.items
 
 
+def test_polymath_medium_loads_with_its_open_brace(tmp_path):
+    """The one answer that is published without a closing brace is read; any other is refused by its line."""
+    written = r"$\frac{1}{2\sqrt{2} \ln\frac{\sqrt{2}+2}{2-\sqrt{2}}$"
+    row = {"id": "medium-de-111", "question": "?", "answer": written}
+    write_lines(tmp_path / "de" / "medium.jsonl", [row])
+    task = load_task(f"polymath:medium:{tmp_path}")
+    item = task.items["deu_Latn"][0]
+    right = r"\boxed{\frac{1}{2\sqrt{2}} \ln \frac{\sqrt{2}+2}{2-\sqrt{2}}}"
+    assert score_output(task, "deu_Latn", item, right).correct is True
+    for answer in (r"\frac{1}{2", "1.234"):
+        write_lines(tmp_path / "de" / "medium.jsonl", [row, row | {"id": "medium-de-112", "answer": answer}])
+        with pytest.raises(CorpusError, match=r"medium.jsonl:2: answer is .*closed braces.* the same in deu_Latn"):
+            load_task(f"polymath:medium:{tmp_path}")
+
+
+@pytest.mark.parametrize("level", ["low", "medium", "high", "top"])
+def test_every_published_answer_of_polymath_is_right_where_it_is_boxed(shared_data, level):
+    """In 18 languages; and no other answer of the level is right in its place."""
+    folder = shared_data / "polymath"
+    if not folder.is_dir():
+        pytest.skip(f"no official files of PolyMath at {folder}")
+    task = load_task(f"polymath:{level}:{folder}")
+    assert len(task.items) == 18
+    for language, items in task.items.items():
+        assert len(items) == 125
+        for item in items:
+            assert score_output(task, language, item, rf"\boxed{{{item.answer}}}").correct is True
+
+
+def test_a_folder_of_ones_own_is_read_by_its_language(tmp_path):
+    """3,5 is 3.5 in German, in the file and in the output."""
+    (tmp_path / "deu_Latn.tsv").write_bytes(b"Wie viel?\t3,5\r\nWie viele?\t1.234\r\n")
+    (tmp_path / "en-US.tsv").write_text("How much?\t3.5\nHow many?\t1,234\n", encoding="utf-8")
+    task = load_task(str(tmp_path))
+    for items in task.items.values():
+        assert [item.answer for item in items] == ["3.5", "1234"]
+    item = task.items["deu_Latn"][0]
+    assert score_output(task, "deu_Latn", item, "Das ist 3,5").correct is True
+    assert score_output(task, "deu_Latn", item, "Das ist 5").correct is False
+    assert "decimal mark of the language" in task.protocol
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("deu_Latn", "Wie viele?\t12 bis 15", r"deu_Latn.tsv:2: .*one as German writes it.*12 bis 15"),
+        ("eng_Latn", "How much?\t3,5", r"eng_Latn.tsv:2: .*one as English writes it"),
+        ("eng_Latn", "How many?\t1\t5", r"eng_Latn.tsv:2: .*a number, one as"),
+        ("eng_Latn", '"She said ""how many?"""\t5', r"eng_Latn.tsv:2: .*quoted as in CSV"),
+        ("eng_Latn", '"How\tmany?"\t5', r"eng_Latn.tsv:2: .*a number, one as"),
+        ("eng_Latn", "How\rmany?\t5", r"eng_Latn.tsv:2: a carriage return"),
+        ("en_clean", "How many?\t5", r"en_clean.tsv: language 'en_clean' is unknown"),
+    ],
+)
+def test_lines_that_need_a_guess_are_refused(tmp_path, name, line, message):
+    """The error names the file and the line."""
+    (tmp_path / f"{name}.tsv").write_text(f"How many?\t1\n{line}\n", encoding="utf-8", newline="")
+    with pytest.raises(CorpusError, match=message):
+        load_task(str(tmp_path))
+
+
 @pytest.mark.usefixtures("hub_cache")
 def test_msvamp_of_the_hub(tmp_path):
     """The translated question is asked, and 8.0 is 8."""

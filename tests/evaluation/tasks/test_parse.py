@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.evaluation.tasks import parse_boxed, parse_letter, parse_number, parse_text
+from isogloss.evaluation.tasks.maths import _BOX, _ERRATA
+from isogloss.evaluation.tasks.parse import parse_latex, read_number
 
 # First digits of the scripts in which answers of our tasks may be written.
 ZEROS = {"ASCII": "0", "Bengali": "০", "Thai": "๐", "Telugu": "౦", "Arabic": "٠", "Persian": "۰", "full-width": "０"}
@@ -129,6 +132,82 @@ def test_a_boxed_number_follows_the_language():
     """The decimal mark of the question's language holds inside the box."""
     assert parse_boxed(r"\boxed{1.234}", "deu_Latn") == "1234"
     assert parse_boxed(r"\boxed{1.234}", "eng_Latn") == "1.234"
+
+
+# Shapes of PolyMath's expected answers that are no number, and numbers that stand in them.
+ANSWERS = r"""
+[2,3) (3,6] [e,7] (-1,1) (3,2) (1,4,4),(2,4,4) (-0.5,0.87),(0,0) e-1 2n 2n-1 n-1 n(n-1) m(n-1) n! 2n^2-2n+1 270-\theta
+k=-4,-2,-1,1 p=2,3,7 2^{99}-1 \frac{1}{2} -\frac{2}{3} \frac{11n}{12} 4\sqrt{2} \ln2 2(p!)^2 e 2 3 1 6 7 2.3 0.65 -0.127
+16 99 3! |3| 3i 3² √3 3π <3 3' [3] {2,3} 5:4 12 -12
+""".split()  # noqa: SIM905 - a table
+
+
+def test_every_expected_answer_is_right_and_no_other_in_its_place():
+    """Boxed, in the 18 languages of PolyMath, an answer is itself and none of the others, in dollar signs or not."""
+    assert len({parse_latex(answer) for answer in ANSWERS}) == len(ANSWERS)
+    for language in _BOX:
+        for answer in ANSWERS:
+            assert parse_boxed(rf"\boxed{{{answer}}}", language) == parse_latex(answer)
+            assert parse_boxed(rf"so $\boxed{{ ${answer}$ }}$.", language) == parse_latex(f"${answer}$.")
+
+
+def test_the_erratum_of_polymath_is_its_integral():
+    """The brace that is missing in the published answer stands where the value is that of the integral."""
+    (repaired,) = _ERRATA.values()
+    assert parse_boxed(rf"\boxed{{{repaired}}}") == r"\frac{1}{2\sqrt{2}}\ln\frac{\sqrt{2}+2}{2-\sqrt{2}}"
+    value = math.log((math.sqrt(2) + 2) / (2 - math.sqrt(2))) / (2 * math.sqrt(2))
+    steps = [math.pi / 2 * (i + 0.5) / 10000 for i in range(10000)]
+    integral = sum(math.cos(x) / (1 + math.tan(x)) for x in steps) * math.pi / 2 / 10000
+    assert math.isclose(value, integral, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "english", "german"),
+    [
+        ("3,5", None, "3.5"),
+        ("3.5", "3.5", "3.5"),
+        ("1.234", "1.234", "1234"),
+        ("1,234", "1234", "1234"),
+        ("12 345", "12345", "12345"),
+        ("1 234,5", "1234.5", "1234.5"),
+        ("- 3", "-3", "-3"),
+        ("+3", "3", "3"),
+        ("US$5", "5", "5"),
+        ("18 €", "18", "18"),
+        ("45°", "45", "45"),
+        ("18 eggs.", "18", "18"),
+        ("18个", "18", "18"),
+        ("১৮ টাকা", "18", "18"),
+        ("12 bis 15", None, None),
+        ("1 2", None, None),
+        ("1,2,3", None, None),
+        ("3 million", None, None),
+        ("3万", None, None),
+        ("2 n", None, None),
+        ("2 pi", None, None),
+        ("0.3...", None, None),
+        ("about 3", None, None),
+        ("", None, None),
+    ],
+)
+def test_one_number_or_none(text, english, german):
+    """What is more or less than one number is none; the decimal mark is that of the language."""
+    assert (read_number(text, "eng_Latn"), read_number(text, "deu_Latn")) == (english, german)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\left(0, \dfrac{1}{2}\right]", r"(0,\frac{1}{2}]"),
+        (r"\frac{1}{2}\left(1-e^{-2}\right).", r"\frac{1}{2}(1 - e^{-2})"),
+        (r"2\,n\;-~1", "2n-1"),
+        (r"18\text{ m}", "18"),
+        (r"\mathrm{e}-1", "e-1"),
+    ],
+)
+def test_looks_do_not_count(one, other):
+    """Spaces, sizes of brackets and a last stop change nothing."""
+    assert parse_boxed(rf"\boxed{{{one}}}") == parse_boxed(rf"\boxed{{{other}}}")
 
 
 @given(st.text())

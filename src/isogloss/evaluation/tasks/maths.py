@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from isogloss.corpora.corpus import full_code
+from isogloss.corpora.corpus import check_language, full_code
 from isogloss.corpora.hub import Hub
-from isogloss.corpora.local import read_lines
+from isogloss.corpora.local import check_cells, names_language, read_lines
 from isogloss.errors import CorpusError, LanguageError
-from isogloss.evaluation.tasks.parse import parse_boxed, parse_number
+from isogloss.evaluation.tasks.parse import parse_boxed, parse_latex, parse_number, read_number
 from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, text_of
 from isogloss.evaluation.tasks.task import Item, Parse, Task
-from isogloss.languages import from_name
+from isogloss.languages import display_name, from_name
 
 __all__ = ["load_maths_folder", "load_mgsm", "load_msvamp", "load_polymath"]
 
@@ -69,6 +69,11 @@ _BOXED = (
 # Answers with their working are longer than lm-eval's 256 tokens; no paper states its limit.
 _BOXED_TOKENS = 2048
 
+# Published without a closing brace, in every language (medium-XX-111); the integral of the question has this value.
+_ERRATA = {
+    r"$\frac{1}{2\sqrt{2}\ln\frac{\sqrt{2}+2}{2-\sqrt{2}}$": r"$\frac{1}{2\sqrt{2}}\ln\frac{\sqrt{2}+2}{2-\sqrt{2}}$"
+}
+
 _Questions = Mapping[str, list[tuple[str, str, str]]]  # language to (id, question, answer)
 
 
@@ -120,10 +125,11 @@ def load_polymath(request: Request) -> Task:
             files = glob_languages(request.path, pattern, lambda path: full_code(path.parent.name))
     questions = {}
     for code, where, rows in read_languages(request, hub, files, split=level, columns=("id", "question", "answer")):
-        questions[code] = [_level_problem(row, f"{where}:{i + 1}") for i, row in enumerate(rows)]
+        questions[code] = [_level_problem(row, code, f"{where}:{i + 1}") for i, row in enumerate(rows)]
     note = (
         "No language is asked for. Numbers are compared as numbers; other answers (levels above low) as LaTeX without "
-        "spaces, which is stricter than the paper's test of mathematical equality."
+        "spaces and sizes of brackets, which is stricter than the paper's test of mathematical equality. The expected "
+        "answer of medium-111 is published without a closing brace, which is put where the integral has its value."
     )
     return _boxed(request, questions, "Apache-2.0", f"Qwen/PolyMath, {level}", note=note)
 
@@ -131,21 +137,31 @@ def load_polymath(request: Request) -> Task:
 def load_maths_folder(folder: Path, languages: tuple[str, ...] | None) -> Task:
     """Load a folder of a user's own, ``xxx_Xxxx.tsv`` or ``FOLDER_code.tsv``: the question and a line break, no chat.
 
+    Expected answers and outputs are read with the decimal mark of the language: ``3,5`` is 3.5 in German and an error
+    in English, as is ``12 bis 15``.
+
     Raises:
-        CorpusError: a language is missing, a line malformed, or languages differ in their number of items.
+        CorpusError: a language is missing, a line malformed, an answer not one number of its
+            language, or languages differ in their number of items.
     """
     files = _tsv_files(folder, f"{folder.name}_")
     missing = set(languages or files) - set(files)
     if missing or not files:
         raise CorpusError(f"{folder} has no file for {', '.join(sorted(missing)) or 'any language'}; it needs *.tsv")
-    questions = {code: _read_tsv(files[code]) for code in languages or files}
+    questions = {code: _read_tsv(files[code], code) for code in languages or files}
     lengths = {code: len(rows) for code, rows in questions.items()}
     if len(set(lengths.values())) > 1:
         raise CorpusError(f"{folder}: languages have different numbers of items: {lengths}; line i must be one item")
     items = {code: [Item(i, q + "\n", answer) for i, q, answer in rows] for code, rows in questions.items()}
-    protocol = "zero-shot, plain: the question and a line break; the last number of the output counts"
     return Task(
-        folder.name, items, parse_number, max_new_tokens=256, protocol=protocol, source="a folder of the user's"
+        folder.name,
+        items,
+        parse_number,
+        max_new_tokens=256,
+        protocol="zero-shot, plain: the question and a line break; the last number of the output counts, read with the "
+        "decimal mark of the language",
+        parsers={code: _in_language(parse_number, code) for code in items},
+        source="a folder of the user's",
     )
 
 
@@ -210,18 +226,22 @@ def _instruction(code: str, source: str) -> str:
 
 def _problem(item_id: str, row: object, columns: tuple[str, str], where: str) -> tuple[str, str, str]:
     question, written = (text_of(row, column, where) for column in columns)
-    answer = parse_number(written)
+    answer = read_number(written)
     if answer is None:
-        raise CorpusError(f"{where}: {columns[1]} is {written!r}, expected a number")
+        raise CorpusError(f"{where}: {columns[1]} is {written!r}, expected one number")
     return item_id, question, answer
 
 
-def _level_problem(row: object, where: str) -> tuple[str, str, str]:
+def _level_problem(row: object, code: str, where: str) -> tuple[str, str, str]:
     """Read a row of PolyMath; ids such as ``low-zh-7`` name the language, which ids here must not."""
     written = text_of(row, "answer", where)
-    answer = parse_boxed(f"\\boxed{{{written}}}")
-    if answer is None:
-        raise CorpusError(f"{where}: answer is {written!r}, expected a number or LaTeX with closed braces")
+    written = _ERRATA.get("".join(written.split()), written)
+    answer = parse_latex(written)
+    if answer is None or parse_boxed(f"\\boxed{{{written}}}", code) != answer:
+        raise CorpusError(
+            f"{where}: answer is {written!r}, expected a number or LaTeX with closed braces that reads "
+            f"the same in {code}"
+        )
     parts = text_of(row, "id", where).split("-")
     return f"{parts[0]}-{parts[-1]}", text_of(row, "question", where), answer
 
@@ -234,15 +254,24 @@ def _named(path: Path) -> str | None:
 
 
 def _tsv_files(folder: Path, prefix: str) -> dict[str, Path]:
-    return glob_languages(folder, "*.tsv", lambda path: full_code(path.stem.removeprefix(prefix)))
+    def code_of(path: Path) -> str | None:
+        stem = path.stem.removeprefix(prefix)
+        return check_language(stem, str(path)) if names_language(stem) else None
+
+    return glob_languages(folder, "*.tsv", code_of)
 
 
-def _read_tsv(path: Path) -> list[tuple[str, str, str]]:
+def _read_tsv(path: Path, language: str | None = None) -> list[tuple[str, str, str]]:
+    """Read questions and answers; published files write numbers as English does, whatever the language."""
     problems = []
     for number, line in enumerate(read_lines(path, allow_mark=True), start=1):
         question, tab, answer = line.partition("\t")
-        parsed = parse_number(answer)
+        check_cells((question, answer), f"{path}:{number}")
+        parsed = read_number(answer, language)
         if not question.strip() or not tab or parsed is None:
-            raise CorpusError(f"{path}:{number}: expected a question, a tab and a number, found {line[:60]!r}")
+            raise CorpusError(
+                f"{path}:{number}: expected a question, a tab and a number"
+                f"{f', one as {display_name(language)} writes it' if language else ''}, found {line[-60:]!r}"
+            )
         problems.append((str(number - 1), question, parsed))
     return problems

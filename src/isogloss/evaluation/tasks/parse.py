@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["DECIMAL_COMMA", "parse_boxed", "parse_letter", "parse_number", "parse_text"]
+__all__ = [
+    "DECIMAL_COMMA",
+    "parse_boxed",
+    "parse_latex",
+    "parse_letter",
+    "parse_number",
+    "parse_text",
+    "read_number",
+]
 
 # Languages of our tasks that write 1.234,5 for 1,234.5. Source: Unicode CLDR, symbols-numberSystem-latn, decimal.
 DECIMAL_COMMA = frozenset(
@@ -22,8 +30,27 @@ _SIGNS = str.maketrans("−－﹣，．٬٫\u00a0\u202f\u2009", "---,.,.___")
 _NUMBER = re.compile(r"(?<![\w)\]])-?\d+(?:[.,_]\d+)*|\d+(?:[.,_]\d+)*")
 _GROUPED = re.compile(r"\d{1,3}(?:(?P<mark>[.,_])\d{3}(?:(?P=mark)\d{3})*|(?:,\d{2})+,\d{3})")
 _BOX = re.compile(r"\\boxed\s*\{")
-_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-_TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}")
+_FRACTION = re.compile(r"(-?)\\frac\{(\d+)\}\{(\d+)\}")
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
+# Spaces of LaTeX, and sizes of brackets and fractions: they change how an answer looks, not what it says.
+_SPACES = re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
+_SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_SMALL_FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
+# All of a text that is one number: signs of currency on either side, percent, degrees, and what is counted.
+_CURRENCY = "".join(chr(code) for code in range(0x20D0) if unicodedata.category(chr(code)) == "Sc")
+_ONE_NUMBER = re.compile(
+    rf"(?:[A-Z]{{1,3}}(?=\s*[{_CURRENCY}]))?[\s{_CURRENCY}]*(?P<sign>[-+]?)[\s{_CURRENCY}]*"
+    rf"(?P<digits>\d{{1,3}}(?:[ ]\d{{3}})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,_]\d+)*)"
+    rf"(?:\s*[%٪％°{_CURRENCY}])?(?P<unit>.*)",
+    re.DOTALL,
+)
+# Words behind a number that make another of it, or of which it is a part.
+_NO_UNITS = frozenset(
+    """
+    pi sin cos tan log ln exp sqrt or and mod times plus minus hundred thousand million billion trillion dozen half
+    """.split()  # noqa: SIM905 - a table
+)
+_NUMERALS = frozenset("十百千万萬亿億兆십백천만억조")
 _AFTER_COLON = re.compile(r"[:：]\s*[\s*_$(\[\\{]*(?:boxed\{|text\{)?\(?([A-Z])(?![A-Za-z])")
 _AT_START = re.compile(r"[\s*_(\[$]*([A-Z])(?:[\s*_$]*(?:[).:\]，。、]|$)|\s*\n)")
 _ANSWER = re.compile(
@@ -77,16 +104,56 @@ def parse_boxed(output: str, language: str | None = None) -> str | None:
         ['1234', '5/4', None, None]
     """
     content = _last_box(output)
-    if content is None:
+    return None if content is None else parse_latex(content, language)
+
+
+def parse_latex(content: str, language: str | None = None) -> str | None:
+    r"""Return what an answer in LaTeX says, without its box: a number where all of it is one, or None.
+
+    Only a number by itself is read as one, with a currency, a percent sign or words for what is counted around it.
+    Expressions, intervals, tuples and lists (``2n``, ``[2,3)``, ``(3,2)``, ``1 or 2``) are compared as written.
+
+    Args:
+        content: any text.
+        language: as for `parse_number`; expressions are the same in every language.
+
+    Returns:
+        As `parse_boxed`.
+
+    Example:
+        >>> [parse_latex(text, "deu_Latn") for text in ("3,5", "[2,3)", "n - 1", r"18 \text{ m}")]
+        ['3.5', '[2,3)', 'n-1', '18']
+    """
+    content = _SPACES.sub(" ", content.replace("{,}", ",").replace(r"\,", "").replace(r"\!", ""))
+    content = content.replace(r"\$", "$").replace(r"\%", "%")
+    number = read_number(_TEXT.sub(_without_unit, content), language)
+    if number is not None:
+        return number
+    content = _plain(" ".join(_TEXT.sub(r" \1 ", content).replace("$", "").replace("%", "").split()))
+    content = _SMALL_FRACTION.sub(r"\\frac", _SIZES.sub("", content)).removesuffix(".")
+    written = re.sub(r"(?<!\d) | (?!\d)", "", content)  # 1 2 is not 12
+    fraction = _FRACTION.fullmatch(written)
+    return "".join((fraction[1], fraction[2], "/", fraction[3])) if fraction else written or None
+
+
+def read_number(text: str, language: str | None = None) -> str | None:
+    """Return the number that a text is, written as by `parse_number`, or None where it is more or less than one.
+
+    Args:
+        text: a number, perhaps with a currency, a percent sign, or words for what is counted behind it.
+        language: as for `parse_number`.
+
+    Example:
+        >>> [read_number(text, "deu_Latn") for text in ("3,5", "1 234 Eier", "12 bis 15", "2n", "3!", "- 4")]
+        ['3.5', '1234', None, None, None, '-4']
+    """
+    match = _ONE_NUMBER.fullmatch(_plain(re.sub("[\u00a0\u202f\u2009]", " ", text.strip())))
+    if match is None or not _is_unit(match["unit"]):
         return None
-    content = _TEXT.sub(r" \1 ", content).replace("{,}", ",").replace(r"\,", "").replace(r"\!", "")
-    content = content.replace(r"\$", "").replace("$", "").replace(r"\%", "").strip()
-    fraction = _FRACTION.fullmatch(content)
-    if fraction:
-        return "".join((fraction[1], fraction[2], "/", fraction[3]))
-    if "\\" not in content and len(_NUMBER.findall(_plain(content))) == 1 and not re.search(r"[\^=/*+]", content):
-        return parse_number(content, language)
-    return "".join(content.split()) or None
+    digits = match["digits"].replace(" ", "_")
+    if _read(digits, "," if language in DECIMAL_COMMA else ".") is None:
+        return None
+    return _canonical(match["sign"].strip("+") + digits, decimal_comma=language in DECIMAL_COMMA)
 
 
 def parse_letter(output: str, n_options: int = 4) -> str | None:
@@ -158,6 +225,32 @@ def _read(digits: str, decimal: str) -> tuple[str, str] | None:
     if len(marks) == 1 and last != "_" and (last in (".", decimal) or digits.startswith("0,")):
         return before, after
     return None
+
+
+def _without_unit(text: re.Match[str]) -> str:
+    """Return what a text in LaTeX says, without the words for what is counted; letters of formulas stay."""
+    inner = str(text[1])
+    counted = text[0].startswith(r"\text{") and not any(char.isdecimal() for char in inner)
+    return " " if counted and (len(inner.strip()) == 1 or _is_unit(f" {inner}")) else f" {inner} "
+
+
+def _is_unit(behind: str) -> bool:
+    """Whether what stands behind a number says what is counted: words, and no variables, operators or numerals."""
+    words = re.sub(r"[.。]?\s*$", "", behind).split()
+    if words and not behind[0].isspace() and _is_variable(words[0][0]):
+        return False
+    return all(
+        word.lower() not in _NO_UNITS
+        and word[0].isalpha()
+        and word[0] not in _NUMERALS
+        and all(unicodedata.category(char)[0] in "LM" or char in "'’-." for char in word)
+        and not (len(word.strip(".")) == 1 and _is_variable(word[0]))
+        for word in words
+    )
+
+
+def _is_variable(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith(("LATIN", "GREEK", "MATHEMATICAL"))
 
 
 def _only_digits(text: str) -> str:
