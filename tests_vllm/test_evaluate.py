@@ -89,7 +89,7 @@ def make_plan(fingerprint, name):
 
 def measure(engine, plan, n_new=12):
     """Answers and likelihoods under a plan."""
-    with nullcontext() if plan is None else engine.steered(plan):
+    with nullcontext() if plan is None else engine.steer(plan):
         answers = engine.answer(TEXTS, max_new_tokens=n_new, add_special_tokens=True, sampling=None)
         return answers, engine.log_likelihoods(PAIRS, add_special_tokens=True)
 

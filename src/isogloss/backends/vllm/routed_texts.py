@@ -72,7 +72,7 @@ def changed_choices(
     """Measure the share of tokens whose set of chosen experts differs under a plan, by decoder layer.
 
     Texts are read once as tokens of each phase that the plan names; the larger share counts, layer by layer, as in
-    `isogloss.backends.huggingface.change.measure_plan_effect`.
+    `isogloss.backends.huggingface.change.measure_change`.
 
     Where the engine's kernels round otherwise from run to run, as some do in 16 bits on several processes, experts
     that nearly tie move without any plan; such shares hold that noise.
