@@ -44,10 +44,14 @@ _ONE_NUMBER = re.compile(
     rf"(?:\s*[%٪％°{_CURRENCY}])?(?P<unit>.*)",
     re.DOTALL,
 )
-# Words behind a number that make another of it, or of which it is a part.
+# Words behind a number that make another of it, or of which it is a part, in the languages of PolyMath.
 _NO_UNITS = frozenset(
     """
     pi sin cos tan log ln exp sqrt or and mod times plus minus hundred thousand million billion trillion dozen half
+    hundert tausend millionen milliarden dutzend mille millions milliards douzaine cien cientos mil millón millones
+    docena cem milhão milhões dúzia mila milione milioni miliardi dozzina ratus ribu juta lusin elfu laki milioni dazeni
+    тысяча тысячи тысяч миллион миллиона миллионов миллиарда миллиардов дюжина trăm nghìn ngàn triệu tỷ tá
+    ألف آلاف مليون ملايين مئة শত হাজার লক্ষ লাখ কোটি వందల వేల వేలు లక్ష లక్షలు కోటి ร้อย พัน หมื่น แสน ล้าน โหล
     """.split()  # noqa: SIM905 - a table
 )
 _NUMERALS = frozenset("十百千万萬亿億兆십백천만억조")
