@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from isogloss.analysis import DeltaRule, ExpertTable, analyze, language_experts, task_experts
+from isogloss.analysis import DeltaRule, Estimate, ExpertTable, analyze, language_experts, task_experts
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
-from isogloss.evaluation.arms import BASELINE, PLAN
-from isogloss.evaluation.summary import compare_folders
+from isogloss.evaluation.arms import PLAN
+from isogloss.evaluation.paired import outcome_of
+from isogloss.evaluation.summarise import compare_folders
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
 from isogloss.files import write_json
 from isogloss.languages import display_name
@@ -23,7 +25,7 @@ from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.study import DEMO
 from known_answers.planted import planted_corpora, planted_problems
 from known_answers.planted_model import planted_model
-from markdown_parts import estimate, table
+from markdown_parts import table
 
 __all__ = ["planted_section", "steering_section"]
 
@@ -107,69 +109,64 @@ def united(parts: list[ExpertTable]) -> ExpertTable:
     return ExpertTable("delta", {**parts[0].parameters, "kind": "multilingual"}, experts, None)
 
 
-def points(found: dict[str, Any]) -> str:
+def points(difference: Estimate) -> str:
     """Write an estimate of a share in points."""
-    return estimate({name: None if found[name] is None else 100 * found[name] for name in ("value", "low", "high")}, 1)
+    return difference.scaled(100).text("{:.1f}".format)
 
 
-def gain_over(folder: Path, arm: str) -> dict[str, Any]:
+def gain_over(folder: Path, arm: str) -> Estimate:
     """How much more the plan gives than another arm, item by item, in these languages."""
-    return compare_folders(folder, folder, arms=(arm, PLAN)).overall_these_languages.difference.to_json()
+    return compare_folders(folder, folder, arms=(arm, PLAN)).overall_these_languages.difference
 
 
-def claims(summary: dict[str, Any], folder: Path) -> str:
+def claims(summary: EvaluationSummary, folder: Path) -> str:
     """Judge the papers' claims by the intervals: shown, the opposite shown, or not shown."""
 
-    def judged(found: dict[str, Any]) -> str:
-        return "shown" if found["low"] > 0 else "the opposite is shown" if found["high"] < 0 else "not shown"
+    def judged(difference: Estimate) -> str:
+        return {"better": "shown", "worse": "the opposite is shown", None: "not shown"}[outcome_of(difference)]
 
-    like, these = (judged(summary[name]["difference"]) for name in ("overall", "overall_these_languages"))
+    like, these = (judged(each.difference) for each in (summary.overall, summary.overall_these_languages))
     lines = [
         f"* Steering task experts raises accuracy: {like} for languages like these, {these} for these.",
-        f"* English loses less than a point: {summary['guard'][PLAN]['verdict']}.",
+        f"* English loses less than a point: {summary.guard[PLAN].verdict}.",
     ]
-    lines += [f"* The plan does better than {arm}: {judged(gain_over(folder, arm))}." for arm in summary["controls"]]
+    lines += [f"* The plan does better than {arm}: {judged(gain_over(folder, arm))}." for arm in summary.controls]
     return "\n".join(lines)
 
 
-def arms_table(summary: dict[str, Any], folder: Path) -> str:
+def arms_table(summary: EvaluationSummary, folder: Path) -> str:
     """One row per arm: its effect, its cost in the pivot, and the plan's gain over it."""
     rows = []
-    for arm in (PLAN, *summary["controls"]):
-        each = summary if arm == PLAN else summary["controls"][arm]
-        guard = summary["guard"][arm]
-        beyond = "–"
-        if arm != PLAN:
-            beyond = points(gain_over(folder, arm))
-        kl = [row["value"] for row in summary["kl"][arm].values() if row]
+    for arm, each in summary.compared.items():
+        guard, kl = summary.guard[arm], summary.mean_kl(arm)
         rows.append(
             (
                 arm,
-                str(summary["n_experts"][arm]),
-                points(each["overall"]["difference"]),
-                points(each["overall_these_languages"]["difference"]),
-                f"{100 * guard['change']:+.1f} ({guard['verdict']})",
-                f"{sum(kl) / len(kl):.3f}" if kl else "–",
-                beyond,
+                str(summary.n_experts[arm]),
+                points(each.overall.difference),
+                points(each.overall_these_languages.difference),
+                f"{100 * guard.change:+.1f} ({guard.verdict})",
+                "–" if kl is None else f"{kl:.3f}",
+                "–" if arm == PLAN else points(gain_over(folder, arm)),
             )
         )
     columns = ("Arm", "Experts", "Languages like these", "These languages", "English (guard)", "KL", "Plan minus arm")
     return table(columns, rows)
 
 
-def languages_table(summary: dict[str, Any]) -> str:
+def languages_table(summary: EvaluationSummary) -> str:
     """Baseline, difference, exact p-values and what could have been detected, by language."""
     rows = [
         (
             display_name(code),
-            points(row[BASELINE]),
-            points(row["difference"]),
-            f"{row['p_value']:.3f}",
-            f"{row['p_adjusted']:.3f}",
-            f"{row['p_bh']:.3f}",
-            "–" if row["minimum_detectable"] is None else f"{100 * row['minimum_detectable']:.1f}",
+            points(row.baseline),
+            points(row.difference),
+            f"{row.p_value:.3f}",
+            f"{row.p_adjusted:.3f}",
+            f"{row.p_bh:.3f}",
+            "–" if math.isnan(row.minimum_detectable) else f"{100 * row.minimum_detectable:.1f}",
         )
-        for code, row in summary["per_language"].items()
+        for code, row in summary.per_language.items()
     ]
     columns = ("Language", "Unsteered, %", "Difference, points", "p", "p, Holm", "p, BH", "Detectable, points")
     return table(columns, rows)
@@ -181,11 +178,9 @@ def likelihood(model: Model, plan: Plan, kept: Path) -> Iterator[str]:
     summary = evaluate_plan(model, task, plan, out=kept / "reference", arms=["random:2", "suppress"])
     yield "### The likelihood of the right working"
     rows = []
-    for arm in (PLAN, *summary["controls"]):
-        each = summary if arm == PLAN else summary["controls"][arm]
-        changed = sum(row["p_adjusted"] < 0.05 for row in each["per_language"].values())  # noqa: PLR2004
-        both = (each[name]["difference"] for name in ("overall", "overall_these_languages"))
-        rows.append((arm, *(estimate(found) for found in both), f"{changed} of {len(each['per_language'])}"))
+    for arm, each in summary.compared.items():
+        both = (mean.difference.text() for mean in (each.overall, each.overall_these_languages))
+        rows.append((arm, *both, f"{len(each.significant)} of {len(each.per_language)}"))
     columns = ("Arm", "Languages like these", "These languages", "Languages that change, Holm")
     yield f"Bits per byte, steered minus unsteered: below zero is better.\n\n{table(columns, rows)}"
 
@@ -200,15 +195,15 @@ def planted_section(kept: Path) -> Iterator[str]:
     rows = []
     for name, effective in (("planted", True), ("twin", False)):
         found, summary = planted_chain(kept / name, effective=effective)
-        controls = [summary["controls"][arm]["overall"]["difference"] for arm in summary["controls"]]
-        worst = max(row["p_adjusted"] for code, row in summary["per_language"].items() if code != PIVOT)
+        controls = [control.overall.difference for control in summary.controls.values()]
+        worst = max(row.p_adjusted for code, row in summary.per_language.items() if code != PIVOT)
         rows.append(
             (
                 name,
                 ", ".join(f"layer {row.layer} expert {row.expert}" for row in found.experts),
-                points(summary["overall"]["difference"]),
+                points(summary.overall.difference),
                 f"{worst:.1e}" if worst < 0.001 else f"{worst:.3f}",  # noqa: PLR2004
-                points(summary["per_language"][PIVOT]["difference"]),
+                points(summary.per_language[PIVOT].difference),
                 "; ".join(points(control) for control in controls),
             )
         )
@@ -216,7 +211,7 @@ def planted_section(kept: Path) -> Iterator[str]:
     yield table(columns, rows)
 
 
-def planted_chain(kept: Path, *, effective: bool) -> tuple[ExpertTable, dict[str, Any]]:
+def planted_chain(kept: Path, *, effective: bool) -> tuple[ExpertTable, EvaluationSummary]:
     """Capture, find, plan and evaluate."""
     kept.mkdir(exist_ok=True)
     model = load(str(planted_model(kept / "model", effective=effective)), dtype="float32")

@@ -23,7 +23,7 @@ from isogloss.backends.open import load
 from isogloss.errors import ModelError, RunError
 from isogloss.evaluation.arms import make_arms
 from isogloss.evaluation.run import RunOptions, evaluate
-from isogloss.evaluation.summary import compare_folders
+from isogloss.evaluation.summarise import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, write_plan
 
@@ -223,10 +223,10 @@ def test_an_evaluation_is_that_of_transformers(both, tmp_path, name):
                 measured = [[*row.pop("log_likelihoods", []), row.pop("value")] for row in (mine, theirs)]
                 assert mine == theirs
                 assert measured[0] == pytest.approx(measured[1], rel=1e-4, abs=1e-4)
-    found, expected = (summary["changed_choices"] for summary in summaries.values())
+    found, expected = (summary.changed_choices for summary in summaries.values())
     for arm, shares in found.items():
         assert shares == pytest.approx(expected[arm], abs=0.01)
-    assert summaries["vllm"]["engine"] == "vllm"
+    assert summaries["vllm"].engine == "vllm"
     with pytest.raises(RunError, match=r"has engine 'vllm' and .* has 'huggingface'; one comparison never mixes them"):
         compare_folders(tmp_path / "vllm", tmp_path / "huggingface")
 

@@ -18,7 +18,7 @@ from isogloss.cli import main
 from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.evaluation import harness, harness_vllm
 from isogloss.evaluation.harness import HarnessOptions, evaluate_with_harness
-from isogloss.evaluation.summary import compare_folders
+from isogloss.evaluation.summarise import compare_folders
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, random_control, write_plan
 from isogloss.workflows import lm_eval

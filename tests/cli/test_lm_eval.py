@@ -15,6 +15,8 @@ from isogloss.cli import main
 from isogloss.errors import CorpusError, PlanError, RunError
 from isogloss.evaluation import harness_vllm
 from isogloss.evaluation.harness import HarnessResult, HarnessScores, evaluate_with_harness
+from isogloss.evaluation.summary import EvaluationSummary
+from isogloss.files import from_json, to_json
 from isogloss.steering import Intervention, Plan, write_plan
 from isogloss.workflows import lm_eval
 from isogloss.workflows.lm_eval import LmEvalRequest, language_of, tasks_in
@@ -81,7 +83,7 @@ def test_results_survive_json():
 def summary(request=None, **options):
     """Of the made-up result."""
     request = request or LmEvalRequest(("x",))
-    return lm_eval._summarise(result(**options), request, {"model": "m", "engine": "huggingface"})
+    return lm_eval._summarise(result(**options), request, model="m", engine="huggingface")
 
 
 def test_tasks_stand_under_their_language():
@@ -90,14 +92,15 @@ def test_tasks_stand_under_their_language():
     values = {each.task: each for each in result().scores if each.metric == "acc,none"}
     means = {name: values[task].values["baseline"].mean() for task, name in
              {"x_en": "eng_Latn", "x_sw": "swh_Latn", "y": "y"}.items()}  # fmt: skip
-    assert found["arms"]["baseline"] == pytest.approx(means)
-    assert found["n"] == {"eng_Latn": 30, "swh_Latn": 30, "y": 30}
-    assert found["per_language"]["swh_Latn"]["difference"]["value"] == pytest.approx(1 - means["swh_Latn"])
-    assert set(found["controls"]) == {"random-0"}
-    assert {arm: guard["verdict"] for arm, guard in found["guard"].items()}["random-0"] == "fail"
-    assert found["left_out"] == ["z: ppl,none"]
-    assert found["metric"] == "acc,none"
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found.arms["baseline"] == pytest.approx(means)
+    assert found.n == {"eng_Latn": 30, "swh_Latn": 30, "y": 30}
+    assert found.per_language["swh_Latn"].difference.value == pytest.approx(1 - means["swh_Latn"])
+    assert set(found.controls) == {"random-0"}
+    assert found.guard["random-0"].verdict == "fail"
+    assert found.left_out == ("z: ppl,none",)
+    assert found.metric == "acc,none"
+    raw = to_json(found)
+    assert to_json(from_json(EvaluationSummary, json.loads(json.dumps(raw, allow_nan=False)), "here")) == raw
 
 
 def test_two_tasks_of_one_language_keep_their_names():
@@ -111,15 +114,15 @@ def test_two_tasks_of_one_language_keep_their_names():
 
 def test_scales_without_a_unit_of_loss_are_not_guarded():
     """What one point is, only shares say; chrF has another scale."""
-    assert "guard" in summary()
-    assert "guard" not in summary(scale=50.0)
-    assert "guard" not in summary(LmEvalRequest(("x",), pivot="deu_Latn"))
+    assert summary().guard
+    assert not summary(scale=50.0).guard
+    assert not summary(LmEvalRequest(("x",), pivot="deu_Latn")).guard
 
 
 def test_metrics_are_named_in_full_or_alone():
     """The first by name where none is asked for; a name that stands for two, or for none, is refused with the names."""
     asked = {None: "acc,none", "acc": "acc,none", "acc_norm": "acc_norm,none", "acc,none": "acc,none"}
-    assert {name: summary(LmEvalRequest(("x",), metric=name))["metric"] for name in asked} == asked
+    assert {name: summary(LmEvalRequest(("x",), metric=name)).metric for name in asked} == asked
     filters = ("exact_match,flexible", "exact_match,strict")
     with pytest.raises(RunError, match="names exact_match,flexible, exact_match,strict of"):
         summary(LmEvalRequest(("x",), metric="exact_match"), metrics=filters)
@@ -246,5 +249,5 @@ def test_tasks_of_the_harness_are_evaluated_like_our_own(planted, tasks, tmp_pat
     assert main(command(planted[1], out, *more, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert main(command(planted[1], out, *more, "--items", "3")) == 2
-    assert "another harness;" in capsys.readouterr().err
+    assert "other settings (harness)" in capsys.readouterr().err
     assert main(["report", str(out), "-o", str(tmp_path / "report.html")]) == 0

@@ -14,6 +14,7 @@ from scipy.stats import binom
 
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.evaluation.proportions import paired_difference_interval, share_interval, share_upper_bound
+from isogloss.files import to_json
 
 
 def flips(*, gained: int, lost: int, n_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +91,7 @@ def test_graded_scores_that_did_not_change_decide_nothing():
     """No spread, no bound: undecided, and JSON holds null."""
     found = guard_pivot([0.5, 0.7], [0.5, 0.7])
     assert (found.verdict, math.isnan(found.low)) == ("undecided", True)
-    raw = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    raw = json.loads(json.dumps(to_json(found), allow_nan=False))
     assert set(raw) == {"verdict", "change", "low", "high", "margin", "level", "n"}
     assert raw["low"] is None
 

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from isogloss.errors import RunError
-from isogloss.evaluation.journal import SETTINGS, Journal, claim, locked
+from isogloss.evaluation.journal import Journal, claim, locked
+from isogloss.evaluation.records import SETTINGS, ItemRecord, read_records
 
 N = 7
 SIZE = 3
@@ -20,7 +22,15 @@ ITEMS = [(f"item-{index}", f"hash-{index}") for index in range(N)]
 
 def record(index):
     """A record with a letter of several bytes."""
-    return {"item": f"item-{index}", "prompt_sha256": f"hash-{index}", "output": f"é{index}\n", "correct": True}
+    return ItemRecord(
+        item=f"item-{index}",
+        prompt_sha256=f"hash-{index}",
+        output=f"é{index}\n",
+        parsed=None,
+        expected="é",
+        correct=True,
+        value=1.0,
+    )
 
 
 def journal(folder):
@@ -91,7 +101,7 @@ def test_damage_before_the_last_batch_is_refused(tmp_path):
 def test_records_of_other_items_are_refused(tmp_path, field):
     """Another order or another prompt is no part of this evaluation."""
     own = journal(tmp_path)
-    own.append([record(0), record(1) | {field: "other"}, record(2)])
+    own.append([record(0), replace(record(1), **{field: "other"}), record(2)])
     with pytest.raises(RunError, match=r"jsonl:2 is of item"):
         own.resume()
 
@@ -108,9 +118,19 @@ def test_every_batch_is_one_write_that_is_flushed(tmp_path, monkeypatch):
 
 def test_numbers_that_json_lacks_are_never_written(tmp_path):
     """NaN would make the file unreadable to others."""
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        journal(tmp_path).append([record(0) | {"value": float("nan")}])
+    with pytest.raises(ValueError, match="expected a finite score"):
+        journal(tmp_path).append([replace(record(0), value=float("nan"))])
     assert not journal(tmp_path).path.exists()
+
+
+def test_a_record_that_lacks_a_field_is_refused(tmp_path):
+    """By file, line and field, whether an evaluation goes on or its answers are compared."""
+    whole = write_all(tmp_path)
+    own = journal(tmp_path)
+    own.path.write_bytes(whole.replace(b'"value": 1.0', b'"valid": 1.0', 2))
+    for read in (own.resume, lambda: read_records(own.path)):
+        with pytest.raises(RunError, match=r"jsonl:1: value: Field required"):
+            read()
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -175,5 +195,5 @@ def test_leftovers_of_a_kill_do_not_bar_the_way(tmp_path):
         claim(folder, settings)
     assert json.loads((folder / SETTINGS).read_text()) == settings
     assert sorted(path.name for path in folder.rglob("*")) == [".lock", "plan", SETTINGS]
-    with pytest.raises(RunError, match="another task"), locked(folder):
+    with pytest.raises(RunError, match=r"other settings \(task\)"), locked(folder):
         claim(folder, settings | {"task": "u"})

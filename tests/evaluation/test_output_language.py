@@ -14,6 +14,7 @@ from isogloss.evaluation.output_language import (
     output_language,
     output_language_rate,
 )
+from isogloss.files import to_json
 
 TEXTS = {
     "eng_Latn": "The children counted the snails on the wall after the rain had stopped in the evening.",
@@ -122,17 +123,17 @@ def test_two_arms_are_compared_on_items_judged_in_both():
     german, english = TEXTS["deu_Latn"], TEXTS["eng_Latn"]
     found = compare_output_language([german] * 10, [english] * 6 + [german] * 3 + ["42"], "deu_Latn")
     assert (found.n_items, found.judged_baseline, found.judged_steered) == (10, 10, 9)
-    assert found.rates.difference.n == 9
-    assert found.rates.baseline.value == 1.0
-    assert found.rates.difference.value == pytest.approx(-6 / 9)
-    assert found.rates.difference.high < 0
-    raw = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert found.difference.n == 9
+    assert found.baseline.value == 1.0
+    assert found.difference.value == pytest.approx(-6 / 9)
+    assert found.difference.high < 0
+    raw = json.loads(json.dumps(to_json(found), allow_nan=False))
     assert raw["steered"]["value"] == pytest.approx(3 / 9)
 
 
 def test_arms_without_words_have_no_rate():
     """Numbers alone: counts stay, rates are null."""
-    raw = compare_output_language(["1"], ["2"], "de").to_json()
+    raw = to_json(compare_output_language(["1"], ["2"], "de"))
     counts = {"n_items": 1, "judged_baseline": 0, "judged_steered": 0}
     assert raw == {"baseline": None, "steered": None, "difference": None, **counts}
 

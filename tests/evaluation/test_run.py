@@ -24,8 +24,10 @@ from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import PlanError, RunError
 from isogloss.evaluation.run import RunOptions, evaluate
-from isogloss.evaluation.summary import compare_folders
+from isogloss.evaluation.summarise import compare_folders
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
+from isogloss.files import read_typed, to_json
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
 
@@ -56,7 +58,10 @@ class FakeEngine:
         self.probed = []
 
     def describe(self):
-        return {"engine": self.engine, "engine_version": "1", "dtype": "float32"}
+        nothing = {name: {} for name in ("kernels", "model", "generation_config")}
+        names = dict.fromkeys(("model_name", "config_sha256", "tokenizer_sha256"), "fake")
+        own = {"engine": self.engine, "engine_version": "1", "dtype": "float32", "device": "cpu", "revision": None}
+        return {**own, **nothing, **names}
 
     @contextmanager
     def steer(self, plan):
@@ -270,8 +275,8 @@ def test_a_plan_by_phase_has_a_divergence(tmp_path):
     plan = Plan(engine.fingerprint, rules)
     task = load_task("organism:reference", languages=["en", "sw"], n_items=3)
     summary = evaluate(engine, task, {"plan": plan}, out=tmp_path / "eval")
-    for row in summary["kl"]["plan"].values():
-        assert 0 < row["low"] <= row["value"] <= row["high"]
+    for row in summary.kl["plan"].values():
+        assert 0 < row.low <= row.value <= row.high
 
 
 def test_sampling_is_keyed_by_language_and_item(tmp_path):
@@ -302,23 +307,36 @@ def test_a_likelihood_that_is_no_number(tmp_path):
 def test_the_summary_counts_what_the_lines_say(tmp_path):
     """Means, sizes, unreadable answers and controls agree with a count over the files."""
     summary = evaluate(FakeEngine(), sums(30), ARMS, out=tmp_path / "eval", options=OPTIONS)
-    assert json.loads((tmp_path / "eval" / "summary.json").read_text()) == summary
+    assert read_typed(tmp_path / "eval" / "summary.json", EvaluationSummary) == summary
+    assert to_json(summary) == json.loads((tmp_path / "eval" / "summary.json").read_text())
     for arm in ("baseline", *ARMS):
         for code in LANGUAGES:
             rows = lines(tmp_path / "eval" / arm / f"{code}.jsonl")
-            assert summary["arms"][arm][code] == pytest.approx(sum(row["correct"] for row in rows) / 30)
-            unread = summary["unparsable"][arm][code]
-            assert unread["value"] == pytest.approx(sum(row["output"] == "" for row in rows) / 30)
-            assert unread["n"] == summary["n"][code] == 30
-    english = summary["per_language"]["eng_Latn"]
-    gain = summary["arms"]["plan"]["eng_Latn"] - summary["arms"]["baseline"]["eng_Latn"]
-    assert english["difference"]["value"] == pytest.approx(gain)
-    assert {"p_value", "p_adjusted", "p_bh", "minimum_detectable"} <= english.keys()
-    assert set(summary["controls"]) == {"other"}
-    assert summary["guard"]["plan"]["change"] == pytest.approx(gain)
-    assert summary["output_language"]["plan"]["eng_Latn"]["judged_steered"] <= 30
-    assert "dose_response" not in summary
-    assert evaluate(FakeEngine(), sums(3, ["deu_Latn"]), ARMS, out=tmp_path / "b").keys().isdisjoint({"guard"})
+            assert summary.arms[arm][code] == pytest.approx(sum(row["correct"] for row in rows) / 30)
+            unread = summary.unparsable[arm][code]
+            assert unread.value == pytest.approx(sum(row["output"] == "" for row in rows) / 30)
+            assert unread.n == summary.n[code] == 30
+    gain = summary.arms["plan"]["eng_Latn"] - summary.arms["baseline"]["eng_Latn"]
+    assert summary.per_language["eng_Latn"].difference.value == pytest.approx(gain)
+    assert set(summary.controls) == {"other"}
+    assert summary.guard["plan"].change == pytest.approx(gain)
+    assert summary.output_language["plan"]["eng_Latn"].judged_steered <= 30
+    assert "dose_response" not in to_json(summary)
+    without_pivot = evaluate(FakeEngine(), sums(3, ["deu_Latn"]), ARMS, out=tmp_path / "b")
+    assert "guard" not in to_json(without_pivot)
+
+
+def test_a_summary_shows_itself(tmp_path):
+    """Its headline in one line, and one row per arm and language, after that of the mean."""
+    summary = evaluate(FakeEngine(), sums(30), ARMS, out=tmp_path / "eval", options=OPTIONS)
+    assert repr(summary).startswith("EvaluationSummary(fake on sums: accuracy ")
+    frame = summary.to_frame()
+    assert list(zip(frame.arm, frame.language, strict=True)) == [
+        (arm, code) for arm in ARMS for code in ("", "deu_Latn", "eng_Latn")
+    ]
+    row = frame[(frame.arm == "other") & (frame.language == "eng_Latn")].iloc[0]
+    assert row.difference == summary.controls["other"].per_language["eng_Latn"].difference.value
+    assert "<table" in summary._repr_html_()
 
 
 def test_group_means_weigh_groups_alike(tmp_path):
@@ -328,7 +346,7 @@ def test_group_means_weigh_groups_alike(tmp_path):
     summary = evaluate(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
     right = [row["correct"] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
     expected = (sum(right[:6]) / 6 + sum(right[6:]) / 2) / 2
-    assert summary["group_mean"]["plan"]["eng_Latn"]["steered"]["value"] == pytest.approx(expected)
+    assert summary.group_mean["plan"]["eng_Latn"].steered.value == pytest.approx(expected)
 
 
 def test_bits_of_the_corpus_are_bits_over_bytes(tmp_path):
@@ -337,9 +355,9 @@ def test_bits_of_the_corpus_are_bits_over_bytes(tmp_path):
     task = Task("texts", items, parse_number, 0, scoring="reference", metric="bits_per_byte")
     summary = evaluate(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
     nats = [row["log_likelihoods"][0] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
-    value = summary["corpus"]["plan"]["eng_Latn"]["steered"]["value"]
+    value = summary.corpus["plan"]["eng_Latn"].steered.value
     assert value == pytest.approx(-sum(nats) / math.log(2) / 21)
-    assert summary["better"] == "lower"
+    assert summary.better == "lower"
 
 
 def test_doses_are_listed_by_strength(tmp_path):
@@ -351,7 +369,7 @@ def test_doses_are_listed_by_strength(tmp_path):
         "other": OTHER,
     }
     summary = evaluate(FakeEngine(), sums(), arms, out=tmp_path / "eval")
-    doses = [(row["arm"], row["strength"]) for row in summary["dose_response"]]
+    doses = [(dose.arm, dose.strength) for dose in summary.dose_response]
     assert doses == [("strength-0.1", 0.1), ("plan", 0.5), ("strength-1", 1.0)]
 
 
@@ -362,8 +380,8 @@ def test_folders_of_different_engines_are_not_compared(tmp_path):
         summary = evaluate(FakeEngine(engine), sums(), ARMS, out=folder, options=OPTIONS)
     with pytest.raises(RunError, match=r"engine 'huggingface' and .* has 'vllm'; one comparison never mixes"):
         compare_folders(folders[0], folders[2])
-    found = compare_folders(folders[0], folders[1], arms=("baseline", "plan")).to_json()
-    assert found["overall"] == summary["overall"]
+    compared = compare_folders(folders[0], folders[1], arms=("baseline", "plan"))
+    assert compared.overall == summary.overall
 
 
 @pytest.fixture(scope="module")

@@ -56,43 +56,43 @@ def test_the_plan_gains_in_every_language_but_english(planted):
     """Exact McNemar with Holm's adjustment is below 0.01, and the overall interval above 0."""
     _, summary = planted
     for code in OTHERS:
-        compared = summary["per_language"][code]
-        assert 0.2 <= compared["baseline"]["value"] <= 0.4
-        assert 0.6 <= compared["steered"]["value"] <= 0.95
-        assert compared["p_adjusted"] < 0.01
-        assert compared["difference"]["low"] > 0.1
-    assert summary["overall"]["difference"]["low"] > 0
+        compared = summary.per_language[code]
+        assert 0.2 <= compared.baseline.value <= 0.4
+        assert 0.6 <= compared.steered.value <= 0.95
+        assert compared.p_adjusted < 0.01
+        assert compared.difference.low > 0.1
+    assert summary.overall.difference.low > 0
 
 
 def test_english_does_not_fall(planted):
     """The pivot has the expert already; it is neither right nor wrong everywhere, so it could have fallen."""
     _, summary = planted
-    english = summary["per_language"][PIVOT]
-    assert 0.6 < english["baseline"]["value"] < 0.95
-    assert english["difference"]["value"] >= 0
-    assert english["p_value"] > 0.05
+    english = summary.per_language[PIVOT]
+    assert 0.6 < english.baseline.value < 0.95
+    assert english.difference.value >= 0
+    assert english.p_value > 0.05
 
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_random_experts_change_choices_but_not_answers(planted, control):
     """Their interval holds 0 in every language and overall, although tokens were routed otherwise."""
     _, summary = planted
-    found = summary["controls"][control]
-    assert max(summary["changed_choices"][control].values()) > 0.05
-    assert found["overall"]["difference"]["low"] <= 0 <= found["overall"]["difference"]["high"]
-    for compared in found["per_language"].values():
-        assert compared["difference"]["low"] <= 0 <= compared["difference"]["high"]
-        assert compared["p_value"] > 0.05
+    found = summary.controls[control]
+    assert max(summary.changed_choices[control].values()) > 0.05
+    assert found.overall.difference.low <= 0 <= found.overall.difference.high
+    for compared in found.per_language.values():
+        assert compared.difference.low <= 0 <= compared.difference.high
+        assert compared.p_value > 0.05
 
 
 def test_an_expert_without_effect_gains_nothing(twin):
     """The same expert is promoted and changes choices, but what it writes is not read: no gain is reported."""
     _, summary = twin
-    assert max(summary["changed_choices"]["plan"].values()) > 0.05
-    assert summary["overall"]["difference"]["low"] <= 0 <= summary["overall"]["difference"]["high"]
-    for compared in summary["per_language"].values():
-        assert compared["p_value"] > 0.05
-        assert 0 < compared["baseline"]["value"] < 0.5
+    assert max(summary.changed_choices["plan"].values()) > 0.05
+    assert summary.overall.difference.low <= 0 <= summary.overall.difference.high
+    for compared in summary.per_language.values():
+        assert compared.p_value > 0.05
+        assert 0 < compared.baseline.value < 0.5
 
 
 def test_no_sum_is_captured_and_asked():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import json
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -14,29 +15,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import ATTACK, CODES, Page, arms_evaluation, evaluation
 
+from isogloss.analysis.statistics import Estimate
 from isogloss.cli.output import show_study
+from isogloss.evaluation.paired import outcome_of
 from isogloss.report import Report, render_report
 from isogloss.report.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
 from isogloss.report.evaluations import evaluation_section
-from isogloss.report.metrics import Metric, arm_text, is_random, read_metric
-from isogloss.report.results import Reading
+from isogloss.report.metrics import Metric, arm_text, is_random
 from isogloss.report.sentences import describe_evaluation
 
 if TYPE_CHECKING:
+    from isogloss.evaluation.paired import Better
+    from isogloss.evaluation.summary import EvaluationSummary
     from isogloss.workflows.study import StudyResult
 
 
-def said(found: dict[str, object]) -> str:
+def said(summary: EvaluationSummary) -> str:
     """All sentences on an evaluation."""
-    return "\n".join(describe_evaluation(found))
+    return "\n".join(describe_evaluation(summary))
 
 
-def graded(metric: str, better: str, **fields: object) -> dict[str, object]:
+def graded(metric: str, better: Better) -> EvaluationSummary:
     """An evaluation of a graded metric, with the numbers of a share."""
-    found = arms_evaluation(metric=metric, better=better, test="sign_flip", **fields)
-    for control in found["controls"].values():
-        control |= {"better": better, "test": "sign_flip"}
-    return found
+    told = arms_evaluation(metric=metric, better=better, test="sign_flip")
+    controls = {arm: replace(each, better=better, test="sign_flip") for arm, each in told.controls.items()}
+    return replace(told, controls=controls)
+
+
+def with_difference(**ends: float) -> EvaluationSummary:
+    """An evaluation whose mean difference has another interval."""
+    told = arms_evaluation()
+    return replace(told, overall=replace(told.overall, difference=replace(told.overall.difference, **ends)))
+
+
+def with_guard(**fields: object) -> EvaluationSummary:
+    """An evaluation in which the plan's guard has another outcome."""
+    told = arms_evaluation()
+    return replace(told, guard={**told.guard, "plan": replace(told.guard["plan"], **fields)})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +64,9 @@ def graded(metric: str, better: str, **fields: object) -> dict[str, object]:
         ("acc_norm,none", "higher", "Mean acc_norm,none over", "0.500 [0.490, 0.510]", "0.030]: steering helps"),
     ],
 )
-def test_a_metric_is_said_in_its_own_unit(metric: str, better: str, mean: str, difference: str, verdict: str) -> None:
+def test_a_metric_is_said_in_its_own_unit(
+    metric: str, better: Better, mean: str, difference: str, verdict: str
+) -> None:
     """Shares are percent and points, other metrics are as they are, and what is a gain follows the direction."""
     first = describe_evaluation(graded(metric, better))[0]
     assert first.startswith(mean)
@@ -58,10 +75,10 @@ def test_a_metric_is_said_in_its_own_unit(metric: str, better: str, mean: str, d
     assert ("(lower is better)" in first) == (better == "lower")
 
 
-def test_an_old_summary_is_accuracy() -> None:
-    """Without metric, direction, guard and the second question a summary is said and drawn as accuracy."""
-    old = {**evaluation(), "controls": {}}
-    overall, languages, controls = describe_evaluation(old)
+def test_a_plan_alone_is_told_in_three_sentences() -> None:
+    """The mean, the languages with a significant difference, and that there was no control."""
+    alone = evaluation()
+    overall, languages, controls = describe_evaluation(alone)
     assert overall == (
         "Mean accuracy over 4 languages: 50.0 % [49.0, 51.0] unsteered, 52.0 % [51.0, 53.0] steered; "
         "difference +2.0 points [+1.0, +3.0]: steering helps."
@@ -71,9 +88,11 @@ def test_an_old_summary_is_accuracy() -> None:
         "Bengali +4.0 points [+3.0, +5.0], Chinese (Simplified) +6.0 points [+5.0, +7.0]."
     )
     assert controls == "No control was run."
-    _, figure, table = evaluation_section(old).blocks
+    _, figure, table = evaluation_section(alone).blocks
     assert figure.title == "Change in accuracy by language"
-    assert table.header == ("language", "n", "baseline %", "steered %", "difference, points", "p", "p Holm")
+    assert table.header == (
+        *("language", "n", "baseline %", "steered %", "difference, points", "p", "p Holm", "p BH", "detectable"),
+    )
 
 
 def test_nothing_to_evaluate_is_said() -> None:
@@ -83,20 +102,15 @@ def test_nothing_to_evaluate_is_said() -> None:
 
 def test_a_mean_without_interval_shows_no_effect() -> None:
     """A single number is no evidence, however large."""
-    found = evaluation()
-    found["overall"]["difference"] |= {"low": None, "high": None}
-    assert "difference +2.0 points: no significant effect." in said(found)
+    assert "difference +2.0 points: no significant effect." in said(with_difference(low=math.nan, high=math.nan))
 
 
 def test_both_questions_are_answered_only_where_answers_differ() -> None:
     """Two sentences on the mean where one interval holds zero and the other does not; else one."""
-    same = arms_evaluation()
-    assert "exactly these" not in said(same)
-    apart = copy.deepcopy(same)
-    apart["overall"]["difference"] |= {"low": -0.01}
-    first, second, *_ = describe_evaluation(apart)
+    assert "exactly these" not in said(arms_evaluation())
+    first, second, *_ = describe_evaluation(with_difference(low=-0.01))
     assert first.endswith("no significant effect.")
-    assert second.endswith("exactly these 4 (only items resampled), the difference is "
+    assert second.endswith("exactly these 4, with items resampled but not languages, the difference is "
                            "+2.0 points [+1.5, +2.5]: steering helps.")  # fmt: skip
 
 
@@ -122,16 +136,12 @@ _UNDECIDED = (
 )
 def test_the_guard_is_said_plainly(verdict: str, sentence: str) -> None:
     """One sentence on the pivot, of which undecided is one of three outcomes."""
-    found = arms_evaluation()
-    found["guard"]["plan"]["verdict"] = verdict
-    assert sentence in said(found)
+    assert sentence in said(with_guard(verdict=verdict))
 
 
 def test_a_guard_without_bounds_says_why() -> None:
     """Where no score changed there is no bound to print."""
-    found = arms_evaluation()
-    found["guard"]["plan"] |= {"low": None, "high": None}
-    assert "no bound, since no score changed, n = 250" in said(found)
+    assert "no bound, since no score changed, n = 250" in said(with_guard(low=math.nan, high=math.nan))
 
 
 def test_controls_are_said_by_what_they_are() -> None:
@@ -184,11 +194,9 @@ def test_arms_figure_has_the_plan_first_and_one_dot_per_arm() -> None:
 
 
 def test_figures_of_arms_need_arms() -> None:
-    """A plan alone is in the figure by language; one strength is no dose-response."""
-    found = arms_evaluation(controls={}, dose_response=arms_evaluation()["dose_response"][:1])
-    assert arms_figure(found, Metric("accuracy"), caption="") is None
-    assert dose_figure(found, Metric("accuracy"), caption="") is None
-    assert dose_figure({}, Metric("accuracy"), caption="") is None
+    """A plan alone is in the figure by language, and has one strength."""
+    assert arms_figure(evaluation(), Metric("accuracy"), caption="") is None
+    assert dose_figure(evaluation(), Metric("accuracy"), caption="") is None
 
 
 def test_dose_response_marks_the_guard() -> None:
@@ -223,13 +231,13 @@ def test_arms_tables_hold_every_number() -> None:
 
 
 def test_tables_leave_out_what_is_not_known() -> None:
-    """A bare summary has neither a table of arms nor one of answers."""
-    bare = {"per_language": evaluation()["per_language"]}
-    assert arms_table(bare, Metric("accuracy"), caption="") is None
+    """Where scores alone were measured there is neither a table of what is inside an arm nor one of answers."""
+    bare = evaluation()
+    assert arms_table(bare, Metric("accuracy"), caption="").header[-1] == "detectable"
     assert inside_table(bare, caption="") is None
     assert language_table(bare) is None
     assert [block.title for block in evaluation_section(bare).blocks] == [
-        "Change in accuracy by language", "Evaluation: all numbers"
+        "Arms: scores", "Change in accuracy by language", "Evaluation: all numbers"
     ]  # fmt: skip
 
 
@@ -267,12 +275,12 @@ def test_many_controls_leave_the_figure_by_language_readable() -> None:
 
 def test_names_of_arms_are_shown_and_not_run() -> None:
     """Markup as the name of an arm, a language, the metric or the pivot stays text everywhere."""
-    found = arms_evaluation((ATTACK, *CODES), metric=ATTACK, test="sign_flip")
-    for field in ("controls", "guard", "kl", "n_experts", "changed_choices", "unparsable", "output_language"):
-        found[field][ATTACK] = found[field]["early"]
-    for dose in found["dose_response"]:
-        dose |= {"arm": ATTACK, "guard": {"verdict": ATTACK}}
-    page = render_report(Report("T", describe_evaluation(found), {}, evaluation=found))
+    told = arms_evaluation((ATTACK, *CODES), metric=ATTACK, test="sign_flip")
+    names = ("controls", "guard", "kl", "n_experts", "changed_choices", "unparsable", "output_language")
+    attacked = {name: {**getattr(told, name), ATTACK: getattr(told, name)["early"]} for name in names}
+    doses = tuple(replace(dose, arm=ATTACK) for dose in told.dose_response)
+    told = replace(told, **attacked, dose_response=doses)
+    page = render_report(Report("T", describe_evaluation(told), {}, evaluation=told))
     seen = Page(page)
     assert ATTACK not in page
     assert seen.scripts == 2
@@ -294,27 +302,27 @@ def test_figures_of_an_evaluation_are_valid_plotly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "better", "verdict"),
+    ("low", "high", "better", "outcome"),
     [
-        (0.1, 0.2, "higher", "helps"),
-        (0.1, 0.2, "lower", "hurts"),
-        (-0.2, -0.1, "higher", "hurts"),
-        (-0.2, -0.1, "lower", "helps"),
+        (0.1, 0.2, "higher", "better"),
+        (0.1, 0.2, "lower", "worse"),
+        (-0.2, -0.1, "higher", "worse"),
+        (-0.2, -0.1, "lower", "better"),
         (0.0, 0.2, "higher", None),
-        (None, None, "higher", None),
+        (math.nan, math.nan, "higher", None),
     ],
 )
-def test_a_verdict_follows_the_interval_and_the_direction(
-    low: float | None, high: float | None, better: str, verdict: str | None
+def test_an_outcome_follows_the_interval_and_the_direction(
+    low: float, high: float, better: Better, outcome: str | None
 ) -> None:
     """An interval that holds or touches zero shows nothing."""
-    assert Metric("m", better=better).verdict(Reading(0.15, low, high)) == verdict
+    assert outcome_of(Estimate(0.15, low, high, 5), better) == outcome
 
 
 @pytest.mark.parametrize("is_evaluated", [True, False])
 def test_a_study_prints_the_evaluation_once(is_evaluated: bool, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001 - a parameter of the test
     """Its table stands for the sentences on it; without one, and in JSON, every sentence is printed."""
-    summary = {**arms_evaluation(), "controls": {}} if is_evaluated else None
+    summary = arms_evaluation(controls={}) if is_evaluated else None
     effects = describe_evaluation(summary)
     result = SimpleNamespace(evaluation=summary, findings=("Routing.",), effects=effects, report="x.html")
     show_study(cast("StudyResult", result), as_json=False)
@@ -327,7 +335,7 @@ def test_a_study_prints_the_evaluation_once(is_evaluated: bool, capsys: pytest.C
 
 def test_a_metric_of_a_harness_is_a_share_where_it_is_right_or_wrong() -> None:
     """What McNemar tests is a share, whatever its name."""
-    assert read_metric({"metric": "acc,none", "test": "mcnemar"}).is_share
-    assert not read_metric({"metric": "acc,none", "test": "sign_flip"}).is_share
-    assert read_metric({"metric": "bits_per_byte"}).better == "lower"
+    told = evaluation(metric="acc,none")
+    assert Metric.of(told).is_share
+    assert not Metric.of(replace(told, test="sign_flip")).is_share
     assert Metric("bits per byte", is_share=False).change(0.0002) == "+2.0e−04"

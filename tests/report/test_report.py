@@ -81,7 +81,6 @@ def test_analysis_with_required_fields_only_renders() -> None:
         (lambda: typed({"pivot": "eng_Latn", "divergence": {}}), r"analysis\.json: n_experts: missing"),
         (lambda: typed({**analysis(), "n_experts": "many"}), r"analysis\.json: n_experts: Input should be a valid int"),
         (lambda: typed_table(experts=[{"layer": 1}]), r"experts\.json: experts\.0\.expert: missing"),
-        (lambda: render_report(replace(full(), evaluation={"arms": {}})), r"per_language, .* evaluate --json"),
     ],
 )
 def test_missing_field_is_named_with_its_file(read: Callable[[], object], message: str) -> None:
@@ -158,7 +157,7 @@ def test_intervals_are_stated_with_level_n_and_resamples() -> None:
     page = Page(render_report(full()))
     assert "n = 40 parallel items; intervals: 95 % bootstrap over items, 1,000 resamples." in page.text
     assert "n = 40 items; intervals: 90 % bootstrap over items, 1,000 resamples." in page.text
-    assert "n = 250 items per language; intervals: 95 % bootstrap over items." in page.text
+    assert "n = 250 items per language; intervals: 95 % by Wilson (shares) and Tango (differences)." in page.text
 
 
 def test_band_breaks_where_an_interval_is_missing() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
-from isogloss.analysis import Analysis, ExpertTable
+from isogloss.analysis import Analysis, Estimate, ExpertTable
+from isogloss.evaluation.guard import Guard
+from isogloss.evaluation.output_language import OutputLanguage
+from isogloss.evaluation.paired import Comparison, LanguageComparison, PairedScores
+from isogloss.evaluation.summary import Dose, EvaluationSummary
 from isogloss.report import Report
 
 ATTACK = "<script>alert(1)</script>"
@@ -53,59 +58,62 @@ def analysis(codes: tuple[str, ...] = CODES, **fields: object) -> dict[str, obje
     }
 
 
-def evaluation(codes: tuple[str, ...] = CODES, shift: float = 0.02) -> dict[str, object]:
-    """An evaluation as printed; differences grow with the place of the code."""
+def comparison(codes: tuple[str, ...] = CODES, shift: float = 0.02) -> Comparison:
+    """An arm against the baseline; differences grow with the place of the code."""
 
-    def row(difference: float) -> dict[str, object]:
-        def estimate(value: float) -> dict[str, object]:
-            return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 250}
+    def scores(difference: float, n: int, detectable: float, spread: float = 0.01) -> PairedScores:
+        means = (Estimate(value, value - spread, value + spread, n) for value in (0.5, 0.5 + difference, difference))
+        return PairedScores(*means, detectable)
 
-        arms = {"baseline": estimate(0.5), "steered": estimate(0.5 + difference), "difference": estimate(difference)}
-        return {**arms, "p_value": 0.004, "p_adjusted": 0.012}
+    each = {
+        code: LanguageComparison(**vars(scores(shift * place, 250, 0.071)), p_value=0.004, p_adjusted=0.012, p_bh=0.008)
+        for place, code in enumerate(codes)
+    }
+    return Comparison(each, scores(shift, len(codes), 0.033), scores(shift, len(codes), 0.033, 0.005))
 
-    each = {code: row(shift * place) for place, code in enumerate(codes)}
-    overall = {name: {**row(shift)[name], "n": len(codes)} for name in ("baseline", "steered", "difference")}
-    return {"arms": {"steered": {"plan_sha256": "9f"}}, "per_language": each, "overall": overall}
+
+def evaluation(codes: tuple[str, ...] = CODES, **fields: object) -> EvaluationSummary:
+    """An evaluation of a plan alone, of which nothing but scores was measured."""
+    summary = EvaluationSummary(
+        **vars(comparison(codes)),
+        task="problems",
+        metric="accuracy",
+        model="organism",
+        engine="huggingface",
+        pivot=codes[0],
+        arms={arm: dict.fromkeys(codes, 0.5) for arm in ("baseline", "plan")},
+        controls={},
+        changed_choices={},
+        kl={},
+        n=dict.fromkeys(codes, 250),
+    )
+    return replace(summary, **fields)
 
 
-def arms_evaluation(codes: tuple[str, ...] = CODES, **fields: object) -> dict[str, object]:
+def arms_evaluation(codes: tuple[str, ...] = CODES, **fields: object) -> EvaluationSummary:
     """An evaluation with every field that `isogloss evaluate` writes, of the plan and five other arms."""
     named = ("random-0", "random-1", "early", "strength-0.25", "multilingual")
-    shifts = dict(zip(named, (0.001, -0.002, 0.003, 0.01, 0.004), strict=True))
-    share = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 250}
-    guard = {"verdict": "undecided", "change": -0.004, "low": -0.03, "high": 0.02, "margin": 0.01, "level": 0.95}
-    arms = ("plan", *named)
-
-    def told(shift: float) -> dict[str, object]:
-        found = evaluation(codes, shift)
-        for row in found["per_language"].values():
-            row |= {"p_bh": 0.008, "minimum_detectable": 0.071}
-        found["overall"]["minimum_detectable"] = 0.033
-        these = {"value": shift, "low": shift - 0.005, "high": shift + 0.005, "n": len(codes)}
-        del found["arms"]
-        return {**found, "overall_these_languages": {"difference": these}, "better": "higher", "test": "mcnemar"}
-
-    output = {"baseline": share, "steered": {**share, "value": 0.3}, "difference": {**share, "value": 0.2}}
-    dose = {"difference": told(0.01)["overall"]["difference"], "strength": 0.25, "arm": "strength-0.25"}
-    return {
-        **told(0.02),
-        "task": "problems",
-        "metric": "accuracy",
-        "pivot": codes[0],
-        "controls": {arm: told(shift) for arm, shift in shifts.items()},
-        "n": dict.fromkeys(codes, 250),
-        "n_experts": dict.fromkeys(arms, 9),
-        "guard": {arm: {**guard, "n": 250} for arm in arms},
-        "kl": {arm: {code: {**share, "value": 0.0125} for code in codes} for arm in arms},
-        "changed_choices": {arm: {"0": 0.1, "1": 0.423} for arm in arms},
-        "unparsable": {arm: dict.fromkeys(codes, share) for arm in ("baseline", *arms)},
-        "output_language": {arm: {codes[0]: output, codes[1]: dict.fromkeys(output)} for arm in arms},
-        "dose_response": [
-            {**dose, "guard": {**guard, "verdict": "pass"}},
-            {**dose, "arm": "plan", "strength": 0.5, "guard": {**guard, "verdict": "fail"}},
-        ],
-        **fields,
+    controls = {
+        arm: comparison(codes, shift) for arm, shift in zip(named, (0.001, -0.002, 0.003, 0.01, 0.004), strict=True)
     }
+    share = Estimate(0.1, 0.05, 0.2, 250)
+    guard = Guard("undecided", -0.004, -0.03, 0.02, 0.01, 0.95, 250)
+    arms = ("plan", *named)
+    output = OutputLanguage(share, replace(share, value=0.3), replace(share, value=0.2), 250, 250, 250)
+    unjudged = OutputLanguage(None, None, None, 250, 0, 0)
+    dose = Dose("strength-0.25", 0.25, controls["strength-0.25"].overall.difference, replace(guard, verdict="pass"))
+    told = evaluation(
+        codes,
+        controls=controls,
+        n_experts=dict.fromkeys(arms, 9),
+        guard=dict.fromkeys(arms, guard),
+        kl={arm: dict.fromkeys(codes, replace(share, value=0.0125)) for arm in arms},
+        changed_choices={arm: {0: 0.1, 1: 0.423} for arm in arms},
+        unparsable={arm: dict.fromkeys(codes, share) for arm in ("baseline", *arms)},
+        output_language={arm: {codes[0]: output, codes[1]: unjudged} for arm in arms},
+        dose_response=(dose, replace(dose, arm="plan", strength=0.5, guard=replace(guard, verdict="fail"))),
+    )
+    return replace(told, **fields)
 
 
 def manifest(**fields: object) -> dict[str, object]:
@@ -150,7 +158,7 @@ def full() -> Report:
         manifest=manifest(),
         analysis=typed(analysis()),
         experts=(typed_table(),),
-        evaluation={**evaluation(), "controls": {"random experts": evaluation(shift=-0.01)}},
+        evaluation=evaluation(controls={"random experts": comparison(shift=-0.01)}),
     )
 
 
@@ -370,7 +378,7 @@ def hostile() -> Report:
     """A report in which every text from outside is markup."""
     codes = (ATTACK, f"{ATTACK}2", *CODES)
     table = typed_table(rule=ATTACK, parameters={"kind": ATTACK, ATTACK: ATTACK})
-    outside = {**evaluation(codes), "arms": {ATTACK: ATTACK}, "controls": {ATTACK: evaluation(codes)}}
+    outside = evaluation(codes, arms={ATTACK: {ATTACK: 0.5}}, controls={ATTACK: comparison(codes)})
     return Report(
         title=ATTACK,
         findings=(ATTACK,),

@@ -104,6 +104,12 @@ class Estimate(Record):
         ends = f" [{write(self.low)}, {write(self.high)}]" if self.has_interval else ""
         return f"{write(self.value)}{ends}"
 
+    def scaled(self, factor: float) -> Estimate:
+        """Multiply value and interval; a negative factor changes the places of the ends."""
+        low, high = (self.low, self.high) if factor >= 0.0 else (self.high, self.low)
+        value, low, high = (factor * each + 0.0 for each in (self.value, low, high))  # no minus zero
+        return Estimate(value, low, high, self.n)
+
 
 @dataclass(frozen=True)
 class Resampling(Record):

@@ -22,6 +22,7 @@ from isogloss.errors import RunError
 
 if TYPE_CHECKING:
     from isogloss.backends.model import Sampling
+    from isogloss.evaluation.summary import EvaluationSummary
 
 __all__ = ["register_evaluate"]
 
@@ -82,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     output.show_evaluation(summary, as_json=options.json)
 
 
-def _by_task(options: argparse.Namespace, loading: dict[str, Any]) -> dict[str, Any]:
+def _by_task(options: argparse.Namespace, loading: dict[str, Any]) -> EvaluationSummary:
     """Run a task of our own."""
     from isogloss.backends.open import load
     from isogloss.evaluation.arms import make_arms
@@ -99,7 +100,7 @@ def _by_task(options: argparse.Namespace, loading: dict[str, Any]) -> dict[str, 
     return evaluate_plan(load(options.model, **loading), task, plan, out=options.output, arms=arms, options=run_options)
 
 
-def _by_lm_eval(options: argparse.Namespace, loading: dict[str, Any]) -> dict[str, Any]:
+def _by_lm_eval(options: argparse.Namespace, loading: dict[str, Any]) -> EvaluationSummary:
     """Run tasks of the harness."""
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
     from isogloss.backends.open import load

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
+    from isogloss.evaluation.summary import EvaluationSummary
     from isogloss.runs import Run
     from isogloss.steering import Plan
     from isogloss.workflows.study import StudyResult
@@ -27,8 +29,7 @@ __all__ = [
 ]
 
 _LONGEST_TABLE = 40
-_SCALES = {"accuracy": 100.0, "f1": 100.0}  # shares are printed in percent, other metrics as they are
-_SIGNIFICANT = 0.05
+_BASELINE = "baseline"
 _FILE_WIDTH = 240  # where nobody's window says: no cell is folded, so that lines can be searched
 
 
@@ -83,64 +84,61 @@ def show_plan(plan: Plan, path: Path, *, as_json: bool) -> None:
     print_line(str(path))
 
 
-def show_evaluation(summary: dict[str, Any], *, as_json: bool) -> None:
+def show_evaluation(summary: EvaluationSummary, *, as_json: bool) -> None:
     """Print whether the plan helped, one table of languages, and one line per arm."""
+    from isogloss.files import to_json  # noqa: PLC0415 - help shows no result
+
     if as_json:
-        print_json(summary)
+        print_json(to_json(summary))
         return
-    scale = 100.0 if summary["test"] == "mcnemar" else _SCALES.get(summary["metric"], 1.0)
-    unit = {100.0: ", %", 1.0: ""}[scale]
-    print_line(_verdict(summary, scale))
+    write = _writer(summary)
+    print_line(_verdict(summary))
     rows = []
-    for code, row in summary["per_language"].items():
-        values = [_value(row[name], scale) for name in ("baseline", "steered", "difference")]
-        least = row["minimum_detectable"]
-        found = [f"{row[name]:.3f}" for name in ("p_adjusted", "p_bh")]
-        rows.append([code, str(summary["n"][code]), *values, *found, "–" if least is None else f"{scale * least:.3g}"])
+    for code, row in summary.per_language.items():
+        values = [each.text(write) for each in (row.baseline, row.steered, row.difference)]
+        least = "–" if math.isnan(row.minimum_detectable) else f"{summary.factor * row.minimum_detectable:.3g}"
+        rows.append([code, str(summary.n[code]), *values, f"{row.p_adjusted:.3f}", f"{row.p_bh:.3f}", least])
+    unit = ", %" if summary.is_share else ""
     titles = [f"baseline{unit}", f"steered{unit}", "difference", "p (Holm)", "p (BH)", "detectable"]
     print_table(["language", "n", *titles], rows)
-    for arm in ("plan", *summary["controls"]):
-        print_line(_arm_line(summary, arm, scale))
-    if others := [name for name in summary.get("metrics", ()) if name != summary["metric"]]:
+    for arm in summary.compared:
+        print_line(_arm_line(summary, arm))
+    if others := [name for name in summary.metrics if name != summary.metric]:
         print_line(
             f"other scores of the same answers: {'; '.join(others)}; compare them with --metric, without running again"
         )
 
 
-def _verdict(summary: dict[str, Any], scale: float) -> str:
+def _writer(summary: EvaluationSummary, sign: str = "") -> Callable[[float], str]:
+    """Write scores of an evaluation: shares in percent, other metrics as they are."""
+    digits = 1 if summary.is_share else 3
+    return lambda value: f"{summary.factor * value:{sign}.{digits}f}"
+
+
+def _verdict(summary: EvaluationSummary) -> str:
     """State whether the mean over languages changes significantly, and which languages do."""
-    difference = summary["overall"]["difference"]
-    low, high = difference["low"], difference["high"]
-    verdict = "no significant effect"
-    if low is not None and not low <= 0 <= high:
-        verdict = "the plan helps" if (low > 0) == (summary["better"] == "higher") else "the plan hurts"
-    changed = [code for code, row in summary["per_language"].items() if row["p_adjusted"] < _SIGNIFICANT]
-    languages = ", ".join(changed) or "none"
+    outcome = {"better": "the plan helps", "worse": "the plan hurts", None: "no significant effect"}[summary.outcome]
     return (
-        f"mean {summary['metric']} over {len(summary['n'])} languages changes by {_value(difference, scale)}: "
-        f"{verdict}; single languages with a significant change (Holm): {languages}."
+        f"mean {summary.metric} over {len(summary.n)} languages changes by "
+        f"{summary.overall.difference.text(_writer(summary))}: {outcome}; single languages with a significant change "
+        f"(Holm): {', '.join(summary.significant) or 'none'}."
     )
 
 
-def _arm_line(summary: dict[str, Any], arm: str, scale: float) -> str:
+def _arm_line(summary: EvaluationSummary, arm: str) -> str:
     """Describe one arm's effects on scores, on the pivot, on the language of answers, and inside the model."""
-    found = summary if arm == "plan" else summary["controls"][arm]
-    parts = [f"{arm}: {_value(found['overall']['difference'], scale)}"]
-    if guard := summary.get("guard", {}).get(arm):
-        digits = 1 if scale > 1 else 3
-        parts.append(f"{summary['pivot']} {scale * guard['change']:+.{digits}f}, guard {guard['verdict']}")
-    if before := summary.get("unparsable"):
-        shares = [sum(row["value"] for row in before[name].values()) / len(before[name]) for name in ("baseline", arm)]
-        parts.append(f"unparsable {100 * shares[0]:.1f} → {100 * shares[1]:.1f} %")
-    languages = [row for row in summary.get("output_language", {}).get(arm, {}).values() if row["baseline"]]
-    if languages:
-        kept = [100 * sum(row[name]["value"] for row in languages) / len(languages) for name in ("baseline", "steered")]
-        parts.append(f"answers in the right language {kept[0]:.1f} → {kept[1]:.1f} %")
-    changed = 100 * max(summary["changed_choices"][arm].values())
+    parts = [f"{arm}: {summary.compared[arm].overall.difference.text(_writer(summary))}"]
+    if guard := summary.guard.get(arm):
+        parts.append(f"{summary.pivot} {_writer(summary, '+')(guard.change)}, guard {guard.verdict}")
+    before, after = (summary.mean_unparsable(name) for name in (_BASELINE, arm))
+    if before is not None and after is not None:
+        parts.append(f"unparsable {100 * before:.1f} → {100 * after:.1f} %")
+    if kept := summary.mean_output_language(arm):
+        parts.append(f"answers in the right language {100 * kept[0]:.1f} → {100 * kept[1]:.1f} %")
+    changed = 100 * max(summary.changed_choices[arm].values())
     parts.append(f"tokens with changed experts: up to {changed:.1f} % per layer")
-    divergences = [row["value"] for row in summary["kl"][arm].values() if row]
-    if divergences:
-        parts.append(f"KL {sum(divergences) / len(divergences):.3g} nats")
+    if (divergence := summary.mean_kl(arm)) is not None:
+        parts.append(f"KL {divergence:.3g} nats")
     return "; ".join(parts)
 
 
@@ -185,10 +183,3 @@ def _estimate(row: dict[str, Any]) -> str:
     if row["low"] is None:
         return f"{row['statistic']:.3f}"
     return f"{row['statistic']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def _value(estimate: dict[str, Any], scale: float) -> str:
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    digits = 1 if scale > 1 else 3
-    text = f"{scale * value:.{digits}f}"
-    return text if low is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"

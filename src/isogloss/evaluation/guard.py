@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from isogloss.analysis.statistics import bootstrap_counts, resampled_means
+from isogloss.analysis.statistics import Estimate, bootstrap_counts, resampled_means
 from isogloss.evaluation.paired import Better
 from isogloss.evaluation.proportions import paired_difference_interval, share_upper_bound
 from isogloss.evaluation.scores import FloatArray, is_right_or_wrong, paired_arrays
+from isogloss.files import Number
 
 __all__ = ["Guard", "Verdict", "guard_pivot"]
 
@@ -36,16 +37,16 @@ class Guard:
 
     verdict: Verdict
     change: float
-    low: float
-    high: float
+    low: Number
+    high: Number
     margin: float
     level: float
     n: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON types; NaN becomes None."""
-        fields = asdict(self)
-        return fields | {name: fields[name] if math.isfinite(fields[name]) else None for name in ("low", "high")}
+    @property
+    def gain(self) -> Estimate:
+        """The change with its two one-sided bounds."""
+        return Estimate(self.change, self.low, self.high, self.n)
 
 
 def guard_pivot(

@@ -17,11 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from isogloss.errors import FileError, RunError
-from isogloss.files import claim_folder, read_bytes, remove_stale, write_json
+from isogloss.evaluation.records import SETTINGS, ItemRecord
+from isogloss.files import claim_folder, from_json, read_bytes, remove_stale, to_json, write_json
 
-__all__ = ["SETTINGS", "Journal", "claim", "locked"]
-
-SETTINGS = "settings.json"
+__all__ = ["Journal", "claim", "locked"]
 
 _LOCK = ".lock"
 _UNCLAIMED = {_LOCK, f".{SETTINGS}.tmp"}  # what a process that is killed before it has claimed a folder may leave
@@ -40,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, items: Sequence[tuple[str, str]], *, batch_size: int) -> None:
         self.path, self.items, self.batch_size = path, list(items), batch_size
 
-    def resume(self) -> list[dict[str, Any]]:
+    def resume(self) -> list[ItemRecord]:
         """Return the records of all finished batches, after cutting off what a killed process left behind them.
 
         Raises:
@@ -59,15 +58,16 @@ class Journal:
         kept = sum(len(line) + 1 for line in lines[:n_kept])
         if kept < len(content):
             self._cut(kept)
-        return whole[:n_kept]
+        numbered = enumerate(whole[:n_kept], start=1)
+        return [from_json(ItemRecord, raw, f"{self.path}:{number}") for number, raw in numbered]
 
-    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, records: Sequence[ItemRecord]) -> None:
         """Add a batch with one write, and return when it is on disk.
 
         Raises:
             FileError: the file cannot be written.
         """
-        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        text = "".join(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
         is_new = not self.path.exists()
         try:
             file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)

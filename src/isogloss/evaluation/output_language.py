@@ -15,7 +15,7 @@ from typing import Any
 
 from isogloss.analysis.statistics import Estimate
 from isogloss.errors import LanguageError, RunError
-from isogloss.evaluation.paired import PairedScores, accuracy, paired_scores
+from isogloss.evaluation.paired import accuracy, paired_scores
 from isogloss.languages import resolve, script
 
 __all__ = ["MIN_LETTERS", "OutputLanguage", "compare_output_language", "output_language", "output_language_rate"]
@@ -47,24 +47,21 @@ class OutputLanguage:
     """How often two arms answered in the language of the question.
 
     Attributes:
-        rates: share of outputs in that language without and with the plan, and their difference, over the items that
-            were judged in both arms; None where there are none.
+        baseline: share of outputs in that language without the plan, over the items that were judged in both arms; None
+            where there are none.
+        steered: the same with the plan.
+        difference: steered minus baseline.
         n_items: items in all.
         judged_baseline: items whose output could be judged without the plan.
         judged_steered: items whose output could be judged with the plan.
     """
 
-    rates: PairedScores | None
+    baseline: Estimate | None
+    steered: Estimate | None
+    difference: Estimate | None
     n_items: int
     judged_baseline: int
     judged_steered: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return rates and counts as JSON types; the rates are None where nothing was judged in both arms."""
-        names = ("baseline", "steered", "difference")
-        rates = {name: getattr(self.rates, name).to_json() if self.rates else None for name in names}
-        counts = {name: getattr(self, name) for name in ("n_items", "judged_baseline", "judged_steered")}
-        return {**rates, **counts}
 
 
 def output_language(text: str, *, among: Collection[str] | None = None) -> str | None:
@@ -153,8 +150,14 @@ def compare_output_language(
     before, after = _judge(baseline, language, among), _judge(steered, language, among)
     both = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     rates = paired_scores([a for a, _ in both], [b for _, b in both]) if both else None
-    counts = (sum(verdict is not None for verdict in verdicts) for verdicts in (before, after))
-    return OutputLanguage(rates, len(before), *counts)
+    return OutputLanguage(
+        baseline=rates.baseline if rates else None,
+        steered=rates.steered if rates else None,
+        difference=rates.difference if rates else None,
+        n_items=len(before),
+        judged_baseline=sum(verdict is not None for verdict in before),
+        judged_steered=sum(verdict is not None for verdict in after),
+    )
 
 
 def _judge(outputs: Sequence[str], language: str, among: Collection[str] | None) -> list[bool | None]:

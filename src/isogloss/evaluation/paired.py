@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +31,28 @@ from isogloss.evaluation.power import detectable_change, detectable_mean
 from isogloss.evaluation.proportions import paired_difference_interval, share_interval
 from isogloss.evaluation.scores import FloatArray, common_languages, is_right_or_wrong, paired_arrays, score_array
 from isogloss.evaluation.significance import mcnemar_exact, sign_flip
+from isogloss.files import Number
 
 __all__ = [
+    "SIGNIFICANT",
     "Better",
     "Comparison",
     "LanguageComparison",
+    "Outcome",
     "PairedScores",
     "accuracy",
     "compare",
     "compare_arms",
+    "outcome_of",
     "paired_difference",
     "paired_scores",
 ]
 
+SIGNIFICANT = 0.05
+
 Better = Literal["higher", "lower"]
 Test = Literal["mcnemar", "sign_flip"]
+Outcome = Literal["better", "worse"]
 
 
 @dataclass(frozen=True)
@@ -63,38 +70,29 @@ class PairedScores:
     baseline: Estimate
     steered: Estimate
     difference: Estimate
-    minimum_detectable: float = math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the three estimates and the detectable difference as JSON types; NaN becomes None."""
-        estimates = {name: getattr(self, name).to_json() for name in ("baseline", "steered", "difference")}
-        detectable = self.minimum_detectable if math.isfinite(self.minimum_detectable) else None
-        return {**estimates, "minimum_detectable": detectable}
+    minimum_detectable: Number = math.nan
 
 
-@dataclass(frozen=True)
-class LanguageComparison:
-    """Two arms in one language.
+@dataclass(frozen=True, kw_only=True)
+class LanguageComparison(PairedScores):
+    """The scores of two arms in one language, tested.
 
     Attributes:
-        scores: of both arms.
         p_value: of the exact McNemar test, or of the sign-flip test where scores are graded.
         p_adjusted: by Holm over the languages of the comparison.
         p_bh: by Benjamini and Hochberg over the languages of the comparison.
         p_familywise: by Holm over all languages of all arms; None where this arm was compared alone.
     """
 
-    scores: PairedScores
     p_value: float
     p_adjusted: float
     p_bh: float
     p_familywise: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return estimates and p-values as JSON types; ``p_familywise`` only where it is known."""
-        names = ("p_value", "p_adjusted", "p_bh", "p_familywise")
-        p_values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {**self.scores.to_json(), **p_values}
+    @property
+    def is_significant(self) -> bool:
+        """Whether p is below 0.05 after Holm's correction."""
+        return self.p_adjusted < SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,22 @@ class Comparison:
     better: Better = "higher"
     test: Test = "mcnemar"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON types."""
-        languages = {language: entry.to_json() for language, entry in self.per_language.items()}
-        means = {name: getattr(self, name).to_json() for name in ("overall", "overall_these_languages")}
-        return {"per_language": languages, **means, "better": self.better, "test": self.test}
+    @property
+    def outcome(self) -> Outcome | None:
+        """What is shown of languages like these."""
+        return outcome_of(self.overall.difference, self.better)
+
+    @property
+    def significant(self) -> dict[str, LanguageComparison]:
+        """The languages that differ significantly after Holm's correction."""
+        return {code: row for code, row in self.per_language.items() if row.is_significant}
+
+
+def outcome_of(difference: Estimate, better: Better = "higher") -> Outcome | None:
+    """Say what the interval of a difference shows: better or worse scores; None where it shows neither."""
+    if difference.side is None:
+        return None
+    return "better" if (difference.side == "above") == (better == "higher") else "worse"
 
 
 def accuracy(correct: npt.ArrayLike) -> Estimate:
@@ -209,8 +218,11 @@ def compare(
         scores = [_right_or_wrong(arm) for arm in arms]
     else:
         scores = [_graded(arm, n_resamples=n_resamples, seed=seed) for arm in arms]
-    rows = zip(scores, p_values, holm(p_values), benjamini_hochberg(p_values), strict=True)
-    per_language = {code: LanguageComparison(*row) for code, row in zip(languages, rows, strict=True)}
+    rows = zip(languages, scores, p_values, holm(p_values), benjamini_hochberg(p_values), strict=True)
+    per_language = {
+        code: LanguageComparison(**vars(row), p_value=p, p_adjusted=adjusted, p_bh=bh)
+        for code, row, p, adjusted, bh in rows
+    }
     return Comparison(per_language, *_overall(arms, scores, seed=seed, n_resamples=n_resamples), better, test)
 
 

@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 from isogloss.backends.model import Likelihood, Model, Sampling
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import BASELINE, PLAN
-from isogloss.evaluation.journal import SETTINGS, Journal, claim, locked
-from isogloss.evaluation.summary import Facts, summarise
+from isogloss.evaluation.journal import Journal, claim, locked
+from isogloss.evaluation.records import SETTINGS, EvaluationSettings, ItemRecord
+from isogloss.evaluation.summarise import Facts, summarise
+from isogloss.evaluation.summary import SUMMARY, ArmEffect, EvaluationSummary
 from isogloss.evaluation.tasks import (
     Item,
     Score,
@@ -35,11 +37,12 @@ from isogloss.evaluation.tasks import (
     score_output,
     uses_chat,
 )
-from isogloss.files import read_json, write_json
+from isogloss.files import from_json, read_typed, to_json, write_typed
 from isogloss.steering import Plan, write_plan
 
 __all__ = ["BASELINE", "PLAN", "RunOptions", "evaluate"]
 
+_EFFECT = "effect.json"
 _PROBE_ITEMS = 4
 
 
@@ -101,7 +104,7 @@ def evaluate(
     out: Path,
     options: RunOptions | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     """Answer every item in every arm, the same prompts in the same batches, and compare.
 
     Args:
@@ -115,7 +118,7 @@ def evaluate(
         progress: told the number of items answered, those of an earlier run included.
 
     Returns:
-        The summary, as written to ``summary.json``; see `isogloss.evaluation.summary.summarise`.
+        The summary, as written to ``summary.json``.
 
     Raises:
         PlanError: a plan belongs to another model, or changes no chosen expert on the task's own prompts.
@@ -128,19 +131,19 @@ def evaluate(
     settings = _settings(work, plans)
     with locked(out):
         if (out / SETTINGS).is_file():
-            claim(out, settings)  # refuses other settings before anything is measured
+            claim(out, to_json(settings))  # refuses other settings before anything is measured
         effects = {name: _effect(work, plan, out / name) for name, plan in plans.items() if plan is not None}
-        claim(out, settings)
+        claim(out, to_json(settings))
         for name, effect in effects.items():
             _keep(out / name, plans[name], effect)
-        answers: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        answers: dict[str, dict[str, list[ItemRecord]]] = {}
         for name, plan in plans.items():
             for language in task.items:
-                found = _answer_language(work, plan, language, out / name, progress=progress or _silent)
-                answers.setdefault(name, {})[language] = found
-        facts = Facts(model.name, str(settings["engine"]), options.pivot, plans, effects)
+                records = _answer_language(work, plan, language, out / name, progress=progress or _silent)
+                answers.setdefault(name, {})[language] = records
+        facts = Facts(model.name, settings.engine, options.pivot, plans, effects)
         summary = summarise(task, answers, facts)
-        write_json(out / "summary.json", summary)
+        write_typed(out / SUMMARY, summary)
     return summary
 
 
@@ -160,9 +163,8 @@ def _prepare(model: Model, task: Task, options: RunOptions) -> _Work:
     return _Work(model, task, options, not uses_chat(tokenizer, task), questions)
 
 
-def _settings(work: _Work, plans: Mapping[str, Plan | None]) -> dict[str, Any]:
+def _settings(work: _Work, plans: Mapping[str, Plan | None]) -> EvaluationSettings:
     asked = {language: [list(question) for question in found] for language, found in work.questions.items()}
-    sampling = work.options.sampling
     settings = {
         **work.model.describe(),
         **work.task.describe(),
@@ -170,19 +172,18 @@ def _settings(work: _Work, plans: Mapping[str, Plan | None]) -> dict[str, Any]:
         "items_sha256": hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         "arms": {name: None if plan is None else plan.sha256 for name, plan in plans.items()},
         "batch_size": work.options.batch_size,
-        "sampling": None if sampling is None else sampling.to_json(),
+        "sampling": to_json(work.options.sampling),
         "pivot": work.options.pivot,
     }
-    copied: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as it will be read back
-    return copied
+    copied = json.loads(json.dumps(settings, default=str))  # as it will be read back
+    return from_json(EvaluationSettings, copied, SETTINGS)
 
 
-def _effect(work: _Work, plan: Plan, folder: Path) -> dict[str, Any]:
+def _effect(work: _Work, plan: Plan, folder: Path) -> ArmEffect:
     """Measure what a plan changes on the task's own prompts, or read what a stopped run measured; refuse no effect."""
-    path = folder / "effect.json"
+    path = folder / _EFFECT
     if path.is_file():
-        kept: dict[str, Any] = read_json(path)
-        return kept
+        return read_typed(path, ArmEffect)
     requests = {language: plan.for_request(language) for language in work.task.items}
     changes = {
         language: work.model.change(request, work.probes(language), add_special_tokens=work.add_special_tokens)
@@ -191,20 +192,19 @@ def _effect(work: _Work, plan: Plan, folder: Path) -> dict[str, Any]:
     largest = max(changes, key=lambda language: sum(changes[language].changed.values()))
     changes[largest].require(plan)
     layers = changes[largest].changed
-    mean = {str(layer): math.fsum(each.changed[layer] for each in changes.values()) / len(changes) for layer in layers}
-    kl = {language: None if each.kl is None else each.kl.to_json() for language, each in changes.items()}
-    return {"changed": mean, "kl": kl}
+    mean = {layer: math.fsum(each.changed[layer] for each in changes.values()) / len(changes) for layer in layers}
+    return ArmEffect(mean, {language: each.kl for language, each in changes.items()})
 
 
-def _keep(folder: Path, plan: Plan | None, effect: dict[str, Any]) -> None:
-    if plan is not None and not (folder / "effect.json").is_file():
+def _keep(folder: Path, plan: Plan | None, effect: ArmEffect) -> None:
+    if plan is not None and not (folder / _EFFECT).is_file():
         write_plan(plan, folder / "plan.json")
-        write_json(folder / "effect.json", effect)
+        write_typed(folder / _EFFECT, effect)
 
 
 def _answer_language(
     work: _Work, plan: Plan | None, language: str, folder: Path, *, progress: Callable[[int], None]
-) -> list[dict[str, Any]]:
+) -> list[ItemRecord]:
     """Answer what is not yet answered, and return all records of one arm in one language."""
     questions, size = work.questions[language], work.options.batch_size
     identity = [(question.item.item_id, question.sha256) for question in questions]
@@ -227,7 +227,7 @@ def _batches(questions: Sequence[_Question], size: int) -> Iterator[list[_Questi
         yield batch
 
 
-def _answer_batch(work: _Work, language: str, batch: Sequence[_Question]) -> list[dict[str, Any]]:
+def _answer_batch(work: _Work, language: str, batch: Sequence[_Question]) -> list[ItemRecord]:
     if work.task.scoring == "generated":
         return _generate(work, language, batch)
     pairs = [(question.prompt, text) for question in batch for text in question.continuations]
@@ -235,7 +235,7 @@ def _answer_batch(work: _Work, language: str, batch: Sequence[_Question]) -> lis
     return [_measured(work.task, each, list(islice(measured, len(each.continuations)))) for each in batch]
 
 
-def _generate(work: _Work, language: str, batch: Sequence[_Question]) -> list[dict[str, Any]]:
+def _generate(work: _Work, language: str, batch: Sequence[_Question]) -> list[ItemRecord]:
     sampling = work.options.sampling
     outputs = work.model.answer(
         [question.prompt for question in batch],
@@ -244,12 +244,12 @@ def _generate(work: _Work, language: str, batch: Sequence[_Question]) -> list[di
         sampling=None if sampling is None else (sampling, [f"{language}/{each.item.item_id}" for each in batch]),
     )
     return [
-        _record(question, score_output(work.task, language, question.item, output), {"output": output})
+        _record(question, score_output(work.task, language, question.item, output), output=output)
         for question, output in zip(batch, outputs, strict=True)
     ]
 
 
-def _measured(task: Task, question: _Question, found: Sequence[Likelihood]) -> dict[str, Any]:
+def _measured(task: Task, question: _Question, found: Sequence[Likelihood]) -> ItemRecord:
     """Score options or a reference; what was measured is kept, so that it can be scored in other ways later."""
     sums = [each.nats for each in found]
     if task.scoring == "options":
@@ -261,20 +261,12 @@ def _measured(task: Task, question: _Question, found: Sequence[Likelihood]) -> d
             f"task {task.name}, item {question.item.item_id!r}: the log-likelihood is {sums[0]}; expected a finite "
             "number: load the model in another dtype, or check it with `isogloss doctor`"
         )
-    kept = [nats if math.isfinite(nats) else None for nats in sums]
-    return _record(question, score, {"log_likelihoods": kept, "n_tokens": [each.n_tokens for each in found]})
+    return _record(question, score, log_likelihoods=tuple(sums), n_tokens=tuple(each.n_tokens for each in found))
 
 
-def _record(question: _Question, score: Score, found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "item": question.item.item_id,
-        "prompt_sha256": question.sha256,
-        **found,
-        "parsed": score.parsed,
-        "expected": question.item.answer,
-        "correct": score.correct,
-        "value": score.value,
-    }
+def _record(question: _Question, score: Score, **measured: Any) -> ItemRecord:  # noqa: ANN401 - fields of a ItemRecord
+    item, answer = question.item.item_id, question.item.answer
+    return ItemRecord(item=item, prompt_sha256=question.sha256, expected=answer, **score._asdict(), **measured)
 
 
 def _silent(_: int) -> None:

@@ -1,265 +1,216 @@
-"""What an evaluation shows: every arm against the baseline, from the answers as they were written down."""
+"""What an evaluation shows: the one type of a summary, written as ``summary.json`` and read back from it."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from isogloss.analysis.statistics import Estimate
-from isogloss.errors import RunError
-from isogloss.evaluation.arms import BASELINE, PLAN, dose_of
-from isogloss.evaluation.corpus_score import CorpusScore, paired_corpus_scores
-from isogloss.evaluation.guard import guard_pivot
-from isogloss.evaluation.output_language import compare_output_language
-from isogloss.evaluation.paired import Better, Comparison, PairedScores, accuracy, compare, compare_arms
-from isogloss.evaluation.scores import FloatArray
-from isogloss.evaluation.tasks import Task, corpus_chrf
-from isogloss.files import read_bytes, read_json
-from isogloss.steering import Plan
+from isogloss.evaluation.arms import PLAN
+from isogloss.evaluation.guard import Guard
+from isogloss.evaluation.output_language import OutputLanguage
+from isogloss.evaluation.paired import SIGNIFICANT, Comparison, PairedScores
+from isogloss.notebook import Shown, drawn
 
-__all__ = ["Facts", "compare_folders", "summarise"]
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
 
-Answers = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
-"""Arm to language to records in the order of the items."""
+__all__ = ["SUMMARY", "ArmEffect", "Dose", "EvaluationSummary", "SummaryRow"]
 
-_MARGIN = {"accuracy": 0.01, "f1": 0.01, "chrf": 1.0, "bits_per_byte": 0.01}  # loss of the pivot that is accepted
-_ENGLISH = "eng_Latn"
+SUMMARY = "summary.json"
 
-# What must agree for answers of two folders to be compared.
-_COMPARABLE = (
-    *("engine", "engine_version", "dtype", "device", "kernels", "task", "scoring", "metric", "items_sha256"),
-    *("max_new_tokens", "uses_chat", "batch_size", "sampling"),
-)
+_SHARES = ("accuracy", "f1")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a summary says besides what follows from the answers.
+class ArmEffect:
+    """What a plan changes inside the model, on the task's first prompts; written as ``effect.json``.
 
     Attributes:
-        model: its name.
-        engine: its name.
-        pivot: language that a plan must not harm.
-        plans: arm to plan.
-        effects: arm to what its plan changes, as in ``effect.json``.
+        changed: decoder layer to the share of tokens whose set of chosen experts the plan changes, mean over languages.
+        kl: language to the divergence of the next-token distribution, unsteered from steered, in nats per token; None
+            where the engine gives no distributions.
     """
 
+    changed: Mapping[int, float]
+    kl: Mapping[str, Estimate | None]
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One strength of the plan.
+
+    Attributes:
+        arm: its name.
+        strength: of all its interventions.
+        difference: of the mean over languages like these.
+        guard: of the pivot; None where the pivot was not evaluated.
+    """
+
+    arm: str
+    strength: float
+    difference: Estimate
+    guard: Guard | None = None
+
+
+class SummaryRow(NamedTuple):
+    """One arm in one language, or in all together (``language`` is then empty), in the unit of the scores."""
+
+    arm: str
+    language: str
+    n: int
+    baseline: float
+    steered: float
+    difference: float
+    low: float
+    high: float
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    p_bh: float | None = None
+    minimum_detectable: float | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The difference with its interval."""
+        return Estimate(self.difference, self.low, self.high, self.n)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether p is below 0.05 after Holm's correction."""
+        return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANT
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluationSummary(Shown, Comparison):
+    """The plan against the baseline, with the other arms beside it.
+
+    The fields of `Comparison` are of the arm ``plan``. Arms come by name, ``baseline`` and ``plan`` among them.
+
+    Attributes:
+        task: its name.
+        metric: of the scores.
+        model: its name.
+        engine: that ran the model.
+        pivot: language that a plan must not harm.
+        arms: mean score (share of right answers, for accuracy) by arm and language.
+        controls: every arm but baseline and plan, against the baseline.
+        changed_choices: arm to decoder layer to the share of tokens whose experts it changes, on the first prompts.
+        kl: arm to language to the divergence of next tokens, on the first prompts; None where it was not measured.
+        n: items by language.
+        scoring: how answers become scores; None for tasks of lm-evaluation-harness.
+        n_experts: steered by each arm.
+        guard: by arm, whether it costs the pivot more than a margin; empty where the pivot was not evaluated.
+        unparsable: share of answers that could not be read, by arm and language; empty where nothing is read.
+        output_language: of generated answers, by arm and language.
+        exact_match: of the metric F1, by arm and language.
+        group_mean: mean over the task's groups of items, by arm and language, where a task has groups.
+        corpus: score of the whole corpus, by arm and language, where a metric is no mean over items.
+        dose_response: arms that differ in strength alone, weakest first; empty where there is one strength.
+        metrics: of lm-evaluation-harness: all that can be compared.
+        left_out: of lm-evaluation-harness: metrics that are no mean over documents; None for other tasks.
+        harness: its version; None for other tasks.
+    """
+
+    task: str
+    metric: str
     model: str
     engine: str
     pivot: str
-    plans: Mapping[str, Plan | None]
-    effects: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, float]]
+    controls: Mapping[str, Comparison]
+    changed_choices: Mapping[str, Mapping[int, float]]
+    kl: Mapping[str, Mapping[str, Estimate | None]]
+    n: Mapping[str, int]
+    scoring: str | None = None
+    n_experts: Mapping[str, int] = field(default_factory=dict)
+    guard: Mapping[str, Guard] = field(default_factory=dict)
+    unparsable: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    output_language: Mapping[str, Mapping[str, OutputLanguage]] = field(default_factory=dict)
+    exact_match: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    group_mean: Mapping[str, Mapping[str, PairedScores]] = field(default_factory=dict)
+    corpus: Mapping[str, Mapping[str, PairedScores | Estimate]] = field(default_factory=dict)
+    dose_response: tuple[Dose, ...] = ()
+    metrics: tuple[str, ...] = ()
+    left_out: tuple[str, ...] | None = None
+    harness: str | None = None
+
+    @property
+    def compared(self) -> dict[str, Comparison]:
+        """Every arm against the baseline, the plan first."""
+        return {PLAN: self, **self.controls}
+
+    @property
+    def is_share(self) -> bool:
+        """Whether scores lie between 0 and 1 and are written in percent."""
+        return self.metric in _SHARES or self.test == "mcnemar"
+
+    @property
+    def factor(self) -> float:
+        """What a score is multiplied by before it is written or drawn."""
+        return 100.0 if self.is_share else 1.0
+
+    def mean_kl(self, arm: str) -> float | None:
+        """Return the divergence of next tokens under an arm, mean over languages, in nats."""
+        return _mean(self.kl.get(arm, {}).values())
+
+    def mean_unparsable(self, arm: str) -> float | None:
+        """Return the share of answers that could not be read, mean over languages."""
+        return _mean(self.unparsable.get(arm, {}).values())
+
+    def mean_output_language(self, arm: str) -> tuple[float, float, int] | None:
+        """Return the share of answers in the language asked for, without and with an arm, and how many were judged."""
+        pairs = [(row.baseline, row.steered) for row in self.output_language.get(arm, {}).values()]
+        known = [(before, after) for before, after in pairs if before is not None and after is not None]
+        if not known:
+            return None
+        before, after = (fmean(each.value for each in side) for side in zip(*known, strict=True))
+        return before, after, sum(each.n for each, _ in known)
+
+    def rows(self) -> Iterator[SummaryRow]:
+        """Yield every arm against the baseline, all languages together first."""
+        for arm, comparison in self.compared.items():
+            overall = comparison.overall
+            yield SummaryRow(arm, "", *_numbers(overall), minimum_detectable=overall.minimum_detectable)
+            for code, row in comparison.per_language.items():
+                tests = (row.p_value, row.p_adjusted, row.p_bh, row.minimum_detectable)
+                yield SummaryRow(arm, code, *_numbers(row), *tests)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per arm and language, and one per arm for the mean over languages (``language`` is empty).
+
+        Columns: ``arm``, ``language``, ``n``, ``baseline``, ``steered``, ``difference`` with ``low`` and ``high``,
+        ``p_value``, ``p_adjusted`` (Holm), ``p_bh``, ``minimum_detectable``; in the unit of the scores.
+        """
+        import pandas as pd  # noqa: PLC0415 - takes a third of a second, and most commands show no table
+
+        return pd.DataFrame.from_records(list(self.rows()), columns=SummaryRow._fields)
+
+    def plot(self, name: str = "difference") -> go.Figure:
+        """Return one figure of the report: ``difference`` by language, ``arms`` or ``dose-response``.
+
+        Raises:
+            RunError: this evaluation has no such figure; the message names those that it has.
+        """
+        return drawn(self, name)
+
+    def __repr__(self) -> str:
+        guard = f", {self.pivot} guard {self.guard[PLAN].verdict}" if PLAN in self.guard else ""
+        change = self.overall.difference.text("{:+.3f}".format)
+        return (
+            f"EvaluationSummary({self.model} on {self.task}: {self.metric} {change} over {len(self.per_language)} "
+            f"languages, {len(self.significant)} significant; {len(self.controls)} other arms{guard})"
+        )
 
 
-def summarise(task: Task, answers: Answers, facts: Facts) -> dict[str, Any]:
-    """Compare every arm with the baseline.
-
-    Args:
-        task: that was answered.
-        answers: of all arms, ``baseline`` and ``plan`` among them.
-        facts: about the run.
-
-    Returns:
-        JSON types:
-
-        * ``arms``: mean value (share of right answers, for accuracy) by arm and language;
-        * ``per_language``, ``overall``, ``overall_these_languages``, ``better``, ``test``: `Comparison` of ``plan``;
-        * ``controls``: the same for every other arm;
-        * ``changed_choices``, ``kl``: what each plan changes on the task's first prompts, by layer, by language;
-        * ``n``, ``unparsable``: items, and the share whose answer could not be read, by arm and language;
-        * ``guard``: whether an arm costs the pivot more than a margin; absent where the pivot was not evaluated;
-        * ``output_language``: for generated answers, by arm and language;
-        * ``exact_match``, ``group_mean``, ``corpus``: where the task's metric has them;
-        * ``dose_response``: arms that differ in strength alone, weakest first; absent where there is one dose.
-    """
-    better: Better = "lower" if task.metric == "bits_per_byte" else "higher"
-    values = {arm: {code: _values(rows) for code, rows in found.items()} for arm, found in answers.items()}
-    steered = {arm: found for arm, found in values.items() if arm != BASELINE}
-    compared = compare_arms(values[BASELINE], steered, better=better)
-    summary = {
-        "task": task.name,
-        "metric": task.metric,
-        "scoring": task.scoring,
-        "model": facts.model,
-        "engine": facts.engine,
-        "pivot": facts.pivot,
-        "arms": {arm: {code: float(each.mean()) for code, each in found.items()} for arm, found in values.items()},
-        **compared[PLAN].to_json(),
-        "controls": {arm: comparison.to_json() for arm, comparison in compared.items() if arm != PLAN},
-        "changed_choices": {arm: effect["changed"] for arm, effect in facts.effects.items()},
-        "kl": {arm: effect["kl"] for arm, effect in facts.effects.items()},
-        "n": {code: len(items) for code, items in task.items.items()},
-        "n_experts": {arm: _n_experts(plan) for arm, plan in facts.plans.items() if plan is not None},
-    }
-    summary |= _of_answers(task, answers) | _of_metric(task, answers)
-    if facts.pivot in task.items:
-        before = values[BASELINE][facts.pivot]
-        guards = {
-            arm: guard_pivot(before, found[facts.pivot], margin=_MARGIN[task.metric], better=better)
-            for arm, found in steered.items()
-        }
-        summary["guard"] = {arm: guard.to_json() for arm, guard in guards.items()}
-    doses = _doses(facts, compared, summary.get("guard", {}))
-    return summary | ({"dose_response": doses} if len(doses) > 1 else {})
+def _mean(estimates: Iterable[Estimate | None]) -> float | None:
+    values = [each.value for each in estimates if each is not None]
+    return fmean(values) if values else None
 
 
-def compare_folders(first: Path, second: Path, *, arms: tuple[str, str] = (PLAN, PLAN)) -> Comparison:
-    """Compare an arm of one finished evaluation with an arm of another, as if the first were the baseline.
-
-    Args:
-        first: folder of an evaluation.
-        second: folder of another.
-        arms: which arm of either.
-
-    Raises:
-        RunError: the folders differ in engine, precision, task, items or batches, which would be compared along with
-            the plans; or one is not finished.
-    """
-    settings = [read_json(folder / "settings.json") for folder in (first, second)]
-    for name in _COMPARABLE:
-        found = [each.get(name) for each in settings]
-        if found[0] != found[1]:
-            raise RunError(
-                f"{first} has {name} {found[0]!r} and {second} has {found[1]!r}; one comparison never mixes them: "
-                "run `isogloss evaluate` again with equal ones"
-            )
-    languages = sorted(path.stem for path in (first / arms[0]).glob("*.jsonl"))
-    values = [
-        {code: _values(_read(folder / arm / f"{code}.jsonl")) for code in languages}
-        for folder, arm in zip((first, second), arms, strict=True)
-    ]
-    return compare(*values, better="lower" if settings[0]["metric"] == "bits_per_byte" else "higher")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in read_bytes(path).splitlines()]
-    except ValueError as error:
-        raise RunError(f"{path} is not finished; run its evaluation again") from error
-
-
-def _values(records: Sequence[Mapping[str, Any]]) -> FloatArray:
-    return np.array([record["value"] for record in records], dtype=np.float64)
-
-
-def _of_answers(task: Task, answers: Answers) -> dict[str, Any]:
-    """Say how many answers could be read, and in which language they are."""
-    if task.scoring == "reference":
-        return {}
-    unparsable = {
-        arm: {code: accuracy([row["parsed"] is None for row in rows]).to_json() for code, rows in found.items()}
-        for arm, found in answers.items()
-    }
-    if task.scoring == "options":
-        return {"unparsable": unparsable}
-    among = {*task.items, _ENGLISH}
-    outputs = {
-        arm: {code: [row["output"] for row in rows] for code, rows in found.items()} for arm, found in answers.items()
-    }
-    languages = {
-        arm: {
-            code: compare_output_language(outputs[BASELINE][code], texts, _wanted(task, code), among=among).to_json()
-            for code, texts in found.items()
-        }
-        for arm, found in outputs.items()
-        if arm != BASELINE
-    }
-    return {"unparsable": unparsable, "output_language": languages}
-
-
-def _wanted(task: Task, language: str) -> str:
-    """The language that answers should be in: that of the items, but of translations into English, English."""
-    return _ENGLISH if task.name.endswith(":into-english") else language
-
-
-def _of_metric(task: Task, answers: Answers) -> dict[str, Any]:
-    """Add what a metric has besides the mean over items."""
-    found: dict[str, Any] = {}
-    if task.metric == "f1":
-        found["exact_match"] = {
-            arm: {code: accuracy([row["correct"] for row in rows]).to_json() for code, rows in by_language.items()}
-            for arm, by_language in answers.items()
-        }
-    if task.group_mean:
-        found["group_mean"] = _corpus(answers, lambda code, rows: _group_sums(task, code, rows), _mean_of_groups)
-    if task.metric == "bits_per_byte":
-        found["corpus"] = _corpus(answers, lambda code, rows: _bit_sums(task, code, rows), _bits_per_byte)
-    if task.metric == "chrf":
-        found["corpus"] = {
-            arm: {code: _chrf(rows).to_json() for code, rows in by_language.items()}
-            for arm, by_language in answers.items()
-        }
-    return found
-
-
-def _corpus(answers: Answers, sums: Any, score: CorpusScore) -> dict[str, Any]:  # noqa: ANN401 - a local function
-    """Compare every arm with the baseline by a score that is a function of sums over items."""
-    return {
-        arm: {
-            code: _paired(sums(code, answers[BASELINE][code]), sums(code, rows), score).to_json()
-            for code, rows in by_language.items()
-        }
-        for arm, by_language in answers.items()
-        if arm != BASELINE
-    }
-
-
-def _paired(baseline: FloatArray, steered: FloatArray, score: CorpusScore) -> PairedScores:
-    return paired_corpus_scores(baseline, steered, corpus_score=score)
-
-
-def _group_sums(task: Task, language: str, records: Sequence[Mapping[str, Any]]) -> FloatArray:
-    """Return ``[n_items, 2 * n_groups]``: value and 1 in the columns of the item's group."""
-    groups = sorted({item.group for item in task.items[language]})
-    member = np.array([[item.group == group for group in groups] for item in task.items[language]], dtype=np.float64)
-    return np.concatenate([member * _values(records)[:, None], member], axis=1)
-
-
-def _mean_of_groups(sums: FloatArray) -> FloatArray:
-    """Average over the groups that a resample has items of."""
-    values, counts = np.split(sums, 2, axis=-1)
-    present = counts > 0
-    means = np.where(present, values / np.where(present, counts, 1.0), 0.0)
-    found: FloatArray = means.sum(axis=-1) / present.sum(axis=-1)
-    return found
-
-
-def _bit_sums(task: Task, language: str, records: Sequence[Mapping[str, Any]]) -> FloatArray:
-    """Return ``[n_items, 2]``: bits and bytes."""
-    sizes = [len(item.reference.encode()) for item in task.items[language]]
-    bits = [-record["log_likelihoods"][0] / math.log(2) for record in records]
-    return np.column_stack([bits, sizes]).astype(np.float64)
-
-
-def _bits_per_byte(sums: FloatArray) -> FloatArray:
-    found: FloatArray = sums[..., 0] / sums[..., 1]
-    return found
-
-
-def _chrf(records: Sequence[Mapping[str, Any]]) -> Estimate:
-    """Corpus chrF, which has no interval here; that of the mean over sentences is in the comparison."""
-    value = corpus_chrf([row["parsed"] for row in records], [row["expected"] for row in records])
-    return Estimate(value, math.nan, math.nan, len(records))
-
-
-def _n_experts(plan: Plan) -> int:
-    return len({(each.layer, expert) for each in plan.interventions for expert in each.experts})
-
-
-def _doses(facts: Facts, compared: Mapping[str, Comparison], guards: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the plan and the arms that differ from it in strength alone."""
-    found = []
-    for arm, plan in facts.plans.items():
-        if plan is None or (arm != PLAN and plan.provenance.get("control") != "strength"):
-            continue
-        strength = dose_of(plan)
-        if strength is not None:
-            row = {"arm": arm, "strength": strength, "difference": compared[arm].overall.difference.to_json()}
-            found.append(row | ({"guard": guards[arm]} if arm in guards else {}))
-    return sorted(found, key=lambda row: float(row["strength"]))
+def _numbers(scores: PairedScores) -> tuple[int, float, float, float, float, float]:
+    difference = scores.difference
+    means = (scores.baseline.value, scores.steered.value)
+    return difference.n, *means, difference.value, difference.low, difference.high

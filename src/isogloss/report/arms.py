@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.differences import axis_title, error_bars, known_columns
-from isogloss.report.figures import ACCENT, INK, Figure, KeyEntry, Table, base_layout
-from isogloss.report.metrics import PLAN, Metric, arm_text, is_random
-from isogloss.report.results import Reading, read_estimate
-from isogloss.report.text import MISSING, label, number, percent, plain, plot_text, scalar, with_interval
+from isogloss.evaluation.arms import BASELINE, PLAN
+from isogloss.report.differences import CONTROL_COLOUR, axis_title
+from isogloss.report.dots import dots, named_rows, upright
+from isogloss.report.figures import ACCENT, INK, Figure, KeyEntry, base_layout
+from isogloss.report.metrics import Metric, arm_text, is_random, ordered_arms
+from isogloss.report.tables import known_table
+from isogloss.report.text import MISSING, label, number, percent, plain, plot_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from isogloss.analysis.statistics import Estimate
+    from isogloss.evaluation.summary import EvaluationSummary
+    from isogloss.report.figures import Table
 
 __all__ = ["arms_figure", "arms_table", "dose_figure", "inside_table", "language_table"]
 
 _ROW = 26
-_ARROW = " → "
-_THESE = "overall_these_languages"
-_CONTROL = "#7f8792"
+_WORDS = frozenset({"arm", "what it is", "guard"})
 _SHARE = Metric("share")
 _LOOKS = {
     "plan": ("diamond", "◆", ACCENT, "plan"),
-    "random": ("circle-open", "○", _CONTROL, "random experts, as many per layer"),
-    "other": ("square", "■", _CONTROL, "other arms"),
+    "random": ("circle-open", "○", CONTROL_COLOUR, "random experts, as many per layer"),
+    "other": ("square", "■", CONTROL_COLOUR, "other arms"),
 }
 _GUARDS = {
     "pass": ("circle", "●", "pivot guarded: a loss beyond the margin is ruled out"),
@@ -34,190 +35,128 @@ _GUARDS = {
 }
 
 
-def _arms(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """List the plan, then the controls: random ones first, the others as they were given."""
-    controls = evaluation.get("controls") or {}
-    ordered = sorted(controls, key=lambda arm: not is_random(arm))
-    return {PLAN: evaluation, **{arm: controls[arm] for arm in ordered if arm != PLAN}}
-
-
-def _overall(found: Mapping[str, Any], field: str = "overall") -> Reading:
-    return read_estimate((found.get(field) or {}).get("difference"))
-
-
 def _kind(arm: str) -> str:
     return PLAN if arm == PLAN else "random" if is_random(arm) else "other"
 
 
-def _hover(heading: str, difference: Reading, metric: Metric, more: str = "") -> str:
-    change = metric.change_text(difference)
-    size = "" if difference.n is None else f"<br>n = {difference.n:,} languages"
-    return f"<b>{plot_text(heading)}</b><br>{plot_text(change)}{more}{size}"
+def _hover(heading: str, difference: Estimate, metric: Metric, more: str = "") -> str:
+    change = plot_text(metric.change_text(difference))
+    return f"<b>{plot_text(heading)}</b><br>{change}{more}<br>n = {difference.n:,} languages"
 
 
-def arms_figure(evaluation: Mapping[str, Any], metric: Metric, *, caption: str) -> Figure | None:
-    """Draw the overall difference of every arm with its interval, the plan on top.
+def arms_figure(summary: EvaluationSummary, metric: Metric, *, caption: str) -> Figure | None:
+    """Draw the overall difference of every arm with its interval, the plan on top; None where there is only the plan.
 
     Args:
-        evaluation: as `isogloss evaluate --json`.
+        summary: of the evaluation.
         metric: of the scores.
         caption: measure, n and interval level.
-
-    Returns:
-        The figure; None where there is no arm besides the plan.
     """
-    found = {arm: _overall(one) for arm, one in _arms(evaluation).items()}
-    found = {arm: difference for arm, difference in found.items() if difference.value is not None}
-    if not set(found) - {PLAN}:
+    if not summary.controls:
         return None
-    rows = {arm: row for row, arm in enumerate(found)}
+    arms = ordered_arms(summary)
+    differences = {arm: summary.compared[arm].overall.difference for arm in arms}
     data, key = [], []
-    for kind, (symbol, sign, colour, said) in _LOOKS.items():
-        chosen = [arm for arm in found if _kind(arm) == kind]
+    for kind, (symbol, sign, colour, text) in _LOOKS.items():
+        chosen = [arm for arm in arms if _kind(arm) == kind]
         if chosen:
-            hover = [_hover(f"{arm}: {arm_text(arm)}", found[arm], metric) for arm in chosen]
-            places = [rows[arm] for arm in chosen]
-            marker = {"symbol": symbol, "size": 10 if kind == PLAN else 7, "color": colour, "line": {"color": colour}}
-            data.append(_trace(kind, places, [found[arm] for arm in chosen], (marker, hover, metric.factor)))
-            key.append(KeyEntry(said, sign, colour, kind))
-    layout = base_layout(axis_title(metric), "", height=90 + _ROW * len(rows))
+            size = 10 if kind == PLAN else 7
+            data.append(
+                dots(
+                    kind,
+                    [differences[arm].scaled(metric.factor) for arm in chosen],
+                    [arms.index(arm) for arm in chosen],
+                    marker={"symbol": symbol, "size": size, "color": colour, "line": {"color": colour}},
+                    bars=(colour, 1.8),
+                    hover=[_hover(f"{arm}: {arm_text(arm)}", differences[arm], metric) for arm in chosen],
+                )
+            )
+            key.append(KeyEntry(text, sign, colour, kind))
+    layout = base_layout(axis_title(metric), "", height=90 + _ROW * len(arms))
     layout["xaxis"].update(showgrid=True, zeroline=True, zerolinecolor=INK, zerolinewidth=1)
-    layout["yaxis"].update(_row_axis(rows))
+    names = {row: f"<b>{PLAN}</b>" if arm == PLAN else plot_text(arm) for row, arm in enumerate(arms)}
+    layout["yaxis"].update(named_rows(names), range=[len(arms) - 0.5, -0.5])
     title = f"Change in mean {metric.name} by arm"
     return Figure("arms", title, caption, data, layout, {"yaxis.tickfont.size": 10}, tuple(key))
 
 
-def _trace(
-    group: str, rows: Sequence[int], found: Sequence[Reading], look: tuple[dict[str, Any], list[str], float]
-) -> dict[str, Any]:
-    marker, hover, factor = look
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "meta": group,
-        "x": [factor * (difference.value or 0.0) for difference in found],
-        "y": list(rows),
-        "hovertext": hover,
-        "hoverinfo": "text",
-        "marker": marker,
-        "error_x": {**error_bars(found, factor), "color": marker["color"], "thickness": 1.8, "width": 0},
-    }
-
-
-def _row_axis(rows: Mapping[str, int]) -> dict[str, Any]:
-    names = [f"<b>{PLAN}</b>" if arm == PLAN else plot_text(arm) for arm in rows]
-    return {
-        "range": [len(rows) - 0.5, -0.5],
-        "tickmode": "array",
-        "tickvals": list(rows.values()),
-        "ticktext": names,
-        "ticks": "",
-        "ticklabelstandoff": 4,
-        "showline": False,
-    }
-
-
-def dose_figure(evaluation: Mapping[str, Any], metric: Metric, *, caption: str) -> Figure | None:
-    """Draw the overall difference against the strength of the plan, marked by what the pivot's guard says.
+def dose_figure(summary: EvaluationSummary, metric: Metric, *, caption: str) -> Figure | None:
+    """Draw the overall difference against the strength of the plan, marked by the pivot's guard.
 
     Args:
-        evaluation: as `isogloss evaluate --json`.
+        summary: of the evaluation.
         metric: of the scores.
         caption: measure, n and interval level.
 
     Returns:
         The figure; None where there are fewer than two strengths.
     """
-    doses = [
-        (strength, read_estimate(row.get("difference")), row)
-        for row in evaluation.get("dose_response") or ()
-        if (strength := read_estimate({"value": row.get("strength")}).value) is not None
-    ]
-    doses = [dose for dose in doses if dose[1].value is not None]
-    if len(doses) < 2:  # noqa: PLR2004 - one strength is no dose-response
+    doses = summary.dose_response
+    if not doses:
         return None
-    values = [metric.factor * (difference.value or 0.0) for _, difference, _ in doses]
     line = {"color": "#c3c8ce", "width": 1.2}
-    strengths = [strength for strength, _, _ in doses]
+    strengths = [dose.strength for dose in doses]
+    values = [metric.factor * dose.difference.value for dose in doses]
     data: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "x": strengths, "y": values, "line": line, "hoverinfo": "skip"}
     ]
     key = []
-    for verdict, (symbol, sign, said) in _GUARDS.items():
-        chosen = [dose for dose in doses if _guard_verdict(dose[2]) == verdict]
+    for verdict, (symbol, sign, text) in _GUARDS.items():
+        chosen = [dose for dose in doses if (dose.guard.verdict if dose.guard else "") == verdict]
         if chosen:
-            group = f"guard {verdict}".strip()
-            data.append(_doses(chosen, group, symbol, metric))
-            key.append(KeyEntry(said, sign, ACCENT, group))
+            group, guard = f"guard {verdict}".strip(), verdict or "not evaluated"
+            trace = dots(
+                group,
+                [dose.difference.scaled(metric.factor) for dose in chosen],
+                [dose.strength for dose in chosen],
+                marker={"symbol": symbol, "size": 9, "color": ACCENT},
+                bars=(ACCENT, 1.6),
+                hover=[
+                    _hover(
+                        f"strength {dose.strength:g}",
+                        dose.difference,
+                        metric,
+                        f"<br>arm {plot_text(dose.arm)}; guard {guard}",
+                    )
+                    for dose in chosen
+                ],
+            )
+            data.append(upright(trace))
+            key.append(KeyEntry(text, sign, ACCENT, group))
     layout = base_layout("strength", axis_title(metric), height=320)
     layout["yaxis"].update(zeroline=True, zerolinecolor=INK, zerolinewidth=1)
     narrow = {"yaxis.title.text": "steered − baseline"}
     return Figure("dose-response", "Dose and response", caption, data, layout, narrow, tuple(key))
 
 
-def _guard_verdict(row: Mapping[str, Any]) -> str:
-    verdict = str((row.get("guard") or {}).get("verdict", ""))
-    return verdict if verdict in _GUARDS else ""
-
-
-def _doses(
-    doses: Sequence[tuple[float, Reading, Mapping[str, Any]]], group: str, symbol: str, metric: Metric
-) -> dict[str, Any]:
-    found = [difference for _, difference, _ in doses]
-    hover = [
-        _hover(
-            f"strength {strength:g}",
-            difference,
-            metric,
-            f"<br>arm {plot_text(row.get('arm', '?'))}; guard {plot_text(_guard_verdict(row) or 'not evaluated')}",
-        )
-        for strength, difference, row in doses
-    ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "meta": group,
-        "x": [strength for strength, _, _ in doses],
-        "y": [metric.factor * (difference.value or 0.0) for difference in found],
-        "hovertext": hover,
-        "hoverinfo": "text",
-        "marker": {"symbol": symbol, "size": 9, "color": ACCENT},
-        "error_y": {**error_bars(found, metric.factor), "color": ACCENT, "thickness": 1.6, "width": 0},
-    }
-
-
-def arms_table(evaluation: Mapping[str, Any], metric: Metric, *, caption: str) -> Table | None:
+def arms_table(summary: EvaluationSummary, metric: Metric, *, caption: str) -> Table:
     """List what every arm changes in scores, and what it costs the pivot.
 
     Args:
-        evaluation: as `isogloss evaluate --json`.
+        summary: of the evaluation.
         metric: of the scores.
         caption: measure, n and interval level.
-
-    Returns:
-        One row per arm; columns of which nothing is known are left out. None where nothing is known.
     """
-    unit = ", points" if metric.is_share else ""
+    unit = metric.points and ", points"
     scores = (f"languages like these{unit}", f"these languages{unit}", "detectable", f"gain of the pivot{unit}")
-    header = ("arm", *scores, "guard")
     rows = []
-    for arm, found in _arms(evaluation).items():
-        overall = found.get("overall") or {}
+    for arm in ordered_arms(summary):
+        comparison, guard = summary.compared[arm], summary.guard.get(arm)
         rows.append((
             plain(arm),
-            *(metric.with_interval(_overall(found, each), metric.change) for each in ("overall", _THESE)),
-            metric.value(read_estimate({"value": overall.get("minimum_detectable")}).value),
-            *_guard_cells(evaluation, arm, metric),
+            comparison.overall.difference.text(metric.change),
+            comparison.overall_these_languages.difference.text(metric.change),
+            metric.value(comparison.overall.minimum_detectable),
+            *((guard.gain.text(metric.change), guard.verdict) if guard else (MISSING, MISSING)),
         ))  # fmt: skip
-    table = _table("Arms: scores", caption, header, rows)
-    return table if len(table.header) > 1 else None
+    return known_table("Arms: scores", caption, ("arm", *scores, "guard"), rows, words=_WORDS)
 
 
-def inside_table(evaluation: Mapping[str, Any], *, caption: str) -> Table | None:
+def inside_table(summary: EvaluationSummary, *, caption: str) -> Table | None:
     """List what every arm is, and what it changes in answers and inside the model.
 
     Args:
-        evaluation: as `isogloss evaluate --json`.
+        summary: of the evaluation.
         caption: what the columns say.
 
     Returns:
@@ -228,94 +167,52 @@ def inside_table(evaluation: Mapping[str, Any], *, caption: str) -> Table | None
         (
             plain(arm),
             MISSING if arm_text(arm) == plain(arm) else arm_text(arm),
-            scalar(_of(evaluation, "n_experts", arm, MISSING)),
-            number(_mean(_of(evaluation, "kl", arm, {}).values())),
-            percent(max(_of(evaluation, "changed_choices", arm, {}).values(), default=None)),
-            _unparsable(evaluation, arm),
-            _right_language(evaluation, arm),
+            str(summary.n_experts.get(arm, MISSING)),
+            number(summary.mean_kl(arm)),
+            percent(max(summary.changed_choices.get(arm, {}).values(), default=None)),
+            _unparsable(summary, arm),
+            _right_language(summary, arm),
         )
-        for arm in _arms(evaluation)
+        for arm in ordered_arms(summary)
     ]
     if len(rows) == 1 and all(cell == MISSING for cell in rows[0][2:]):
         return None
-    return _table("Arms: what they are and change", caption, header, rows)
+    return known_table("Arms: what they are and change", caption, header, rows, words=_WORDS)
 
 
-def _table(title: str, caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    names, cells = known_columns(header, rows)
-    words = frozenset(at for at, name in enumerate(names) if name in ("arm", "what it is", "guard"))
-    return Table(title, caption, names, cells, text_columns=words)
+def _unparsable(summary: EvaluationSummary, arm: str) -> str:
+    before, after = summary.mean_unparsable(BASELINE), summary.mean_unparsable(arm)
+    return MISSING if None in (before, after) else f"{percent(before)} → {percent(after)}"
 
 
-def _of(evaluation: Mapping[str, Any], field: str, arm: str, absent: Any) -> Any:  # noqa: ANN401 - any JSON value
-    found = (evaluation.get(field) or {}).get(arm)
-    return absent if found is None else found
+def _right_language(summary: EvaluationSummary, arm: str) -> str:
+    shares = summary.mean_output_language(arm)
+    return MISSING if shares is None else f"{percent(shares[0])} → {percent(shares[1])} (n = {shares[2]:,})"
 
 
-def _mean(found: Iterable[Mapping[str, Any] | None]) -> float | None:
-    values = [value for value in (read_estimate(one).value for one in found) if value is not None]
-    return fmean(values) if values else None
-
-
-def _guard_cells(evaluation: Mapping[str, Any], arm: str, metric: Metric) -> tuple[str, str]:
-    guard = _of(evaluation, "guard", arm, {})
-    change = read_estimate({**guard, "value": guard.get("change")})
-    return metric.with_interval(change, metric.change), _guard_verdict({"guard": guard}) or MISSING
-
-
-def _arrow(before: float | None, after: float | None) -> str:
-    return MISSING if before is None or after is None else f"{percent(before)}{_ARROW}{percent(after)}"
-
-
-def _unparsable(evaluation: Mapping[str, Any], arm: str) -> str:
-    return _arrow(*(_mean(_of(evaluation, "unparsable", one, {}).values()) for one in ("baseline", arm)))
-
-
-def _right_language(evaluation: Mapping[str, Any], arm: str) -> str:
-    rows = [row for row in _of(evaluation, "output_language", arm, {}).values() if row.get("baseline")]
-    shares = _arrow(*(_mean(row.get(side) for row in rows) for side in ("baseline", "steered")))
-    judged = sum(read_estimate(row["baseline"]).n or 0 for row in rows)
-    return f"{shares} (n = {judged:,})" if judged else shares
-
-
-def language_table(evaluation: Mapping[str, Any]) -> Table | None:
-    """List, by language, what the plan changes besides scores.
-
-    Args:
-        evaluation: as `isogloss evaluate --json`.
-
-    Returns:
-        A folded table; None where nothing of it was measured.
-    """
-    before, after = (_of(evaluation, "unparsable", arm, {}) for arm in ("baseline", PLAN))
-    output, moved = (_of(evaluation, field, PLAN, {}) for field in ("output_language", "kl"))
+def language_table(summary: EvaluationSummary) -> Table | None:
+    """List, by language, what the plan changes besides scores; None where nothing of it was measured."""
     header = (
         *("language", "unparsable before, %", "unparsable after, %"),
         *("right language before, %", "right language after, %", "change, points", "answers judged in both"),
         "KL, nats",
     )
+    before, after = (summary.unparsable.get(arm, {}) for arm in (BASELINE, PLAN))
     rows = []
-    for code in evaluation["per_language"]:
-        language = output.get(code) or {}
-        change = read_estimate(language.get("difference"))
+    for code in summary.per_language:
+        output, moved = summary.output_language.get(PLAN, {}).get(code), summary.kl.get(PLAN, {}).get(code)
+        shares = (output.baseline, output.steered) if output else (None, None)
+        change = output.difference if output else None
         rows.append((
             label(code),
-            *(_share(found.get(code)) for found in (before, after)),
-            *(_share(language.get(side)) for side in ("baseline", "steered")),
-            _SHARE.with_interval(change, _SHARE.change),
-            MISSING if change.n is None else f"{change.n:,}",
-            with_interval(read_estimate(moved.get(code))),
+            *(each.text(_SHARE.value) if each else MISSING for each in (before.get(code), after.get(code), *shares)),
+            *((change.text(_SHARE.change), f"{change.n:,}") if change else (MISSING, MISSING)),
+            moved.text(number) if moved else MISSING,
         ))  # fmt: skip
-    names, cells = known_columns(header, rows)
-    if len(names) == 1:
-        return None
     caption = (
         "Answers that could not be read count as wrong. Right language: share of answers in the language asked for,"
         " among those long enough to tell in both arms; too short ones are left out. KL: of the steered next-token"
         " distribution from the unsteered one, on the first prompts; brackets: 95 % intervals."
     )
-    return Table("The plan, by language: answers and next tokens", caption, names, cells, folded=True)
-
-
-def _share(found: Mapping[str, Any] | None) -> str:
-    return _SHARE.with_interval(read_estimate(found), _SHARE.value)
+    table = known_table("The plan, by language: answers and next tokens", caption, header, rows, folded=True)
+    return table if len(table.header) > 1 else None

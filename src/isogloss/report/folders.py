@@ -8,7 +8,8 @@ from typing import Any
 
 from isogloss.analysis import Analysis, AnalysisRequest, ExpertTable, analyze_run
 from isogloss.errors import RunError
-from isogloss.files import Record, read_json
+from isogloss.evaluation.summary import SUMMARY, EvaluationSummary
+from isogloss.files import Record, read_json, read_typed
 from isogloss.languages import resolve
 from isogloss.report.page import write_report
 from isogloss.report.results import Report
@@ -49,7 +50,7 @@ def report_on(source: Path, out: Path, *, pivot: str = "eng_Latn") -> Path:
     kinds = {
         "study.json": _of_study,
         "manifest.json": lambda folder: _of_run(folder, pivot),
-        "summary.json": _of_evaluation,
+        SUMMARY: _of_evaluation,
         "analysis.json": _of_analysis,
     }
     for name, read in kinds.items():
@@ -73,14 +74,14 @@ def _title(model: str, n_languages: int) -> str:
 
 
 def _of_study(folder: Path) -> Report:
-    run, summary = open_run(folder / "run"), folder / "eval" / "summary.json"
+    run, summary = open_run(folder / "run"), folder / "eval" / SUMMARY
     return Report(
         title=_title(run.manifest.model, len(run.languages)),
         findings=Findings.read(folder / "findings.json").findings,
         manifest=run.manifest.to_json(),
         analysis=Analysis.read(folder / "analysis.json"),
         experts=(ExpertTable.read(folder / "experts.json"),),
-        evaluation=read_json(summary) if summary.is_file() else None,
+        evaluation=read_typed(summary, EvaluationSummary) if summary.is_file() else None,
     )
 
 
@@ -92,9 +93,9 @@ def _of_run(folder: Path, pivot: str) -> Report:
 
 
 def _of_evaluation(folder: Path) -> Report:
-    summary = read_json(folder / "summary.json")
+    summary = read_typed(folder / SUMMARY, EvaluationSummary)
     return Report(
-        title=f"Steering {summary['model']} on {summary['task']}",
+        title=f"Steering {summary.model} on {summary.task}",
         findings=describe_evaluation(summary),
         manifest=read_json(folder / "settings.json"),
         evaluation=summary,

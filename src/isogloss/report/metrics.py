@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from isogloss.report.text import MINUS, MISSING, interval, number, plain
+from isogloss.evaluation.arms import PLAN
+from isogloss.report.text import MINUS, MISSING, number, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from isogloss.analysis.statistics import Estimate
+    from isogloss.evaluation.paired import Better
+    from isogloss.evaluation.summary import EvaluationSummary
 
-    from isogloss.report.results import Reading
-
-__all__ = ["PLAN", "Metric", "arm_text", "is_random", "read_metric"]
-
-PLAN = "plan"
+__all__ = ["Metric", "arm_text", "is_random", "ordered_arms"]
 
 _TITLES = {"accuracy": "accuracy", "f1": "F1", "chrf": "chrF", "bits_per_byte": "bits per byte"}
-_SHARES = frozenset({"accuracy", "f1"})
 _RANDOM = re.compile(r"random-(\d+)")
 _LAYERS = re.compile(r"layers-(\d+)-(\d+)")
+_STRENGTH = re.compile(r"strength-([-+]?\d*\.?\d+(?:e[-+]?\d+)?)")
 _NAMED = {
     PLAN: "the plan",
     "early": "as many experts in early layers",
@@ -41,11 +41,16 @@ class Metric:
 
     name: str
     is_share: bool = True
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
+
+    @classmethod
+    def of(cls, summary: EvaluationSummary) -> Metric:
+        """Return the metric that an evaluation compares; one that is not ours keeps its own name."""
+        return cls(_TITLES.get(summary.metric, plain(summary.metric)), summary.is_share, summary.better)
 
     @property
     def factor(self) -> float:
-        """What a value is multiplied by before it is written or drawn."""
+        """What a value is multiplied by before it is drawn."""
         return 100.0 if self.is_share else 1.0
 
     @property
@@ -60,85 +65,31 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """Which values are better, in words."""
-        return f"{self.better} is better"
+        """Which values are better, in words, in brackets with a blank before them; nothing where higher ones are."""
+        return "" if self.better == "higher" else f" ({self.better} is better)"
 
-    def value(self, value: float | None) -> str:
-        """Write a value, without its unit.
-
-        Args:
-            value: None for missing.
-
-        Returns:
-            Such as ``76.4`` for a share of 0.764, ``54.31`` for chrF, ``0.254`` for bits per byte.
-        """
+    def value(self, value: float) -> str:
+        """Write a value without its unit: ``76.4`` for a share of 0.764, ``54.31`` for chrF, ``0.254`` for bits."""
         return self._write(value, "")
 
-    def change(self, value: float | None) -> str:
-        """Write a difference with its sign, without its unit.
-
-        Args:
-            value: None for missing.
-
-        Returns:
-            Such as ``+1.6``, ``−0.28`` or ``−0.028``.
-        """
+    def change(self, value: float) -> str:
+        """Write a difference with its sign, without its unit: ``+1.6``, ``−0.28`` or ``−0.028``."""
         return self._write(value, "+")
 
-    def with_interval(self, found: Reading, write: Callable[[float | None], str]) -> str:
-        """Write an Estimate with its interval, where it has one.
+    def value_text(self, estimate: Estimate) -> str:
+        """Write a value with its unit and interval, such as ``66.7 % [44.0, 88.1]``."""
+        return _insert(self.percent, estimate.text(self.value))
 
-        Args:
-            found: to be written.
-            write: `value` or `change`.
+    def change_text(self, estimate: Estimate) -> str:
+        """Write a difference with its unit and interval, such as ``+0.6 points [−4.2, +5.4]``."""
+        return _insert(self.points, estimate.text(self.change))
 
-        Returns:
-            Such as ``+1.6 [−0.2, +3.4]``.
-        """
-        return f"{write(found.value)} {interval(write(found.low), write(found.high))}".rstrip()
-
-    def value_text(self, found: Reading) -> str:
-        """Write a value with its unit and interval.
-
-        Args:
-            found: to be written.
-
-        Returns:
-            Such as ``66.7 % [44.0, 88.1]``.
-        """
-        return _insert(self.percent, self.with_interval(found, self.value))
-
-    def change_text(self, found: Reading) -> str:
-        """Write a difference with its unit and interval.
-
-        Args:
-            found: to be written.
-
-        Returns:
-            Such as ``+0.6 points [−4.2, +5.4]``.
-        """
-        return _insert(self.points, self.with_interval(found, self.change))
-
-    def verdict(self, difference: Reading) -> Literal["helps", "hurts"] | None:
-        """Say what the interval of a difference shows.
-
-        Args:
-            difference: steered minus baseline.
-
-        Returns:
-            None where the interval is missing or holds zero.
-        """
-        if difference.low is None or difference.high is None or difference.low <= 0.0 <= difference.high:
-            return None
-        return "helps" if (difference.low > 0.0) == (self.better == "higher") else "hurts"
-
-    def _write(self, value: float | None, sign: str) -> str:
-        if value is None:
+    def _write(self, value: float, sign: str) -> str:
+        if math.isnan(value):
             return MISSING
-        if self.is_share:
-            return f"{100 * value:{sign}.1f}".replace("-", MINUS)
-        if self.name == _TITLES["chrf"]:
-            return f"{value:{sign}.2f}".replace("-", MINUS)
+        if self.is_share or self.name == _TITLES["chrf"]:
+            digits = 1 if self.is_share else 2
+            return f"{self.factor * value:{sign}.{digits}f}".replace("-", MINUS)
         return f"{sign if value >= 0 else ''}{number(value)}"
 
 
@@ -148,28 +99,14 @@ def _insert(unit: str, text: str) -> str:
     return f"{written}{unit}{blank}{ends}"
 
 
-def read_metric(evaluation: Mapping[str, Any]) -> Metric:
-    """Read which metric an evaluation compares.
-
-    Args:
-        evaluation: as `isogloss evaluate --json`; without ``metric`` it is accuracy, as older ones are.
-
-    Returns:
-        Of a metric that is not ours, its own name; a share where its test is McNemar's.
-    """
-    raw = str(evaluation.get("metric") or "accuracy")
-    lower = evaluation.get("better", "lower" if raw == "bits_per_byte" else "higher") == "lower"
-    is_share = raw in _SHARES or evaluation.get("test") == "mcnemar"
-    return Metric(_TITLES.get(raw, plain(raw)), is_share, "lower" if lower else "higher")
-
-
 def is_random(arm: str) -> bool:
-    """Say whether an arm is one of those with random experts, as many per layer as the plan has.
-
-    Args:
-        arm: its name.
-    """
+    """Say whether an arm is one of those with random experts, as many per layer as the plan has."""
     return _RANDOM.fullmatch(arm) is not None
+
+
+def ordered_arms(summary: EvaluationSummary) -> list[str]:
+    """List the plan, then the controls: random ones first, the others as they were given."""
+    return [PLAN, *sorted(summary.controls, key=lambda arm: not is_random(arm))]
 
 
 def arm_text(arm: str) -> str:
@@ -181,19 +118,10 @@ def arm_text(arm: str) -> str:
     Returns:
         The name itself where somebody else gave it, such as ``multilingual``.
     """
-    if found := _RANDOM.fullmatch(arm):
-        return f"random experts, as many per layer, seed {found[1]}"
-    if found := _LAYERS.fullmatch(arm):
-        return f"as many experts in layers {found[1]}–{found[2]}"
-    kind, _, rest = arm.partition("-")
-    if kind == "strength" and _is_number(rest):
-        return f"the plan at strength {rest}"
+    if match := _RANDOM.fullmatch(arm):
+        return f"random experts, as many per layer, seed {match[1]}"
+    if match := _LAYERS.fullmatch(arm):
+        return f"as many experts in layers {match[1]}–{match[2]}"
+    if match := _STRENGTH.fullmatch(arm):
+        return f"the plan at strength {match[1]}"
     return _NAMED.get(arm, plain(arm))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

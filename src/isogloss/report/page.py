@@ -19,7 +19,6 @@ from isogloss.files import to_json, write_atomically
 from isogloss.report.evaluations import evaluation_section
 from isogloss.report.maps import Grid
 from isogloss.report.provenance import provenance_section
-from isogloss.report.results import require_fields
 from isogloss.report.sections import analysis_sections, expert_sections
 from isogloss.report.text import plain
 
@@ -72,7 +71,6 @@ def _sections(report: Report) -> list[Section]:
     sections = analysis_sections(analysis) if analysis else []
     sections += expert_sections(report.experts, _grid(report))
     if report.evaluation is not None:
-        require_fields(report.evaluation, ("per_language",), command="evaluate")
         sections.append(evaluation_section(report.evaluation))
     settings = {}
     if analysis:

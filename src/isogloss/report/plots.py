@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isogloss.analysis import Analysis
 from isogloss.errors import RunError
+from isogloss.report.evaluations import evaluation_section
 from isogloss.report.figures import Figure
 from isogloss.report.sections import analysis_sections
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from isogloss.analysis import Analysis
+    from isogloss.evaluation.summary import EvaluationSummary
 
 __all__ = ["plot"]
 
 
-def plot(analysis: Analysis, name: str) -> go.Figure:
-    """Return one figure of the report on an analysis.
+def plot(result: Analysis | EvaluationSummary, name: str) -> go.Figure:
+    """Return one figure of the report on an analysis or an evaluation.
 
     Args:
-        analysis: of one Run.
-        name: of the figure, such as ``divergence``, ``middle-ranges``, ``tree-1`` or ``overlap``.
+        result: an analysis of one Run, or the summary of an evaluation.
+        name: of the figure, such as ``divergence``, ``middle-ranges``, ``tree-1`` or ``overlap``; of an evaluation,
+            ``difference``, ``arms`` or ``dose-response``.
 
     Raises:
-        RunError: this analysis has no such figure; the message names those that it has.
+        RunError: this result has no such figure; the message names those that it has.
     """
     import plotly.graph_objects as go  # noqa: PLC0415 - a second, and the report needs none of it
 
-    blocks = (block for section in analysis_sections(analysis) for block in section.blocks)
+    sections = analysis_sections(result) if isinstance(result, Analysis) else [evaluation_section(result)]
+    blocks = (block for section in sections for block in section.blocks)
     figures = {block.anchor.removesuffix("-curves"): block for block in blocks if isinstance(block, Figure)}
     if name not in figures:
-        raise RunError(f"this analysis has no figure {name!r}; it has {', '.join(figures)}")
+        raise RunError(f"this result has no figure {name!r}; it has {', '.join(figures)}")
     figure = figures[name]
     data = [{**trace, "showlegend": "name" in trace} for trace in figure.data]
     margin = {**figure.layout["margin"], "t": figure.layout["margin"]["t"] + 40}

@@ -11,6 +11,8 @@ from isogloss.report.text import label, scalar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from isogloss.evaluation.summary import EvaluationSummary
+
 __all__ = ["flat", "provenance_section"]
 
 _OWN_TABLES = ("languages", "packages", "routers", "item_ids", "notes")
@@ -81,7 +83,7 @@ def _pairs(title: str, caption: str, found: Mapping[str, Any]) -> list[Table]:
 
 
 def provenance_section(
-    manifest: Mapping[str, Any], settings: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+    manifest: Mapping[str, Any], settings: Mapping[str, Any], evaluation: EvaluationSummary | None
 ) -> Section:
     """Describe the run behind the numbers.
 
@@ -98,8 +100,8 @@ def provenance_section(
         blocks.append(_language_table(manifest["languages"]))
     blocks += _pairs("Package versions", "Recorded when the run was captured.", manifest.get("packages") or {})
     blocks += _pairs("Settings of the analysis", "With the same settings and run, the numbers are the same.", settings)
-    arms = {name: evaluation[name] for name in ("arms", "resampling") if evaluation.get(name)} if evaluation else {}
-    blocks += _pairs("Arms of the evaluation", "What was compared with what.", arms)
+    if evaluation is not None:
+        blocks += _pairs("Arms of the evaluation", "What was compared with what.", {"arms": evaluation.arms})
     lead = (
         "Every number above was computed from the run described here; equal hashes mean equal inputs."
         if manifest

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import fmean, median
-from typing import Any
 
 from isogloss.analysis import Analysis, Estimate, ExpertTable
 from isogloss.analysis.mantel import MantelTest
+from isogloss.evaluation.arms import PLAN
+from isogloss.evaluation.paired import outcome_of
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.languages import display_name
-from isogloss.report.metrics import PLAN, Metric, arm_text, is_random, read_metric
-from isogloss.report.results import Reading, read_estimate
+from isogloss.report.metrics import Metric, arm_text, is_random
 from isogloss.report.text import name
 
 __all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "describe_run"]
 
 _SIGNIFICANT = 0.05
+_OUTCOMES = {"better": "steering helps", "worse": "steering hurts", None: "no significant effect"}
 _REMAINS = {
     (True, True): "still significant",
     (True, False): "no longer significant",
@@ -45,23 +47,23 @@ def describe_experts(experts: ExpertTable) -> str:
     )
 
 
-def describe_evaluation(evaluation: dict[str, Any] | None) -> tuple[str, ...]:
+def describe_evaluation(summary: EvaluationSummary | None) -> tuple[str, ...]:
     """Describe whether steering helped, what it cost the pivot, and what the controls changed.
 
     Args:
-        evaluation: its summary, as `isogloss evaluate --json`; None where no plan was made.
+        summary: of the evaluation; None where no plan was made.
 
     Returns:
         Three sentences or more, in the unit of the metric: shares in percent, their differences in percentage points.
     """
-    if evaluation is None:
+    if summary is None:
         return ("No plan was made, so nothing was evaluated.",)
-    metric = read_metric(evaluation)
+    metric = Metric.of(summary)
     return (
-        *_overall(evaluation, metric),
-        _by_language(evaluation, metric),
-        *_guard(evaluation, metric),
-        *_controls(evaluation, metric),
+        *_overall(summary, metric),
+        _by_language(summary, metric),
+        *_guard(summary, metric),
+        *_controls(summary, metric),
     )
 
 
@@ -208,63 +210,56 @@ def _domain(analysis: Analysis) -> Iterator[str]:
     )
 
 
-def _overall(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+def _overall(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
     """Describe the mean over languages; add the result for exactly these languages if it is different."""
-    overall, n = evaluation["overall"], len(evaluation["per_language"])
-    baseline, steered, difference = (read_estimate(overall.get(name)) for name in ("baseline", "steered", "difference"))
-    direction = "" if metric.better == "higher" else f" ({metric.direction})"
+    overall, n = summary.overall, len(summary.per_language)
     yield (
-        f"Mean {metric.name} over {n} languages{direction}: {metric.value_text(baseline)} unsteered, "
-        f"{metric.value_text(steered)} steered; difference {metric.change_text(difference)}: "
-        f"{_verdict(metric, difference)}."
+        f"Mean {metric.name} over {n} languages{metric.direction}: {metric.value_text(overall.baseline)} unsteered, "
+        f"{metric.value_text(overall.steered)} steered; difference {metric.change_text(overall.difference)}: "
+        f"{_OUTCOMES[summary.outcome]}."
     )
-    these = read_estimate((evaluation.get("overall_these_languages") or {}).get("difference"))
-    if these.value is not None and metric.verdict(these) != metric.verdict(difference):
+    these = summary.overall_these_languages.difference
+    outcome = outcome_of(these, summary.better)
+    if outcome != summary.outcome:
         yield (
             f"That interval is for a population of similar languages; for exactly these {n} (only items resampled), "
-            f"the difference is {metric.change_text(these)}: {_verdict(metric, these)}."
+            f"the difference is {metric.change_text(these)}: {_OUTCOMES[outcome]}."
         )
 
 
-def _by_language(evaluation: dict[str, Any], metric: Metric) -> str:
+def _by_language(summary: EvaluationSummary, metric: Metric) -> str:
     """List the languages with a significant difference, improvements first."""
     better: list[str] = []
     worse: list[str] = []
-    for code, row in evaluation["per_language"].items():
-        difference = read_estimate(row["difference"])
-        if row["p_adjusted"] < _SIGNIFICANT and difference.value:
-            gains = (difference.value > 0) == (metric.better == "higher")
-            (better if gains else worse).append(f"{name(code)} {metric.change_text(difference)}")
+    for code, row in summary.significant.items():
+        if row.difference.value:
+            gains = (row.difference.value > 0) == (summary.better == "higher")
+            (better if gains else worse).append(f"{name(code)} {metric.change_text(row.difference)}")
     if not better and not worse:
         return "In no single language is the difference significant after Holm's correction."
-    parts = [f"{word} in {', '.join(found)}" for word, found in (("better", better), ("worse", worse)) if found]
+    parts = [f"{word} in {', '.join(texts)}" for word, texts in (("better", better), ("worse", worse)) if texts]
     return f"Significant after Holm's correction: {'; '.join(parts)}."
 
 
-def _guard(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+def _guard(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
     """Describe whether the plan costs the pivot more than a margin; nothing if the pivot was not evaluated."""
-    guard = (evaluation.get("guard") or {}).get(PLAN)
-    if not guard:
+    guard = summary.guard.get(PLAN)
+    if guard is None:
         return
-    pivot = name(str(evaluation.get("pivot", "the pivot")))
-    margin = f"{metric.value(guard['margin'])}{metric.points}"
-    low, high = (None if guard[end] is None else metric.change(guard[end]) for end in ("low", "high"))
-    level = f"one-sided {100 * guard['level']:g} %"
-    bound = "no bound, since no score changed" if low is None else f"{level} bounds {low} and {high}"
-    change = f"gain {metric.change(guard['change'])}{metric.points}, {bound}, n = {guard['n']}"
+    pivot, margin = name(summary.pivot), f"{metric.value(guard.margin)}{metric.points}"
+    bounds = f"one-sided {100 * guard.level:g} % bounds {metric.change(guard.low)} and {metric.change(guard.high)}"
+    bound = bounds if guard.gain.has_interval else "no bound, since no score changed"
+    change = f"gain {metric.change(guard.change)}{metric.points}, {bound}, n = {guard.n}"
     yield {
         "pass": f"{pivot} is not harmed: a loss of more than {margin} is ruled out ({change}).",
         "fail": f"{pivot} is harmed: it loses more than {margin} ({change}).",
         "undecided": f"Whether {pivot} loses more than {margin} is undecided ({change}): more items are needed.",
-    }[guard["verdict"]]
+    }[guard.verdict]
 
 
-def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
+def _controls(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
     """Describe the effects of the other arms: those with random experts first, then the others."""
-    changes = {
-        arm: metric.change_text(read_estimate(found["overall"]["difference"]))
-        for arm, found in (evaluation.get("controls") or {}).items()
-    }
+    changes = {arm: metric.change_text(each.overall.difference) for arm, each in summary.controls.items()}
     random = [f"{arm} {change}" for arm, change in changes.items() if is_random(arm)]
     others = [f"{arm_text(arm)} {change}" for arm, change in changes.items() if not is_random(arm)]
     if random:
@@ -273,11 +268,6 @@ def _controls(evaluation: dict[str, Any], metric: Metric) -> Iterator[str]:
         yield f"Other arms change the mean by: {'; '.join(others)}."
     if not changes:
         yield "No control was run."
-
-
-def _verdict(metric: Metric, difference: Reading) -> str:
-    verdict = metric.verdict(difference)
-    return "no significant effect" if verdict is None else f"steering {verdict}"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from isogloss.analysis.statistics import Estimate
-    from isogloss.report.results import Reading
 
 __all__ = [
     "interval",
@@ -104,7 +103,7 @@ def span(edge: int, ends: tuple[int, int] | None) -> str:
     return f"{edge} [{ends[0]}, {ends[1]}]" if ends else str(edge)
 
 
-def with_interval(estimate: Estimate | Reading) -> str:
+def with_interval(estimate: Estimate) -> str:
     """Write an Estimate with its interval, where it has one, such as ``0.123 [0.110, 0.131]``."""
     return f"{number(estimate.value)} {interval(number(estimate.low), number(estimate.high))}".rstrip()
 

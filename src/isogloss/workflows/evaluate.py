@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from isogloss.backends.model import Model
 from isogloss.evaluation.arms import make_arms
 from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Task
 from isogloss.steering import Plan
 from isogloss.workflows.progress import track
@@ -24,7 +24,7 @@ def evaluate_plan(
     out: Path,
     arms: Sequence[str] = ("random:1",),
     options: RunOptions | None = None,
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     """Answer the task unsteered, steered, and under other plans.
 
     Args:

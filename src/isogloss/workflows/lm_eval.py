@@ -17,9 +17,10 @@ from typing import Any
 from isogloss.backends.model import Model
 from isogloss.errors import CorpusError, LanguageError, RunError
 from isogloss.evaluation.arms import BASELINE, PLAN, make_arms
-from isogloss.evaluation.guard import guard_pivot
+from isogloss.evaluation.guard import Guard, guard_pivot
 from isogloss.evaluation.harness import HarnessOptions, HarnessResult, HarnessScores, evaluate_with_harness
-from isogloss.files import claim_folder, read_json, write_json
+from isogloss.evaluation.summary import SUMMARY, EvaluationSummary
+from isogloss.files import claim_folder, read_json, write_json, write_typed
 from isogloss.languages import resolve
 from isogloss.steering import Plan
 from isogloss.workflows.progress import busy
@@ -57,7 +58,7 @@ def evaluate_by_lm_eval(
     *,
     out: Path,
     arms: Sequence[str] = ("random:1",),
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     """Run tasks of the harness unsteered, steered, and under other plans, and compare document by document.
 
     Args:
@@ -90,8 +91,8 @@ def evaluate_by_lm_eval(
             result = evaluate_with_harness(model, request.tasks, every, options=request.options)
         claim_folder(out, _SETTINGS, settings)
         write_json(out / _VALUES, result.to_json())
-    summary = _summarise(result, request, {"model": model.name, "engine": settings["engine"]})
-    write_json(out / "summary.json", summary)
+    summary = _summarise(result, request, model=model.name, engine=settings["engine"])
+    write_typed(out / SUMMARY, summary)
     return summary
 
 
@@ -173,34 +174,35 @@ def _names(tasks: Iterable[str]) -> dict[str, str]:
     return {task: name if counts[name] == 1 else task for task, name in languages.items()}
 
 
-def _summarise(result: HarnessResult, request: LmEvalRequest, facts: Mapping[str, str]) -> dict[str, Any]:
+def _summarise(result: HarnessResult, request: LmEvalRequest, *, model: str, engine: str) -> EvaluationSummary:
     metric = _metric(result, request.metric)
     scores = {each.task: each for each in result.scores if each.metric == metric}
     names = _names(scores)
     compared = result.compare(metric, tasks=names)
     by_name = {name: scores[task] for task, name in names.items()}
     arms = (BASELINE, *compared)
-    return {
-        **facts,
-        "task": _name(request),
-        "metric": metric,
-        "metrics": list(result.metrics),
-        "left_out": list(result.left_out),
-        "harness": f"lm-eval {result.harness}",
-        "pivot": request.pivot,
-        "arms": {arm: {name: float(each.values[arm].mean()) for name, each in by_name.items()} for arm in arms},
-        **compared[PLAN].to_json(),
-        "controls": {arm: found.to_json() for arm, found in compared.items() if arm != PLAN},
-        "changed_choices": {arm: {str(k): share for k, share in by.items()} for arm, by in result.changed.items()},
-        "kl": {arm: {} for arm in compared},
-        "n": {name: len(each.documents) for name, each in by_name.items()},
-        **_guards(by_name.get(request.pivot), arms[1:]),
-    }
+    return EvaluationSummary(
+        **vars(compared[PLAN]),
+        model=model,
+        engine=engine,
+        task=_name(request),
+        metric=metric,
+        metrics=result.metrics,
+        left_out=result.left_out,
+        harness=f"lm-eval {result.harness}",
+        pivot=request.pivot,
+        arms={arm: {name: float(each.values[arm].mean()) for name, each in by_name.items()} for arm in arms},
+        controls={arm: comparison for arm, comparison in compared.items() if arm != PLAN},
+        changed_choices=result.changed,
+        kl={arm: {} for arm in compared},
+        n={name: len(each.documents) for name, each in by_name.items()},
+        guard=_guards(by_name.get(request.pivot), arms[1:]),
+    )
 
 
-def _guards(scores: HarnessScores | None, arms: Sequence[str]) -> dict[str, Any]:
+def _guards(scores: HarnessScores | None, arms: Sequence[str]) -> dict[str, Guard]:
     """Guard the pivot where values are shares: one point is what may be lost, and other scales have no such unit."""
     if scores is None or not all(((values >= 0) & (values <= 1)).all() for values in scores.values.values()):
         return {}
     before = scores.values[BASELINE]
-    return {"guard": {arm: guard_pivot(before, scores.values[arm], better=scores.better).to_json() for arm in arms}}
+    return {arm: guard_pivot(before, scores.values[arm], better=scores.better) for arm in arms}

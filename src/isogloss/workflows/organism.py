@@ -155,8 +155,8 @@ def _table(accuracies: dict[str, Estimate], bits: dict[str, float]) -> list[str]
     tier_of = {language: name for name, tier in TIERS.items() for language in tier.languages}
     order = sorted(accuracies, key=lambda code: (list(TIERS).index(tier_of[code]), code))
     rows = [
-        f"| {display_name(code)} ({code}) | {tier_of[code]} | {100 * accuracies[code].value:.1f} "
-        f"[{100 * accuracies[code].low:.1f}, {100 * accuracies[code].high:.1f}] | {bits[code]:.3f} |"
+        f"| {display_name(code)} ({code}) | {tier_of[code]} | "
+        f"{accuracies[code].scaled(100).text('{:.1f}'.format)} | {bits[code]:.3f} |"
         for code in order
     ]
     means = [

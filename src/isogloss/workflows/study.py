@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict
 
 from isogloss.analysis import Analysis, AnalysisRequest, DeltaRule, ExpertTable, analyze_run, task_experts
 from isogloss.backends.open import load
 from isogloss.evaluation.run import RunOptions
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import load_task
 from isogloss.files import claim_folder, write_json
 from isogloss.languages import resolve
@@ -88,7 +88,7 @@ class StudyResult:
     analysis: Analysis
     experts: ExpertTable
     plan: Plan | None
-    evaluation: dict[str, Any] | None
+    evaluation: EvaluationSummary | None
     findings: tuple[str, ...]
     effects: tuple[str, ...]
     report: Path

@@ -22,11 +22,12 @@ from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.journal import SETTINGS, locked
+from isogloss.evaluation.journal import locked
 from isogloss.evaluation.paired import Better
+from isogloss.evaluation.records import SETTINGS
 from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.tasks import Item, Task, load_task
-from isogloss.files import claim_folder, read_json, remove_stale, write_json
+from isogloss.files import claim_folder, read_json, remove_stale, to_json, write_json
 from isogloss.languages import resolve
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
@@ -179,7 +180,9 @@ def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidate
     summary = evaluate_plan(model, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
     found = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
     rows = [
-        {**row, **found[row["arm"]], "guard": summary["guard"][row["arm"]]} for row in made.rows if row["arm"] in found
+        {**row, **found[row["arm"]], "guard": to_json(summary.guard[row["arm"]])}
+        for row in made.rows
+        if row["arm"] in found
     ]
     ranked = rank(rows)
     return [{**row, "front": on_front} for row, on_front in zip(ranked, front(ranked), strict=True)]
@@ -211,15 +214,15 @@ def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> dict[str, Any
     options = RunOptions(pivot=pivot)
     summary = evaluate_plan(model, task, plan, out=out / "test", arms=arms, options=options)
     gains, comparison = measure(out / "test", PLAN, pivot=pivot, better=better)
-    controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary["controls"]}
+    controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary.controls}
     beyond = over_controls(out / "test", PLAN, list(controls), pivot=pivot, better=better) if controls else None
     return {
         **gains,
         "metric": task.metric,
         "better": better,
-        "n": summary["n"],
-        "guard": summary["guard"][PLAN],
-        "per_language": {code: row.to_json() for code, row in comparison.per_language.items()},
+        "n": dict(summary.n),
+        "guard": to_json(summary.guard[PLAN]),
+        "per_language": {code: to_json(row) for code, row in comparison.per_language.items()},
         "controls": controls,
         "over_controls": beyond and beyond.to_json(),
         "controls_without_effect": idle,
