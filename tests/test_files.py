@@ -61,7 +61,7 @@ def test_defaults_of_nothing_are_left_out() -> None:
     ("change", "message"),
     [
         ({"name": None}, r"there: name: Input should be a valid string"),
-        ({"leaves": {"a": {}}}, r"there: leaves\.a\.estimate: Field required"),
+        ({"leaves": {"a": {}}}, r"there: leaves\.a\.estimate: missing"),
         ({"leaves": {"a": {"estimate": None, "more": 1}}}, r"there: leaves\.a\.more: unknown field"),
         ({"estimate": {"value": "0.5", "low": None, "high": None, "n": 3}}, r"there: estimate\.value: .*another type"),
     ],

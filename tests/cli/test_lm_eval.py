@@ -237,7 +237,7 @@ def test_tasks_of_the_harness_are_evaluated_like_our_own(planted, tasks, tmp_pat
     out = tmp_path / "out"
     assert main(command(planted[1], out, *more, "--metric", "exact_match")) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("exact_match,none over 2 languages changes by")
+    assert printed[0].startswith("mean exact_match,none over 2 languages changes by")
     assert [line.split()[0] for line in printed[1:4]] == ["language", "deu_Latn", "swh_Latn"]
     assert [line.partition(":")[0] for line in printed[4:]] == ["plan", "random-0"]
     found = json.loads((out / "summary.json").read_text(encoding="utf-8"))

@@ -129,7 +129,7 @@ def test_a_record_that_lacks_a_field_is_refused(tmp_path):
     own = journal(tmp_path)
     own.path.write_bytes(whole.replace(b'"value": 1.0', b'"valid": 1.0', 2))
     for read in (own.resume, lambda: read_records(own.path)):
-        with pytest.raises(RunError, match=r"jsonl:1: value: Field required"):
+        with pytest.raises(RunError, match=r"jsonl:1: value: missing"):
             read()
 
 

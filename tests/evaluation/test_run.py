@@ -426,7 +426,7 @@ def test_the_table_says_first_whether_anything_is_shown(tmp_path, plan_file, cap
     given = ["evaluate", "organism", "--task", "organism:reference", *few, *arms]
     assert main([str(each) for each in given]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("bits_per_byte over 2 languages changes by")
+    assert printed[0].startswith("mean bits_per_byte over 2 languages changes by")
     assert [line.split()[0] for line in printed[1:4]] == ["language", "eng_Latn", "swh_Latn"]
     assert [line.partition(":")[0] for line in printed[4:]] == ["plan", "early", "strength-1"]
 

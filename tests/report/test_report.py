@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,11 +26,11 @@ from report_samples import (
     typed_table,
 )
 
+from isogloss.analysis.statistics import Estimate
 from isogloss.errors import FileError, RunError
 from isogloss.report import Report, render_report, write_report
 from isogloss.report.figures import MAX_COLOURS, language_styles
 from isogloss.report.provenance import flat
-from isogloss.report.results import Reading, read_estimate
 from isogloss.report.text import label, number, p_value, plain, plot_text, points, sample_size, with_interval
 
 
@@ -329,23 +330,18 @@ def test_languages_never_share_a_colour(codes: set[str]) -> None:
         (number(0.00002), "2.0e−05"),
         (number(0.0), "0.000"),
         (number(None), "–"),
+        (number(math.nan), "–"),
         (points(0.0161), "+1.6"),
         (p_value(0.0004), "< 0.001"),
         (sample_size([200, None, 180]), "n = 180 to 200"),
         (sample_size([None]), "n not stated"),
         (label("swh_Latn"), "Swahili (swh_Latn)"),
         (label("not a language"), "not a language"),
-        (with_interval(Reading(0.5, 0.4, 0.6, 9)), "0.500 [0.400, 0.600]"),
-        (with_interval(Reading(0.5)), "0.500"),
+        (with_interval(Estimate(0.5, 0.4, 0.6, 9)), "0.500 [0.400, 0.600]"),
+        (with_interval(Estimate(0.5, math.nan, math.nan, 9)), "0.500"),
         (plain("a\u202eb\nc"), "a b c"),
     ],
 )
 def test_numbers_and_names_are_written_alike(written: str, expected: str) -> None:
     """Numbers, sizes and names have one spelling each."""
     assert written == expected
-
-
-def test_missing_numbers_become_none() -> None:
-    """Null, absent and not finite mean the same: not known."""
-    assert read_estimate({"value": float("inf"), "low": None, "n": 3}) == Reading(None, None, None, 3)
-    assert read_estimate(None) == Reading(None)

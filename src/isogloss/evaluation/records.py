@@ -23,6 +23,7 @@ class EvaluationSettings:
 
     Attributes:
         engine: that runs the model; with its version, the kernels it chooses among, and the end tokens it obeys.
+        threads: of the processor; None where the engine does not say.
         model: fingerprint of the routers.
         task: with all that decides how it is asked and scored, see `isogloss.evaluation.tasks.Task`.
         uses_chat: whether prompts go through the tokenizer's chat template.
@@ -38,6 +39,7 @@ class EvaluationSettings:
     dtype: str
     device: str
     kernels: Mapping[str, Any]
+    threads: int | None = None
     model: Mapping[str, Any]
     model_name: str
     revision: str | None
