@@ -110,7 +110,7 @@ def test_both_questions_are_answered_only_where_answers_differ() -> None:
     assert "exactly these" not in said(arms_evaluation())
     first, second, *_ = describe_evaluation(with_difference(low=-0.01))
     assert first.endswith("no significant effect.")
-    assert second.endswith("exactly these 4, with items resampled but not languages, the difference is "
+    assert second.endswith("exactly these 4 (only items resampled), the difference is "
                            "+2.0 points [+1.5, +2.5]: steering helps.")  # fmt: skip
 
 

@@ -302,10 +302,15 @@ def test_folder_that_cannot_be_made_is_named(tmp_path) -> None:
         write_report(tmp_path / "taken" / "report.html", full())
 
 
-def test_refused_report_writes_nothing(tmp_path) -> None:
-    """Results that cannot be read are refused before the disk is touched."""
+def test_refused_report_writes_nothing(tmp_path, monkeypatch) -> None:
+    """What cannot be drawn is refused before the disk is touched."""
+
+    def refuse(_report: Report) -> str:
+        raise RunError("no")
+
+    monkeypatch.setattr("isogloss.report.page.render_report", refuse)
     with pytest.raises(RunError):
-        write_report(tmp_path / "new" / "report.html", replace(full(), evaluation={}))
+        write_report(tmp_path / "new" / "report.html", full())
     assert not (tmp_path / "new").exists()
 
 

@@ -10,14 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from isogloss.analysis.statistics import Estimate
-    from isogloss.report.results import Reading
 
 __all__ = ["interval_text"]
 
 
-def interval_text(
-    estimates: Iterable[Estimate | Reading], settings: Mapping[str, Any], *, pooled: bool, unit: str
-) -> str:
+def interval_text(estimates: Iterable[Estimate], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
     """State n, and how intervals were drawn or why there are none.
 
     Args:
