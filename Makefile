@@ -11,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 test test-all test-lowest check: export OMP_NUM_THREADS = 1
 
 # What every model family must pass, and the lowest version of transformers that must pass it.
-SUITES := $(addprefix tests/backends/huggingface/test_,capture.py steer.py generate.py)
+SUITES := $(addprefix tests/backends/huggingface/test_,answers.py capture.py steer.py)
 # What else depends on its routers.
 ROUTERS := tests/backends/huggingface/test_discovery.py tests/cli/test_doctor.py
 LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/backends/families.py)
@@ -31,7 +31,7 @@ demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" --hypothesis-profile quick
 
 test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -q $(PARALLEL)

@@ -1,18 +1,28 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what holds for every test."""
 
 from __future__ import annotations
 
 import gc
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 from prove_plugin import pytest_addoption, pytest_configure
 
 __all__ = ["document_script", "pytest_addoption", "pytest_configure", "shared_data"]
+
+# Read when torch starts: waiting threads that spin make a busy machine many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# No test depends on the speed of the machine; a failure prints what repeats it. `make test` tries fewer examples.
+settings.register_profile("whole", deadline=None, print_blob=True)
+settings.register_profile("quick", settings.get_profile("whole"), max_examples=20)
+settings.load_profile("whole")
 
 
 @pytest.hookimpl(trylast=True)
@@ -20,6 +30,37 @@ def pytest_collection_finish() -> None:
     """Keep modules and collected tests out of later garbage collections: statsmodels asks for one at every p-value."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_flushes() -> Iterator[None]:
+    """Flush nothing to disk, which takes most of the time of tests that write: no power is cut here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
+        yield
+
+
+def process_state() -> dict[str, object]:
+    """What a test must leave as it found it, as far as the libraries concerned are loaded."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    state: dict[str, object] = {"environment": environment, "folder": Path.cwd(), "collector": gc.isenabled()}
+    if (torch := sys.modules.get("torch")) is not None:
+        state |= {
+            "threads": torch.get_num_threads(),
+            "dtype": torch.get_default_dtype(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "gradients": torch.is_grad_enabled(),
+        }
+    return state
+
+
+@pytest.fixture(autouse=True)
+def _process_stays_as_it_is() -> Iterator[None]:
+    """Fail a test after which the whole process is in another state than before."""
+    before = process_state()
+    yield
+    after = process_state()
+    assert {name: after[name] for name in before} == before
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_top_keeps_the_largest_absolute_differences(top: int):
     assert contrast_experts(groups, rule=ContrastRule(cut, top=top), resampling=FAST).n == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(8)), st.sampled_from([0.0, 0.02]), st.booleans())
 def test_relabelling_experts_permutes_the_table(order: list[int], threshold: float, parallel: bool):  # noqa: FBT001 - drawn
     """Expert ids are names: statistics, intervals and chance count go with them."""

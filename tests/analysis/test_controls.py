@@ -132,6 +132,7 @@ def test_cka_of_equal_and_of_unrelated_states():
     assert abs(np.mean(unrelated)) < 0.03
 
 
+@pytest.mark.slow
 def test_cka_interval_covers_the_value_of_many_items():
     """The jackknife's 95 % interval holds the population value in about 95 % of samples."""
     rng = np.random.default_rng(3)

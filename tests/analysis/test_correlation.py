@@ -68,6 +68,7 @@ def test_spearman_interval_equals_a_published_example():
     assert (found.value, found.low, found.high) == pytest.approx((0.8699639, 0.5840951, 0.9638297), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true", [0.0, 0.5, 0.9])
 def test_spearman_interval_covers_the_population_value(true: float):
     """Over 2000 samples of 15 pairs of normal variables, whose rank correlation is 6/π·arcsin(r/2)."""

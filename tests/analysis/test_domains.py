@@ -196,7 +196,7 @@ def test_planted_overlap_is_found(runs: tuple[Run, Run]):
     assert (outer.p_fewer, outer.p_more) == (1.0, 1.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=2))
 def test_overlap_distribution_equals_every_permutation(sizes: list[tuple[int, int]]):
     """All subsets of four experts in each layer, counted; its mean is the expectation."""

@@ -57,7 +57,7 @@ def test_statistic_is_the_difference_of_item_means():
     assert row.statistic == pytest.approx((0.9 + 1.0) / 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(12)), st.floats(0, 0.2))
 def test_relabelling_experts_permutes_the_table(order: list[int], threshold: float):
     """Permuted experts keep statistic, interval and chance count under their new names."""

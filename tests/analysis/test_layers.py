@@ -35,7 +35,7 @@ def resamples(items: Array, seed: int = 0) -> Array:
     return items[drawn].mean(axis=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.float64, st.integers(6, 14), elements=st.floats(0, 1, width=16)), st.integers(1, 2))
 def test_segmentation_has_the_least_squared_error(curve: Array, min_size: int):
     """No pair of change points beats the one found."""

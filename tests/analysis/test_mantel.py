@@ -54,7 +54,7 @@ def naive(x, y, controls=()):
 
 
 @given(st.integers(0, 10_000), st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_all_orders_of_five_languages_as_a_naive_loop_counts_them(seed: int, n_controls: int):
     """Correlation and exact p-value, with any number of controls, equal regressions in a loop over all orders."""
     x, y, *controls = random_distances(seed, n=5, count=2 + n_controls)
@@ -113,7 +113,7 @@ def test_interval_is_the_jackknife_over_languages():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_languages_does_not_matter(seed: int):
     """Relabelling languages in both distances changes neither correlation, interval nor exact p-value."""
     x, y, control = random_distances(seed, n=6, count=3)

@@ -69,7 +69,7 @@ def naive(groups: ItemGroups, rule: SpecificityRule) -> dict[tuple[int, int], fl
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     alpha=st.sampled_from([0.0, 1.0, 10.0]),
@@ -109,7 +109,7 @@ def test_scores_stay_in_their_range(seed: int, alpha: float):
     np.testing.assert_allclose(overlap_scores(same, alpha=alpha), 1 + alpha * rates[0])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.permutations(range(6)), st.sampled_from([None, "b"]))
 def test_relabelling_experts_permutes_the_table(order: list[int], target: str | None):
     """Expert ids are names: statistics, intervals and chance count go with them."""

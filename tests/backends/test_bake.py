@@ -88,7 +88,13 @@ def raw(folder):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shards"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", False)]
+    ("dtype", "shards"),
+    [
+        ("float32", False),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        ("bfloat16", True),
+        pytest.param("float16", False, marks=pytest.mark.slow),
+    ],
 )
 def test_equals_steering_with_the_stored_offsets(tmp_path, dtype, shards):
     """Output logits and greedy tokens are those of steering by what the files hold: exact in float32, else rounded."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from slow import slow_but
 
 from isogloss.errors import PlanError
 from isogloss.routing import RouterSpec, Routing, choice_scores, route
@@ -131,7 +132,7 @@ def apart(values: FloatArray) -> npt.NDArray[np.bool_]:
     st.sampled_from([0.2, 30.0]),
     st.builds(an_edit, st.permutations(range(N_EXPERTS)), st.integers(0, 2), st.integers(0, N_EXPERTS - TOP_K)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_reference_router(spec: RouterSpec, drawn: tuple[int, float], largest: float, edit: LayerEdit):
     """Ids and weights of every router, with saturated scores, a bias above all scores, forced and banned experts."""
     bias = a_bias(spec, largest)
@@ -149,7 +150,6 @@ def test_exact_ties_go_to_the_lower_expert(spec: RouterSpec):
     assert_same(chosen_in_torch(torch.from_numpy(logits), spec, bias, edit), chosen_in_numpy(logits, spec, bias, edit))
 
 
-@settings(deadline=None)
 @given(st.permutations(range(N_EXPERTS)), st.integers(1, TOP_K), st.integers(1, N_EXPERTS - TOP_K))
 @example([0, 3, 6, 9, 1, 2, 4, 5, 7, 8, 10, 11], 4, 8)
 def test_the_bias_and_the_groups_undo_neither_force_nor_ban(order: list[int], n_forced: int, n_banned: int):
@@ -171,7 +171,6 @@ def test_without_the_edit_the_router_undoes_both():
     assert not (ids == 11).any()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.permutations(range(N_EXPERTS)), min_size=N_TOKENS, max_size=N_TOKENS))
 def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[int]]):
     """Arrays ``[n_tokens, n_experts]`` do to each token what its own edit would do alone."""
@@ -186,7 +185,7 @@ def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[in
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # of array_api_compat
 @pytest.mark.parametrize("by_token", [False, True])
-@pytest.mark.parametrize("spec", [SPECS[3], DEEPSEEK, SPECS[9], SPECS[11]], ids=str)
+@pytest.mark.parametrize("spec", slow_but([SPECS[3], DEEPSEEK, SPECS[9], SPECS[11]], quick=[DEEPSEEK]), ids=str)
 def test_edit_and_choice_are_one_graph_for_any_number_of_tokens(spec: RouterSpec, by_token: bool):  # noqa: FBT001 - pytest
     """No value is looked at on the host: fullgraph traces it, and the arrays may change under the graph."""
     names = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_lift", "ban")

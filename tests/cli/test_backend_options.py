@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss import routing
@@ -115,7 +115,6 @@ def test_a_machine_without_vllm_is_told_so(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@settings(deadline=None)  # the first product takes long
 @given(st.data())
 def test_pair_consistency_is_the_definition(data):
     """Of any choices, in a batch, with whatever stands behind the sampled ones."""

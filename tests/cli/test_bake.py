@@ -386,6 +386,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_killed_bake_is_absent_and_then_whole(tmp_path, model, plan):
     """SIGKILL in the middle of the copy leaves no output; the same command then writes it and clears up."""
     command = ["bake", str(model), "--plan", str(plan), "-o", str(tmp_path / "out"), "--no-verify"]

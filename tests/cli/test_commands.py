@@ -101,6 +101,7 @@ def test_a_plan_of_rules_for_several_languages(captured, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].split() == ["layer", "kind", "strength", "experts"]
 
 
+@pytest.mark.slow
 def test_study_from_a_file(tmp_path, capsys):
     """A study file runs the whole way, its report can be written again, and other settings need another folder."""
     settings = """
@@ -147,6 +148,7 @@ def test_published_counts(shared_data, tmp_path, capsys):
     assert all(0 < row["weight"] < 0.7 for row in found["experts"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["organism", "flores200/dev"])
 def test_killed_capture_ends_bit_identical(tmp_path, corpus, request):
     """SIGKILL at a random moment, then the same command again: every file equals the uninterrupted one's."""

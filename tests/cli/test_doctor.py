@@ -13,7 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from models import TEXTS, checkpoint, choose_the_worst, tiny, tokenizer
+from models import FEW, TEXTS, checkpoint, choose_the_worst, each_family, tiny, tokenizer
 from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -62,25 +62,26 @@ def write(folder, fingerprint, *interventions):
     return folder / "plan.json"
 
 
-@pytest.mark.parametrize(
-    ("family", "routers"),
-    [
-        ("olmoe", "olmoe: 4 of 4 layers are routed (0-3), none without a router; 8 experts, top 2, softmax"),
-        ("deepseek_v3", "top 2, sigmoid, weights sum to 1, a selection bias, best 2 of 4 groups"),
-        ("gemma4", "gemma4_text: 4 of 4 layers"),
-        ("dbrx", "no selection bias, no groups; note: the router returns logits only"),
-        ("llama4", "llama4_text: 3 of 4 layers are routed (1-3), 0 without a router; 8 experts, top 2, topk_sigmoid"),
-        ("nemotron_h", "2 of 6 layers are routed (3, 5), 0-2, 4 without a router"),
-        ("jetmoe", "note: attention has experts of its own"),
-    ],
-)  # fmt: skip
-def test_healthy_models_pass(capsys, family, routers):
+ROUTERS = {
+    "family": "routers",
+    "olmoe": "olmoe: 4 of 4 layers are routed (0-3), none without a router; 8 experts, top 2, softmax",
+    "deepseek_v3": "top 2, sigmoid, weights sum to 1, a selection bias, best 2 of 4 groups",
+    "gemma4": "gemma4_text: 4 of 4 layers",
+    "dbrx": "no selection bias, no groups; note: the router returns logits only",
+    "llama4": "llama4_text: 3 of 4 layers are routed (1-3), 0 without a router; 8 experts, top 2, topk_sigmoid",
+    "nemotron_h": "2 of 6 layers are routed (3, 5), 0-2, 4 without a router",
+    "jetmoe": "note: attention has experts of its own",
+}
+
+
+@each_family(ROUTERS, quick=FEW)
+def test_healthy_models_pass(capsys, family):
     """Every check holds, in order, and says what it found."""
     code, checks = examine(capsys, checkpoint(family), "--device", "cpu")
     assert code == 0, checks
     assert list(checks) == NAMES
     assert "float32 on cpu" in checks["loads"]["detail"]
-    assert routers in checks["routers"]["detail"]
+    assert ROUTERS[family] in checks["routers"]["detail"]
     n_layers = len(tiny(family).routers)
     assert f"on 6 texts (310 tokens), in all {n_layers} routed layers" in checks["capture"]["detail"]
     assert "library's own record by at most 0;" in checks["capture"]["detail"]

@@ -21,10 +21,9 @@ from isogloss.analysis import Resampling, experts, statistics
 
 @pytest.fixture
 def calibration(document_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script with fewer resamples, and Runs that are not flushed to disk."""
+    """The script with fewer resamples."""
     script = document_script("calibration")
     monkeypatch.setattr(script, "N_RESAMPLES", 200)
-    monkeypatch.setattr("isogloss.files.os.fsync", lambda _: None)
     return script
 
 
@@ -82,6 +81,7 @@ def test_a_wrong_interval_is_noticed(
     assert least <= np.mean(list(found.values())) <= most
 
 
+@pytest.mark.slow
 def test_resampling_too_many_is_noticed(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """Resamples of four times as many units, as if an item were several independent ones, cover too little."""
     right = statistics.resampled_means
@@ -101,6 +101,7 @@ def test_more_items_narrow_the_interval(calibration: ModuleType):
     assert few / many == pytest.approx(2.0, rel=0.15)
 
 
+@pytest.mark.slow
 def test_planted_edges_are_found(calibration: ModuleType):
     """In a clear U nearly always, and the intervals of edges and depth hold the truth."""
     found = measured(calibration.curves(20, 30, strength=0.6, n_truth=500))
@@ -112,11 +113,13 @@ def test_planted_edges_are_found(calibration: ModuleType):
     assert found["interval of the depth"].measured >= 0.8
 
 
+@pytest.mark.slow
 def test_a_flat_curve_is_rarely_called_a_u(calibration: ModuleType):
     """At most one in six of 60; a method that always says yes is far off."""
     assert measured(calibration.flat(20, 60))["flat curve called a U"].measured <= 1 / 6
 
 
+@pytest.mark.slow
 def test_intervals_of_planted_experts_cover_their_statistic(calibration: ModuleType):
     """For every rule; where a threshold chose the expert by luck, its statistic lies too high."""
     found = measured(calibration.expert_intervals(30, 60))
@@ -128,6 +131,7 @@ def test_intervals_of_planted_experts_cover_their_statistic(calibration: ModuleT
     assert all(15 <= row.n <= 45 for row in lucky)
 
 
+@pytest.mark.slow
 def test_expert_intervals_that_are_too_narrow_are_noticed(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """Half the width is told for delta and contrast."""
     monkeypatch.setattr("isogloss.analysis.experts.percentile_interval", narrower(statistics.percentile_interval, 0.5))
@@ -136,6 +140,7 @@ def test_expert_intervals_that_are_too_narrow_are_noticed(calibration: ModuleTyp
         assert found[f"{rule}: interval, found in 60 of 60"].verdict == "does not hold"
 
 
+@pytest.mark.slow
 def test_expert_intervals_that_forget_the_pairing_are_noticed(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """Where planted rates vary much over items, and with the item in all languages, unpaired intervals are too wide."""
     varied = replace(calibration.EXPERTS, spread=1.0, tokens=60.0)
@@ -147,6 +152,7 @@ def test_expert_intervals_that_forget_the_pairing_are_noticed(calibration: Modul
     assert measured(calibration.expert_intervals(30, 100))[name].measured > 0.98
 
 
+@pytest.mark.slow
 def test_chance_counts_are_what_noise_gives(calibration: ModuleType):
     """On languages and texts that are routed alike, each rule finds about as many experts as its chance count says."""
     found = calibration.chance(20, 40)
@@ -154,6 +160,7 @@ def test_chance_counts_are_what_noise_gives(calibration: ModuleType):
     assert {row.verdict for row in found} == {"holds"}
 
 
+@pytest.mark.slow
 def test_a_chance_count_of_half_is_noticed(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """The counts are large enough that a wrong one shows."""
     right = experts._expected_by_chance
@@ -170,6 +177,7 @@ def test_planted_experts_are_recovered_by_every_rule(calibration: ModuleType):
         assert found[f"{rule}: found ones planted"].measured == 1.0, rule
 
 
+@pytest.mark.slow
 def test_mantel_keeps_its_level_and_finds_families(calibration: ModuleType):
     """Routing that follows nothing is rarely called genealogical, routing that follows families nearly always is."""
     found = measured(calibration.genealogy(120))

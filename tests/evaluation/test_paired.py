@@ -120,7 +120,7 @@ def test_the_interval_narrows_with_more_items():
     assert 6 < widths[0] / widths[1] < 16
 
 
-@settings(max_examples=8, deadline=None)  # statsmodels collects garbage at every call
+@settings(max_examples=8)
 @given(p_value_lists)
 def test_holm_follows_its_definition(p_values: list[float]):
     """The i-th smallest of m is multiplied by m - i, made monotone, and capped at 1."""
@@ -149,7 +149,7 @@ def test_adjusting_refuses_what_is_no_p_value(bad: float):
             adjust([0.5, bad])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=8))
 def test_sign_flip_counts_every_way_to_swap(differences: list[int]):
     """For few items the p-value is twice the smaller share of swaps that are as extreme, at most 1."""

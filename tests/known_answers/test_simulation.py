@@ -75,7 +75,7 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds())
 def test_every_world_keeps_the_laws_of_a_run(tmp_path_factory: pytest.TempPathFactory, world: SimulatedWorld):
     """The writer takes it; choices sum to top_k per token, entropy is the profile's, and pairs have a similarity."""

@@ -21,7 +21,7 @@ parts = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(parts, min_size=3, max_size=3), st.permutations(range(3)))
 def test_is_associative_commutative_and_idempotent(tmp_path_factory, specifications, order):
     """Any order and any grouping of three Runs give the same bytes."""

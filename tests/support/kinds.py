@@ -19,3 +19,6 @@ EVERY_KIND = [
     Intervention("on", LAST, (5,)),
     Intervention("off", LAST, (0,)),
 ]
+
+# Those of the laws, which between them change logits in every way and the choice itself.
+BASIC_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "force", "ban", "offset")]

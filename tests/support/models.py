@@ -14,6 +14,7 @@ import pytest
 import torch
 from configs import moe_model_types, tiny_model
 from packaging.version import Version
+from slow import slow_but
 from transformers import AutoModelForCausalLM
 from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -70,12 +71,21 @@ _BEST_LAST = (*reversed(FAMILIES), *(name for name in _PREFERRED if name in FAMI
 REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.values())
 
 
-def each_family(names=FAMILIES):
-    """Run a test for families: in `make test` one of every kind of router, in `make test-all` all of them."""
-    slow = pytest.mark.slow
-    return pytest.mark.parametrize(
-        "family", [name if name in REPRESENTATIVES else pytest.param(name, marks=slow) for name in names]
-    )
+# Plain attention, compressed keys and values, attention that minds left padding, Mamba, sliding windows.
+FEW = ("olmoe", "deepseek_v3", "deepseek_v4", "jamba", "gemma4")
+
+
+def each_family(names=FAMILIES, *, quick=REPRESENTATIVES):
+    """Run a test for families: all of them in `make test-all`.
+
+    Args:
+        names: model types that the test is for.
+        quick: those of `make test`: one of every kind of router, or `FEW` where the router is not what is tested.
+
+    Returns:
+        The decorator.
+    """
+    return pytest.mark.parametrize("family", slow_but(names, quick))
 
 
 def tiny(model_type, *, dtype=torch.float32, seed=0):

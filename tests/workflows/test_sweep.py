@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -30,14 +29,6 @@ from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_m
 OTHERS = [code for code in LEXICON if code != PIVOT]
 GRID = Grid(thresholds=(0.3, 0.4, 0.99), strengths=(0.05, 0.5), layers=("0-1", "2-3", "0-3"))
 SMALL = ("eng_Latn", "deu_Latn", "swh_Latn")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_collection():
-    """Statsmodels collects all garbage at every adjustment of p-values, which takes most of the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "collect", int)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +187,7 @@ def test_the_test_split_is_loaded_after_the_winner_is_written(world, tmp_path, m
     assert sum(answered) == len(SMALL) * (n_dev * (1 + 2) + n_test * (1 + 1 + 1))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp_path, monkeypatch):
     """Each restart dies a little later: in captures, between and inside candidates, around the winner, in the test."""
     out, result = tmp_path / "killed", read(finished / "sweep.json")
@@ -215,6 +207,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp
     assert files(out) == files(finished)
 
 
+@pytest.mark.slow
 def test_killed_as_each_file_of_its_own_is_put_in_place(world, finished, tmp_path, monkeypatch):
     """Just before, the step is done again, the same; just after, the sweep goes on: with the winner, to the test."""
     out, result = tmp_path / "killed", read(finished / "sweep.json")
@@ -467,6 +460,7 @@ def test_wrong_settings_are_refused_by_name(tmp_path, capsys, text, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_on_the_organism(tmp_path, capsys):
     """From a file, with the middle that the analysis finds; dev asks for other equations than test."""
     settings = """

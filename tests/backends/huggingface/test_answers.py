@@ -60,10 +60,10 @@ def test_an_items_draw_depends_on_its_key_alone():
     assert np.array_equal(sampling.numbers("a", 3), sampling.numbers("a", 5)[:3])
 
 
-@pytest.mark.parametrize("family", ["olmoe", "jamba"])
-def test_greedy_answers_are_those_of_generate(family):
+@pytest.mark.parametrize("model_type", ["olmoe", "jamba"])
+def test_greedy_answers_are_those_of_generate(model_type):
     """Without sampling nothing is drawn; families that cannot be padded are answered one by one."""
-    loaded = tiny(family)
+    loaded = tiny(model_type)
     assert answer_batch(loaded, TEXTS, max_new_tokens=6) == generate(loaded, TEXTS, max_new_tokens=6)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import ITEM_IDS, TEXTS, choose_the_worst, each_family, tiny, tokenizer
+from slow import slow_but
 
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, prove, prove_routers
@@ -65,7 +66,7 @@ def test_library_records_the_logits_that_we_capture(family):
 
 
 @each_family()
-@pytest.mark.parametrize("batch_tokens", [1, 64, 100_000])
+@pytest.mark.parametrize("batch_tokens", slow_but([1, 64, 100_000], quick=[100_000]))
 def test_batches_change_nothing(family, batch_tokens):
     """One text per forward, a few, or all together give the same selections, and profiles to rounding."""
     loaded = tiny(family)

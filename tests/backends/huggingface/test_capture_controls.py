@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import run
 from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
+from slow import slow_but
 
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, steer
@@ -269,7 +270,7 @@ def test_generation_counts_what_routers_do_while_the_model_writes(family):
     assert max(require_equal_routing(loaded, TEXTS, 6)) == 6
 
 
-@pytest.mark.parametrize("scope", ["content", "all"])
+@pytest.mark.parametrize("scope", slow_but(["content", "all"], quick=["content"]))
 def test_generation_of_the_organism_is_that_of_real_decoding(scope):
     """The shipped model ends an answer itself; its end-of-text token, never read back, is not counted in any scope."""
     loaded = load("organism").loaded

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from models import TEXTS, each_family, tiny
+from models import FEW, TEXTS, each_family, tiny
 
 from isogloss.backends.huggingface import measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
@@ -70,7 +70,7 @@ def test_divergence_is_that_of_each_text_alone(family):
     assert found.changed[2] > 0.2
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_an_empty_plan_changes_exactly_nothing(family):
     """Not even the last bit of a distribution."""
     loaded = tiny(family)

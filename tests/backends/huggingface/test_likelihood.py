@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from models import TEXTS, each_family, tiny, tokenizer
+from models import FEW, TEXTS, each_family, tiny, tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from isogloss.backends.huggingface import LoadedModel, steer
@@ -30,7 +30,7 @@ def naive(loaded, ids, start):
     return sum(scores[place - 1, ids[place]].item() for place in range(start, len(ids)))
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_batches_and_padding_do_not_matter(family):
     """In one padded batch or alone, each sum is that of a plain forward over the joint tokens."""
     loaded = tiny(family)

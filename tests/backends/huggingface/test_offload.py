@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import FAMILIES, ITEM_IDS, TEXTS, checkpoint, each_family, generate, tokenizer
+from models import FAMILIES, FEW, ITEM_IDS, TEXTS, checkpoint, each_family, generate, tokenizer
 from transformers.utils import logging
 
 from isogloss.backends.huggingface import LoadedModel, capture, load_model, prove_routers, steer
@@ -115,7 +115,7 @@ def require_same(spread, plain):
         assert not module._forward_pre_hooks
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@each_family(SHAPES, quick=FEW)
 def test_half_on_disk_equals_one_device(family):
     """With routers whose weights exist only while they run, everything is as with all weights in memory."""
     plain, spread = half_on_disk(family)
@@ -125,7 +125,7 @@ def test_half_on_disk_equals_one_device(family):
     require_same(spread, plain)
 
 
-@each_family(sorted(set(FAMILIES) - UNFETCHED - set(SHAPES)))
+@each_family(sorted(set(FAMILIES) - UNFETCHED - set(SHAPES)), quick=FEW)
 def test_every_family_is_captured_from_disk(family):
     """The proof and the selections of a model that lies half on disk are those of the whole."""
     plain, spread = half_on_disk(family)

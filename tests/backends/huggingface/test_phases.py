@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from kinds import DTYPES, EVERY_KIND
-from models import ITEM_IDS, TEXTS, each_family, generate, tiny
+from models import FEW, ITEM_IDS, TEXTS, each_family, generate, tiny
 
 from isogloss.backends.huggingface import capture, measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
@@ -81,7 +81,7 @@ def same_choices(found, expected):
     return all(torch.equal(a, b[:, : a.shape[1]]) for a, b in zip(found, expected, strict=True))
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_generating_equals_reading_the_same_text_with_a_mask(family):
     """Same experts and logits from a cache, token by token, as from one forward that marks the written tokens."""
     loaded = tiny(family)
@@ -102,7 +102,7 @@ def test_generating_equals_reading_the_same_text_with_a_mask(family):
         assert not np.isin(part[:, ids.shape[1] :], (0, 3)).any()
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_a_generation_that_reads_all_tokens_again_is_steered_alike(family):
     """Without a cache, each step edits the tokens that were given and those that were written as with one."""
     loaded = tiny(family)
@@ -114,7 +114,7 @@ def test_a_generation_that_reads_all_tokens_again_is_steered_alike(family):
     torch.testing.assert_close(logits, uncached, atol=2e-3, rtol=1e-3)
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_a_mask_has_a_row_of_its_own_for_every_text(family):
     """Rows of a batch with different starts are edited as each of them alone."""
     loaded = tiny(family)
@@ -127,7 +127,7 @@ def test_a_mask_has_a_row_of_its_own_for_every_text(family):
     assert (together - swapped).abs().max() > 1e-2
 
 
-@each_family()
+@each_family(quick=FEW)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_conditions_that_do_not_hold_change_no_bit(family, dtype):
     """A forward of given tokens is bit-identical under a plan for the generation, one of written under the opposite."""
