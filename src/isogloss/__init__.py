@@ -6,8 +6,8 @@
     run = ig.capture(model, ig.corpus("organism"), "out/run")
     analysis = ig.analyze(run, pivot="en")
 
-Every name below is imported when it is first used, so that `import isogloss` takes milliseconds. The rooms, in the order
-in which data flows: `corpora`, `backends` (capture), `runs`, `analysis`, `steering`, `backends` (steer), `evaluation`,
+Every name is imported when it is first used, so that `import isogloss` takes milliseconds. The rooms, in the order in
+which data flows: `corpora`, `backends` (capture), `runs`, `analysis`, `steering`, `backends` (steer), `evaluation`,
 `report`; `workflows` are the use cases behind the commands.
 """
 

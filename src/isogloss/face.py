@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
+from isogloss.analysis import Analysis, AnalysisRequest, ExpertTable, analyze_run
 from isogloss.analysis.expert_query import ExpertQuery, Rule
 from isogloss.analysis.expert_query import find_experts as answer_query
-from isogloss.analysis.experts import ExpertTable
 from isogloss.backends.model import CaptureOptions, Model
 from isogloss.corpora import Corpus
+from isogloss.errors import RunError
 from isogloss.evaluation.run import RunOptions
+from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Task, load_task
 from isogloss.languages import resolve
+from isogloss.report import Report, write_report
+from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
 from isogloss.runs import Run
 from isogloss.steering import Plan
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
@@ -53,6 +58,33 @@ def capture(
     """
     request = CaptureRequest(options or CaptureOptions(), plan, distinct_from=distinct_from)
     return capture_corpus(model, corpus, Path(out), request)
+
+
+def analyze(
+    run: Run,
+    *,
+    pivot: str | Sequence[str] = "eng_Latn",
+    accuracy: Mapping[str, float] | None = None,
+    task: Run | None = None,
+    request: AnalysisRequest | None = None,
+) -> Analysis:
+    """Measure how far languages are routed from a pivot, where in depth they meet, and what their routing follows.
+
+    Args:
+        run: with the pivot and at least one more language.
+        pivot: the reference language, or several.
+        accuracy: language to benchmark accuracy, in any unit, to relate to divergence.
+        task: Run of task texts in the pivot, to compare with the texts of ``run``.
+        request: everything else that can be asked for; what is given above replaces its fields.
+
+    Raises:
+        LanguageError: a language is unknown or not in the Run.
+        RunError: a file of the Run is damaged.
+    """
+    pivots = tuple(resolve(code) for code in ([pivot] if isinstance(pivot, str) else pivot))
+    given = {"accuracy": accuracy, "task": task}
+    named = {name: value for name, value in given.items() if value is not None}
+    return analyze_run(run, replace(request or AnalysisRequest(), pivot=pivots, **named))
 
 
 def find_experts(  # noqa: PLR0913 - the parameters of four rules, by name
@@ -111,7 +143,7 @@ def evaluate(
     out: str | Path,
     arms: Sequence[str] = ("random:1",),
     options: RunOptions | None = None,
-) -> object:
+) -> EvaluationSummary:
     """Ask the same questions without the plan, with it, and under other plans, and compare item by item.
 
     Args:
@@ -128,3 +160,44 @@ def evaluate(
     """
     questions = load_task(task) if isinstance(task, str) else task
     return evaluate_plan(model, questions, plan, out=Path(out), arms=arms, options=options)
+
+
+def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path, title: str | None = None) -> Path:
+    """Write results into one HTML file that needs no network.
+
+    Args:
+        *results: an analysis, an evaluation, or both; tables of experts beside them.
+        out: the file.
+        title: its heading; None for one that says what was measured.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RunError: there is neither an analysis nor an evaluation, or there are two of one sort.
+    """
+    analyses = [result for result in results if isinstance(result, Analysis)]
+    evaluations = [result for result in results if isinstance(result, EvaluationSummary)]
+    experts = tuple(result for result in results if isinstance(result, ExpertTable))
+    if max(len(analyses), len(evaluations)) != 1:
+        raise RunError(
+            f"a report is made from one analysis, one evaluation, or both; found {len(analyses)} analyses and "
+            f"{len(evaluations)} evaluations"
+        )
+    analysis, evaluation = next(iter(analyses), None), next(iter(evaluations), None)
+    sentences: list[str] = []
+    if analysis is not None:
+        title = (
+            title
+            or f"How {analysis.manifest.model if analysis.manifest else 'a model'} routes {len(analysis.languages)} languages"
+        )
+        sentences += describe_run(analysis)
+    for table in experts:
+        sentences.append(describe_experts(table))
+    if evaluation is not None:
+        title = title or f"Steering {evaluation.model} on {evaluation.task}"
+        sentences += describe_evaluation(evaluation)
+    manifest = {} if analysis is None or analysis.manifest is None else analysis.manifest.to_json()
+    page = Report(title or "", tuple(sentences), manifest, analysis, experts, evaluation)
+    write_report(Path(out), page)
+    return Path(out)

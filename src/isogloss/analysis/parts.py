@@ -115,6 +115,7 @@ def analyze_run(run: Run, request: AnalysisRequest | None = None) -> Analysis:
         analysis,
         bands=bands,
         layer_pairs=pairs,
+        manifest=run.manifest,
         pairs=_band_pairs(pairs, bands) if pairs else None,
         structure=_structure(run, pairs, bands, parts) if pairs else None,
         resources=resources,

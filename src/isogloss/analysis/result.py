@@ -20,6 +20,7 @@ from isogloss.analysis.structure import LanguageStructure
 from isogloss.errors import RunError
 from isogloss.files import Number, Record, to_json
 from isogloss.notebook import Shown, drawn
+from isogloss.runs import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ __all__ = ["Analysis", "BandPairs", "Controls"]
 
 Correlations = dict[str, LayerCorrelation]
 
+_UNWRITTEN = ("layer_pairs", "manifest")
 _CURVES = ("divergence", "shuffled", "entropy", "consistency")
 
 
@@ -96,6 +98,7 @@ class Analysis(Record, Shown):
         resampling: behind the intervals.
         layer_pairs: divergence of every two languages in every layer; not in the JSON, whose size it would multiply
             (``pairs.parquet`` has it).
+        manifest: of the Run; None where the analysis was read back from its JSON, which does not hold it.
     """
 
     pivot: str
@@ -124,6 +127,7 @@ class Analysis(Record, Shown):
     refused: dict[str, str] = field(default_factory=dict)
     resampling: Resampling = DEFAULT_RESAMPLING
     layer_pairs: PairwiseDivergence | None = None
+    manifest: Manifest | None = None
 
     @property
     def pivots(self) -> tuple[str, ...]:
@@ -188,7 +192,7 @@ class Analysis(Record, Shown):
         """Return the fields of `isogloss analyze --json`: points with layers, pairs by band."""
         hidden, distinct, middle = self.controls.hidden, self.controls.distinct, self.middle_layers
         return {
-            **{name: to_json(value) for name, value in vars(self).items() if name != "layer_pairs"},
+            **{name: to_json(value) for name, value in vars(self).items() if name not in _UNWRITTEN},
             **{name: self._by_layer(getattr(self, name)) for name in (*_CURVES, "correlation")},
             "n_layers": len(self.layers),
             "pivots": list(self.pivots),
