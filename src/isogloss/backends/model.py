@@ -170,6 +170,11 @@ class Model(Protocol):
     `packages`, and on a processor with the same number of `threads`: sums in another order differ in the last digits.
     """
 
+    def __repr__(self) -> str:
+        first = self.routers[0]
+        routers = f"{len(self.routers)} routed layers of {first.n_experts} experts, top {first.top_k}"
+        return f"{type(self).__name__}({self.name}: {routers}, {self.dtype})"
+
     @property
     def name(self) -> str:
         """Hub id, the name of a folder, or ``organism``; never a path, so that files of several machines agree."""
