@@ -28,7 +28,7 @@ def test_every_name_is_there():
         value = getattr(isogloss, name)
         assert name == "__version__" or value.__doc__
     assert set(isogloss.__all__) <= set(dir(isogloss))
-    with pytest.raises(AttributeError, match="it has .*capture"):
+    with pytest.raises(AttributeError, match=r"it has .*capture"):
         _ = isogloss.captur
 
 

@@ -20,8 +20,7 @@ from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Task, load_task
 from isogloss.languages import resolve
-from isogloss.report import Report, write_report
-from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
+from isogloss.report import make_report, write_report
 from isogloss.runs import Run
 from isogloss.steering import Plan
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
@@ -82,9 +81,10 @@ def analyze(
         RunError: a file of the Run is damaged.
     """
     pivots = tuple(resolve(code) for code in ([pivot] if isinstance(pivot, str) else pivot))
-    given = {"accuracy": accuracy, "task": task}
-    named = {name: value for name, value in given.items() if value is not None}
-    return analyze_run(run, replace(request or AnalysisRequest(), pivot=pivots, **named))
+    request = request or AnalysisRequest()
+    return analyze_run(
+        run, replace(request, pivot=pivots, accuracy=accuracy or request.accuracy, task=task or request.task)
+    )
 
 
 def find_experts(  # noqa: PLR0913 - the parameters of four rules, by name
@@ -162,13 +162,12 @@ def evaluate(
     return evaluate_plan(model, questions, plan, out=Path(out), arms=arms, options=options)
 
 
-def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path, title: str | None = None) -> Path:
+def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path) -> Path:
     """Write results into one HTML file that needs no network.
 
     Args:
         *results: an analysis, an evaluation, or both; tables of experts beside them.
         out: the file.
-        title: its heading; None for one that says what was measured.
 
     Returns:
         ``out``.
@@ -178,26 +177,12 @@ def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path
     """
     analyses = [result for result in results if isinstance(result, Analysis)]
     evaluations = [result for result in results if isinstance(result, EvaluationSummary)]
-    experts = tuple(result for result in results if isinstance(result, ExpertTable))
+    experts = [result for result in results if isinstance(result, ExpertTable)]
     if max(len(analyses), len(evaluations)) != 1:
         raise RunError(
             f"a report is made from one analysis, one evaluation, or both; found {len(analyses)} analyses and "
             f"{len(evaluations)} evaluations"
         )
-    analysis, evaluation = next(iter(analyses), None), next(iter(evaluations), None)
-    sentences: list[str] = []
-    if analysis is not None:
-        title = (
-            title
-            or f"How {analysis.manifest.model if analysis.manifest else 'a model'} routes {len(analysis.languages)} languages"
-        )
-        sentences += describe_run(analysis)
-    for table in experts:
-        sentences.append(describe_experts(table))
-    if evaluation is not None:
-        title = title or f"Steering {evaluation.model} on {evaluation.task}"
-        sentences += describe_evaluation(evaluation)
-    manifest = {} if analysis is None or analysis.manifest is None else analysis.manifest.to_json()
-    page = Report(title or "", tuple(sentences), manifest, analysis, experts, evaluation)
+    page = make_report(next(iter(analyses), None), next(iter(evaluations), None), experts=experts)
     write_report(Path(out), page)
     return Path(out)

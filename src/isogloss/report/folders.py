@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from isogloss.evaluation.summary import SUMMARY, EvaluationSummary
 from isogloss.files import Record, read_json, read_typed
 from isogloss.languages import resolve
 from isogloss.report.page import write_report
-from isogloss.report.results import Report
-from isogloss.report.sentences import describe_evaluation, describe_run
+from isogloss.report.results import Report, make_report
 from isogloss.runs import open_run
 
 __all__ = ["Findings", "report_on", "report_study"]
@@ -69,42 +68,29 @@ def report_study(folder: Path, out: Path) -> Path:
     return out
 
 
-def _title(model: str, n_languages: int) -> str:
-    return f"How {model} routes {n_languages} languages"
-
-
 def _of_study(folder: Path) -> Report:
     run, summary = open_run(folder / "run"), folder / "eval" / SUMMARY
-    return Report(
-        title=_title(run.manifest.model, len(run.languages)),
-        findings=Findings.read(folder / "findings.json").findings,
-        manifest=run.manifest.to_json(),
-        analysis=Analysis.read(folder / "analysis.json"),
+    report = make_report(
+        Analysis.read(folder / "analysis.json"),
+        read_typed(summary, EvaluationSummary) if summary.is_file() else None,
         experts=(ExpertTable.read(folder / "experts.json"),),
-        evaluation=read_typed(summary, EvaluationSummary) if summary.is_file() else None,
+        manifest=run.manifest.to_json(),
     )
+    return replace(report, findings=Findings.read(folder / "findings.json").findings)
 
 
 def _of_run(folder: Path, pivot: str) -> Report:
-    run = open_run(folder)
-    analysis = analyze_run(run, AnalysisRequest(pivot=(resolve(pivot),)))
-    title = _title(run.manifest.model, len(run.languages))
-    return Report(title, describe_run(analysis), run.manifest.to_json(), analysis)
+    return make_report(analyze_run(open_run(folder), AnalysisRequest(pivot=(resolve(pivot),))), None)
 
 
 def _of_evaluation(folder: Path) -> Report:
     summary = read_typed(folder / SUMMARY, EvaluationSummary)
-    return Report(
-        title=f"Steering {summary.model} on {summary.task}",
-        findings=describe_evaluation(summary),
-        manifest=read_json(folder / "settings.json"),
-        evaluation=summary,
-    )
+    return make_report(None, summary, manifest=read_json(folder / "settings.json"))
 
 
 def _of_analysis(folder: Path) -> Report:
     """Report an analysis; without ``findings.json`` beside it, by itself."""
-    analysis, beside = Analysis.read(folder / "analysis.json"), folder / "findings.json"
-    kept, n = Findings.read(beside) if beside.is_file() else Findings(), len(analysis.languages)
-    title = _title(kept.run["model"], n) if kept.run else f"How {n} languages are routed"
-    return Report(title, kept.findings, kept.run, analysis)
+    beside = folder / "findings.json"
+    kept = Findings.read(beside) if beside.is_file() else Findings()
+    report = make_report(Analysis.read(folder / "analysis.json"), None, manifest=kept.run)
+    return replace(report, findings=kept.findings)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from isogloss import __version__
 from isogloss.backends.bake.checkpoint import Edit, edits_of, open_checkpoint, require_slots
 from isogloss.backends.bake.folder import (
     RECORD,
@@ -162,7 +162,7 @@ def _record(baked: Baked, plan: Plan, edits: tuple[Edit, ...]) -> dict[str, Any]
     return {
         **{key: value for key, value in baked.to_json().items() if key != "path"},
         "schema_version": _SCHEMA_VERSION,
-        "isogloss_version": __version__,
+        "isogloss_version": version("isogloss"),
         "plan": plan.to_json(),
         "tensors": {edit.place.name: edit.place.file for edit in edits},
     }
