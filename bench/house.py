@@ -46,7 +46,9 @@ def measure_source(checkout: Path) -> Values:
     return {
         "Python files of src/isogloss": len(lines),
         "Lines of src/isogloss": sum(lines.values()),
-        "Lines of report/": sum(count for path, count in lines.items() if names[path].startswith("report/")),
+        "Lines of the report": sum(
+            count for path, count in lines.items() if names[path].startswith(("report/", "reports/"))
+        ),
         "Imports between rooms": sum(_room(one) != _room(other) for one, other in edges),
         "Imports from workflows to backends": sum(_goes(edge, "workflows", "backends") for edge in edges),
         "Imports from evaluation to backends": sum(_goes(edge, "evaluation", "backends") for edge in edges),

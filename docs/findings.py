@@ -31,7 +31,7 @@ from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.shipped import model_folder
 from isogloss.organism.train import TIERS
-from isogloss.report.sentences import describe_run
+from isogloss.reports.sentences import describe_run
 from isogloss.runs import import_counts_json
 from isogloss.workflows.capture import CaptureRequest, capture_corpus
 from isogloss.workflows.corpora import open_corpus

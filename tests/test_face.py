@@ -32,6 +32,12 @@ def test_every_name_is_there():
         _ = isogloss.captur
 
 
+def test_no_name_is_that_of_a_room():
+    """Importing a room sets its name on the package, which would replace a function of that name."""
+    rooms = {path.stem for path in Path(isogloss.__file__).parent.iterdir()}
+    assert not rooms & set(isogloss.__all__)
+
+
 def test_the_lines_of_the_readme_run_as_they_stand(tmp_path, monkeypatch):
     """What the README shows of Python is what a newcomer gets in an empty folder."""
     monkeypatch.chdir(tmp_path)

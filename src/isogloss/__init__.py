@@ -8,7 +8,7 @@
 
 Every name is imported when it is first used, so that `import isogloss` takes milliseconds. The rooms, in the order in
 which data flows: `corpora`, `backends` (capture), `runs`, `analysis`, `steering`, `backends` (steer), `evaluation`,
-`report`; `workflows` are the use cases behind the commands.
+`reports`; `workflows` are the use cases behind the commands.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Task, load_task
 from isogloss.languages import resolve
-from isogloss.report import make_report, write_report
+from isogloss.reports import make_report, write_report
 from isogloss.runs import Run
 from isogloss.steering import Plan
 from isogloss.workflows.capture import CaptureRequest, capture_corpus

@@ -35,5 +35,5 @@ def drawn(result: object, name: str) -> go.Figure:
     The report lies above the results that it draws, so none of them imports it: it is found by its name, when somebody
     asks for a picture.
     """
-    figure: go.Figure = import_module("isogloss.report").plot(result, name)
+    figure: go.Figure = import_module("isogloss.reports").plot(result, name)
     return figure

@@ -14,7 +14,7 @@ from isogloss.analysis.pairs import pairwise_divergence
 from isogloss.analysis.tables import tidy_tables
 from isogloss.cli import main
 from isogloss.errors import LanguageError, RunError
-from isogloss.report.sentences import describe_run
+from isogloss.reports.sentences import describe_run
 from isogloss.runs import import_counts_json, open_run
 from isogloss.workflows.analysis import write_analysis
 from known_answers.simulation import simulate_run, simulate_task_run

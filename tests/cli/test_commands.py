@@ -283,7 +283,7 @@ def test_help_needs_no_torch():
     """``isogloss --help`` and the analysis rooms load neither torch nor transformers."""
     code = (
         "import sys, isogloss, isogloss.cli, isogloss.analysis, isogloss.steering, isogloss.runs, isogloss.corpora,"
-        " isogloss.report; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+        " isogloss.reports; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

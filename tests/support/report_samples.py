@@ -12,7 +12,7 @@ from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.output_language import OutputLanguage
 from isogloss.evaluation.paired import Comparison, LanguageComparison, PairedScores
 from isogloss.evaluation.summary import Dose, EvaluationSummary
-from isogloss.report import Report
+from isogloss.reports import Report
 
 ATTACK = "<script>alert(1)</script>"
 CODES = ("eng_Latn", "swh_Latn", "ben_Beng", "zho_Hans")

@@ -106,7 +106,7 @@ def _request(options: argparse.Namespace) -> AnalysisRequest:
 
 def _show(analysis: Analysis) -> None:
     """Print sentences first, then one row per language, then what was refused."""
-    from isogloss.report.sentences import describe_run
+    from isogloss.reports.sentences import describe_run
 
     for sentence in describe_run(analysis):
         print_line(sentence)

@@ -276,7 +276,7 @@ def register_report(subparsers: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from isogloss.report import report_on
+    from isogloss.reports import report_on
     from isogloss.workflows.progress import busy
 
     with busy("report"):

@@ -8,7 +8,7 @@ from isogloss.analysis import Analysis
 from isogloss.analysis.tables import write_tables
 from isogloss.errors import FileError
 from isogloss.files import write_json
-from isogloss.report.sentences import describe_run
+from isogloss.reports.sentences import describe_run
 from isogloss.runs import Run
 
 __all__ = ["write_analysis"]

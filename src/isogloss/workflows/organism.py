@@ -22,7 +22,7 @@ from isogloss.files import read_json, write_atomically
 from isogloss.languages import display_name
 from isogloss.organism.documents import TIERS, Mixture
 from isogloss.organism.shipped import ORGANISM, scene_corpus
-from isogloss.report.sentences import describe_analysis
+from isogloss.reports.sentences import describe_analysis
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.progress import track
 

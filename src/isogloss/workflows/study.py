@@ -15,8 +15,8 @@ from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import load_task
 from isogloss.files import claim_folder, write_json
 from isogloss.languages import resolve
-from isogloss.report import report_study
-from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
+from isogloss.reports import report_study
+from isogloss.reports.sentences import describe_evaluation, describe_experts, describe_run
 from isogloss.steering import STRENGTH_KINDS, Kind, Plan, write_plan
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.corpora import open_corpus

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.text import plain
+from isogloss.reports.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isogloss.report.curves import LinePlot, curve_figure
-from isogloss.report.figures import INK, Style, Table
-from isogloss.report.text import MISSING, number, plain, sample_size, spread, with_interval
+from isogloss.reports.curves import LinePlot, curve_figure
+from isogloss.reports.figures import INK, Style, Table
+from isogloss.reports.text import MISSING, number, plain, sample_size, spread, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from isogloss.analysis import Analysis, ExpertRow, LayerCorrelation
-    from isogloss.report.figures import Figure
+    from isogloss.reports.figures import Figure
 
 __all__ = ["correlation_blocks", "correlations_table", "expert_table", "known_table", "layer_range"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isogloss.evaluation.arms import PLAN
-from isogloss.report.text import MINUS, MISSING, number, plain
+from isogloss.reports.text import MINUS, MISSING, number, plain
 
 if TYPE_CHECKING:
     from isogloss.analysis.statistics import Estimate

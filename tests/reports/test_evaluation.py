@@ -18,11 +18,11 @@ from report_samples import ATTACK, CODES, Page, arms_evaluation, evaluation
 from isogloss.analysis.statistics import Estimate
 from isogloss.cli.output import show_study
 from isogloss.evaluation.paired import outcome_of
-from isogloss.report import Report, render_report
-from isogloss.report.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
-from isogloss.report.evaluations import evaluation_section
-from isogloss.report.metrics import Metric, arm_text, is_random
-from isogloss.report.sentences import describe_evaluation
+from isogloss.reports import Report, render_report
+from isogloss.reports.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
+from isogloss.reports.evaluations import evaluation_section
+from isogloss.reports.metrics import Metric, arm_text, is_random
+from isogloss.reports.sentences import describe_evaluation
 
 if TYPE_CHECKING:
     from isogloss.evaluation.paired import Better

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.figures import Section, Table
-from isogloss.report.text import label, scalar
+from isogloss.reports.figures import Section, Table
+from isogloss.reports.text import label, scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isogloss.analysis import Estimate
-from isogloss.report.captions import interval_text
-from isogloss.report.controls import controls_section
-from isogloss.report.curves import (
+from isogloss.reports.captions import interval_text
+from isogloss.reports.controls import controls_section
+from isogloss.reports.curves import (
     LinePlot,
     curve_blocks,
     curve_figure,
@@ -19,21 +19,21 @@ from isogloss.report.curves import (
     mean_curve,
     sampling,
 )
-from isogloss.report.domains import domain_section
-from isogloss.report.figures import MAX_COLOURS, Section, Style, Table, language_styles
-from isogloss.report.maps import expert_map, language_map
-from isogloss.report.resources import resource_section
-from isogloss.report.rows import labels_text, range_figure, row_scale
-from isogloss.report.structure import structure_section
-from isogloss.report.tables import correlation_blocks, correlations_table, expert_table, layer_range
-from isogloss.report.text import label, number, sample_size, scalar, span, with_interval
+from isogloss.reports.domains import domain_section
+from isogloss.reports.figures import MAX_COLOURS, Section, Style, Table, language_styles
+from isogloss.reports.maps import expert_map, language_map
+from isogloss.reports.resources import resource_section
+from isogloss.reports.rows import labels_text, range_figure, row_scale
+from isogloss.reports.structure import structure_section
+from isogloss.reports.tables import correlation_blocks, correlations_table, expert_table, layer_range
+from isogloss.reports.text import label, number, sample_size, scalar, span, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from isogloss.analysis import Analysis, ExpertTable, MiddleLayers
-    from isogloss.report.figures import Figure
-    from isogloss.report.maps import Grid
+    from isogloss.reports.figures import Figure
+    from isogloss.reports.maps import Grid
 
 __all__ = ["analysis_sections", "expert_sections"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.sentences import describe_evaluation, describe_experts, describe_run
+from isogloss.reports.sentences import describe_evaluation, describe_experts, describe_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,11 +15,11 @@ from report_samples import ATTACK, CODES, Numbers, Page, analysis, curve, full, 
 from isogloss.analysis import AnalysisRequest, Resampling, analyze_run
 from isogloss.analysis.tree import language_tree
 from isogloss.errors import RunError
-from isogloss.report import Report, render_report, report_on
-from isogloss.report.maps import branches
-from isogloss.report.rows import row_scale
-from isogloss.report.structure import MOST_PAIRS
-from isogloss.report.text import number
+from isogloss.reports import Report, render_report, report_on
+from isogloss.reports.maps import branches
+from isogloss.reports.rows import row_scale
+from isogloss.reports.structure import MOST_PAIRS
+from isogloss.reports.text import number
 from isogloss.workflows.analysis import write_analysis
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld

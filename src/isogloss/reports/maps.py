@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.curves import LAYER_AXIS, heights, scatter
-from isogloss.report.figures import INK, SEQUENTIAL, Figure, base_layout
-from isogloss.report.rows import RowScale, language_axis, row_scale
-from isogloss.report.text import interval, label, name, number, plain, plot_text, with_interval
+from isogloss.reports.curves import LAYER_AXIS, heights, scatter
+from isogloss.reports.figures import INK, SEQUENTIAL, Figure, base_layout
+from isogloss.reports.rows import RowScale, language_axis, row_scale
+from isogloss.reports.text import interval, label, name, number, plain, plot_text, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from isogloss.analysis import ExpertRow, LanguageTree, MiddleLayers
     from isogloss.analysis.experts import FloatArray
-    from isogloss.report.curves import Curves
+    from isogloss.reports.curves import Curves
 
 __all__ = ["Grid", "branches", "expert_map", "language_map", "tree_figure"]
 

@@ -16,23 +16,23 @@ from plotly.offline import get_plotlyjs
 
 from isogloss.errors import FileError
 from isogloss.files import to_json, write_atomically
-from isogloss.report.evaluations import evaluation_section
-from isogloss.report.maps import Grid
-from isogloss.report.provenance import provenance_section
-from isogloss.report.sections import analysis_sections, expert_sections
-from isogloss.report.text import plain
+from isogloss.reports.evaluations import evaluation_section
+from isogloss.reports.maps import Grid
+from isogloss.reports.provenance import provenance_section
+from isogloss.reports.sections import analysis_sections, expert_sections
+from isogloss.reports.text import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from isogloss.report.figures import Figure, Section
-    from isogloss.report.results import Report
+    from isogloss.reports.figures import Figure, Section
+    from isogloss.reports.results import Report
 
 __all__ = ["render_report", "write_report"]
 
 
 def _source(name: str) -> str:
-    return (resources.files("isogloss.report") / name).read_text(encoding="utf-8")
+    return (resources.files("isogloss.reports") / name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from isogloss.analysis import Analysis
 from isogloss.errors import RunError
-from isogloss.report.evaluations import evaluation_section
-from isogloss.report.figures import Figure
-from isogloss.report.sections import analysis_sections
+from isogloss.reports.evaluations import evaluation_section
+from isogloss.reports.figures import Figure
+from isogloss.reports.sections import analysis_sections
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -11,8 +11,8 @@ from isogloss.errors import RunError
 from isogloss.evaluation.summary import SUMMARY, EvaluationSummary
 from isogloss.files import Record, read_json, read_typed
 from isogloss.languages import resolve
-from isogloss.report.page import write_report
-from isogloss.report.results import Report, make_report
+from isogloss.reports.page import write_report
+from isogloss.reports.results import Report, make_report
 from isogloss.runs import open_run
 
 __all__ = ["Findings", "report_on", "report_study"]

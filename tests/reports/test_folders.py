@@ -14,7 +14,7 @@ import torch
 from report_samples import CODES, analysis, expert_table, parts, typed
 
 from isogloss.errors import RunError
-from isogloss.report import report_on
+from isogloss.reports import report_on
 from isogloss.runs import Run
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld

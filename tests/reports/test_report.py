@@ -28,10 +28,10 @@ from report_samples import (
 
 from isogloss.analysis.statistics import Estimate
 from isogloss.errors import FileError, RunError
-from isogloss.report import Report, render_report, write_report
-from isogloss.report.figures import MAX_COLOURS, language_styles
-from isogloss.report.provenance import flat
-from isogloss.report.text import label, number, p_value, plain, plot_text, points, sample_size, with_interval
+from isogloss.reports import Report, render_report, write_report
+from isogloss.reports.figures import MAX_COLOURS, language_styles
+from isogloss.reports.provenance import flat
+from isogloss.reports.text import label, number, p_value, plain, plot_text, points, sample_size, with_interval
 
 
 def strings(found: object) -> list[str]:
@@ -308,7 +308,7 @@ def test_refused_report_writes_nothing(tmp_path, monkeypatch) -> None:
     def refuse(_report: Report) -> str:
         raise RunError("no")
 
-    monkeypatch.setattr("isogloss.report.page.render_report", refuse)
+    monkeypatch.setattr("isogloss.reports.page.render_report", refuse)
     with pytest.raises(RunError):
         write_report(tmp_path / "new" / "report.html", full())
     assert not (tmp_path / "new").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from isogloss.report.text import sample_size
+from isogloss.reports.text import sample_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isogloss.analysis import Estimate
-from isogloss.report.curves import LinePlot, curve_figure, scatter
-from isogloss.report.figures import Figure, KeyEntry, Section, Table, ordered_styles
-from isogloss.report.maps import tree_figure
-from isogloss.report.rows import labels_text
-from isogloss.report.tables import layer_range
-from isogloss.report.text import MISSING, label, number, p_value, plain, plot_text, sample_size, spread, with_interval
+from isogloss.reports.curves import LinePlot, curve_figure, scatter
+from isogloss.reports.figures import Figure, KeyEntry, Section, Table, ordered_styles
+from isogloss.reports.maps import tree_figure
+from isogloss.reports.rows import labels_text
+from isogloss.reports.tables import layer_range
+from isogloss.reports.text import MISSING, label, number, p_value, plain, plot_text, sample_size, spread, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,8 +11,8 @@ from isogloss.evaluation.arms import PLAN
 from isogloss.evaluation.paired import outcome_of
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.languages import display_name
-from isogloss.report.metrics import Metric, arm_text, is_random
-from isogloss.report.text import name
+from isogloss.reports.metrics import Metric, arm_text, is_random
+from isogloss.reports.text import name
 
 __all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "describe_run"]
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isogloss.report.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
-from isogloss.report.differences import comparison_table, difference_figure
-from isogloss.report.figures import Section
-from isogloss.report.metrics import Metric, arm_text, is_random
-from isogloss.report.text import label, plain, sample_size
+from isogloss.reports.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
+from isogloss.reports.differences import comparison_table, difference_figure
+from isogloss.reports.figures import Section
+from isogloss.reports.metrics import Metric, arm_text, is_random
+from isogloss.reports.text import label, plain, sample_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from isogloss.analysis.statistics import Estimate
     from isogloss.evaluation.summary import EvaluationSummary
-    from isogloss.report.figures import Figure, Table
+    from isogloss.reports.figures import Figure, Table
 
 __all__ = ["evaluation_section"]
 

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from isogloss.analysis.tables import measures
-from isogloss.report.captions import interval_text
-from isogloss.report.figures import (
+from isogloss.reports.captions import interval_text
+from isogloss.reports.figures import (
     GREY,
     INK,
     MAX_COLOURS,
@@ -22,7 +22,7 @@ from isogloss.report.figures import (
     language_styles,
     translucent,
 )
-from isogloss.report.text import label, number, plot_text, with_interval
+from isogloss.reports.text import label, number, plot_text, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isogloss.evaluation.arms import BASELINE, PLAN
-from isogloss.report.differences import CONTROL_COLOUR, axis_title
-from isogloss.report.dots import dots, named_rows, upright
-from isogloss.report.figures import ACCENT, INK, Figure, KeyEntry, base_layout
-from isogloss.report.metrics import Metric, arm_text, is_random, ordered_arms
-from isogloss.report.tables import known_table
-from isogloss.report.text import MISSING, label, number, percent, plain, plot_text
+from isogloss.reports.differences import CONTROL_COLOUR, axis_title
+from isogloss.reports.dots import dots, named_rows, upright
+from isogloss.reports.figures import ACCENT, INK, Figure, KeyEntry, base_layout
+from isogloss.reports.metrics import Metric, arm_text, is_random, ordered_arms
+from isogloss.reports.tables import known_table
+from isogloss.reports.text import MISSING, label, number, percent, plain, plot_text
 
 if TYPE_CHECKING:
     from isogloss.analysis.statistics import Estimate
     from isogloss.evaluation.summary import EvaluationSummary
-    from isogloss.report.figures import Table
+    from isogloss.reports.figures import Table
 
 __all__ = ["arms_figure", "arms_table", "dose_figure", "inside_table", "language_table"]
 

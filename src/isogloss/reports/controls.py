@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from isogloss.analysis import Estimate
-from isogloss.report.curves import (
+from isogloss.reports.curves import (
     LinePlot,
     all_points,
     curve_blocks,
@@ -16,16 +16,16 @@ from isogloss.report.curves import (
     mean_curve,
     sampling,
 )
-from isogloss.report.figures import Section, Table, ordered_styles
-from isogloss.report.tables import correlation_blocks
-from isogloss.report.text import label, number, percent, sample_size
+from isogloss.reports.figures import Section, Table, ordered_styles
+from isogloss.reports.tables import correlation_blocks
+from isogloss.reports.text import label, number, percent, sample_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from isogloss.analysis import Analysis
-    from isogloss.report.curves import Curves
-    from isogloss.report.figures import Figure
+    from isogloss.reports.curves import Curves
+    from isogloss.reports.figures import Figure
 
 __all__ = ["controls_section"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from isogloss.report.captions import interval_text
-from isogloss.report.figures import Section, Table
-from isogloss.report.rows import dot_figure, labels_text
-from isogloss.report.tables import correlations_table, layer_range
-from isogloss.report.text import label, number, plain, scalar, with_interval
+from isogloss.reports.captions import interval_text
+from isogloss.reports.figures import Section, Table
+from isogloss.reports.rows import dot_figure, labels_text
+from isogloss.reports.tables import correlations_table, layer_range
+from isogloss.reports.text import label, number, plain, scalar, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from isogloss.analysis import Analysis, Estimate, ResourceRule, ResourceTable
-    from isogloss.report.figures import Figure
+    from isogloss.reports.figures import Figure
 
 __all__ = ["resource_section"]
 

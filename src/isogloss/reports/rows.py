@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isogloss.analysis import Estimate
-from isogloss.report.curves import LAYER_AXIS, middle_marks, scatter
-from isogloss.report.dots import dots, named_rows, stripes
-from isogloss.report.figures import ACCENT, GREY, Figure, KeyEntry, base_layout, ordered_styles, translucent
-from isogloss.report.text import label, name, plain, plot_text, span, with_interval
+from isogloss.reports.curves import LAYER_AXIS, middle_marks, scatter
+from isogloss.reports.dots import dots, named_rows, stripes
+from isogloss.reports.figures import ACCENT, GREY, Figure, KeyEntry, base_layout, ordered_styles, translucent
+from isogloss.reports.text import label, name, plain, plot_text, span, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isogloss.report.captions import interval_text
-from isogloss.report.curves import LinePlot, all_points, curve_figure, curve_table, scatter
-from isogloss.report.dots import dots, upright
-from isogloss.report.figures import ACCENT, GREY, Figure, KeyEntry, Section, Table, base_layout, ordered_styles
-from isogloss.report.text import label, number, p_value, plain, plot_text, span, with_interval
+from isogloss.reports.captions import interval_text
+from isogloss.reports.curves import LinePlot, all_points, curve_figure, curve_table, scatter
+from isogloss.reports.dots import dots, upright
+from isogloss.reports.figures import ACCENT, GREY, Figure, KeyEntry, Section, Table, base_layout, ordered_styles
+from isogloss.reports.text import label, number, p_value, plain, plot_text, span, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

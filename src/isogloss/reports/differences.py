@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isogloss.evaluation.arms import PLAN
-from isogloss.report.dots import dots, named_rows, stripes
-from isogloss.report.figures import ACCENT, GREY, INK, Figure, KeyEntry, base_layout
-from isogloss.report.tables import known_table
-from isogloss.report.text import label, name, p_value, plain, plot_text
+from isogloss.reports.dots import dots, named_rows, stripes
+from isogloss.reports.figures import ACCENT, GREY, INK, Figure, KeyEntry, base_layout
+from isogloss.reports.tables import known_table
+from isogloss.reports.text import label, name, p_value, plain, plot_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from isogloss.evaluation.paired import Comparison
     from isogloss.evaluation.summary import EvaluationSummary, SummaryRow
-    from isogloss.report.figures import Table
-    from isogloss.report.metrics import Metric
+    from isogloss.reports.figures import Table
+    from isogloss.reports.metrics import Metric
 
 __all__ = ["CONTROL_COLOUR", "axis_title", "comparison_table", "difference_figure"]
 
