@@ -42,7 +42,8 @@ def _no_flushes() -> Iterator[None]:
 
 def process_state() -> dict[str, object]:
     """What a test must leave as it found it, as far as the libraries concerned are loaded."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    passing = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # pytest's, and what torch sets when it is first used
+    environment = {name: value for name, value in os.environ.items() if name not in passing}
     state: dict[str, object] = {"environment": environment, "folder": Path.cwd(), "collector": gc.isenabled()}
     if (torch := sys.modules.get("torch")) is not None:
         state |= {
