@@ -18,6 +18,9 @@ LOWEST := $(shell sed -n 's/^LOWEST_TRANSFORMERS = "\(.*\)"/\1/p' src/isogloss/b
 LOWEST_FIRST := PYTHONPATH=$(CURDIR)/$(VENV)/lowest
 PROVEN := src/isogloss/backends/proven.json
 
+# What needs lm-eval, which the environment of vLLM has.
+LM_EVAL := tests/evaluation/test_lm_eval.py tests/cli/test_lm_eval.py
+
 # SGLang's own registry and router, without what it depends on: its source is all that the tests need.
 SGLANG := 0.5.23
 
@@ -41,6 +44,7 @@ test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 
 test-vllm: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
+	$(VLLM)/bin/python -m pytest -q $(LM_EVAL)
 
 test-sglang: $(VENV)/dev $(VENV)/sglang/sglang
 	ISOGLOSS_SGLANG=$(CURDIR)/$(VENV)/sglang $(BIN)/python -m pytest -q tests/backends/sglang/test_plugin.py

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from harness_tasks import GENERATE, no_hub
+from lm_eval_tasks import GENERATE, no_hub
 
 from isogloss.backends.huggingface import load_model
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.model import Sampling
 from isogloss.cli import main
-from isogloss.errors import CorpusError, PlanError, RunError
-from isogloss.evaluation import harness_vllm
-from isogloss.evaluation.harness import HarnessResult, HarnessScores, evaluate_with_harness
-from isogloss.evaluation.summary import EvaluationSummary
+from isogloss.errors import CorpusError, RunError
+from isogloss.evaluation import asked_lm_eval
+from isogloss.evaluation.asked_lm_eval import AskedLmEval
+from isogloss.evaluation.records import DocumentRecord
+from isogloss.evaluation.summarise import Facts
+from isogloss.evaluation.summary import ArmEffect, EvaluationSummary
+from isogloss.evaluation.tasks.lm_eval import language_of, tasks_in
 from isogloss.files import from_json, to_json
+from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows import lm_eval
-from isogloss.workflows.lm_eval import LmEvalRequest, language_of, tasks_in
 from known_answers.planted import planted_problems
 from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
+if HARNESS:  # before any test: when they are first imported, it and what it imports set environment variables
+    for name in ("lm_eval.models.huggingface", "sklearn"):
+        importlib.import_module(name)
 N_ITEMS = 24
 
 
@@ -56,56 +65,65 @@ def test_languages_choose_among_tasks_named_by_them():
         tasks_in(tasks, ("fra_Latn",))
 
 
-def result(scale=1.0, metrics=("acc,none", "acc_norm,none")):
-    """Values of two tasks in English and Swahili, and of one without language."""
+PLAN = Plan(Fingerprint("qwen3_moe", (3, 4), 8, 2, "ab12"), (Intervention("ban", 3, (1,)),))
+
+
+def answers(scale=1.0, metrics=("acc,none", "acc_norm,none")):
+    """Records of two tasks in English and Swahili, and of one without language; and a metric that is no number."""
     rng = np.random.default_rng(0)
-    scores = tuple(
-        HarnessScores(task, metric, "higher", tuple(range(30)), {
-            "baseline": scale * rng.integers(0, 2, 30), "plan": scale * np.ones(30), "random-0": scale * np.zeros(30)
-        })
+    values = {
+        (metric, task): {"baseline": rng.integers(0, 2, 30), "plan": np.ones(30), "random-0": np.zeros(30)}
         for metric in metrics
         for task in ("x_en", "x_sw", "y")
-    )  # fmt: skip
-    changed = {"plan": {3: 0.5, 4: 0.25}, "random-0": {3: 0.125, 4: 0.0}}
-    return HarnessResult(scores, ("z: ppl,none",), changed, {"x_en": 1}, "0.4.13")
+    }
+
+    def rows(arm, task):
+        by_metric = {metric: scale * values[metric, task][arm] for metric in metrics}
+        extra = {"ppl,none": math.nan} if task == "y" else {}
+        scores = [{name: float(each[k]) for name, each in by_metric.items()} | extra for k in range(30)]
+        return [DocumentRecord(item=str(k), prompt_sha256="", expected="", values=row) for k, row in enumerate(scores)]
+
+    return {arm: {task: rows(arm, task) for task in ("x_en", "x_sw", "y")} for arm in ("baseline", "plan", "random-0")}
 
 
-def test_results_survive_json():
-    """What is written is read back; anything else is refused."""
-    found = HarnessResult.from_json(json.loads(json.dumps(result().to_json(), allow_nan=False)))
-    assert found.to_json() == result().to_json()
-    assert found.compare("acc,none") == result().compare("acc,none")
-    for raw in ({}, {**result().to_json(), "scores": [{}]}, {**result().to_json(), "changed": []}):
-        with pytest.raises(RunError, match="no results of lm-eval"):
-            HarnessResult.from_json(raw)
-
-
-def summary(request=None, **options):
-    """Of the made-up result."""
-    request = request or LmEvalRequest(("x",))
-    return lm_eval._summarise(result(**options), request, model="m", engine="huggingface")
+def summary(metric=None, pivot="eng_Latn", **options):
+    """Of made-up records."""
+    asked = AskedLmEval.__new__(AskedLmEval)
+    task = SimpleNamespace(aggregation=dict, higher_is_better=dict, VERSION=1)
+    asked.name = "lm-eval:x"
+    asked.source = SimpleNamespace(tasks=dict.fromkeys(("x_en", "x_sw", "y"), task), metric=metric, version="0.4.13")
+    effect = ArmEffect({3: 0.5, 4: 0.25}, {"x_en": None, "x_sw": None, "y": None})
+    facts = Facts(
+        "m",
+        "huggingface",
+        pivot,
+        {"baseline": None, "plan": PLAN, "random-0": PLAN},
+        {"plan": effect} | {"random-0": effect},
+    )
+    return asked.summarise(answers(**options), facts)
 
 
 def test_tasks_stand_under_their_language():
     """Means, sizes and comparisons by language, or by the task's name where it has none; the pivot is guarded."""
-    found = summary()
-    values = {each.task: each for each in result().scores if each.metric == "acc,none"}
-    means = {name: values[task].values["baseline"].mean() for task, name in
-             {"x_en": "eng_Latn", "x_sw": "swh_Latn", "y": "y"}.items()}  # fmt: skip
+    found, names = summary(), {"x_en": "eng_Latn", "x_sw": "swh_Latn", "y": "y"}
+    baseline = answers()["baseline"]
+    means = {name: np.mean([row.values["acc,none"] for row in baseline[task]]) for task, name in names.items()}
     assert found.arms["baseline"] == pytest.approx(means)
     assert found.n == {"eng_Latn": 30, "swh_Latn": 30, "y": 30}
     assert found.per_language["swh_Latn"].difference.value == pytest.approx(1 - means["swh_Latn"])
     assert set(found.controls) == {"random-0"}
     assert found.guard["random-0"].verdict == "fail"
-    assert found.left_out == ("z: ppl,none",)
+    assert found.left_out == ("y: ppl,none",)
     assert found.metric == "acc,none"
+    assert found.metrics == ("acc,none", "acc_norm,none")
+    assert found.kl["plan"].keys() == set(names.values())
     raw = to_json(found)
     assert to_json(from_json(EvaluationSummary, json.loads(json.dumps(raw, allow_nan=False)), "here")) == raw
 
 
 def test_two_tasks_of_one_language_keep_their_names():
     """So that no comparison is lost."""
-    assert lm_eval._names(["x_sw", "y_swh_Latn", "y_de"]) == {
+    assert asked_lm_eval._names(["x_sw", "y_swh_Latn", "y_de"]) == {
         "x_sw": "x_sw",
         "y_swh_Latn": "y_swh_Latn",
         "y_de": "deu_Latn",
@@ -116,26 +134,18 @@ def test_scales_without_a_unit_of_loss_are_not_guarded():
     """What one point is, only shares say; chrF has another scale."""
     assert summary().guard
     assert not summary(scale=50.0).guard
-    assert not summary(LmEvalRequest(("x",), pivot="deu_Latn")).guard
+    assert not summary(pivot="deu_Latn").guard
 
 
 def test_metrics_are_named_in_full_or_alone():
     """The first by name where none is asked for; a name that stands for two, or for none, is refused with the names."""
     asked = {None: "acc,none", "acc": "acc,none", "acc_norm": "acc_norm,none", "acc,none": "acc,none"}
-    assert {name: summary(LmEvalRequest(("x",), metric=name)).metric for name in asked} == asked
+    assert {name: summary(name).metric for name in asked} == asked
     filters = ("exact_match,flexible", "exact_match,strict")
     with pytest.raises(RunError, match="names exact_match,flexible, exact_match,strict of"):
-        summary(LmEvalRequest(("x",), metric="exact_match"), metrics=filters)
+        summary("exact_match", metrics=filters)
     with pytest.raises(RunError, match="names no metric of these tasks; they have acc,none, acc_norm,none"):
-        summary(LmEvalRequest(("x",), metric="f1"))
-
-
-def test_plans_by_language_are_refused_before_anything_is_run(planted):
-    """The harness does not say in which language it asks."""
-    loaded, _ = planted
-    plan = Plan(loaded.fingerprint(), (Intervention("force", PLANTED_LAYER, (PLANTED_EXPERT,), languages=("sw",)),))
-    with pytest.raises(PlanError, match="arms plan have rules for some languages alone"):
-        evaluate_with_harness(loaded, ["x"], {"plan": plan})
+        summary("f1")
 
 
 @pytest.fixture(scope="module")
@@ -196,23 +206,27 @@ def test_wrong_use_is_one_line(planted, tmp_path, capsys, task, more, message):
         ({"do_sample": True, "temperature": 1, "top_p": 0.9}, {"top_p": 0.5, "top_k": 20}, Sampling(1.0, 0.9, 20)),
     ],
 )
-def test_vllm_draws_as_a_task_or_else_the_checkpoint_says(how, stored, sampling):
+def test_draws_are_as_a_task_or_else_the_checkpoint_says(how, stored, sampling):
     """As transformers does, whose default keeps the 50 most probable tokens; the harness gives the temperature."""
-    assert harness_vllm._sampling(how, stored) == sampling
+    assert asked_lm_eval._sampling(how, stored) == sampling
 
 
 @pytest.mark.parametrize(
     ("how", "stored", "message"),
     [
-        ({"num_beams": 4, "repetition_penalty": 1.2}, {}, "generates with num_beams, repetition_penalty, which vLLM"),
+        (
+            {"num_beams": 4, "repetition_penalty": 1.2},
+            {},
+            "generates with num_beams, repetition_penalty, which is not done",
+        ),
         ({"do_sample": True, "temperature": 1.0}, {"min_p": 0.1}, "generates with min_p"),
         ({"do_sample": True}, {}, "expected temperature above 0"),
     ],
 )
-def test_what_vllm_is_not_asked_for_is_refused(how, stored, message):
-    """Rather than answered in another way than by transformers."""
+def test_what_is_not_done_is_refused(how, stored, message):
+    """Rather than answered in another way than by lm-eval."""
     with pytest.raises(RunError, match=message):
-        harness_vllm._sampling(how, stored)
+        asked_lm_eval._sampling(how, stored)
 
 
 @pytest.fixture
@@ -243,11 +257,11 @@ def test_tasks_of_the_harness_are_evaluated_like_our_own(planted, tasks, tmp_pat
     found = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert all(row["p_adjusted"] < 0.01 for row in found["per_language"].values())
     assert all(row["p_value"] > 0.05 for row in found["controls"]["random-0"]["per_language"].values())
-    values = HarnessResult.from_json(json.loads((out / "harness.json").read_text(encoding="utf-8")))
-    assert {len(scores.documents) for scores in values.scores} == {N_ITEMS}
-    monkeypatch.setattr(lm_eval, "evaluate_with_harness", None)
+    lines = (out / "plan" / "planted_sw.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == N_ITEMS
+    monkeypatch.setattr(HuggingFaceModel, "answer", None)
     assert main(command(planted[1], out, *more, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert main(command(planted[1], out, *more, "--items", "3")) == 2
-    assert "other settings (harness)" in capsys.readouterr().err
+    assert "other settings (harness, items_sha256)" in capsys.readouterr().err
     assert main(["report", str(out), "-o", str(tmp_path / "report.html")]) == 0

@@ -82,7 +82,7 @@ class FakeEngine:
 
     def log_likelihoods(self, pairs, *, add_special_tokens):
         self._note((tuple(pairs), add_special_tokens))
-        return [Likelihood(-1.0 - self._hash(pair) % 100 / 10, 3) for pair in pairs]
+        return [Likelihood(-1.0 - self._hash(pair) % 100 / 10, 3, greedy=False) for pair in pairs]
 
     def change(self, _plan, texts, *, add_special_tokens):
         self.probed.append((tuple(texts), add_special_tokens))
@@ -157,7 +157,7 @@ def test_a_line_holds_what_is_needed_later(tmp_path):
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, monkeypatch, scoring):
     """Whatever call is the last one, the same command goes on, answers nothing twice, and ends as if undisturbed."""
     # Statistics take most of the time, and write nothing.
-    monkeypatch.setattr("isogloss.evaluation.run.summarise", lambda _task, answers, _facts: dict(answers))
+    monkeypatch.setattr("isogloss.evaluation.asked.summarise", lambda _task, answers, _facts: dict(answers))
     task = sums(3) if scoring == "generated" else choices(LANGUAGES[:1])
     whole = tmp_path / "whole"
     undisturbed = FakeEngine()
@@ -295,7 +295,7 @@ def test_a_likelihood_that_is_no_number(tmp_path):
 
     class Broken(FakeEngine):
         def log_likelihoods(self, pairs, **_options):
-            return [Likelihood(math.nan, 3) for _ in pairs]
+            return [Likelihood(math.nan, 3, greedy=False) for _ in pairs]
 
     evaluate(Broken(), choices(), {"plan": PLAN}, out=tmp_path / "a")
     assert lines(tmp_path / "a" / "plan" / "eng_Latn.jsonl")[0]["log_likelihoods"] == [None, None]

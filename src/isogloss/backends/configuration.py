@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 __all__ = [
     "config_sha256",
+    "context_length",
     "end_tokens",
     "generation_settings",
     "lasting_generation_settings",
@@ -28,6 +29,13 @@ def config_sha256(config: PreTrainedConfig) -> str:
     """Hash a configuration, apart from what depends on where and how it was loaded."""
     fields = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a text that a configuration names; None where it names none."""
+    text = getattr(config, "text_config", None) or config
+    lengths = (getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+    return next((int(length) for length in lengths if length is not None), None)
 
 
 def revision_of(config: PreTrainedConfig) -> str | None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any, NamedTuple
 
 from isogloss.errors import CorpusError
 
@@ -37,17 +35,23 @@ class JointText(NamedTuple):
 
 
 def tokenise_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool
+    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    pairs: Sequence[tuple[str, str]],
+    *,
+    add_special_tokens: bool,
 ) -> list[JointText]:
     """Encode prompt and continuation together and find where the continuation begins, once for every prompt.
 
     Args:
         tokenizer: of the model.
-        pairs: (prompt, continuation) each; see `continuation_log_likelihoods`.
-        add_special_tokens: as there.
+        pairs: (prompt, continuation) each. Give all continuations of a prompt in one call, since they decide together
+            where continuations begin.
+        add_special_tokens: whether the tokenizer adds those that stand before a text; False for prompts that come from
+            a chat template. Those that it would add after a text are always left out.
 
     Returns:
-        One per pair, grouped by prompt.
+        One per pair, grouped by prompt. After an empty prompt, the first token is measured after the tokenizer's
+        beginning of text; a tokenizer without one leaves the first token out.
 
     Raises:
         CorpusError: a continuation without a token to measure.
@@ -71,9 +75,7 @@ def tokenise_pairs(
     return texts
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str, *, add_special_tokens: bool
-) -> list[int]:
+def _encode(tokenizer: Any, prompt: str, continuation: str, *, add_special_tokens: bool) -> list[int]:  # noqa: ANN401 - transformers' own
     """Tokenise both together: what the tokenizer adds before a text is kept, what it adds after one is not."""
     text = prompt + continuation
     bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.analysis.statistics import Estimate
+from isogloss.backends.joint_texts import JointText, tokenise_pairs
 from isogloss.corpora import Corpus
 from isogloss.errors import PlanError, RunError
 from isogloss.routing import Fingerprint, RouterSpec
@@ -110,10 +111,12 @@ class Likelihood(NamedTuple):
     Attributes:
         nats: natural logarithm of its probability after its prompt, at most 0.
         n_tokens: tokens that the sum runs over.
+        greedy: whether each of them is the likeliest one at its place.
     """
 
     nats: float
     n_tokens: int
+    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,10 @@ class Model(Protocol):
         """Name -> version of what can change the numbers."""
 
     @property
+    def context_length(self) -> int | None:
+        """Most tokens of a text, as the configuration says; None where it does not."""
+
+    @property
     def hidden_size(self) -> int | None:
         """Width of what routers read; None where the backend cannot keep it."""
 
@@ -279,6 +286,7 @@ class Model(Protocol):
         max_new_tokens: int,
         add_special_tokens: bool = True,
         sampling: tuple[Sampling, Sequence[str]] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Continue each prompt of a batch, until the model ends it.
 
@@ -287,6 +295,7 @@ class Model(Protocol):
             max_new_tokens: most tokens per answer.
             add_special_tokens: False for prompts that come from a chat template.
             sampling: how tokens are drawn, and one key per prompt; None for greedy answers.
+            stop: texts after which an answer may end; they are not cut off, and special tokens count as their text.
 
         Returns:
             The continuations, without the prompt and special tokens.
@@ -298,6 +307,20 @@ class Model(Protocol):
         Args:
             pairs: (prompt, continuation) each, all continuations of a prompt in one call.
             add_special_tokens: False for prompts that come from a chat template.
+
+        Returns:
+            One per pair, in order.
+
+        Raises:
+            CorpusError: a continuation without a token to measure.
+        """
+        return self.joint_log_likelihoods(tokenise_pairs(self.tokenizer, pairs, add_special_tokens=add_special_tokens))
+
+    def joint_log_likelihoods(self, texts: Sequence[JointText]) -> list[Likelihood]:
+        """Measure the tokens of each text from its start on; return them by place.
+
+        Args:
+            texts: with the places 0 to n - 1, in any order.
         """
 
     def change(self, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True) -> Change:

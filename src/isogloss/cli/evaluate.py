@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isogloss.cli import output
 from isogloss.cli.options import (
@@ -22,7 +22,8 @@ from isogloss.errors import RunError
 
 if TYPE_CHECKING:
     from isogloss.backends.model import Sampling
-    from isogloss.evaluation.summary import EvaluationSummary
+    from isogloss.evaluation.tasks import Task
+    from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
 
 __all__ = ["register_evaluate"]
 
@@ -74,55 +75,41 @@ def register_evaluate(subparsers: Subparsers) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    loading = loading_options(options)
-    if options.task.startswith(_LM_EVAL):
-        summary = _by_lm_eval(options, loading)
-    else:
-        _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
-        summary = _by_task(options, loading)
-    output.show_evaluation(summary, as_json=options.json)
-
-
-def _by_task(options: argparse.Namespace, loading: dict[str, Any]) -> EvaluationSummary:
-    """Run a task of our own."""
     from isogloss.backends.open import load
     from isogloss.evaluation.arms import make_arms
     from isogloss.evaluation.run import RunOptions
-    from isogloss.evaluation.tasks import load_task
     from isogloss.languages import resolve
     from isogloss.steering import read_plan
     from isogloss.workflows.evaluate import evaluate_plan
 
+    loading = loading_options(options)
     run_options = RunOptions(options.batch_size, _sampling(options), resolve(options.pivot))
     plan, arms = read_plan(options.plan), _arms(options)
     make_arms(plan, arms)  # refuses before a model is loaded
-    task = load_task(options.task, languages=options.languages, n_items=options.items, split=options.split)
-    return evaluate_plan(load(options.model, **loading), task, plan, out=options.output, arms=arms, options=run_options)
+    task = _task(options)
+    model = load(options.model, **loading)
+    summary = evaluate_plan(model, task, plan, out=options.output, arms=arms, options=run_options)
+    output.show_evaluation(summary, as_json=options.json)
 
 
-def _by_lm_eval(options: argparse.Namespace, loading: dict[str, Any]) -> EvaluationSummary:
-    """Run tasks of the harness."""
+def _task(options: argparse.Namespace) -> Task | LmEvalTasks:
+    """Load a task of our own, or those of lm-eval."""
+    if not options.task.startswith(_LM_EVAL):
+        _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
+        from isogloss.evaluation.tasks import load_task
+
+        return load_task(options.task, languages=options.languages, n_items=options.items, split=options.split)
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
-    from isogloss.backends.open import load
-    from isogloss.evaluation.arms import make_arms
-    from isogloss.evaluation.harness import HarnessOptions, require_harness
+    from isogloss.evaluation.tasks.lm_eval import LmEvalOptions, LmEvalTasks, tasks_in
     from isogloss.languages import resolve
-    from isogloss.steering import read_plan
-    from isogloss.workflows.lm_eval import LmEvalRequest, evaluate_by_lm_eval, tasks_in
 
-    languages = tuple(resolve(code) for code in options.languages or ())
     names = tuple(options.task.removeprefix(_LM_EVAL).split(","))
     if not all(names):
         raise RunError(
             f"--task {options.task} names no task in some place; expected {_LM_EVAL}NAME or {_LM_EVAL}NAME,NAME"
         )
-    tasks = tasks_in(names, languages)
-    how = HarnessOptions(options.items, options.include_path, batch_size=options.batch_size)
-    request = LmEvalRequest(tasks, languages, options.metric, resolve(options.pivot), how)
-    plan, arms = read_plan(options.plan), _arms(options)
-    make_arms(plan, arms)  # refuses before a model is loaded
-    require_harness()  # as well
-    return evaluate_by_lm_eval(load(options.model, **loading), plan, request, out=options.output, arms=arms)
+    names = tasks_in(names, tuple(resolve(code) for code in options.languages or ()))
+    return LmEvalTasks(names, LmEvalOptions(options.items, options.include_path), metric=options.metric)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str, instead: str) -> None:

@@ -34,12 +34,15 @@ class Journal:
         path: of the file; its folder exists.
         items: of all lines in order: the values of ``item`` and ``prompt_sha256`` that each must have.
         batch_size: lines that are appended together, fewer in the last batch.
+        kind: what a line is.
     """
 
-    def __init__(self, path: Path, items: Sequence[tuple[str, str]], *, batch_size: int) -> None:
-        self.path, self.items, self.batch_size = path, list(items), batch_size
+    def __init__(
+        self, path: Path, items: Sequence[tuple[str, str]], *, batch_size: int, kind: type[Any] = ItemRecord
+    ) -> None:
+        self.path, self.items, self.batch_size, self.kind = path, list(items), batch_size, kind
 
-    def resume(self) -> list[ItemRecord]:
+    def resume(self) -> list[Any]:
         """Return the records of all finished batches, after cutting off what a killed process left behind them.
 
         Raises:
@@ -59,9 +62,9 @@ class Journal:
         if kept < len(content):
             self._cut(kept)
         numbered = enumerate(whole[:n_kept], start=1)
-        return [from_json(ItemRecord, raw, f"{self.path}:{number}") for number, raw in numbered]
+        return [from_json(self.kind, raw, f"{self.path}:{number}") for number, raw in numbered]
 
-    def append(self, records: Sequence[ItemRecord]) -> None:
+    def append(self, records: Sequence[object]) -> None:
         """Add a batch with one write, and return when it is on disk.
 
         Raises:

@@ -12,25 +12,31 @@ from typing import Any
 from isogloss.errors import RunError
 from isogloss.files import Number, from_json, read_bytes
 
-__all__ = ["SETTINGS", "EvaluationSettings", "ItemRecord", "read_records"]
+__all__ = [
+    "SETTINGS",
+    "DocumentRecord",
+    "EvaluationSettings",
+    "ItemRecord",
+    "LmEvalSettings",
+    "RunSettings",
+    "read_records",
+]
 
 SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
+class RunSettings:
     """All that decides the answers, as in ``settings.json``; a stopped evaluation goes on under equal ones only.
 
     Attributes:
         engine: that runs the model; with its version, the kernels it chooses among, and the end tokens it obeys.
         threads: of the processor; None where the engine does not say.
         model: fingerprint of the routers.
-        task: with all that decides how it is asked and scored, see `isogloss.evaluation.tasks.Task`.
-        uses_chat: whether prompts go through the tokenizer's chat template.
-        items_sha256: of all prompts and continuations.
+        task: its name.
+        items_sha256: of all that is asked.
         arms: name to hash of the plan; None for the baseline.
         batch_size: items that are answered together.
-        sampling: how tokens are drawn; None for greedy answers.
         pivot: language that a plan must not harm.
     """
 
@@ -47,6 +53,21 @@ class EvaluationSettings:
     tokenizer_sha256: str
     generation_config: Mapping[str, Any]
     task: str
+    items_sha256: str
+    arms: Mapping[str, str | None]
+    batch_size: int
+    pivot: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(RunSettings):
+    """Settings of a task of our own: all that decides how it is asked and scored, see `isogloss.evaluation.tasks.Task`.
+
+    Attributes:
+        uses_chat: whether prompts go through the tokenizer's chat template.
+        sampling: how tokens are drawn; None for greedy answers.
+    """
+
     scoring: str
     metric: str
     protocol: str
@@ -61,11 +82,20 @@ class EvaluationSettings:
     split: str | None
     group_mean: bool
     uses_chat: bool
-    items_sha256: str
-    arms: Mapping[str, str | None]
-    batch_size: int
     sampling: Mapping[str, Any] | None
-    pivot: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmEvalSettings(RunSettings):
+    """Settings of tasks of lm-evaluation-harness.
+
+    Attributes:
+        harness: its version, and how it reads the tasks.
+        versions: of the tasks.
+    """
+
+    harness: Mapping[str, Any]
+    versions: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +132,30 @@ class ItemRecord:
             raise ValueError(f"the value of item {self.item} is {self.value}; expected a finite score")
 
 
-def read_records(path: Path) -> list[ItemRecord]:
+@dataclass(frozen=True, kw_only=True)
+class DocumentRecord:
+    """How one document of a task of lm-evaluation-harness went in one arm; one line of ``ARM/TASK.jsonl``.
+
+    Attributes:
+        item: its place in the data set.
+        prompt_sha256: of the document, its target and its requests.
+        outputs: what was generated for each request, cut as the task says.
+        log_likelihoods: of each request that measures, in nats; NaN where the model gave no finite number.
+        greedy: whether greedy decoding would write what is measured.
+        expected: the target.
+        values: metric and filter to the value of the document; NaN where it is no finite number.
+    """
+
+    item: str
+    prompt_sha256: str
+    outputs: tuple[str, ...] = ()
+    log_likelihoods: tuple[Number, ...] = ()
+    greedy: tuple[bool, ...] = ()
+    expected: str
+    values: Mapping[str, Number]
+
+
+def read_records(path: Path, kind: type[Any] = ItemRecord) -> list[Any]:
     """Read the records of one arm in one language, in the order of the items.
 
     Raises:
@@ -114,5 +167,5 @@ def read_records(path: Path) -> list[ItemRecord]:
             raw = json.loads(line)
         except ValueError as error:
             raise RunError(f"{path}:{number} is not finished; run its evaluation again") from error
-        records.append(from_json(ItemRecord, raw, f"{path}:{number}"))
+        records.append(from_json(kind, raw, f"{path}:{number}"))
     return records

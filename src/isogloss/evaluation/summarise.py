@@ -17,19 +17,25 @@ from isogloss.evaluation.corpus_score import CorpusScore, paired_corpus_scores
 from isogloss.evaluation.guard import Guard, guard_pivot
 from isogloss.evaluation.output_language import compare_output_language
 from isogloss.evaluation.paired import Better, Comparison, PairedScores, accuracy, compare, compare_arms
-from isogloss.evaluation.records import SETTINGS, EvaluationSettings, ItemRecord, read_records
+from isogloss.evaluation.records import (
+    SETTINGS,
+    DocumentRecord,
+    EvaluationSettings,
+    ItemRecord,
+    LmEvalSettings,
+    read_records,
+)
 from isogloss.evaluation.scores import FloatArray
-from isogloss.evaluation.summary import ArmEffect, Dose, EvaluationSummary
+from isogloss.evaluation.summary import SUMMARY, ArmEffect, Dose, EvaluationSummary
 from isogloss.evaluation.tasks import Task, corpus_chrf
-from isogloss.files import read_typed
+from isogloss.files import read_json, read_typed
 from isogloss.steering import Plan
 
-__all__ = ["Facts", "compare_folders", "summarise"]
+__all__ = ["Answers", "Facts", "MetricOfTasks", "compare_folders", "summarise"]
 
 Answers = Mapping[str, Mapping[str, Sequence[ItemRecord]]]
 """Arm to language to records in the order of the items."""
 
-_MARGIN = {"accuracy": 0.01, "f1": 0.01, "chrf": 1.0, "bits_per_byte": 0.01}  # loss of the pivot that is accepted
 _ENGLISH = "eng_Latn"
 
 # What must agree for answers of two folders to be compared.
@@ -58,7 +64,20 @@ class Facts:
     effects: Mapping[str, ArmEffect]
 
 
-def summarise(task: Task, answers: Answers, facts: Facts) -> EvaluationSummary:
+@dataclass(frozen=True)
+class MetricOfTasks:
+    """Tasks of lm-eval in one of their metrics, with what a summary needs of a `Task`; ``margin`` None: no guard."""
+
+    name: str
+    metric: str
+    items: Mapping[str, Sequence[Any]]
+    better: Better
+    margin: float | None
+    scoring: None = None
+    group_mean: bool = False
+
+
+def summarise(task: Task | MetricOfTasks, answers: Answers, facts: Facts) -> EvaluationSummary:
     """Compare every arm with the baseline.
 
     Args:
@@ -69,15 +88,15 @@ def summarise(task: Task, answers: Answers, facts: Facts) -> EvaluationSummary:
     Returns:
         As written to ``summary.json``.
     """
-    better: Better = "lower" if task.metric == "bits_per_byte" else "higher"
+    better = task.better
     values = {arm: {code: _values(rows) for code, rows in found.items()} for arm, found in answers.items()}
     steered = {arm: found for arm, found in values.items() if arm != BASELINE}
     compared = compare_arms(values[BASELINE], steered, better=better)
     guards = {}
-    if facts.pivot in task.items:
+    if facts.pivot in task.items and task.margin is not None:
         before = values[BASELINE][facts.pivot]
         guards = {
-            arm: guard_pivot(before, found[facts.pivot], margin=_MARGIN[task.metric], better=better)
+            arm: guard_pivot(before, found[facts.pivot], margin=task.margin, better=better)
             for arm, found in steered.items()
         }
     doses = _doses(facts, compared, guards)
@@ -114,29 +133,43 @@ def compare_folders(first: Path, second: Path, *, arms: tuple[str, str] = (PLAN,
         RunError: the folders differ in engine, precision, task, items or batches, which would be compared along with
             the plans; or one is not finished.
     """
-    settings = [read_typed(folder / SETTINGS, EvaluationSettings) for folder in (first, second)]
+    is_lm_eval = "harness" in read_json(first / SETTINGS)
+    kind = LmEvalSettings if is_lm_eval else EvaluationSettings
+    settings = [read_typed(folder / SETTINGS, kind) for folder in (first, second)]
     for name in _COMPARABLE:
-        one, other = (getattr(each, name) for each in settings)
+        one, other = (getattr(each, name, None) for each in settings)
         if one != other:
             raise RunError(
                 f"{first} has {name} {one!r} and {second} has {other!r}; one comparison never mixes them: "
                 "run `isogloss evaluate` again with equal ones"
             )
+    summary = read_typed(first / SUMMARY, EvaluationSummary)
     languages = sorted(path.stem for path in (first / arms[0]).glob("*.jsonl"))
-    values = [
-        {code: _values(read_records(folder / arm / f"{code}.jsonl")) for code in languages}
-        for folder, arm in zip((first, second), arms, strict=True)
-    ]
-    return compare(*values, better="lower" if settings[0].metric == "bits_per_byte" else "higher")
+    values = []
+    for folder, arm in zip((first, second), arms, strict=True):
+        paths = {code: folder / arm / f"{code}.jsonl" for code in languages}
+        if is_lm_eval:
+            values.append(
+                _in_metric({code: read_records(each, DocumentRecord) for code, each in paths.items()}, summary.metric)
+            )
+        else:
+            values.append({code: _values(read_records(each)) for code, each in paths.items()})
+    return compare(*values, better=summary.better)
+
+
+def _in_metric(records: Mapping[str, Sequence[DocumentRecord]], metric: str) -> dict[str, FloatArray]:
+    """Return the values of the tasks that have a metric."""
+    values = {task: np.array([row.values.get(metric, math.nan) for row in rows]) for task, rows in records.items()}
+    return {task: each for task, each in values.items() if not np.isnan(each).any()}
 
 
 def _values(records: Sequence[ItemRecord]) -> FloatArray:
     return np.array([record.value for record in records], dtype=np.float64)
 
 
-def _of_answers(task: Task, answers: Answers) -> dict[str, Any]:
+def _of_answers(task: Task | MetricOfTasks, answers: Answers) -> dict[str, Any]:
     """Say how many answers could be read, and in which language they are."""
-    if task.scoring == "reference":
+    if task.scoring in (None, "reference"):
         return {}
     unparsable = {
         arm: {code: accuracy([row.parsed is None for row in rows]) for code, rows in found.items()}
@@ -160,12 +193,12 @@ def _of_answers(task: Task, answers: Answers) -> dict[str, Any]:
     return {"unparsable": unparsable, "output_language": languages}
 
 
-def _wanted(task: Task, language: str) -> str:
+def _wanted(task: Task | MetricOfTasks, language: str) -> str:
     """The language that answers should be in: that of the items, but of translations into English, English."""
     return _ENGLISH if task.name.endswith(":into-english") else language
 
 
-def _of_metric(task: Task, answers: Answers) -> dict[str, Any]:
+def _of_metric(task: Task | MetricOfTasks, answers: Answers) -> dict[str, Any]:
     """Add what a metric has besides the mean over items."""
     found: dict[str, Any] = {}
     if task.metric == "f1":
@@ -200,7 +233,7 @@ def _paired(baseline: FloatArray, steered: FloatArray, score: CorpusScore) -> Pa
     return paired_corpus_scores(baseline, steered, corpus_score=score)
 
 
-def _group_sums(task: Task, language: str, records: Sequence[ItemRecord]) -> FloatArray:
+def _group_sums(task: Task | MetricOfTasks, language: str, records: Sequence[ItemRecord]) -> FloatArray:
     """Return ``[n_items, 2 * n_groups]``: value and 1 in the columns of the item's group."""
     groups = sorted({item.group for item in task.items[language]})
     member = np.array([[item.group == group for group in groups] for item in task.items[language]], dtype=np.float64)
@@ -216,7 +249,7 @@ def _mean_of_groups(sums: FloatArray) -> FloatArray:
     return found
 
 
-def _bit_sums(task: Task, language: str, records: Sequence[ItemRecord]) -> FloatArray:
+def _bit_sums(task: Task | MetricOfTasks, language: str, records: Sequence[ItemRecord]) -> FloatArray:
     """Return ``[n_items, 2]``: bits and bytes."""
     sizes = [len(item.reference.encode()) for item in task.items[language]]
     bits = [-record.log_likelihoods[0] / math.log(2) for record in records]

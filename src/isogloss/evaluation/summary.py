@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isogloss.analysis.statistics import Estimate
 from isogloss.evaluation.arms import PLAN
@@ -112,6 +112,7 @@ class EvaluationSummary(Shown, Comparison):
         metrics: of lm-evaluation-harness: all that can be compared.
         left_out: of lm-evaluation-harness: metrics that are no mean over documents; None for other tasks.
         harness: its version; None for other tasks.
+        versions: of its tasks.
     """
 
     task: str
@@ -136,6 +137,7 @@ class EvaluationSummary(Shown, Comparison):
     metrics: tuple[str, ...] = ()
     left_out: tuple[str, ...] | None = None
     harness: str | None = None
+    versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def compared(self) -> dict[str, Comparison]:

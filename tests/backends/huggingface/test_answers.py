@@ -82,3 +82,17 @@ def test_prompts_are_answered_as_if_each_were_alone(family):
     alone = [generate(loaded, [text], max_new_tokens=6)[0] for text in TEXTS]
     assert together == alone
     assert len(set(together)) > 1
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_next"])
+def test_an_answer_ends_after_a_stop(family):
+    """It is the beginning of the answer without stops, up to the token that completes one; others go on."""
+    loaded = tiny(family)
+    whole = answer_batch(loaded, TEXTS, max_new_tokens=12)
+    place = next(index for index, text in enumerate(whole) if len(text.strip()) > 4)
+    stop = whole[place].strip()[2:4]
+    ended = answer_batch(loaded, TEXTS, max_new_tokens=12, stop=("", stop, "never written"))
+    assert ended[place] != whole[place]
+    for text, full in zip(ended, whole, strict=True):
+        assert full.startswith(text)
+        assert text == full if stop not in full else stop in text

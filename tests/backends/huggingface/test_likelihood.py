@@ -11,7 +11,8 @@ from models import FEW, TEXTS, each_family, tiny, tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from isogloss.backends.huggingface import LoadedModel, steer
-from isogloss.backends.huggingface.likelihood import continuation_log_likelihoods
+from isogloss.backends.huggingface.likelihood import joint_log_likelihoods
+from isogloss.backends.joint_texts import tokenise_pairs
 from isogloss.errors import CorpusError
 from isogloss.steering import Intervention, Plan
 
@@ -30,12 +31,18 @@ def naive(loaded, ids, start):
     return sum(scores[place - 1, ids[place]].item() for place in range(start, len(ids)))
 
 
+def measure(loaded, pairs, *, add_special_tokens=True, batch_tokens=2048):
+    """Measure each continuation after its prompt."""
+    texts = tokenise_pairs(loaded.tokenizer, pairs, add_special_tokens=add_special_tokens)
+    return joint_log_likelihoods(loaded, texts, batch_tokens=batch_tokens)
+
+
 @each_family(quick=FEW)
 def test_batches_and_padding_do_not_matter(family):
     """In one padded batch or alone, each sum is that of a plain forward over the joint tokens."""
     loaded = tiny(family)
     for batch_tokens in (1, 10_000):
-        found = continuation_log_likelihoods(loaded, PAIRS, batch_tokens=batch_tokens)
+        found = measure(loaded, PAIRS, batch_tokens=batch_tokens)
         for (prompt, continuation), each in zip(PAIRS, found, strict=True):
             ids = loaded.tokenizer(prompt + continuation)["input_ids"]
             start = len(loaded.tokenizer(prompt)["input_ids"])
@@ -51,7 +58,7 @@ def test_long_texts_are_summed_in_parts():
     ids = loaded.tokenizer(TEXTS[0] + text)["input_ids"]
     start = len(loaded.tokenizer(TEXTS[0])["input_ids"])
     assert len(ids) - start > 300
-    (found,) = continuation_log_likelihoods(loaded, [(TEXTS[0], text)])
+    (found,) = measure(loaded, [(TEXTS[0], text)])
     assert found.nats == pytest.approx(naive(loaded, ids, start), rel=1e-5)
 
 
@@ -63,10 +70,10 @@ def test_a_token_across_the_border_counts_for_every_continuation_alike():
     kept = len(encode("The cup is"))
     assert encode(prompt + merging)[: kept + 1] != encode(prompt)  # the case at hand
     assert encode(prompt + keeping)[: kept + 1] == encode(prompt)
-    found = continuation_log_likelihoods(loaded, [(prompt, merging), (prompt, keeping)])
+    found = measure(loaded, [(prompt, merging), (prompt, keeping)])
     for text, each in zip((merging, keeping), found, strict=True):
         assert each.nats == pytest.approx(naive(loaded, encode(prompt + text), kept), rel=1e-4)
-    (alone,) = continuation_log_likelihoods(loaded, [(prompt, keeping)])
+    (alone,) = measure(loaded, [(prompt, keeping)])
     assert alone.n_tokens == found[1].n_tokens - 1
 
 
@@ -86,11 +93,11 @@ def test_special_tokens_stand_before_a_text_alone():
     prompt, text = TEXTS[0], " Yes."
     begin = loaded.tokenizer.bos_token_id
     for add, head in ((True, [begin]), (False, [])):
-        (found,) = continuation_log_likelihoods(loaded, [(prompt, text)], add_special_tokens=add)
+        (found,) = measure(loaded, [(prompt, text)], add_special_tokens=add)
         ids = head + bare(prompt + text)
         assert found.n_tokens == len(bare(prompt + text)) - len(bare(prompt))
         assert found.nats == pytest.approx(naive(loaded, ids, len(head + bare(prompt))), rel=1e-4)
-    (found,) = continuation_log_likelihoods(loaded, [("", text)])
+    (found,) = measure(loaded, [("", text)])
     assert found.n_tokens == len(bare(text))
     assert found.nats == pytest.approx(naive(loaded, [begin, *bare(text)], 1), rel=1e-4)
 
@@ -101,12 +108,12 @@ def test_without_a_beginning_of_text_the_first_token_is_left_out():
     plain.bos_token = None
     loaded = LoadedModel(tiny("olmoe").model, plain, name="plain")
     ids = plain("Yes, yes.", add_special_tokens=False)["input_ids"]
-    (found,) = continuation_log_likelihoods(loaded, [("", "Yes, yes.")])
-    assert found == (pytest.approx(naive(loaded, ids, 1), rel=1e-4), len(ids) - 1)
+    (found,) = measure(loaded, [("", "Yes, yes.")])
+    assert found[:2] == (pytest.approx(naive(loaded, ids, 1), rel=1e-4), len(ids) - 1)
     with pytest.raises(CorpusError, match="no token to measure"):
-        continuation_log_likelihoods(loaded, [("", "Y")])
+        measure(loaded, [("", "Y")])
     with pytest.raises(CorpusError, match="no token to measure"):
-        continuation_log_likelihoods(loaded, [("Yes", "")])
+        measure(loaded, [("Yes", "")])
 
 
 def test_continuations_are_of_the_generation():
@@ -117,13 +124,13 @@ def test_continuations_are_of_the_generation():
     first = loaded.tokenizer.decode(loaded.tokenizer(text)["input_ids"][0])
     pairs = [(TEXTS[1], first), (prompt, text)]
 
-    def measure(phase):
+    def steered(phase):
         plan = Plan(loaded.fingerprint(), (Intervention("ban", layer, (0, 1), phase=phase),))
         with steer(loaded, plan):
-            return [each.nats for each in continuation_log_likelihoods(loaded, pairs)]
+            return [each.nats for each in measure(loaded, pairs)]
 
-    plain = [each.nats for each in continuation_log_likelihoods(loaded, pairs)]
-    generation, both = measure("generation"), measure("both")
+    plain = [each.nats for each in measure(loaded, pairs)]
+    generation, both = steered("generation"), steered("both")
     assert generation[0] == pytest.approx(plain[0], abs=1e-6)
     assert both[0] != pytest.approx(plain[0], abs=1e-6)
     assert not math.isclose(generation[1], plain[1], abs_tol=1e-6)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from models import TEXTS, checkpoint, tiny
 
-from isogloss.backends.huggingface.likelihood import continuation_log_likelihoods
 from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.backends.model import Sampling
@@ -40,6 +39,8 @@ class Params:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    stop: list | None = None
+    skip_special_tokens: bool = True
 
 
 class Served:
@@ -57,6 +58,7 @@ class Served:
         llm_engine = SimpleNamespace(vllm_config=config)
         self.engine = SimpleNamespace(generate=self.generate, model_config=model, llm_engine=llm_engine)
         self.asked, self.plan, self.recorded = [], None, None
+        self.reason = lambda _how: None
 
     @torch.inference_mode()
     def generate(self, prompts, params, *, use_tqdm):
@@ -82,10 +84,15 @@ class Served:
             self.recorded["sampled"][item, :, : len(ids)] = chosen
         logprobs = [
             None,
-            *({token: SimpleNamespace(logprob=scores[i, token].item())} for i, token in enumerate(ids[1:])),
+            *(
+                {each: SimpleNamespace(logprob=row[each].item()) for each in (int(row.argmax()), token)}
+                for row, token in zip(scores, ids[1:], strict=False)
+            ),
         ]
         new = [int(scores[-1].argmax()), self.tokenizer.eos_token_id]
-        return SimpleNamespace(prompt_logprobs=logprobs, outputs=[SimpleNamespace(token_ids=new)])
+        return SimpleNamespace(
+            prompt_logprobs=logprobs, outputs=[SimpleNamespace(token_ids=new, stop_reason=self.reason(how))]
+        )
 
     @contextmanager
     def recording(self, items):
@@ -122,15 +129,16 @@ def test_likelihoods_are_those_of_transformers():
     """Each sum is over the same tokens; every request says where its continuation begins and is read greedily."""
     served = Served()
     found = VLLMModel(served).log_likelihoods(PAIRS, add_special_tokens=True)
-    expected = continuation_log_likelihoods(served.loaded, PAIRS)
+    expected = HuggingFaceModel(served.loaded).log_likelihoods(PAIRS)
     assert [each.n_tokens for each in found] == [each.n_tokens for each in expected]
     assert [each.nats for each in found] == pytest.approx([each.nats for each in expected], rel=1e-4)
+    assert [each.greedy for each in found] == [each.greedy for each in expected]
     ((prompts, params),) = served.asked
     lengths = {each.n_tokens for each in expected}
     assert {
         len(p["prompt_token_ids"]) - how.extra_args[START] for p, how in zip(prompts, params, strict=True)
     } == lengths
-    assert {(how.max_tokens, how.prompt_logprobs, how.temperature) for how in params} == {(1, 0, 0.0)}
+    assert {(how.max_tokens, how.prompt_logprobs, how.temperature) for how in params} == {(1, 1, 0.0)}
 
 
 def test_answers_are_decoded_without_special_tokens():
@@ -145,6 +153,19 @@ def test_answers_are_decoded_without_special_tokens():
         assert how.ignore_eos
         assert how.stop_token_ids == ([] if ends is None else [ends])
         assert (how.temperature, how.max_tokens, how.seed, how.repetition_penalty) == (0.0, 4, None, 1.0)
+
+
+def test_a_stop_that_only_the_engine_sees_ends_nothing():
+    """Stops reach the engine; where one is not in the answer as it is decoded here, that answer is written whole."""
+    served = Served()
+    served.reason = lambda how: "absent" if how.stop else None
+    engine = VLLMModel(served)
+    assert engine.answer(TEXTS[:2], max_new_tokens=4, add_special_tokens=True, stop=("absent", "")) == answer(
+        served, TEXTS[:2]
+    )
+    (_, first), *again = served.asked[:3]
+    assert all((how.stop, how.skip_special_tokens, how.detokenize) == (["absent"], False, True) for how in first)
+    assert [(len(prompts), params[0].stop) for prompts, params in again] == [(1, None)] * 2
 
 
 def test_seeds_are_of_the_item():

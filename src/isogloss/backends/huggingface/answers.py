@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from isogloss.backends.configuration import end_tokens, generation_settings
 from isogloss.backends.huggingface.loading import LoadedModel
@@ -56,6 +56,23 @@ class _Draws(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
 
 
+class _Stops(StoppingCriteria):
+    """Ends an answer once one of some texts stands in it."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], *, n_given: int) -> None:  # noqa: ANN401 - transformers' own
+        self.tokenizer, self.stop, self.n_given = tokenizer, stop, n_given
+        self.n_last = max(len(text.encode()) for text in stop) + 2  # a token holds a byte at least
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ANN401, ARG002 - transformers' own
+        """Return which answers end."""
+        return torch.tensor([self._ended(row) for row in input_ids[:, self.n_given :]], device=input_ids.device)
+
+    def _ended(self, row: torch.Tensor) -> bool:
+        """Look at the last tokens, and at all where these seem to hold a stop: a part may decode otherwise."""
+        last = self.tokenizer.decode(row[-self.n_last :])
+        return any(text in last and text in self.tokenizer.decode(row) for text in self.stop)
+
+
 @torch.inference_mode()
 def answer_batch(
     loaded: LoadedModel,
@@ -64,6 +81,7 @@ def answer_batch(
     max_new_tokens: int,
     add_special_tokens: bool = True,
     sampling: tuple[Sampling, Sequence[str]] | None = None,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """Continue all prompts in one forward per token.
 
@@ -73,6 +91,7 @@ def answer_batch(
         max_new_tokens: most tokens per answer.
         add_special_tokens: False for prompts that come from a chat template.
         sampling: how tokens are drawn, and one key per prompt; None for greedy answers.
+        stop: texts after which an answer may end; they are not cut off, and special tokens count as their text.
 
     Returns:
         The continuations, without the prompt and special tokens.
@@ -87,6 +106,7 @@ def answer_batch(
                 max_new_tokens=max_new_tokens,
                 add_special_tokens=add_special_tokens,
                 sampling=own,
+                stop=stop,
             )
         return answers
     batch = loaded.tokenizer(
@@ -96,12 +116,15 @@ def answer_batch(
     draws = []
     if sampling is not None:
         draws = [_Draws(*sampling, max_new_tokens=max_new_tokens, n_given=n_given)]
+    stop = [text for text in stop if text]
+    stops = [_Stops(loaded.tokenizer, stop, n_given=n_given)] if stop else []
     new = _continue_ids(
         loaded,
         batch["input_ids"],
         batch["attention_mask"],
         max_new_tokens=max_new_tokens,
         logits_processor=LogitsProcessorList(draws),
+        stopping_criteria=StoppingCriteriaList(stops),
     )
     return list(loaded.tokenizer.batch_decode(new, skip_special_tokens=True))
 

@@ -12,51 +12,40 @@ import torch
 
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.steer import mark_generated
-from isogloss.backends.joint_texts import JointText, tokenise_pairs
+from isogloss.backends.joint_texts import JointText
 from isogloss.backends.model import Likelihood
 
-__all__ = ["continuation_log_likelihoods"]
+__all__ = ["joint_log_likelihoods"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
 
 
 @torch.inference_mode()
-def continuation_log_likelihoods(
-    loaded: LoadedModel,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    add_special_tokens: bool = True,
-    batch_tokens: int = 2048,
+def joint_log_likelihoods(
+    loaded: LoadedModel, texts: Sequence[JointText], *, batch_tokens: int = 2048
 ) -> list[Likelihood]:
-    """Sum the log-probabilities of the tokens of each continuation after its prompt.
+    """Sum the log-probabilities of the tokens of each text from its start on.
 
-    Under a plan with conditions on phases, the tokens of a continuation are of the generation: as if the model had
-    written them. Forwards are padded on the right, which reaches no earlier token of a causal model.
+    Under a plan with conditions on phases, these tokens are of the generation: as if the model had written them.
+    Forwards are padded on the right, which reaches no earlier token of a causal model.
 
     Args:
         loaded: the model; a plan may be active.
-        pairs: (prompt, continuation) each. Give all continuations of a prompt in one call, since they decide together
-            where continuations begin.
-        add_special_tokens: whether the tokenizer adds those that stand before a text; False for prompts that come from
-            a chat template. Those that it would add after a text are always left out.
+        texts: with the places 0 to n - 1, in any order.
         batch_tokens: tokens per forward, padding included; a longer text runs alone.
 
     Returns:
-        One per pair, in order. After an empty prompt, the first token is measured after the tokenizer's beginning of
-        text; a tokenizer without one leaves the first token out, and ``n_tokens`` one smaller.
-
-    Raises:
-        CorpusError: a continuation without a token to measure.
+        One per text, by place.
     """
-    texts = tokenise_pairs(loaded.tokenizer, pairs, add_special_tokens=add_special_tokens)
-    found: dict[int, Likelihood] = {}
+    likelihoods: dict[int, Likelihood] = {}
     for batch in _batches(texts, batch_tokens):
         logits, first = _forward(loaded, batch)
         for row, text in zip(logits, batch, strict=True):
             measured = row[text.start - 1 - first : len(text.ids) - 1 - first]
             targets = torch.tensor(text.ids[text.start :], device=row.device)
-            found[text.place] = Likelihood(_sum(measured, targets), len(targets))
-    return [found[index] for index in range(len(pairs))]
+            greedy = bool((measured.argmax(-1) == targets).all())
+            likelihoods[text.place] = Likelihood(_sum(measured, targets), len(targets), greedy)
+    return [likelihoods[place] for place in range(len(texts))]
 
 
 def _batches(texts: Sequence[JointText], batch_tokens: int) -> Iterator[list[JointText]]:

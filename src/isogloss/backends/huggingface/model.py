@@ -14,17 +14,23 @@ import torch
 import transformers
 
 from isogloss.backends.checks import try_own_plans, try_plan
-from isogloss.backends.configuration import generation_settings, lasting_generation_settings, tokenizer_sha256
+from isogloss.backends.configuration import (
+    context_length,
+    generation_settings,
+    lasting_generation_settings,
+    tokenizer_sha256,
+)
 from isogloss.backends.huggingface import checks
 from isogloss.backends.huggingface.answers import answer_batch
 from isogloss.backends.huggingface.capture import capture, counted_ids
 from isogloss.backends.huggingface.change import measure_change
 from isogloss.backends.huggingface.estimate import estimate_capture, weight_bytes
-from isogloss.backends.huggingface.likelihood import continuation_log_likelihoods
+from isogloss.backends.huggingface.likelihood import joint_log_likelihoods
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.watch import hidden_size
+from isogloss.backends.joint_texts import JointText
 from isogloss.backends.model import PACKAGES, CaptureOptions, Change, Likelihood, Model, RouterCheck, Sampling
 from isogloss.corpora import Corpus
 from isogloss.organism.threads import torch_threads
@@ -119,6 +125,11 @@ class HuggingFaceModel(Model):
         return {name: version(name) for name in PACKAGES}
 
     @property
+    def context_length(self) -> int | None:
+        """Most tokens of a text, as the configuration says; None where it does not."""
+        return context_length(self.loaded.model.config)
+
+    @property
     def hidden_size(self) -> int:
         """Width of what routers read."""
         return hidden_size(self.loaded)
@@ -189,6 +200,7 @@ class HuggingFaceModel(Model):
         max_new_tokens: int,
         add_special_tokens: bool = True,
         sampling: tuple[Sampling, Sequence[str]] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Continue each prompt of a batch; see `answer_batch`."""
         return answer_batch(
@@ -197,12 +209,13 @@ class HuggingFaceModel(Model):
             max_new_tokens=max_new_tokens,
             add_special_tokens=add_special_tokens,
             sampling=sampling,
+            stop=stop,
         )
 
     @_on_own_threads
-    def log_likelihoods(self, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool = True) -> list[Likelihood]:
-        """Measure each continuation after its prompt; see `continuation_log_likelihoods`."""
-        return continuation_log_likelihoods(self.loaded, pairs, add_special_tokens=add_special_tokens)
+    def joint_log_likelihoods(self, texts: Sequence[JointText]) -> list[Likelihood]:
+        """Measure the tokens of each text from its start on; see `joint_log_likelihoods`."""
+        return joint_log_likelihoods(self.loaded, texts)
 
     @_on_own_threads
     def change(self, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True) -> Change:

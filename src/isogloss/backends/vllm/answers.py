@@ -54,6 +54,7 @@ def answer_prompts(
     max_new_tokens: int,
     add_special_tokens: bool = True,
     sampling: tuple[Sampling, Sequence[str]] | None = None,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """Continue all prompts.
 
@@ -67,6 +68,7 @@ def answer_prompts(
         max_new_tokens: most tokens per answer.
         add_special_tokens: False for prompts that come from a chat template.
         sampling: how tokens are drawn, and one key per prompt; None for greedy answers.
+        stop: texts after which an answer may end; they are not cut off, and special tokens count as their text.
 
     Returns:
         The continuations, without the prompt and special tokens.
@@ -83,17 +85,29 @@ def answer_prompts(
         if sampling is None
         else [drawn_arguments(sampling[0], key) for key in sampling[1]]
     )
+    parts = [slice(0, len(texts))] if sampling is None else undivided(served, texts)
+    how = [{**common, **each} for each in draws]
+    new = [ids for part in parts for ids in _continue(served, texts[part], how[part], [text for text in stop if text])]
+    return list(served.tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+def _continue(
+    served: ServedModel, texts: Sequence[list[int]], how: Sequence[dict[str, Any]], stop: Sequence[str]
+) -> list[list[int]]:
+    """Return the tokens that are written after each text, where there are stops up to one in which one is complete."""
     from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
 
-    parts = [slice(0, len(texts))] if sampling is None else undivided(served, texts)
-    new: list[list[int]] = []
-    for part in parts:
-        given = [{"prompt_token_ids": ids} for ids in texts[part]]
-        outputs = served.engine.generate(
-            given, [SamplingParams(**common, **how) for how in draws[part]], use_tqdm=False
-        )
-        new += [list(output.outputs[0].token_ids) for output in outputs]
-    return list(served.tokenizer.batch_decode(new, skip_special_tokens=True))
+    ends = {"stop": list(stop), "skip_special_tokens": False, "detokenize": True} if stop else {}
+    given = [{"prompt_token_ids": ids} for ids in texts]
+    outputs = served.engine.generate(given, [SamplingParams(**{**each, **ends}) for each in how], use_tqdm=False)
+    answers = [output.outputs[0] for output in outputs]
+    new = [list(answer.token_ids) for answer in answers]
+    for place, answer in enumerate(answers):
+        reason = answer.stop_reason if stop else None
+        # vLLM decodes an answer after its prompt, here it is decoded by itself, where a first space may be missing.
+        if isinstance(reason, str) and reason not in served.tokenizer.decode(new[place]):
+            new[place] = _continue(served, [texts[place]], [how[place]], ())[0]
+    return new
 
 
 def undivided(served: ServedModel, texts: Sequence[Sequence[int]]) -> list[slice]:

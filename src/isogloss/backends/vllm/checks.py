@@ -9,8 +9,9 @@ import torch
 
 from isogloss.backends.agreement import TOLERANCE
 from isogloss.backends.checks import PROBE_TEXTS, describe_routers
+from isogloss.backends.joint_texts import tokenise_pairs
 from isogloss.backends.vllm.answers import answer_prompts
-from isogloss.backends.vllm.likelihood import served_log_likelihoods
+from isogloss.backends.vllm.likelihood import joint_log_likelihoods
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.prove import prove_served
 from isogloss.backends.vllm.routed_texts import Routed, route_texts, share_changed
@@ -100,9 +101,10 @@ class AnswersObserver:
     def _observe(self) -> dict[str, Any]:
         """Answers, and likelihoods of texts in nats."""
         pairs = [("", text) for text in PROBE_TEXTS]
+        texts = tokenise_pairs(self.served.tokenizer, pairs, add_special_tokens=True)
         return {
             "answers": answer_prompts(self.served, PROBE_TEXTS, max_new_tokens=_NEW_TOKENS),
-            "nats": [each.nats for each in served_log_likelihoods(self.served, pairs)],
+            "nats": [each.nats for each in joint_log_likelihoods(self.served, texts)],
         }
 
     def require_unchanged(self) -> str:

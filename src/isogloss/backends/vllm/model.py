@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from isogloss.backends.checks import try_own_plans, try_plan
-from isogloss.backends.configuration import lasting_generation_settings, tokenizer_sha256
+from isogloss.backends.configuration import context_length, lasting_generation_settings, tokenizer_sha256
+from isogloss.backends.joint_texts import JointText
 from isogloss.backends.model import (
     PACKAGES,
     CaptureOptions,
@@ -26,7 +27,7 @@ from isogloss.backends.model import (
 from isogloss.backends.vllm import checks
 from isogloss.backends.vllm.answers import answer_prompts, generation_config
 from isogloss.backends.vllm.capture import capture, counted_ids
-from isogloss.backends.vllm.likelihood import served_log_likelihoods
+from isogloss.backends.vllm.likelihood import joint_log_likelihoods
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.prove import prove_served
 from isogloss.backends.vllm.routed_texts import changed_choices
@@ -104,6 +105,11 @@ class VLLMModel(Model):
     def packages(self) -> dict[str, str]:
         """Name -> version of what can change the numbers; builds of vLLM for some devices have other package names."""
         return {**{name: version(name) for name in PACKAGES}, "vllm": _version()}
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a text, as the configuration says; None where it does not."""
+        return context_length(self.served.config)
 
     @property
     def hidden_size(self) -> None:
@@ -201,6 +207,7 @@ class VLLMModel(Model):
         max_new_tokens: int,
         add_special_tokens: bool = True,
         sampling: tuple[Sampling, Sequence[str]] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Continue each prompt of a batch; see `answer_prompts`. Draws differ from those of transformers."""
         return answer_prompts(
@@ -209,11 +216,12 @@ class VLLMModel(Model):
             max_new_tokens=max_new_tokens,
             add_special_tokens=add_special_tokens,
             sampling=sampling,
+            stop=stop,
         )
 
-    def log_likelihoods(self, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool = True) -> list[Likelihood]:
-        """Measure each continuation after its prompt; see `served_log_likelihoods`."""
-        return served_log_likelihoods(self.served, pairs, add_special_tokens=add_special_tokens)
+    def joint_log_likelihoods(self, texts: Sequence[JointText]) -> list[Likelihood]:
+        """Measure the tokens of each text from its start on; see `joint_log_likelihoods`."""
+        return joint_log_likelihoods(self.served, texts)
 
     def change(self, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True) -> Change:
         """Measure what a plan without conditions on languages changes on texts; see `changed_choices`.

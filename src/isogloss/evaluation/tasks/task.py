@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from isogloss.errors import CorpusError
+from isogloss.evaluation.paired import Better
 
 __all__ = ["Item", "Metric", "Normalise", "Parse", "Scoring", "Split", "Task", "half_of"]
 
@@ -103,6 +104,16 @@ class Task:
                     fault = "also stands among its few-shot examples"
                 if fault is not None:
                     raise CorpusError(f"task {self.name}, {language}, item {item.item_id!r}: {fault}")
+
+    @property
+    def better(self) -> Better:
+        """Which values of the metric are better."""
+        return "lower" if self.metric == "bits_per_byte" else "higher"
+
+    @property
+    def margin(self) -> float:
+        """Loss of the pivot that is accepted, in the metric's unit."""
+        return 1.0 if self.metric == "chrf" else 0.01
 
     def read(self, language: str, output: str) -> str | None:
         """Return the answer in an output, cut at the first stop string, or None where there is none."""
