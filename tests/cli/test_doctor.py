@@ -93,6 +93,7 @@ def test_healthy_models_pass(capsys, family):
     assert "tokens per second on cpu" in checks["estimate"]["detail"]
 
 
+@pytest.mark.slow
 def test_bfloat16_passes(capsys):
     """Rounding to 16 bits moves some choices and fails no check."""
     code, checks = examine(capsys, checkpoint("afmoe"), "--dtype", "bfloat16", "--device", "cpu")

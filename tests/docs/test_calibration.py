@@ -71,6 +71,7 @@ def test_intervals_of_means_cover_the_truth(calibration: ModuleType):
         assert 0.85 <= share <= 0.99, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "least", "most"), [(0.5, 0.0, 0.82), (2.0, 0.99, 1.0)])
 def test_a_wrong_interval_is_noticed(
     calibration: ModuleType, monkeypatch: pytest.MonkeyPatch, factor: float, least: float, most: float

@@ -32,6 +32,7 @@ def small(monkeypatch):
     monkeypatch.setattr(training, "_TOKENIZER_DOCUMENTS", 300)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_stopped_training_ends_bit_identical(tmp_path, monkeypatch):
     """A training that is killed after a checkpoint and started again gives the weights of one that ran through."""

@@ -20,5 +20,5 @@ EVERY_KIND = [
     Intervention("off", LAST, (0,)),
 ]
 
-# Those of the laws, which between them change logits in every way and the choice itself.
-BASIC_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "force", "ban", "offset")]
+# Changes of every logit and of some; that forced and banned experts are obeyed has tests of its own.
+LOGIT_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "offset")]

@@ -311,6 +311,7 @@ def test_a_task_whose_splits_are_one_is_refused(world, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "test").exists()
 
 
+@pytest.mark.slow
 def test_the_other_rules_and_kinds(world, tmp_path):
     """Contrast and share make plans too; what does not fit is refused with its reason, candidate by candidate."""
     grid = {"rules": ("contrast", "share"), "tops": (2,), "kinds": ("ban", "adaptive"), "layers": ("2-3", "0-1")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import TEXTS, each_family, generate, tiny
+from models import FEW, TEXTS, each_family, generate, tiny
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from isogloss.backends.huggingface.answers import answer_batch, draw
@@ -74,7 +74,7 @@ def test_settings_out_of_range_are_refused(setting):
         Sampling(*setting)
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_prompts_are_answered_as_if_each_were_alone(family):
     """Greedy answers of a batch of different lengths are those of every prompt by itself."""
     loaded = tiny(family)

@@ -263,7 +263,7 @@ def require_equal_routing(loaded, texts, n_tokens, *, scope="content"):
     return lengths
 
 
-@pytest.mark.parametrize("family", WITH_DENSE_AND_BIAS)
+@each_family(WITH_DENSE_AND_BIAS, quick=("olmoe", "zaya"))
 def test_generation_counts_what_routers_do_while_the_model_writes(family):
     """Routing equals that of real decoding with a cache, step by step; no token of the prompt is counted."""
     loaded = tiny(family)
@@ -478,7 +478,7 @@ def choices_while_generating(loaded, text, n_tokens):
     return torch.stack([torch.cat(layer) for layer in zip(*steps, strict=True)])
 
 
-@pytest.mark.parametrize("family", WITH_DENSE_AND_BIAS)
+@each_family(WITH_DENSE_AND_BIAS, quick=("olmoe", "zaya"))
 def test_written_tokens_are_counted_under_the_rules_of_their_phase(family):
     """Under a plan that edits prompt and generation differently, counts are those of real decoding with a cache."""
     loaded = tiny(family)

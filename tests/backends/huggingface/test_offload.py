@@ -154,7 +154,7 @@ def test_embeddings_on_disk():
     require_same(spread, plain)
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "minimax_m2", "ernie4_5_moe", "afmoe"])
+@each_family(["deepseek_v3", "minimax_m2", "ernie4_5_moe", "afmoe"], quick=FEW)
 def test_buffers_may_be_offloaded_too(family):
     """A model that its caller has offloaded, buffers and all, is read and captured right."""
     plain, other = (load_model(str(checkpoint(family)), device="cpu") for _ in range(2))

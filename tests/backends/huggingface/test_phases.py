@@ -9,6 +9,7 @@ import pytest
 import torch
 from kinds import DTYPES, EVERY_KIND
 from models import FEW, ITEM_IDS, TEXTS, each_family, generate, tiny
+from slow import slow_but
 
 from isogloss.backends.huggingface import capture, measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
@@ -142,7 +143,7 @@ def test_conditions_that_do_not_hold_change_no_bit(family, dtype):
         assert not torch.equal(read(loaded, ids), plain)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but(DTYPES, quick=[torch.float32]))
 @pytest.mark.parametrize("intervention", EVERY_KIND, ids=lambda i: i.kind)
 def test_an_intervention_split_into_its_phases_is_the_same(dtype, intervention):
     """Both phases at once, and one intervention for each, give bit-identical answers, token by token and in a text."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from configs import randomise, tiny_config
-from kinds import BASIC_KINDS, DTYPES, EVERY_KIND, LAST
-from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
+from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS
+from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
 from transformers import AutoModelForCausalLM
 
@@ -74,7 +74,7 @@ def best_first(scores, expert_ids):
 
 
 @each_family()
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but(DTYPES, quick=[torch.float32]))
 def test_empty_plan_changes_no_bit(family, dtype):
     """An empty plan gives bit-identical logits and attaches nothing."""
     loaded = tiny(family, dtype=dtype)
@@ -87,7 +87,7 @@ def test_empty_plan_changes_no_bit(family, dtype):
 
 @each_family()
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("intervention", slow_but(EVERY_KIND, quick=BASIC_KINDS), ids=lambda i: i.kind)
+@pytest.mark.parametrize("intervention", slow_but(EVERY_KIND, quick=LOGIT_KINDS), ids=lambda i: i.kind)
 def test_equals_editing_the_reference_router(family, dtype, intervention):
     """The steered choice and weights are the reference router's on edited logits, and differ from the unsteered."""
     loaded = tiny(family, dtype=dtype)
@@ -162,7 +162,7 @@ def test_steered_outputs_agree_between_expert_implementations(family, implementa
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
-@each_family()
+@each_family(quick=FEW)
 def test_generation_is_steered_at_every_step(family):
     """Greedy generation under a plan equals greedy search by full steered forwards, and differs from unsteered."""
     loaded = tiny(family)

@@ -119,7 +119,7 @@ def spoiled(**changes):
         pytest.param(spoiled(kind="soft", strength=float("nan")), "NaN is not allowed", marks=pytest.mark.slow),
         pytest.param(b"layers: 3", "is not a JSON file", marks=pytest.mark.slow),
         pytest.param(b"x" * 100_000_000, "is larger than 16 MiB", marks=pytest.mark.slow),
-        (None, "cannot read the plan"),
+        pytest.param(None, "cannot read the plan", marks=pytest.mark.slow),
     ],
     ids=["layer", "expert", "top-k", "NaN", "no JSON", "100 MB", "missing"],
 )
