@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import math
@@ -30,9 +29,6 @@ from known_answers.planted import planted_problems
 from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
-if HARNESS:  # before any test: when they are first imported, it and what it imports set environment variables
-    for name in ("lm_eval.models.huggingface", "sklearn"):
-        importlib.import_module(name)
 N_ITEMS = 24
 
 

@@ -24,6 +24,7 @@ from lm_eval_tasks import EQUAL, GENERATE, N_ITEMS, no_hub, write_tasks
 
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.model import Sampling
 from isogloss.backends.open import load
 from isogloss.errors import CorpusError, PlanError, RunError
 from isogloss.evaluation import asked_lm_eval
@@ -356,6 +357,13 @@ def test_draws_depend_on_the_document_and_its_turn_alone(organism, folder):
     assert drawn[0] == drawn[1]
     assert all(len(responses) == 2 for responses in drawn[0])
     assert any(first != second for first, second in drawn[0])
+
+
+def test_a_temperature_of_our_own_is_refused(organism, folder, tmp_path):
+    """Each task says how its answers are drawn."""
+    asked, arms = AskedLmEval(organism, source(folder, ["drawn"])), {"plan": force(organism, 1, layers=(4,))}
+    with pytest.raises(RunError, match="says itself how answers are drawn"):
+        evaluate(organism, asked, arms, out=tmp_path / "out", options=RunOptions(sampling=Sampling(1.0)))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import json
 
 import pytest
 
 from isogloss.evaluation.tasks import load_task
+
+if importlib.util.find_spec("lm_eval") is not None:
+    # Before any test: when they are first imported, lm-eval and what it imports set environment variables.
+    for _name in ("lm_eval.models.huggingface", "sklearn"):
+        importlib.import_module(_name)
 
 __all__ = ["EQUAL", "GENERATE", "N_ITEMS", "no_hub", "write_tasks"]
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from isogloss.backends.model import Likelihood, Model, Sampling
 from isogloss.errors import RunError
@@ -28,7 +28,7 @@ from isogloss.evaluation.tasks import (
 from isogloss.files import to_json
 from isogloss.steering import Plan
 
-__all__ = ["Asked", "AskedTask", "Question"]
+__all__ = ["AskedTask", "Question"]
 
 
 class Question(NamedTuple):
@@ -47,31 +47,6 @@ class Question(NamedTuple):
     content: Any
 
 
-class Asked(Protocol):
-    """A task before one model."""
-
-    name: str
-    questions: Mapping[str, Sequence[Question]]
-    """By language, or by what stands in its place."""
-    uses_chat: bool
-    """Whether a chat template has set all special tokens of a text."""
-    settings: type[RunSettings]
-    record: type[Any]
-    """What a line of answers is."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return all that decides the answers besides the model, plans and batches, as JSON types."""
-
-    def adapt(self, plan: Plan, language: str) -> Plan:
-        """Return what of a plan applies to the questions of a language."""
-
-    def answer(self, language: str, batch: Sequence[Question]) -> list[Any]:
-        """Ask a batch of questions under whatever plan is active; return one record each."""
-
-    def summarise(self, answers: Mapping[str, Mapping[str, Sequence[Any]]], facts: Facts) -> EvaluationSummary:
-        """Compare every arm with the baseline; see `isogloss.evaluation.summary.summarise`."""
-
-
 class AskedTask:
     """A task of our own, before one model.
 
@@ -79,6 +54,12 @@ class AskedTask:
         model: that is asked.
         task: the items.
         sampling: None for greedy answers.
+
+    Attributes:
+        questions: by language, or by what stands in its place.
+        uses_chat: whether a chat template has set all special tokens of a text.
+        settings: what is written of all that decides the answers.
+        record: what a line of answers is.
 
     Raises:
         RunError: the task generates nothing, and is to be sampled.

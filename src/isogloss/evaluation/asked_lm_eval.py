@@ -108,7 +108,7 @@ class AskedLmEval:
         """Compare every arm with the baseline in one metric.
 
         Returns:
-            As `isogloss.evaluation.summary.summarise`, by the language of each task where its name ends in one, else by
+            As `isogloss.evaluation.summarise.summarise`, by the language that ends the name of each task, else by
             its name; ``metrics``, all that can be compared; ``left_out``, ``TASK: METRIC`` of those that are no mean
             of values of single documents (perplexity, corpus BLEU); ``harness`` and ``versions``.
 

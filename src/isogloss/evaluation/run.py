@@ -20,7 +20,8 @@ from typing import Any
 from isogloss.backends.model import Model, Sampling
 from isogloss.errors import RunError
 from isogloss.evaluation.arms import BASELINE, PLAN
-from isogloss.evaluation.asked import Asked, AskedTask
+from isogloss.evaluation.asked import AskedTask
+from isogloss.evaluation.asked_lm_eval import AskedLmEval
 from isogloss.evaluation.journal import Journal, claim, locked
 from isogloss.evaluation.records import SETTINGS, RunSettings
 from isogloss.evaluation.summarise import Facts
@@ -29,7 +30,10 @@ from isogloss.evaluation.tasks import Task
 from isogloss.files import from_json, read_typed, to_json, write_typed
 from isogloss.steering import Plan, write_plan
 
-__all__ = ["BASELINE", "PLAN", "RunOptions", "evaluate"]
+__all__ = ["BASELINE", "PLAN", "Asked", "RunOptions", "evaluate"]
+
+Asked = AskedTask | AskedLmEval
+"""A task before one model."""
 
 _PROBE_ITEMS = 4
 _EFFECT = "effect.json"
@@ -89,6 +93,8 @@ def evaluate(
     if arms.get(BASELINE) is not None or arms.get(PLAN) is None:
         raise RunError(f"arms are {sorted(arms)}; expected one named {PLAN}, and {BASELINE} only without a plan")
     asked = AskedTask(model, task, options.sampling) if isinstance(task, Task) else task
+    if options.sampling is not None and isinstance(asked, AskedLmEval):
+        raise RunError(f"{asked.name} says itself how answers are drawn; leave the temperature out")
     plans: dict[str, Plan | None] = {BASELINE: None, **arms}
     run = _Run(model, asked, options, out, progress or _silent)
     settings = run.settings(plans)

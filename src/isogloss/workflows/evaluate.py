@@ -7,9 +7,9 @@ from pathlib import Path
 
 from isogloss.backends.model import Model
 from isogloss.evaluation.arms import make_arms
-from isogloss.evaluation.asked import Asked, AskedTask
+from isogloss.evaluation.asked import AskedTask
 from isogloss.evaluation.asked_lm_eval import AskedLmEval
-from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.run import Asked, RunOptions, evaluate
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks import Task
 from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
