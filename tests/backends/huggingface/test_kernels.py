@@ -12,6 +12,7 @@ from models import ITEM_IDS, TEXTS, each_family, generate, tiny, tokenizer
 from transformers.integrations import mxfp4
 
 from isogloss.backends.huggingface import LoadedModel, capture, measure_change, prove_routers, steer
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.errors import ModelError
 from isogloss.evaluation.tasks import Item, Task
 from isogloss.steering import Intervention, Plan
@@ -86,7 +87,9 @@ def test_mxfp4_kernels_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan):
         generate(loaded, TEXTS[:1], max_new_tokens=2)
     with pytest.raises(ModelError, match=BYPASSED):
-        evaluate_plan(loaded, some_task(), plan_of(loaded, layers={1}), arms=(), out=tmp_path / "eval")
+        evaluate_plan(
+            HuggingFaceModel(loaded), some_task(), plan_of(loaded, layers={1}), arms=(), out=tmp_path / "eval"
+        )
     assert not (tmp_path / "eval").exists()
 
 
@@ -156,7 +159,7 @@ def test_router_kernel_that_disagrees_is_refused(family, kernel, tmp_path):
         prove_routers(loaded, TEXTS[1])
     steerable = plan_of(loaded, layers={loaded.routers[0].spec.layer})
     with pytest.raises(ModelError, match="chooses otherwise than the reference router"):
-        evaluate_plan(loaded, some_task(), steerable, arms=(), out=tmp_path / "eval")
+        evaluate_plan(HuggingFaceModel(loaded), some_task(), steerable, arms=(), out=tmp_path / "eval")
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_moe", "laguna"])
