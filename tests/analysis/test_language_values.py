@@ -85,7 +85,7 @@ def test_broken_tables_are_refused(tmp_path: Path, content: bytes, message: str)
         ('{"en": null}', "key 'en': found None"),
         ('{"en": NaN}', "NaN is not allowed"),
         ('{"en": 1e999}', "key 'en': found 'inf'"),
-        ('{"en": 1, "en": 2}', "'en' twice"),
+        ('{"en": 1, "en": 2}', "'en'"),
         ('{"en": 1, "mmlu_eng_Latn": 2}', "key 'mmlu_eng_Latn': eng_Latn a second time"),
         ('{"mmlu_xyz_Latn": 2}', "key 'mmlu_xyz_Latn': "),
     ],
