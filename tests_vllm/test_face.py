@@ -9,6 +9,7 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 LOAD = 'ig.load("organism")'
+ENGINE = {"max_model_len": 384, "max_num_seqs": 8, "kv_cache_memory_bytes": 2**26}  # room for the other tests
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_the_lines_of_the_readme_run_on_vllm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = README.read_text(encoding="utf-8")
     assert text.count(LOAD) == 1
-    text = text.replace(LOAD, 'ig.load("organism", backend="vllm")')
+    text = text.replace(LOAD, f'ig.load("organism", backend="vllm", engine={ENGINE})')
     lines = doctest.DocTestParser().get_doctest(text, {}, "README.md", str(README), 0)
     outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(lines)
     assert outcome.attempted >= 10

@@ -87,7 +87,7 @@ def test_a_table_that_is_none_is_refused(tmp_path):
         with pytest.raises(IsoglossError, match=file.name):
             make_arms(plan_in(4), [f"experts=x:{file}"])
     table_of(path, (9, 1, 1.0))
-    with pytest.raises(PlanError, match=r"the x experts have none in layers \[4\]"):
+    with pytest.raises(PlanError, match=r"none of the x experts is in the plan.s layers \[4\]"):
         make_arms(plan_in(4), [f"experts=x:{path}"])
 
 
@@ -132,7 +132,7 @@ def test_dose(plan, dose):
         (Plan(FINGERPRINT), ["early"], "steers no layer"),
         (plan_in(4), ["strength=0.1,x"], "'x' is no number"),
         (plan_in(4), ["strength=3"], r"expected a number in \[-1, 1\]"),
-        (plan_in(4, kind="ban", strength=None), ["strength=1"], "take a strength"),
+        (plan_in(4, kind="ban", strength=None), ["strength=1"], "with a strength"),
         (plan_in(4, kind="ban", strength=None), ["suppress"], "no opposite"),
         (plan_in(4), ["experts=x"], "expected experts=NAME:FILE.json"),
         (plan_in(4), ["layers=3"], "expected layers=A-B"),

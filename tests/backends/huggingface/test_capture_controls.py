@@ -16,6 +16,7 @@ from slow import slow_but
 from isogloss import routing
 from isogloss.backends.huggingface import CaptureOptions, capture, steer
 from isogloss.backends.huggingface.capture import counted_ids
+from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.huggingface.watch import watch_inputs, watch_routers
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
@@ -373,11 +374,11 @@ GENERATION = CaptureOptions(phase="generation", new_tokens=4, hidden_states=True
 def test_a_run_in_parts_equals_one_in_a_piece(tmp_path, options):
     """Languages captured apart and merged, or one after another, give the same bytes; the pivot itself is all zero."""
     loaded = tiny("olmoe")
-    capture_corpus(loaded, CORPUS, tmp_path / "whole", CaptureRequest(options, distinct_from="en"))
+    capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "whole", CaptureRequest(options, distinct_from="en"))
     for code in CORPUS.languages:
         request = CaptureRequest(options, languages=(code,), distinct_from="eng_Latn")
-        capture_corpus(loaded, CORPUS, tmp_path / code, request)
-        capture_corpus(loaded, CORPUS, tmp_path / "grown", request)
+        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / code, request)
+        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "grown", request)
     merge([tmp_path / code for code in CORPUS.languages], tmp_path / "merged")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     for other in ("merged", "grown"):
@@ -398,10 +399,12 @@ def test_the_pivot_writes_under_the_plan_too(tmp_path):
     layers = [router.spec.layer for router in loaded.routers]
     plan = Plan(loaded.fingerprint(), tuple(Intervention("ban", layer, (0, 1, 2, 3)) for layer in layers))
     request = CaptureRequest(WRITTEN, plan, ("en", "ru"), "en")
-    found = capture_corpus(loaded, CORPUS, tmp_path / "run", request)
+    found = capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run", request)
     assert not found.load("eng_Latn").distinct_tokens.any()
     assert found.load("rus_Cyrl").distinct_tokens.any()
-    plain = capture_corpus(loaded, CORPUS, tmp_path / "plain", CaptureRequest(WRITTEN, languages=("en",)))
+    plain = capture_corpus(
+        HuggingFaceModel(loaded), CORPUS, tmp_path / "plain", CaptureRequest(WRITTEN, languages=("en",))
+    )
     assert set(found.load("eng_Latn").vocabulary) - set(plain.load("eng_Latn").vocabulary)
 
 
@@ -417,15 +420,15 @@ def test_the_pivot_writes_under_the_plan_too(tmp_path):
 def test_a_capture_is_not_continued_with_other_controls(tmp_path, request_, field):
     """The folder's Run is left as it is, and the message names what differs."""
     loaded = tiny("olmoe")
-    capture_corpus(loaded, CORPUS, tmp_path / "run")
+    capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run")
     with pytest.raises(RunError, match=f"differs in .*{field}"):
-        capture_corpus(loaded, CORPUS, tmp_path / "run", request_)
+        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run", request_)
 
 
 def test_a_corpus_without_the_pivot_is_refused(tmp_path):
     """Nothing is captured, and the message says which languages there are."""
     with pytest.raises(CorpusError, match=r"no texts in fra_Latn, .* it has deu_Latn, eng_Latn, rus_Cyrl"):
-        capture_corpus(tiny("olmoe"), CORPUS, tmp_path / "run", CaptureRequest(distinct_from="fr"))
+        capture_corpus(HuggingFaceModel(tiny("olmoe")), CORPUS, tmp_path / "run", CaptureRequest(distinct_from="fr"))
     assert not (tmp_path / "run").exists()
 
 
@@ -507,7 +510,9 @@ def test_each_language_is_captured_under_its_own_rules(tmp_path, phase):
     )
     plan = Plan(loaded.fingerprint(), rules)
     options = CaptureOptions(phase=phase, new_tokens=4)
-    run = capture_corpus(loaded, CORPUS, tmp_path / "run", CaptureRequest(options, plan, distinct_from="eng_Latn"))
+    run = capture_corpus(
+        HuggingFaceModel(loaded), CORPUS, tmp_path / "run", CaptureRequest(options, plan, distinct_from="eng_Latn")
+    )
     assert run.manifest.plan_sha256 == plan.sha256
     for code, texts in CORPUS.texts.items():
         with steer(loaded, plan.for_request("eng_Latn")):
