@@ -63,7 +63,6 @@ def write(folder, fingerprint, *interventions):
 
 
 ROUTERS = {
-    "family": "routers",
     "olmoe": "olmoe: 4 of 4 layers are routed (0-3), none without a router; 8 experts, top 2, softmax",
     "deepseek_v3": "top 2, sigmoid, weights sum to 1, a selection bias, best 2 of 4 groups",
     "gemma4": "gemma4_text: 4 of 4 layers",
