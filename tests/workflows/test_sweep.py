@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,15 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killing import KilledError, kill_at
 
+from isogloss.analysis.statistics import Estimate
 from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.cli import main
 from isogloss.cli.sweep import show_sweep
 from isogloss.errors import RunError
+from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Plan, with_strength
 from isogloss.workflows.sweep import run as sweeping
+from isogloss.workflows.sweep.results import MeasuredCandidate, SeenBefore, SweepResult
 from isogloss.workflows.sweep.run import run_sweep
-from isogloss.workflows.sweep.select import choose, flipped, front, measure, rank
+from isogloss.workflows.sweep.select import choose, front, gain_of, measure, rank
 from isogloss.workflows.sweep.settings import Grid, Sweep, candidates, layer_range, read_sweep
 from known_answers.planted import LEXICON, PIVOT, planted_corpora, planted_problems
 from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
@@ -93,37 +97,37 @@ def finished(world, tmp_path_factory):
 def test_the_winner_holds_the_planted_expert_and_gains_on_test(planted):
     """Of thresholds, strengths and layers the choice falls on the planted expert; test confirms it with p < 0.01."""
     out, result = planted
-    winner = next(row for row in result["candidates"] if row["name"] == result["winner"])
+    winner = next(row for row in result.candidates if row.name == result.winner)
     plan = read(out / "winner.json")["plan"]
     steered = {(each["layer"], expert) for each in plan["interventions"] for expert in each["experts"]}
     assert (PLANTED_LAYER, PLANTED_EXPERT) in steered
-    assert winner["strength"] == 0.5
-    test = result["test"]
-    assert set(test["per_language"]) == set(OTHERS)
-    assert all(row["p_adjusted"] < 0.01 for row in test["per_language"].values())
-    assert test["gain"]["low"] > 0.1
-    assert test["over_controls"]["low"] > 0.1
-    assert test["guard"]["verdict"] != "fail"
-    assert len(test["controls"]) == 3
-    assert all(control["gain"]["low"] <= 0 <= control["gain"]["high"] for control in test["controls"].values())
-    assert test["seen_before"] == {"dev": 0, "task_texts": 0}
+    assert winner.strength == 0.5
+    test = result.test
+    assert set(test.per_language) == set(OTHERS)
+    assert all(row.p_adjusted < 0.01 for row in test.per_language.values())
+    assert test.gain.low > 0.1
+    assert test.over_controls.low > 0.1
+    assert test.guard.verdict != "fail"
+    assert len(test.controls) == 3
+    assert all(control.gain.low <= 0 <= control.gain.high for control in test.controls.values())
+    assert test.seen_before == SeenBefore(0, 0)
 
 
 def test_every_candidate_is_accounted_for(planted):
     """Those without experts are counted, plans that do the same are evaluated once and have the same results."""
     out, result = planted
-    assert len(result["candidates"]) == 3 * 2 * 3
-    assert sum(result["counts"].values()) == 18
-    by_status = {row["name"]: row["status"] for row in result["candidates"]}
-    assert result["counts"]["no expert"] == sum(status == "no expert" for status in by_status.values()) > 0
-    arms = {row["name"]: row["arm"] for row in result["candidates"] if row["arm"]}
-    assert len(set(arms.values())) == result["n_plans"] < len(arms)
+    assert len(result.candidates) == 3 * 2 * 3
+    assert sum(result.counts.values()) == 18
+    by_status = {row.name: row.status for row in result.candidates}
+    assert result.counts["no expert"] == sum(status == "no expert" for status in by_status.values()) > 0
+    arms = {row.name: row.arm for row in result.candidates if row.arm}
+    assert len(set(arms.values())) == result.n_plans < len(arms)
     assert {path.name for path in (out / "dev").iterdir() if path.is_dir()} == {"baseline", *arms.values()}
     by_arm = {}
-    for row in result["dev"]:
-        by_arm.setdefault(row["arm"], []).append((row["gain"], row["cost"], row["guard"], row["front"]))
+    for row in result.dev:
+        by_arm.setdefault(row.arm, []).append((row.gain, row.cost, row.guard, row.front))
     assert all(entry == entries[0] for entries in by_arm.values() for entry in entries)
-    assert len(result["dev"]) == len(arms)
+    assert len(result.dev) == len(arms)
 
 
 def test_dev_and_test_share_no_item(planted, world):
@@ -141,24 +145,24 @@ def test_dev_and_test_share_no_item(planted, world):
 def test_gains_are_those_of_the_lines(planted):
     """Gain is the mean over languages but the pivot, cost what the pivot loses; dev and test stand side by side."""
     out, result = planted
-    for row in [result["dev"][0], result["dev"][-1]]:
+    for row in [result.dev[0], result.dev[-1]]:
         means = {
             arm: {
                 code: np.mean([line["value"] for line in lines(out / "dev" / arm / f"{code}.jsonl")])
                 for code in LEXICON
             }
-            for arm in ("baseline", row["arm"])
+            for arm in ("baseline", row.arm)
         }
-        gains = {code: means[row["arm"]][code] - means["baseline"][code] for code in LEXICON}
-        assert row["gain"]["value"] == pytest.approx(np.mean([gains[code] for code in OTHERS]))
-        assert row["gain"]["low"] <= row["gain"]["value"] <= row["gain"]["high"]
-        assert row["cost"]["value"] == pytest.approx(-gains[PIVOT])
-        assert row["guard"]["change"] == pytest.approx(gains[PIVOT])
-    curse = result["winners_curse"]
-    chosen = next(row for row in result["dev"] if row["name"] == result["winner"])
-    assert curse["dev"] == chosen["gain"]
-    assert curse["test"] == result["test"]["gain"]
-    assert curse["shrinkage"] == pytest.approx(curse["dev"]["value"] - curse["test"]["value"])
+        gains = {code: means[row.arm][code] - means["baseline"][code] for code in LEXICON}
+        assert row.gain.value == pytest.approx(np.mean([gains[code] for code in OTHERS]))
+        assert row.gain.low <= row.gain.value <= row.gain.high
+        assert row.cost.value == pytest.approx(-gains[PIVOT])
+        assert row.guard.change == pytest.approx(gains[PIVOT])
+    curse = result.winners_curse
+    chosen = next(row for row in result.dev if row.name == result.winner)
+    assert curse.dev == chosen.gain
+    assert curse.test == result.test.gain
+    assert curse.shrinkage == pytest.approx(curse.dev.value - curse.test.value)
 
 
 def test_the_test_split_is_loaded_after_the_winner_is_written(world, tmp_path, monkeypatch):
@@ -183,14 +187,14 @@ def test_the_test_split_is_loaded_after_the_winner_is_written(world, tmp_path, m
     tested = [written for split, written in loaded if split == "test"]
     assert tested == [(tmp_path / "out" / "winner.json").read_bytes()]
     n_dev, n_test = (len(lines(tmp_path / "out" / split / "plan" / "eng_Latn.jsonl")) for split in ("dev", "test"))
-    assert result["n_plans"] == 2
+    assert result.n_plans == 2
     assert sum(answered) == len(SMALL) * (n_dev * (1 + 2) + n_test * (1 + 1 + 1))
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp_path, monkeypatch):
     """Each restart dies a little later: in captures, between and inside candidates, around the winner, in the test."""
-    out, result = tmp_path / "killed", read(finished / "sweep.json")
+    out, result = tmp_path / "killed", SweepResult.read(finished / "sweep.json")
     stages, kills = set(), 0
     while not (out / "sweep.json").is_file():
         with monkeypatch.context() as patch:
@@ -210,7 +214,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp
 @pytest.mark.slow
 def test_killed_as_each_file_of_its_own_is_put_in_place(world, finished, tmp_path, monkeypatch):
     """Just before, the step is done again, the same; just after, the sweep goes on: with the winner, to the test."""
-    out, result = tmp_path / "killed", read(finished / "sweep.json")
+    out, result = tmp_path / "killed", SweepResult.read(finished / "sweep.json")
     replace = os.replace
     for name in ("settings.json", "candidates.json", "dev.json", "winner.json", "sweep.json"):
         for before in (True, False):
@@ -246,7 +250,7 @@ def test_a_written_winner_is_never_changed(world, finished, tmp_path):
     (out / "winner.json").write_text(json.dumps(fixed | {"plan_sha256": sha256}))
     before = files(out)
     result = run_sweep(small_sweep(world), out)
-    assert result["winner"] == ranked[1]["name"]
+    assert result.winner == ranked[1]["name"]
     assert {name: files(out)[name] for name in before} == before
     assert read(out / "test" / "settings.json")["arms"]["plan"] == sha256
     (out / "sweep.json").unlink()
@@ -265,8 +269,8 @@ def test_a_winner_that_changes_nothing_on_test_is_said_to_be_untested(world, fin
     weak = with_strength(Plan.from_json(fixed["plan"]), 1e-6)
     (out / "winner.json").write_text(json.dumps(fixed | {"plan": weak.to_json(), "plan_sha256": weak.sha256}))
     result = run_sweep(small_sweep(world), out)
-    assert result["test"] is result["winners_curse"] is None
-    assert "changes no chosen expert" in result["untested"]
+    assert result.test is result.winners_curse is None
+    assert "changes no chosen expert" in result.untested
     assert not (out / "test").exists()
     show_sweep(result, as_json=False)
     assert "could not be tested: its plan changes no chosen expert" in capsys.readouterr().out
@@ -275,7 +279,7 @@ def test_a_winner_that_changes_nothing_on_test_is_said_to_be_untested(world, fin
 def test_other_settings_need_another_folder(world, finished):
     """A finished sweep is read, not run; with another grid it is refused and left alone."""
     before = files(finished)
-    assert run_sweep(small_sweep(world), finished) == read(finished / "sweep.json")
+    assert run_sweep(small_sweep(world), finished) == SweepResult.read(finished / "sweep.json")
     with pytest.raises(RunError, match=r"other settings \(grid\)"):
         run_sweep(small_sweep(world, strengths=(0.1,)), finished)
     assert files(finished) == before
@@ -291,12 +295,12 @@ def test_without_a_gain_there_is_no_winner_and_no_test(world, tmp_path, monkeypa
 
     monkeypatch.setattr(sweeping, "load_task", load)
     lost = run_sweep(small_sweep(world, strengths=(-0.5,)), tmp_path / "lost")
-    assert lost["winner"] is lost["test"] is lost["winners_curse"] is None
-    assert "none of 1 candidates gains anything" in lost["reason"]
+    assert lost.winner is lost.test is lost.winners_curse is None
+    assert "none of 1 candidates gains anything" in lost.reason
     nothing = run_sweep(small_sweep(world, thresholds=(1.0,)), tmp_path / "nothing")
-    assert nothing["counts"] == {"no expert": 2}
-    assert nothing["winner"] is None
-    assert "no candidate made a plan" in nothing["reason"]
+    assert nothing.counts == {"no expert": 2}
+    assert nothing.winner is None
+    assert "no candidate made a plan" in nothing.reason
     assert set(splits) == {"dev"}
     assert not (tmp_path / "lost" / "test").exists()
 
@@ -316,36 +320,44 @@ def test_the_other_rules_and_kinds(world, tmp_path):
     """Contrast and share make plans too; what does not fit is refused with its reason, candidate by candidate."""
     grid = {"rules": ("contrast", "share"), "tops": (2,), "kinds": ("ban", "adaptive"), "layers": ("2-3", "0-1")}
     result = run_sweep(small_sweep(world, **grid, strengths=(0.5,)), tmp_path / "out")
-    status = {(row["rule"], row["kind"], row["layers"]): row for row in result["candidates"]}
-    assert status["contrast", "ban", "2-3"]["status"] == "plan"
-    assert status["share", "ban", "2-3"]["status"] == "plan"
+    status = {(row.rule, row.kind, row.layers): row for row in result.candidates}
+    assert status["contrast", "ban", "2-3"].status == "plan"
+    assert status["share", "ban", "2-3"].status == "plan"
     # All languages choose the planted layer's common experts at every token: promoting them changes no choice.
-    assert status["share", "adaptive", "2-3"]["status"] == "no effect"
+    assert status["share", "adaptive", "2-3"].status == "no effect"
     refused = status["contrast", "adaptive", "2-3"]
-    assert refused["status"] == "refused"
-    assert "have no weight" in refused["reason"]
+    assert refused.status == "refused"
+    assert "have no weight" in refused.reason
 
 
 def row(gain, cost=0.0, *, verdict="pass", strength=0.5, n_experts=3, name="c"):
     """A measured candidate."""
-    return {
-        "name": name,
-        "gain": {"value": gain},
-        "cost": {"value": cost},
-        "guard": {"verdict": verdict, "n": 30},
-        "strength": strength,
-        "n_experts": n_experts,
-    }
+    gained, lost = (Estimate(value, math.nan, math.nan, 30) for value in (gain, cost))
+    return MeasuredCandidate(
+        name=name,
+        rule="delta",
+        threshold=0.3,
+        top=None,
+        kind="soft",
+        strength=strength,
+        layers="all",
+        range=(0, 3),
+        n_experts=n_experts,
+        gain=gained,
+        gain_these_languages=gained,
+        cost=lost,
+        guard=Guard(verdict, 0.0, math.nan, math.nan, 0.01, 0.95, 30),
+    )
 
 
 def test_a_candidate_that_harms_the_pivot_never_wins():
     """However much it gains; an undecided guard is allowed, and the reason says so."""
     rows = [row(0.5, verdict="fail", name="a"), row(0.2, verdict="undecided", name="b"), row(0.1, name="c")]
     winner, reason = choose(rows)
-    assert winner["name"] == "b"
+    assert winner.name == "b"
     assert "guard undecided: 30 items" in reason
     assert "1 that gain were refused by the pivot guard" in reason
-    assert choose(rows[::2])[0]["name"] == "c"
+    assert choose(rows[::2])[0].name == "c"
     none, reason = choose(rows[:1])
     assert none is None
     assert "cost the pivot more than the margin" in reason
@@ -363,8 +375,8 @@ def test_ties_go_to_the_smaller_strength_then_to_fewer_experts():
         row(0.3, strength=0.25, n_experts=2, name="d"),
         row(0.3, strength=0.25, n_experts=2, name="e"),
     ]
-    assert [each["name"] for each in rank(equal)] == ["d", "e", "c", "b", "a"]
-    assert choose(equal)[0]["name"] == "d"
+    assert [each.name for each in rank(equal)] == ["d", "e", "c", "b", "a"]
+    assert choose(equal)[0].name == "d"
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=12))
@@ -387,19 +399,21 @@ def test_gains_of_scores_that_are_better_when_lower(tmp_path):
     for arm, by_language in scores.items():
         (tmp_path / arm).mkdir()
         for code, values in by_language.items():
-            text = "".join(json.dumps({"value": value}) + "\n" for value in values)
+            same = {"prompt_sha256": "0", "parsed": None, "expected": "", "correct": None}
+            rows = [{"item": str(index), **same, "value": value} for index, value in enumerate(values)]
+            text = "".join(json.dumps(each) + "\n" for each in rows)
             (tmp_path / arm / f"{code}.jsonl").write_text(text)
     lower, comparison = measure(tmp_path, "plan", pivot="eng_Latn", better="lower")
-    assert lower["gain"]["value"] == pytest.approx((0.75 + 0.15) / 2)
-    assert lower["cost"]["value"] == pytest.approx(0.3)
-    assert lower["gain"]["low"] <= lower["gain"]["value"] <= lower["gain"]["high"]
+    assert lower.gain.value == pytest.approx((0.75 + 0.15) / 2)
+    assert lower.cost.value == pytest.approx(0.3)
+    assert lower.gain.low <= lower.gain.value <= lower.gain.high
     assert set(comparison.per_language) == {"deu_Latn", "swh_Latn"}
     higher, _ = measure(tmp_path, "plan", pivot="eng_Latn", better="higher")
-    assert higher["gain"]["value"] == pytest.approx(-lower["gain"]["value"])
-    assert higher["cost"]["value"] == pytest.approx(-0.3)
+    assert higher.gain.value == pytest.approx(-lower.gain.value)
+    assert higher.cost.value == pytest.approx(-0.3)
     difference = comparison.overall.difference
-    assert flipped(difference, "higher") == difference
-    assert flipped(flipped(difference, "lower"), "lower") == difference
+    assert gain_of(difference, "higher") == difference
+    assert gain_of(gain_of(difference, "lower"), "lower") == difference
 
 
 @pytest.mark.parametrize(
@@ -480,12 +494,12 @@ def test_the_command_on_the_organism(tmp_path, capsys):
     assert main(["sweep", str(path), "-o", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == read(out / "sweep.json")
-    assert [row["range"] == result["bands"]["middle"] for row in result["candidates"]] == [True, True, False, False]
-    assert result["counts"] == {"no expert": 1, "plan": 1, "refused": 2}
+    assert [row.range == result["bands"]["middle"] for row in result.candidates] == [True, True, False, False]
+    assert result.counts == {"no expert": 1, "plan": 1, "refused": 2}
     assert main(["sweep", str(path), "-o", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "4 candidates, 1 distinct plans evaluated; 1 found no expert; 2 could not be made" in printed
-    assert ("No winner: " in printed) == (result["winner"] is None)
+    assert ("No winner: " in printed) == (result.winner is None)
     sides = [load_task("organism", split=split, n_items=50) for split in ("dev", "test")]
     asked = [{item.prompt for item in side.items["eng_Latn"]} for side in sides]
     assert not asked[0] & asked[1]
@@ -503,7 +517,7 @@ def test_the_table_names_winner_front_and_curse(planted, world, capsys, tmp_path
     printed = capsys.readouterr().out
     first = printed.splitlines()[1]
     assert first.startswith("→")
-    assert result["winner"] in first
+    assert result.winner in first
     assert first.rstrip().endswith("*")
     assert f"18 candidates, {result['n_plans']} distinct plans evaluated" in printed
     assert "on dev, " in printed

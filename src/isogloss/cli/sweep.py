@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from isogloss.cli.options import Subparsers, add_json, add_output
 from isogloss.cli.output import print_json, print_line, print_table
 
+if TYPE_CHECKING:
+    from isogloss.workflows.sweep.results import MeasuredCandidate, SweepResult, SweepTest, WinnersCurse
+
 __all__ = ["register_sweep", "show_sweep"]
 
-_SIGNIFICANT = 0.05
+_OUTCOMES = {"above": "the gain is confirmed", "below": "the winner hurts", None: "no significant gain"}
 _STATUS = {
     "no expert": "found no expert",
     "no effect": "would not change the routing",
@@ -38,81 +41,64 @@ def _sweep(options: argparse.Namespace) -> None:
     show_sweep(run_sweep(read_sweep(options.sweep), options.output), as_json=options.json)
 
 
-def show_sweep(result: dict[str, Any], *, as_json: bool) -> None:
+def show_sweep(result: SweepResult, *, as_json: bool) -> None:
     """Print the ranked candidates, what became of the others, the winner, and its test."""
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
     titles = ["", "candidate", "rule", "threshold", "top", "kind", "strength", "layers", "experts", "gain on dev"]
-    rows = [_row(row, result["winner"]) for row in result["dev"]]
-    print_table([*titles, "cost of the pivot", "guard", "front"], rows)
+    print_table([*titles, "cost of the pivot", "guard", "front"], [_row(row, result.winner) for row in result.dev])
     print_line(_counts(result))
-    if result["winner"] is None:
-        print_line(f"No winner: {result['reason']}. The test split was not touched.")
+    if result.winner is None:
+        print_line(f"No winner: {result.reason}. The test split was not touched.")
         return
-    print_line(f"Winner {result['winner']}: {result['reason']}.")
-    if result["test"] is None:
-        print_line(f"The winner could not be tested: {result['untested']}.")
+    print_line(f"Winner {result.winner}: {result.reason}.")
+    if result.test is None or result.winners_curse is None:
+        print_line(f"The winner could not be tested: {result.untested}.")
         return
-    for line in _test_lines(result):
+    for line in _test_lines(result.test, result.winners_curse):
         print_line(line)
 
 
-def _row(row: dict[str, Any], winner: str | None) -> list[str]:
-    settings = [row[name] for name in ("name", "rule", "threshold", "top", "kind", "strength")]
-    first, last = row["range"]
-    layers = f"{first}-{last}" if row["layers"] == f"{first}-{last}" else f"{row['layers']} ({first}-{last})"
-    mark = "→" if row["name"] == winner else ""
+def _row(row: MeasuredCandidate, winner: str | None) -> list[str]:
+    settings = (row.name, row.rule, row.threshold, row.top, row.kind, row.strength)
+    numbers = "" if row.range is None else f"{row.range[0]}-{row.range[1]}"
+    layers = numbers if row.layers == numbers else f"{row.layers} ({numbers})"
     texts = ["" if value is None else str(value) for value in settings]
-    verdict = row["guard"]["verdict"]
-    measured = [str(row["n_experts"]), _estimate(row["gain"]), _estimate(row["cost"]), verdict]
-    return [mark, *texts, layers, *measured, "*" if row["front"] else ""]
+    measured = [str(row.n_experts), row.gain.text(), row.cost.text(), row.guard.verdict]
+    return ["→" if row.name == winner else "", *texts, layers, *measured, "*" if row.front else ""]
 
 
-def _counts(result: dict[str, Any]) -> str:
+def _counts(result: SweepResult) -> str:
     """Say how many candidates there were, and what became of those that are not in the table."""
-    counts = result["counts"]
-    parts = [f"{counts[status]} {text}" for status, text in _STATUS.items() if status in counts]
-    counts = f"{len(result['candidates'])} candidates, {result['n_plans']} distinct plans evaluated"
+    parts = [f"{result.counts[status]} {text}" for status, text in _STATUS.items() if status in result.counts]
+    counts = f"{len(result.candidates)} candidates, {result.n_plans} distinct plans evaluated"
     return "; ".join([counts, *parts]) + ". * marks the Pareto front of gain against cost."
 
 
-def _test_lines(result: dict[str, Any]) -> list[str]:
-    test, curse = result["test"], result["winners_curse"]
-    better = [code for code, row in test["per_language"].items() if row["p_adjusted"] < _SIGNIFICANT]
-    controls = ", ".join(f"{name} {_estimate(row['gain'])}" for name, row in test["controls"].items())
+def _test_lines(test: SweepTest, curse: WinnersCurse) -> list[str]:
+    better = [code for code, row in test.per_language.items() if row.is_significant]
+    controls = ", ".join(f"{name} {gains.gain.text()}" for name, gains in test.controls.items())
     gained = (
-        f"Gain in {test['metric']} over the languages but the pivot: {_estimate(curse['dev'])} on dev, "
-        f"{_estimate(curse['test'])} on test. The winner was chosen on dev, so only test is unbiased; the difference "
-        f"is {curse['shrinkage']:+.3f}."
+        f"Gain in {test.metric} over the languages but the pivot: {curse.dev.text()} on dev, "
+        f"{curse.test.text()} on test. The winner was chosen on dev, so only test is unbiased; the difference "
+        f"is {curse.shrinkage:+.3f}."
     )
     shown = (
-        f"On test: {_verdict(test)}; significant {'in ' + ', '.join(better) if better else 'in no single language'} "
-        f"(Holm); cost of the pivot {_estimate(test['cost'])}, guard {test['guard']['verdict']}."
+        f"On test: {_OUTCOMES[test.gain.side]}; significant "
+        f"{'in ' + ', '.join(better) if better else 'in no single language'} "
+        f"(Holm); cost of the pivot {test.cost.text()}, guard {test.guard.verdict}."
     )
     random = "No random experts changed any choice, so there is no control."
-    if controls:
+    if test.over_controls is not None:
         random = (
-            f"Random experts, as many per layer, gain: {controls}; the winner gains {_estimate(test['over_controls'])} "
+            f"Random experts, as many per layer, gain: {controls}; the winner gains {test.over_controls.text()} "
             "more than their mean."
         )
-    lines = [gained, shown, random]
-    if any(test["seen_before"].values()):
-        seen = test["seen_before"]
+    lines, seen = [gained, shown, random], test.seen_before
+    if seen.dev or seen.task_texts:
         lines.append(
-            f"Warning: {seen['dev']} test items also occur in dev and {seen['task_texts']} in the task texts that "
+            f"Warning: {seen.dev} test items also occur in dev and {seen.task_texts} in the task texts that "
             "were used to find experts; the gain on test may be overestimated."
         )
     return lines
-
-
-def _verdict(test: dict[str, Any]) -> str:
-    low, high = test["gain"]["low"], test["gain"]["high"]
-    if low is None or low <= 0 <= high:
-        return "no significant gain"
-    return "the gain is confirmed" if low > 0 else "the winner hurts"
-
-
-def _estimate(estimate: dict[str, Any]) -> str:
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"

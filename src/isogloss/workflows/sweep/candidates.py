@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from isogloss.analysis import ExpertTable
 from isogloss.analysis.expert_query import ExpertQuery, find_experts
@@ -14,6 +13,7 @@ from isogloss.evaluation.arms import PLAN
 from isogloss.evaluation.tasks import Task, continuations, render, uses_chat
 from isogloss.runs import Run
 from isogloss.steering import Plan
+from isogloss.workflows.sweep.results import CandidateRow
 from isogloss.workflows.sweep.settings import Candidate, layer_range
 
 __all__ = ["Candidates", "has_effect", "make_candidates"]
@@ -28,13 +28,11 @@ class Candidates:
     """What became of a grid.
 
     Attributes:
-        rows: JSON types, one per candidate in the order of the grid: its settings; ``range``; ``n_experts`` and
-            ``expected_by_chance`` of its rule; ``status``: ``plan``, ``no expert``, ``no effect`` (the plan changes no
-            chosen expert) or ``refused``; ``reason`` of the last; ``arm`` that evaluates its plan.
+        rows: one per candidate in the order of the grid.
         plans: arm to plan. Candidates whose plans do the same share an arm, whatever found their experts.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[CandidateRow] = field(default_factory=list)
     plans: dict[str, Plan] = field(default_factory=dict)
 
 
@@ -49,27 +47,23 @@ class _Maker:
     arms: dict[str, str | None] = field(default_factory=dict)
     made: Candidates = field(default_factory=Candidates)
 
-    def add(self, candidate: Candidate) -> None:
+    def make(self, candidate: Candidate) -> CandidateRow:
         """Find experts, make the plan, and give it an arm unless one like it has one."""
         layers = [router.layer for router in self.run.manifest.routers]
         within, reason = layer_range(candidate.layers, layers, self.bands)
-        row: dict[str, Any] = {**candidate._asdict(), "range": within and list(within), "arm": None, "reason": reason}
-        row |= {"n_experts": 0, "expected_by_chance": None, "status": "refused"}
-        self.made.rows.append(row)
+        row = CandidateRow(**candidate._asdict(), range=within, reason=reason)
         if within is None:
-            return
+            return row
         table = self._find(candidate, within)
-        row |= {"n_experts": table.n, "expected_by_chance": table.expected_by_chance}
+        row = replace(row, n_experts=table.n, expected_by_chance=table.expected_by_chance)
         if not table.experts:
-            row["status"] = "no expert"
-            return
+            return replace(row, status="no expert")
         try:
             plan = table.plan(candidate.kind, strength=candidate.strength)
         except PlanError as error:  # this kind does not fit these experts; others of the grid may
-            row["reason"] = str(error)
-            return
-        row["arm"] = self._arm(plan)
-        row["status"] = "plan" if row["arm"] else "no effect"
+            return replace(row, reason=str(error))
+        arm = self._arm(plan)
+        return replace(row, arm=arm, status="plan" if arm else "no effect")
 
     def _find(self, candidate: Candidate, within: tuple[int, int]) -> ExpertTable:
         rule = candidate.rule
@@ -120,7 +114,7 @@ def make_candidates(
     """
     maker = _Maker(*runs, bands=bands, pivot=pivot, works=works)
     for candidate in grid:
-        maker.add(candidate)
+        maker.made.rows.append(maker.make(candidate))
         progress(1)
     return maker.made
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from isogloss.analysis import analyze, default_bands
 from isogloss.backends.model import Model
@@ -27,7 +26,7 @@ from isogloss.evaluation.paired import Better
 from isogloss.evaluation.records import SETTINGS
 from isogloss.evaluation.run import RunOptions
 from isogloss.evaluation.tasks import Item, Task, load_task
-from isogloss.files import claim_folder, read_json, remove_stale, to_json, write_json
+from isogloss.files import claim_folder, remove_stale, write_json, write_typed
 from isogloss.languages import resolve
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
@@ -36,6 +35,16 @@ from isogloss.workflows.corpora import open_corpus
 from isogloss.workflows.evaluate import evaluate_plan
 from isogloss.workflows.progress import busy, track
 from isogloss.workflows.sweep.candidates import Candidates, has_effect, make_candidates
+from isogloss.workflows.sweep.results import (
+    CandidatesFile,
+    DevFile,
+    MeasuredCandidate,
+    SeenBefore,
+    SweepResult,
+    SweepTest,
+    WinnerFile,
+    WinnersCurse,
+)
 from isogloss.workflows.sweep.select import choose, front, measure, over_controls, rank
 from isogloss.workflows.sweep.settings import Sweep, candidates, require_pivot
 
@@ -48,10 +57,12 @@ _CURSE = (
     "test is not"
 )
 
+_UNTESTED = "its plan changes no chosen expert on the first test items: take more items, or more dev"
+
 _Loader = Callable[[], Model]
 
 
-def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
+def run_sweep(sweep: Sweep, out: Path) -> SweepResult:
     """Run a sweep into a folder; what a stopped one has finished is kept.
 
     Args:
@@ -59,20 +70,7 @@ def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
         out: folder of the sweep, new or from a stopped sweep with the same settings.
 
     Returns:
-        As written to ``sweep.json``, JSON types:
-
-        * ``candidates``: all of the grid in its order, as in `Candidates.rows`; ``bands``; ``n_plans``: distinct ones;
-          ``counts``: candidates by status;
-        * ``dev``: measured candidates, best first, each with ``gain``, ``gain_these_languages``, ``cost`` of the pivot,
-          ``guard``, and ``front``: whether it is on the Pareto front of gain against cost;
-        * ``winner``: name of a candidate, or None; ``reason``; ``plan_sha256``;
-        * ``test``: None where there was none; else ``gain``, ``gain_these_languages``, ``cost``, ``guard``,
-          ``per_language`` (Holm over the languages but the pivot), ``controls``, ``over_controls`` (gain beyond the
-          mean random control; None without any), ``controls_without_effect`` (seeds whose random experts change no
-          choice; the next ones took their places), and ``seen_before``: how many test items also stand in dev or in the
-          task texts;
-        * ``untested``: why a winner was not tested; None if it was, or there is none;
-        * ``winners_curse``: the gain on dev and on test side by side, and by how much it shrank; None without a test.
+        As written to ``sweep.json``.
 
     Raises:
         IsoglossError: any step refused its input; the message says which and why.
@@ -85,15 +83,14 @@ def run_sweep(sweep: Sweep, out: Path) -> dict[str, Any]:
             write_json(out / SETTINGS, settings)
         remove_stale(out)
         if (out / _RESULT).is_file():
-            found: dict[str, Any] = read_json(out / _RESULT)
-            return found
+            return SweepResult.read(out / _RESULT)
         load_once = cache(lambda: load(sweep.model))
         if not (out / _WINNER).is_file():
             _fix_winner(sweep, out, load_once)
         fixed, plan = _fixed(out)
         test = _confirm(sweep, out, load_once(), plan) if plan is not None else None
         result = _result(out, fixed, test)
-        write_json(out / _RESULT, result)
+        write_typed(out / _RESULT, result)
     return result
 
 
@@ -102,20 +99,18 @@ def _fix_winner(sweep: Sweep, out: Path, load_once: _Loader) -> None:
     task = _load_split(sweep, "dev")
     require_pivot(list(task.items), sweep.pivot, f"task {task.name}")
     made = _candidates(sweep, out, load_once, task)
-    rows: list[dict[str, Any]] = []
-    if made.plans:
-        rows = _measured(sweep, out, load_once(), task, made)
-    write_json(out / _DEV, {"ranked": rows})
+    rows = _measured(sweep, out, load_once(), task, made) if made.plans else []
+    write_typed(out / _DEV, DevFile(tuple(rows)))
     winner, reason = choose(rows)
-    plan = made.plans[winner["arm"]] if winner else None
-    fixed = {
-        "winner": winner and winner["name"],
-        "reason": reason,
-        "candidate": winner,
-        "plan": plan and plan.to_json(),
-        "plan_sha256": plan and plan.sha256,
-    }
-    write_json(out / _WINNER, fixed)
+    plan = made.plans[winner.arm] if winner and winner.arm else None
+    fixed = WinnerFile(
+        winner=winner.name if winner else None,
+        reason=reason,
+        candidate=winner,
+        plan=plan.to_json() if plan else None,
+        plan_sha256=plan.sha256 if plan else None,
+    )
+    write_typed(out / _WINNER, fixed)
 
 
 def _load_split(sweep: Sweep, split: str) -> Task:
@@ -127,8 +122,8 @@ def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Cand
     """Make the plans of all candidates, or read those of a stopped sweep."""
     path, folder = out / _CANDIDATES, out / "plans"
     if path.is_file():
-        kept = read_json(path)
-        return Candidates(kept["candidates"], {arm: read_plan(folder / f"{arm}.json") for arm in kept["plans"]})
+        kept = CandidatesFile.read(path)
+        return Candidates(list(kept.candidates), {arm: read_plan(folder / f"{arm}.json") for arm in kept.plans})
     runs = _capture(sweep, out, load_once())
     bands = _bands(sweep, runs[1])
     grid = candidates(sweep.grid)
@@ -145,8 +140,8 @@ def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Cand
     remove_stale(folder)
     for arm, plan in made.plans.items():
         write_plan(plan, folder / f"{arm}.json")
-    record = {"bands": {name: list(ends) for name, ends in bands.items()}, "candidates": made.rows}
-    write_json(path, record | {"plans": {arm: plan.sha256 for arm, plan in made.plans.items()}})
+    hashes = {arm: plan.sha256 for arm, plan in made.plans.items()}
+    write_typed(path, CandidatesFile(bands=bands, candidates=tuple(made.rows), plans=hashes))
     return made
 
 
@@ -172,62 +167,62 @@ def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
     return default_bands(analysis)
 
 
-def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidates) -> list[dict[str, Any]]:
+def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidates) -> list[MeasuredCandidate]:
     """Answer dev once without a plan and once with each distinct plan, and rank the candidates."""
     pivot, better = resolve(sweep.pivot), _better(task)
     others = [f"plan={arm}:{out / 'plans' / arm}.json" for arm in made.plans if arm != PLAN]
     options = RunOptions(pivot=pivot)
     summary = evaluate_plan(model, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
-    found = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
+    gains = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
     rows = [
-        {**row, **found[row["arm"]], "guard": to_json(summary.guard[row["arm"]])}
+        MeasuredCandidate(**vars(row), **vars(gains[row.arm]), guard=summary.guard[row.arm])
         for row in made.rows
-        if row["arm"] in found
+        if row.arm in gains
     ]
     ranked = rank(rows)
-    return [{**row, "front": on_front} for row, on_front in zip(ranked, front(ranked), strict=True)]
+    return [replace(row, front=on_front) for row, on_front in zip(ranked, front(ranked), strict=True)]
 
 
 def _better(task: Task) -> Better:
     return "lower" if task.metric == "bits_per_byte" else "higher"
 
 
-def _fixed(out: Path) -> tuple[dict[str, Any], Plan | None]:
+def _fixed(out: Path) -> tuple[WinnerFile, Plan | None]:
     """Read the winner that was written down."""
     path = out / _WINNER
-    fixed = read_json(path)
-    if fixed["plan"] is None:
+    fixed = WinnerFile.read(path)
+    if fixed.plan is None:
         return fixed, None
-    plan = Plan.from_json(fixed["plan"])
-    if plan.sha256 != fixed["plan_sha256"]:
+    plan = Plan.from_json(fixed.plan)
+    if plan.sha256 != fixed.plan_sha256:
         raise RunError(f"{path}: its plan has another hash than it says; restore the file, or sweep into a new folder")
     return fixed, plan
 
 
-def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> dict[str, Any]:
-    """Evaluate the plan that was written down on test, which is loaded here alone."""
+def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> SweepTest | None:
+    """Evaluate the plan that was written down on test, which is loaded here alone; None where it changes nothing."""
     task, pivot = _load_split(sweep, "test"), resolve(sweep.pivot)
     seen, better = _seen_before(sweep, task), _better(task)
     if not has_effect(model, task, plan):
-        return {"untested": "its plan changes no chosen expert on the first test items: take more items, or more dev"}
+        return None
     arms, idle = _controls(sweep, out, model, task, plan)
     options = RunOptions(pivot=pivot)
     summary = evaluate_plan(model, task, plan, out=out / "test", arms=arms, options=options)
     gains, comparison = measure(out / "test", PLAN, pivot=pivot, better=better)
     controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary.controls}
     beyond = over_controls(out / "test", PLAN, list(controls), pivot=pivot, better=better) if controls else None
-    return {
-        **gains,
-        "metric": task.metric,
-        "better": better,
-        "n": dict(summary.n),
-        "guard": to_json(summary.guard[PLAN]),
-        "per_language": {code: to_json(row) for code, row in comparison.per_language.items()},
-        "controls": controls,
-        "over_controls": beyond and beyond.to_json(),
-        "controls_without_effect": idle,
-        "seen_before": seen,
-    }
+    return SweepTest(
+        **vars(gains),
+        metric=task.metric,
+        better=better,
+        n=summary.n,
+        guard=summary.guard[PLAN],
+        per_language=comparison.per_language,
+        controls=controls,
+        over_controls=beyond,
+        controls_without_effect=tuple(idle),
+        seen_before=seen,
+    )
 
 
 def _controls(sweep: Sweep, out: Path, model: Model, task: Task, plan: Plan) -> tuple[list[str], list[int]]:
@@ -247,7 +242,7 @@ def _controls(sweep: Sweep, out: Path, model: Model, task: Task, plan: Plan) -> 
     return arms, idle
 
 
-def _seen_before(sweep: Sweep, test: Task) -> dict[str, int]:
+def _seen_before(sweep: Sweep, test: Task) -> SeenBefore:
     """Count the test items that candidates were compared on, or whose pivot's text experts were looked for in."""
     pivot = resolve(sweep.pivot)
     dev = {_asked(item) for item in _load_split(sweep, "dev").items[pivot]}
@@ -260,31 +255,28 @@ def _seen_before(sweep: Sweep, test: Task) -> dict[str, int]:
     in_texts = sum(
         any((prompt.strip() or reference.strip()) in text for text in texts) for prompt, reference, _ in asked
     )
-    return {"dev": both, "task_texts": in_texts}
+    return SeenBefore(both, in_texts)
 
 
 def _asked(item: Item) -> tuple[str, str, tuple[str, ...]]:
     return item.prompt, item.reference, item.options
 
 
-def _result(out: Path, fixed: dict[str, Any], test: dict[str, Any] | None) -> dict[str, Any]:
-    made, curse = read_json(out / _CANDIDATES), None
-    untested = test.get("untested") if test else None
-    test = None if untested else test
-    if test is not None:
-        dev = fixed["candidate"]["gain"]
-        shrinkage = dev["value"] - test["gain"]["value"]
-        curse = {"dev": dev, "test": test["gain"], "shrinkage": shrinkage, "note": _CURSE}
-    return {
-        "bands": made["bands"],
-        "candidates": made["candidates"],
-        "counts": dict(sorted(Counter(row["status"] for row in made["candidates"]).items())),
-        "n_plans": len(made["plans"]),
-        "dev": read_json(out / _DEV)["ranked"],
-        "winner": fixed["winner"],
-        "reason": fixed["reason"],
-        "plan_sha256": fixed["plan_sha256"],
-        "untested": untested,
-        "test": test,
-        "winners_curse": curse,
-    }
+def _result(out: Path, fixed: WinnerFile, test: SweepTest | None) -> SweepResult:
+    made, curse = CandidatesFile.read(out / _CANDIDATES), None
+    if test is not None and fixed.candidate is not None:
+        dev = fixed.candidate.gain
+        curse = WinnersCurse(dev, test.gain, dev.value - test.gain.value, _CURSE)
+    return SweepResult(
+        bands=made.bands,
+        candidates=made.candidates,
+        counts=dict(sorted(Counter(row.status for row in made.candidates).items())),
+        n_plans=len(made.plans),
+        dev=DevFile.read(out / _DEV).ranked,
+        winner=fixed.winner,
+        reason=fixed.reason,
+        plan_sha256=fixed.plan_sha256,
+        untested=_UNTESTED if fixed.winner is not None and test is None else None,
+        test=test,
+        winners_curse=curse,
+    )

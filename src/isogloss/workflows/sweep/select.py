@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from isogloss.analysis import Estimate
-from isogloss.errors import RunError
 from isogloss.evaluation.arms import BASELINE
 from isogloss.evaluation.paired import Better, Comparison, compare, paired_difference
+from isogloss.evaluation.records import read_records
 from isogloss.evaluation.scores import FloatArray
-from isogloss.files import read_bytes
+from isogloss.workflows.sweep.results import Gains, MeasuredCandidate
 
-__all__ = ["choose", "flipped", "front", "measure", "over_controls", "rank", "read_values"]
+__all__ = ["choose", "front", "gain_of", "measure", "over_controls", "rank", "read_values"]
 
 _DIGITS = 12  # gains that differ less are ties: sums of the same terms in another order
 
-Values = Mapping[str, FloatArray]
-
 
 def read_values(folder: Path, arm: str) -> dict[str, FloatArray]:
-    """Read the scores of an arm of a finished evaluation: language to ``[n_items]``.
-
-    Raises:
-        RunError: a file cannot be read.
-    """
-    found = {}
-    for path in sorted((folder / arm).glob("*.jsonl")):
-        try:
-            values = [json.loads(line)["value"] for line in read_bytes(path).splitlines()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged; remove it and run the command again") from error
-        found[path.stem] = np.array(values, dtype=np.float64)
-    return found
+    """Read the scores of an arm of a finished evaluation: language to ``[n_items]``; RunError where it is damaged."""
+    files = sorted((folder / arm).glob("*.jsonl"))
+    return {path.stem: np.array([record.value for record in read_records(path)]) for path in files}
 
 
-def flipped(estimate: Estimate, better: Better) -> Estimate:
+def gain_of(difference: Estimate, better: Better) -> Estimate:
     """Turn a difference of scores into a gain: as it is where higher is better, else with the other sign."""
-    if better == "higher":
-        return estimate
-    return Estimate(0.0 - estimate.value, 0.0 - estimate.high, 0.0 - estimate.low, estimate.n)  # no minus zero
+    return difference if better == "higher" else difference.scaled(-1.0)
 
 
-def measure(folder: Path, arm: str, *, pivot: str, better: Better) -> tuple[dict[str, Any], Comparison]:
+def measure(folder: Path, arm: str, *, pivot: str, better: Better) -> tuple[Gains, Comparison]:
     """Measure what an arm of a finished evaluation gains over the languages but the pivot, and what it costs the pivot.
 
     Args:
@@ -57,19 +41,18 @@ def measure(folder: Path, arm: str, *, pivot: str, better: Better) -> tuple[dict
         better: whether higher or lower scores are better.
 
     Returns:
-        ``gain`` (interval for languages like these), ``gain_these_languages`` (for exactly these) and ``cost`` (of
-        the pivot, positive where it loses), 95 % intervals; and the comparison over the other languages, whose
-        adjusted p-values have these languages as their family.
+        The gains; and the comparison over the other languages, whose adjusted p-values have these languages as their
+        family.
     """
     before, after = read_values(folder, BASELINE), read_values(folder, arm)
     others = [code for code in before if code != pivot]
-    found = compare({code: before[code] for code in others}, {code: after[code] for code in others}, better=better)
-    loss = flipped(flipped(paired_difference(before[pivot], after[pivot]), better), "lower")
-    return {
-        "gain": flipped(found.overall.difference, better).to_json(),
-        "gain_these_languages": flipped(found.overall_these_languages.difference, better).to_json(),
-        "cost": loss.to_json(),
-    }, found
+    compared = compare({code: before[code] for code in others}, {code: after[code] for code in others}, better=better)
+    gains = Gains(
+        gain=gain_of(compared.overall.difference, better),
+        gain_these_languages=gain_of(compared.overall_these_languages.difference, better),
+        cost=gain_of(paired_difference(before[pivot], after[pivot]), better).scaled(-1.0),
+    )
+    return gains, compared
 
 
 def over_controls(folder: Path, arm: str, controls: Sequence[str], *, pivot: str, better: Better) -> Estimate:
@@ -78,27 +61,26 @@ def over_controls(folder: Path, arm: str, controls: Sequence[str], *, pivot: str
     random = [read_values(folder, control) for control in controls]
     others = [code for code in steered if code != pivot]
     means = {code: np.mean([values[code] for values in random], axis=0) for code in others}
-    found = compare(means, {code: steered[code] for code in others}, better=better)
-    return flipped(found.overall.difference, better)
+    beyond = compare(means, {code: steered[code] for code in others}, better=better)
+    return gain_of(beyond.overall.difference, better)
 
 
-def rank(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rank(rows: Sequence[MeasuredCandidate]) -> list[MeasuredCandidate]:
     """Sort measured candidates: greatest gain, then the smaller strength, fewer experts, and the grid's order."""
-    order = sorted(range(len(rows)), key=lambda index: (*_key(rows[index]), index))
-    return [dict(rows[index]) for index in order]
+    return sorted(rows, key=_key)
 
 
-def choose(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any] | None, str]:
+def choose(rows: Sequence[MeasuredCandidate]) -> tuple[MeasuredCandidate | None, str]:
     """Choose the candidate with the greatest gain above 0 that is not shown to harm the pivot.
 
     Args:
-        rows: measured candidates, with ``gain``, ``guard``, ``strength``, ``n_experts``.
+        rows: measured candidates.
 
     Returns:
         The winner and why it is one, or None and why there is none.
     """
     gaining = [row for row in rank(rows) if _gain(row) > 0]
-    allowed = [row for row in gaining if row["guard"]["verdict"] != "fail"]
+    allowed = [row for row in gaining if row.guard.verdict != "fail"]
     if not rows:
         return None, "no candidate made a plan that changes anything: lower the thresholds or widen the layers"
     if not gaining:
@@ -107,15 +89,15 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any] | None, st
         return None, f"all {len(gaining)} candidates that gain on dev cost the pivot more than the margin"
     winner, harmful = allowed[0], len(gaining) - len(allowed)
     verdict = "passes the pivot guard"
-    if winner["guard"]["verdict"] == "undecided":
-        verdict = f"is not shown to harm the pivot (guard undecided: {winner['guard']['n']} items are too few)"
+    if winner.guard.verdict == "undecided":
+        verdict = f"is not shown to harm the pivot (guard undecided: {winner.guard.n} items are too few)"
     passed_over = f"; {harmful} that gain were refused by the pivot guard" if harmful else ""
     return winner, f"greatest gain on dev of {len(rows)} candidates, and {verdict}{passed_over}"
 
 
-def front(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+def front(rows: Sequence[MeasuredCandidate]) -> list[bool]:
     """Say of each candidate whether no other one gains as much at less cost, or more at no more cost."""
-    points = [(_gain(row), -round(row["cost"]["value"], _DIGITS)) for row in rows]
+    points = [(_gain(row), -round(row.cost.value, _DIGITS)) for row in rows]
     return [
         not any(gain >= own_gain and saved >= own_saved and (gain, saved) != (own_gain, own_saved)
                 for gain, saved in points)
@@ -123,10 +105,9 @@ def front(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
     ]  # fmt: skip
 
 
-def _gain(row: Mapping[str, Any]) -> float:
-    return round(float(row["gain"]["value"]), _DIGITS)
+def _gain(row: MeasuredCandidate) -> float:
+    return round(row.gain.value, _DIGITS)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[float, float, int]:
-    strength = row["strength"]
-    return -_gain(row), math.inf if strength is None else abs(strength), row["n_experts"]
+def _key(row: MeasuredCandidate) -> tuple[float, float, int]:
+    return -_gain(row), math.inf if row.strength is None else abs(row.strength), row.n_experts
