@@ -494,12 +494,12 @@ def test_the_command_on_the_organism(tmp_path, capsys):
     assert main(["sweep", str(path), "-o", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == read(out / "sweep.json")
-    assert [row.range == result["bands"]["middle"] for row in result.candidates] == [True, True, False, False]
-    assert result.counts == {"no expert": 1, "plan": 1, "refused": 2}
+    assert [row["range"] == result["bands"]["middle"] for row in result["candidates"]] == [True, True, False, False]
+    assert result["counts"] == {"no expert": 1, "plan": 1, "refused": 2}
     assert main(["sweep", str(path), "-o", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "4 candidates, 1 distinct plans evaluated; 1 found no expert; 2 could not be made" in printed
-    assert ("No winner: " in printed) == (result.winner is None)
+    assert ("No winner: " in printed) == (result["winner"] is None)
     sides = [load_task("organism", split=split, n_items=50) for split in ("dev", "test")]
     asked = [{item.prompt for item in side.items["eng_Latn"]} for side in sides]
     assert not asked[0] & asked[1]
@@ -519,7 +519,7 @@ def test_the_table_names_winner_front_and_curse(planted, world, capsys, tmp_path
     assert first.startswith("→")
     assert result.winner in first
     assert first.rstrip().endswith("*")
-    assert f"18 candidates, {result['n_plans']} distinct plans evaluated" in printed
+    assert f"18 candidates, {result.n_plans} distinct plans evaluated" in printed
     assert "on dev, " in printed
     assert "the gain is confirmed; significant in deu_Latn, fra_Latn, spa_Latn, swh_Latn (Holm)" in printed
     assert "random-2" in printed
