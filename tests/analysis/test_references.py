@@ -221,7 +221,7 @@ def test_token_overlap_is_refused_where_tokens_are_unknown(tmp_path):
     """Imported counts, and Runs captured without vocabularies, say what to do."""
     writer = RunWriter(tmp_path / "bare", MANIFEST)
     writer.write("eng_Latn", routing(1), digest("eng_Latn"))
-    with pytest.raises(RunError, match="holds no vocabulary"):
+    with pytest.raises(RunError, match="has no vocabulary"):
         token_overlap_distance(writer.finish())
     assert ITEMS == 3
     pooled = replace(MANIFEST, granularity="pooled", item_ids=("all",))
