@@ -84,10 +84,10 @@ def test_prompts_are_answered_as_if_each_were_alone(family):
     assert len(set(together)) > 1
 
 
-@pytest.mark.parametrize("family", ["olmoe", "qwen3_next"])
-def test_an_answer_ends_after_a_stop(family):
+@pytest.mark.parametrize("model_type", ["olmoe", "qwen3_next"])
+def test_an_answer_ends_after_a_stop(model_type):
     """It is the beginning of the answer without stops, up to the token that completes one; others go on."""
-    loaded = tiny(family)
+    loaded = tiny(model_type)
     whole = answer_batch(loaded, TEXTS, max_new_tokens=12)
     place = next(index for index, text in enumerate(whole) if len(text.strip()) > 4)
     stop = whole[place].strip()[2:4]
