@@ -9,9 +9,6 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from scipy.optimize import brentq
-from statsmodels.stats.proportion import proportion_confint
-
 __all__ = ["paired_difference_interval", "share_interval", "share_upper_bound"]
 
 _LARGEST = 1e9  # in place of an infinite score, which a search by secants cannot use
@@ -35,6 +32,8 @@ def share_interval(n_right: int, n_items: int, *, level: float = 0.95) -> tuple[
         >>> [round(end, 3) for end in share_interval(50, 50)]
         [0.929, 1.0]
     """
+    from statsmodels.stats.proportion import proportion_confint  # noqa: PLC0415 - two seconds that reports need not wait
+
     low, high = proportion_confint(n_right, n_items, alpha=1.0 - level, method="wilson")
     return float(low), float(high)
 
@@ -54,6 +53,8 @@ def share_upper_bound(n_found: int, n_items: int, *, level: float = 0.95) -> flo
         >>> round(share_upper_bound(0, 300), 4)
         0.0099
     """
+    from statsmodels.stats.proportion import proportion_confint  # noqa: PLC0415 - two seconds that reports need not wait
+
     return float(proportion_confint(n_found, n_items, alpha=2.0 * (1.0 - level), method="beta")[1])
 
 
@@ -94,6 +95,8 @@ def _upper_end(n_gained: int, n_lost: int, n_items: int, quantile: float) -> flo
 
     def distance(difference: float) -> float:
         return min(max(_score(n_gained, n_lost, n_items, difference), -_LARGEST), _LARGEST) + quantile
+
+    from scipy.optimize import brentq  # noqa: PLC0415 - as above
 
     return float(brentq(distance, (n_gained - n_lost) / n_items, 1.0, xtol=1e-15))
 
