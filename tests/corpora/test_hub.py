@@ -6,27 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hub_cache import COMMITS, add_snapshot
+from hub_cache import hub_cache as hub_cache_of
+from published_layouts import write_repository
 
+from isogloss.corpora import hub as hub_module
 from isogloss.corpora import load_corpus
 from isogloss.errors import CorpusError
 from isogloss.languages import FLORES_200, resolve
-
-
-def write_repository(folder: Path, split: str, configs, *, per_language=True) -> Path:
-    """Write rows per configuration as the hub stores them: one file each, named in the README."""
-    names = list(configs) if per_language else []
-    card = ["---", "configs:", "- config_name: default", "  data_files:", f"  - split: {split}", f"    path: {split}/*"]
-    for name in names:
-        card += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {split}/{name}.jsonl"]
-    (folder / split).mkdir(parents=True)
-    (folder / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
-    for name, rows in configs.items():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / split / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
 
 
 def flores_rows(config: str, ids=(0, 10, 9)):
@@ -91,6 +81,18 @@ def test_refuses_splits_and_columns_that_are_not_there(tmp_path):
         load_corpus(f"belebele:{folder}", split="dev")
     with pytest.raises(CorpusError, match="cannot be loaded"):
         load_corpus(f"belebele:{tmp_path / 'nothing'}")
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    "content", ["---\nconfigs: [\0]\n---\n", "---\nconfigs:\n- a: b\n   c: d\n---\n", "---\n- 1\n---\n"]
+)
+def test_a_damaged_card_is_refused_in_one_line(tmp_path, content):
+    """Whatever the library's readers raise about it."""
+    folder = write_repository(tmp_path / "copy", "dev", {"eng_Latn": flores_rows("eng_Latn")})
+    (folder / "README.md").write_text(content, encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"^[^\n]*cannot be loaded[^\n]*$"):
+        load_corpus(f"flores_plus:{folder}", split="dev")
 
 
 def belebele_rows(config: str, order):
@@ -193,3 +195,85 @@ def test_a_folder_that_is_no_copy_is_refused_in_one_line(tmp_path):
         load_corpus(f"belebele:{tmp_path}", languages=["eng_Latn"])
     assert "\n" not in str(refused.value)
     assert "passage_to_flores200.json beside flores200/" in str(refused.value)
+
+
+class FakeDatasets:
+    """Stands for `datasets` on a hub, or, where ``kept`` is given, without a network on what it has kept."""
+
+    def __init__(self, kept=None):
+        self.kept = kept
+
+    def get_dataset_config_names(self, _where, *, revision):
+        """Two languages, at every revision."""
+        return ["eng_Latn", "deu_Latn"] if self.kept or revision in {None, *COMMITS, *COMMITS.values()} else []
+
+    def load_dataset(self, _where, config, *, split, revision):
+        """A table in the folder of its commit."""
+        rows = flores_rows(config)
+        commit = self.kept[config] if self.kept else COMMITS.get(revision or "main", revision)
+        file = f"/cache/flores_plus/{config}/0.0.0/{commit}/flores_plus-{split}.arrow"
+        return SimpleNamespace(
+            column_names=list(rows[0]), select_columns=lambda _columns: rows, cache_files=[{"filename": file}]
+        )
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Let there be a hub whose data set has two commits."""
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "README.md").touch()
+    place = hub_cache_of(monkeypatch, tmp_path / "hub")
+    for ref in COMMITS:
+        add_snapshot(place, "openlanguagedata/flores_plus", tmp_path / "card", ref, kind="datasets")
+    monkeypatch.setattr(hub_module, "_datasets", FakeDatasets)
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("source", "commit"),
+    [
+        ("flores_plus", COMMITS["main"]),
+        ("flores_plus@v1", COMMITS["v1"]),
+        (f"flores_plus@{COMMITS['v1']}", COMMITS["v1"]),
+    ],
+)
+def test_the_commit_of_a_data_set_is_known(source, commit):
+    """Of the main branch, or of the branch, tag or commit after the name; picking items keeps it."""
+    corpus = load_corpus(source)
+    assert (corpus.name, corpus.revision) == ("flores_plus", commit)
+    assert corpus.select(["eng_Latn"]).revision == commit
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("revision", [COMMITS["v1"], "v1", "unknown"])
+def test_another_commit_than_asked_for_is_refused(monkeypatch, revision):
+    """Without a network `datasets` takes what it has kept last, also where a revision was asked for."""
+    kept = dict.fromkeys(("eng_Latn", "deu_Latn"), COMMITS["main"])
+    monkeypatch.setattr(hub_module, "_datasets", lambda: FakeDatasets(kept))
+    for asked in ("", "@main", f"@{COMMITS['main']}"):
+        assert load_corpus(f"flores_plus{asked}", languages=["en"]).revision == COMMITS["main"]
+    with pytest.raises(CorpusError, match=f"revision {revision} was asked for, and commit {COMMITS['main']} was kept"):
+        load_corpus(f"flores_plus@{revision}", languages=["en"])
+
+
+@pytest.mark.usefixtures("hub")
+def test_languages_of_two_commits_are_refused(monkeypatch):
+    """As they may lie on a machine that has fetched them at different times."""
+    kept = {"eng_Latn": COMMITS["main"], "deu_Latn": COMMITS["v1"]}
+    monkeypatch.setattr(hub_module, "_datasets", lambda: FakeDatasets(kept))
+    with pytest.raises(CorpusError, match="languages are of two commits"):
+        load_corpus("flores_plus")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_local_copy_has_no_revision(tmp_path):
+    """None is recorded, and none can be asked for; an @ in its name is no revision."""
+    folder = write_repository(tmp_path / "copy@v1", "dev", {"eng_Latn": flores_rows("eng_Latn")})
+    assert load_corpus(f"flores_plus:{folder}").revision is None
+    for name in ("flores_plus", "belebele"):
+        with pytest.raises(CorpusError, match="a local copy has no revision"):
+            load_corpus(f"{name}@v1:{folder}")
+    texts = tmp_path / "flores_plus@v1"
+    texts.mkdir()
+    (texts / "eng_Latn.txt").write_text("One.\n", encoding="utf-8")
+    assert load_corpus(str(texts)).texts == {"eng_Latn": ("One.",)}

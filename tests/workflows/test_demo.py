@@ -19,6 +19,7 @@ def masked(text):
     return [re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip() for line in text.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_demo_prints_what_the_readme_shows(tmp_path):
     """Run offline as a newcomer does: the same table and sentences, numbers aside, and a self-contained report."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +16,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killing import KilledError, kill_at
 
-from isogloss.analysis.statistics import Estimate
 from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.cli import main
+from isogloss.cli import sweep as sweep_command
 from isogloss.cli.sweep import show_sweep
 from isogloss.errors import RunError
+from isogloss.evaluation import load_task
 from isogloss.evaluation.guard import Guard
-from isogloss.evaluation.tasks import load_task
+from isogloss.reports.metrics import Metric
+from isogloss.statistics import Estimate
 from isogloss.steering import Plan, with_strength
 from isogloss.workflows.sweep import run as sweeping
-from isogloss.workflows.sweep.results import MeasuredCandidate, SeenBefore, SweepResult
+from isogloss.workflows.sweep.results import DevFile, MeasuredCandidate, SeenBefore, SweepResult
 from isogloss.workflows.sweep.run import run_sweep
-from isogloss.workflows.sweep.select import choose, front, gain_of, measure, rank
-from isogloss.workflows.sweep.settings import Grid, Sweep, candidates, layer_range, read_sweep
+from isogloss.workflows.sweep.select import choose_winner, front, gain_of, measure, rank
+from isogloss.workflows.sweep.settings import CandidateGrid, Sweep, candidates, resolve_layers
 from known_answers.planted import LEXICON, PIVOT, planted_corpora, planted_problems
 from known_answers.planted_model import PLANTED_EXPERT, PLANTED_LAYER, planted_model
 
 OTHERS = [code for code in LEXICON if code != PIVOT]
-GRID = Grid(thresholds=(0.3, 0.4, 0.99), strengths=(0.05, 0.5), layers=("0-1", "2-3", "0-3"))
+GRID = CandidateGrid(thresholds=(0.3, 0.4, 0.99), strengths=(0.05, 0.5), layers=("0-1", "2-3", "0-3"))
 SMALL = ("eng_Latn", "deu_Latn", "swh_Latn")
 
 
@@ -60,7 +64,7 @@ def planted_sweep(world, **settings):
 def small_sweep(world, **grid):
     """A sweep over two plans in three languages."""
     grid = {"thresholds": (0.4,), "strengths": (0.3, 0.5), "layers": ("2-3",)} | grid
-    return planted_sweep(world, eval_languages=SMALL, corpus_items=20, n_controls=1, grid=Grid(**grid))
+    return planted_sweep(world, eval_languages=SMALL, corpus_items=20, n_controls=1, grid=CandidateGrid(**grid))
 
 
 def files(folder):
@@ -198,7 +202,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp
     stages, kills = set(), 0
     while not (out / "sweep.json").is_file():
         with monkeypatch.context() as patch:
-            kill_at(patch, 3 + 5 * (kills % 6))
+            kill_at(patch, 3 + 5 * (kills % 9))
             try:
                 assert run_sweep(small_sweep(world), out) == result
             except KilledError:
@@ -255,7 +259,7 @@ def test_a_written_winner_is_never_changed(world, finished, tmp_path):
     assert read(out / "test" / "settings.json")["arms"]["plan"] == sha256
     (out / "sweep.json").unlink()
     (out / "winner.json").write_text(json.dumps(fixed | {"plan_sha256": "0" * 64}))
-    with pytest.raises(RunError, match="another hash"):
+    with pytest.raises(RunError, match="hash of its plan is not the one that it states"):
         run_sweep(small_sweep(world), out)
 
 
@@ -280,7 +284,7 @@ def test_other_settings_need_another_folder(world, finished):
     """A finished sweep is read, not run; with another grid it is refused and left alone."""
     before = files(finished)
     assert run_sweep(small_sweep(world), finished) == SweepResult.read(finished / "sweep.json")
-    with pytest.raises(RunError, match=r"other settings \(grid\)"):
+    with pytest.raises(RunError, match=r"other settings \(grid"):
         run_sweep(small_sweep(world, strengths=(0.1,)), finished)
     assert files(finished) == before
 
@@ -310,7 +314,7 @@ def test_a_task_whose_splits_are_one_is_refused(world, tmp_path, monkeypatch):
     monkeypatch.setattr(
         sweeping, "load_task", lambda source, **options: load_task(source, **options | {"split": "dev"})
     )
-    with pytest.raises(RunError, match="all test items also stand in dev"):
+    with pytest.raises(RunError, match="all test items also occur in dev"):
         run_sweep(small_sweep(world), tmp_path / "out")
     assert not (tmp_path / "out" / "test").exists()
 
@@ -353,17 +357,17 @@ def row(gain, cost=0.0, *, verdict="pass", strength=0.5, n_experts=3, name="c"):
 def test_a_candidate_that_harms_the_pivot_never_wins():
     """However much it gains; an undecided guard is allowed, and the reason says so."""
     rows = [row(0.5, verdict="fail", name="a"), row(0.2, verdict="undecided", name="b"), row(0.1, name="c")]
-    winner, reason = choose(rows)
+    winner, reason = choose_winner(rows)
     assert winner.name == "b"
     assert "guard undecided: 30 items" in reason
     assert "1 that gain were refused by the pivot guard" in reason
-    assert choose(rows[::2])[0].name == "c"
-    none, reason = choose(rows[:1])
+    assert choose_winner(rows[::2])[0].name == "c"
+    none, reason = choose_winner(rows[:1])
     assert none is None
     assert "cost the pivot more than the margin" in reason
-    assert choose([row(0.0), row(-0.1)])[0] is None
-    assert choose([row(1e-17)])[0] is None
-    assert choose([])[0] is None
+    assert choose_winner([row(0.0), row(-0.1)])[0] is None
+    assert choose_winner([row(1e-17)])[0] is None
+    assert choose_winner([])[0] is None
 
 
 def test_ties_go_to_the_smaller_strength_then_to_fewer_experts():
@@ -376,7 +380,7 @@ def test_ties_go_to_the_smaller_strength_then_to_fewer_experts():
         row(0.3, strength=0.25, n_experts=2, name="e"),
     ]
     assert [each.name for each in rank(equal)] == ["d", "e", "c", "b", "a"]
-    assert choose(equal)[0].name == "d"
+    assert choose_winner(equal)[0].name == "d"
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=12))
@@ -424,22 +428,24 @@ def test_gains_of_scores_that_are_better_when_lower(tmp_path):
 def test_layer_ranges(text, expected):
     """By number, by the bands around the middle, or the middle moved, as long as it stays inside the model."""
     bands = {"early": (0, 3), "middle": (4, 8), "late": (9, 11)}
-    found, reason = layer_range(text, range(12), bands)
+    found, reason = resolve_layers(text, range(12), bands)
     assert found == expected
     assert bool(reason) == (expected is None)
 
 
 def test_layers_that_are_not_there():
     """A middle that starts with the model has nothing before it; without a middle the names mean nothing."""
-    assert layer_range("early", range(12), {"middle": (0, 8), "late": (9, 11)})[0] is None
+    assert resolve_layers("early", range(12), {"middle": (0, 8), "late": (9, 11)})[0] is None
     with pytest.raises(RunError, match="write A-B instead"):
-        layer_range("late", range(12), {})
+        resolve_layers("late", range(12), {})
 
 
 def test_no_point_of_the_grid_stands_twice():
     """Kinds without strength and rules without top are not repeated for them, nor are repeated values."""
-    grid = Grid(rules=("delta", "share"), thresholds=(0.1, 0.1), tops=(5, 9), kinds=("soft", "ban"), layers=("all",))
-    found = [each[1:] for each in candidates(grid)]
+    grid = CandidateGrid(
+        rules=("delta", "share"), thresholds=(0.1, 0.1), tops=(5, 9), kinds=("soft", "ban"), layers=("all",)
+    )
+    found = [replace(each, name="") for each in candidates(grid)]
     assert len(set(found)) == len(found) == 4 + 2 * 4
     assert {each.top for each in candidates(grid) if each.rule == "delta"} == {None}
 
@@ -464,6 +470,7 @@ def test_no_point_of_the_grid_stands_twice():
         ("dev_items = -1", "dev_items is -1"),
         ("eval_languages = ['de', 'sw']", "expected eng_Latn and at least one more"),
         ("eval_languages = ['en']", "expected eng_Latn and at least one more"),
+        ("task_corpus = ''\nmodel = 'organism'\n[grid]\nlayers = ['all']", "task_corpus is empty"),
         ("colour", "cannot read sweep"),
     ],
 )
@@ -479,6 +486,7 @@ def test_wrong_settings_are_refused_by_name(tmp_path, capsys, text, message):
 def test_the_command_on_the_organism(tmp_path, capsys):
     """From a file, with the middle that the analysis finds; dev asks for other equations than test."""
     settings = """
+        model = "organism"
         languages = ["en", "de", "es"]
         eval_languages = ["en", "sw"]
         corpus_items = 12
@@ -492,7 +500,13 @@ def test_the_command_on_the_organism(tmp_path, capsys):
     path, out = tmp_path / "sweep.toml", tmp_path / "out"
     path.write_text(settings)
     assert main(["sweep", str(path), "-o", str(out), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    streams = capsys.readouterr()
+    result = json.loads(streams.out)
+    assert "4 candidates in the grid: at most 5 evaluations on dev, then 3 on test\n" in streams.err
+    assert (
+        "2 evaluations on dev (one without a plan, one for each distinct plan) of 4 items in 2 languages" in streams.err
+    )
+    assert "8 answers\n" in streams.err
     assert result == read(out / "sweep.json")
     assert [row["range"] == result["bands"]["middle"] for row in result["candidates"]] == [True, True, False, False]
     assert result["counts"] == {"no expert": 1, "plan": 1, "refused": 2}
@@ -503,7 +517,15 @@ def test_the_command_on_the_organism(tmp_path, capsys):
     sides = [load_task("organism", split=split, n_items=50) for split in ("dev", "test")]
     asked = [{item.prompt for item in side.items["eng_Latn"]} for side in sides]
     assert not asked[0] & asked[1]
-    assert read_sweep(path).grid.layers == ("middle", "middle+9")
+    assert Sweep.read_toml(path).grid.layers == ("middle", "middle+9")
+
+
+def test_a_strength_of_offsets_has_its_unit(finished):
+    """Logits for the constant of an offset; λ has none."""
+    (row, *_) = DevFile.read(finished / "dev.json").ranked
+    offset = replace(row, kind="offset", strength=0.5)
+    assert sweep_command._row(offset, Metric.named("accuracy"), None)[6] == "+0.5 logits"
+    assert sweep_command._row(row, Metric.named("accuracy"), None)[6] == str(row.strength)
 
 
 def test_the_table_names_winner_front_and_curse(planted, world, capsys, tmp_path):
@@ -520,6 +542,13 @@ def test_the_table_names_winner_front_and_curse(planted, world, capsys, tmp_path
     assert result.winner in first
     assert first.rstrip().endswith("*")
     assert f"18 candidates, {result.n_plans} distinct plans evaluated" in printed
+    header = printed.splitlines()[0]
+    assert "gain on dev, points" in header
+    assert "cost of the pivot, points" in header
+    gain = f"{100 * result.dev[0].gain.value:+.1f}"
+    assert f" {gain} [" in first
+    assert f"{gain} points [" in printed
+    assert re.search(r"on test \(n = \d+ languages\)", printed)
     assert "on dev, " in printed
-    assert "the gain is confirmed; significant in deu_Latn, fra_Latn, spa_Latn, swh_Latn (Holm)" in printed
+    assert "the gain is confirmed; evidence of a change in deu_Latn, fra_Latn, spa_Latn, swh_Latn (Holm)" in printed
     assert "random-2" in printed

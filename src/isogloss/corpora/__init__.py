@@ -6,8 +6,24 @@ guessing (encoding, line ends, alignment) is an error that names the file, the l
 
 from __future__ import annotations
 
-from isogloss.corpora.corpus import Corpus
-from isogloss.corpora.hub import HUB_CORPORA
+from isogloss.corpora.corpus import Corpus, Turns, check_language, check_text, full_code, require_languages
+from isogloss.corpora.hub import HUB_CORPORA, Hub, split_revision
 from isogloss.corpora.load import load_corpus
+from isogloss.corpora.local import check_cells, names_language, read_lines, read_text
 
-__all__ = ["HUB_CORPORA", "Corpus", "load_corpus"]
+__all__ = [
+    "HUB_CORPORA",
+    "Corpus",
+    "Hub",
+    "Turns",
+    "check_cells",
+    "check_language",
+    "check_text",
+    "full_code",
+    "load_corpus",
+    "names_language",
+    "read_lines",
+    "read_text",
+    "require_languages",
+    "split_revision",
+]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.languages import resolve
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Corpus",
+    "Turns",
     "add_text",
     "align",
     "check_language",
@@ -26,6 +27,24 @@ __all__ = [
     "requested_codes",
     "require_languages",
 ]
+
+
+class Turns(NamedTuple):
+    """One item as a conversation: what the user writes, and what the assistant answers; None for no answer."""
+
+    user: str
+    assistant: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Question and answer as one plain text, divided by a line break."""
+        return self.user if self.assistant is None else f"{self.user}\n{self.assistant}"
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The turns as chat templates take them."""
+        answer = [] if self.assistant is None else [{"role": "assistant", "content": self.assistant}]
+        return [{"role": "user", "content": self.user}, *answer]
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +57,10 @@ class Corpus(Shown):
         item_ids: unique, the same for all languages.
         licence: SPDX identifier, or ``not stated``.
         source: where the texts come from; never a local path, so that Runs from several machines can be merged.
+        files: full language code -> file with its texts, for messages; empty where there are none.
+        revision: commit of the hub's repository; None for local texts, or where it is unknown.
+        turns: full language code -> the same items as conversations, whose `Turns.text` are the ``texts``; empty where
+            texts are no conversations.
 
     Raises:
         CorpusError: on construction, if a language's number of texts differs from the number of items, or ids repeat.
@@ -48,6 +71,9 @@ class Corpus(Shown):
     item_ids: tuple[str, ...]
     licence: str
     source: str
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    revision: str | None = None
+    turns: Mapping[str, tuple[Turns, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.item_ids)) != len(self.item_ids):
@@ -57,6 +83,9 @@ class Corpus(Shown):
                 raise CorpusError(
                     f"corpus {self.name}: {language} has {len(texts)} texts, expected {len(self.item_ids)} (one per id)"
                 )
+        for language, turns in self.turns.items():
+            if tuple(each.text for each in turns) != self.texts.get(language):
+                raise CorpusError(f"corpus {self.name}: the turns of {language} are not its texts; give both alike")
 
     def __repr__(self) -> str:
         return f"Corpus({self.name}: {len(self.texts)} languages, {len(self.item_ids):,} items)"
@@ -77,31 +106,18 @@ class Corpus(Shown):
         """Full codes of the languages, sorted."""
         return tuple(sorted(self.texts))
 
+    def where(self, language: str) -> str:
+        """Name a language with the file of its texts, or with the corpus, for messages."""
+        return f"{language} ({self.files.get(language, f'corpus {self.name}')})"
+
     def sha256(self, language: str) -> str:
-        """Hash the ids and texts of one language.
-
-        Args:
-            language: a language of this corpus, as `isogloss.languages.resolve` accepts it.
-
-        Returns:
-            64 hexadecimal digits; they depend on ids and texts, not on the corpus's name.
-
-        Raises:
-            CorpusError: the corpus does not have the language.
-        """
+        """Hash the ids and texts of one language, not the corpus's name; CorpusError where it lacks the language."""
         (code,) = require_languages(self.texts, (resolve(language),), self.name)
-        texts = self.texts[code]
+        texts = self.turns.get(code) or self.texts[code]
         return hashlib.sha256(json.dumps([self.item_ids, texts], separators=(",", ":")).encode()).hexdigest()
 
     def select(self, languages: Sequence[str], items: Sequence[str] | None = None) -> Corpus:
-        """Keep some languages and items.
-
-        Args:
-            languages: to keep, as `isogloss.languages.resolve` accepts them.
-            items: ids to keep, in this order; None keeps all.
-
-        Returns:
-            The smaller corpus.
+        """Keep some languages, as `resolve` accepts them, and items, by their ids in this order; None keeps all items.
 
         Raises:
             CorpusError: the corpus does not have a language or an item, or nothing was requested.
@@ -117,7 +133,14 @@ class Corpus(Shown):
             code: tuple(self.texts[code][position[item]] for item in kept_ids)
             for code in require_languages(self.texts, requested_codes(languages), self.name)
         }
-        return replace(self, texts=texts, item_ids=kept_ids)
+        turns = {
+            code: tuple(self.turns[code][position[item]] for item in kept_ids) for code in texts if code in self.turns
+        }
+        return replace(self, texts=texts, item_ids=kept_ids, turns=turns)
+
+    def conversations(self, language: str) -> tuple[Turns, ...]:
+        """Return the items of a language, by its full code, as conversations; a plain text is the user's message."""
+        return self.turns.get(language) or tuple(Turns(text) for text in self.texts[language])
 
 
 def requested_codes(languages: Sequence[str]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +22,12 @@ from isogloss.corpora.corpus import (
 )
 from isogloss.errors import CorpusError
 
-__all__ = ["HUB_CORPORA", "Hub", "Row", "load_hub"]
+__all__ = ["DEFAULT_CONFIG", "HUB_CORPORA", "Hub", "HubRow", "load_hub", "split_revision"]
 
-Row = Mapping[str, Any]
+HubRow = Mapping[str, Any]
 
-_DEFAULT_CONFIG = "default"
+DEFAULT_CONFIG = "default"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Hub:
         prefix: what precedes the language in a configuration's name.
         renamed: configuration -> language, if its name is not the language's code.
         alternative: what a folder may hold in place of a copy of the repository, for messages; empty for nothing.
+        revision: branch, tag or commit on the hub; None for its main branch.
+        commits: that rows were read from so far.
     """
 
     repository: str
@@ -47,6 +51,8 @@ class Hub:
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     alternative: str = "the original release"
+    revision: str | None = None
+    commits: set[str] = field(default_factory=set, compare=False)
 
     @property
     def where(self) -> str:
@@ -61,8 +67,8 @@ class Hub:
         """
         datasets = _datasets()
         try:
-            names = list(datasets.get_dataset_config_names(self.where))
-        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            names = list(datasets.get_dataset_config_names(self.where, revision=self.revision))
+        except Exception as error:  # the library raises whatever its readers of damaged files raise
             raise self._unreachable(self.where, error) from error
         configs: dict[str, str] = {}
         for name in names:
@@ -73,21 +79,62 @@ class Hub:
                 configs[code] = name
         return configs
 
-    def rows(self, config: str, split: str, columns: Sequence[str]) -> list[Row]:
+    def rows(
+        self,
+        config: str,
+        split: str,
+        columns: Sequence[str | tuple[str, ...]],
+        *,
+        optional: Sequence[str | tuple[str, ...]] = (),
+    ) -> list[HubRow]:
         """Return the rows of one configuration and split, with these columns.
+
+        A column of several spellings is the first of them that the data set has, and is named by its first spelling.
+        Those that are ``optional`` may be missing.
 
         Raises:
             CorpusError: not reachable, no such split, or a column is missing; the message lists those available.
         """
         where, datasets = f"{self.where}, split {split}", _datasets()
         try:
-            table = datasets.load_dataset(self.where, config, split=split)
-        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            table = datasets.load_dataset(self.where, config, split=split, revision=self.revision)
+            names = {column: _spelling(column, table.column_names) for column in columns}
+            missing = [column for column, name in names.items() if name is None and column not in optional]
+            kept = {name: column if isinstance(column, str) else column[0] for column, name in names.items() if name}
+            rows = [] if missing else list(table.select_columns(list(kept)))
+        except Exception as error:  # as above
             raise self._unreachable(where, error) from error
-        missing = [column for column in columns if column not in table.column_names]
         if missing:
-            raise CorpusError(f"{where}, {config}: no column {', '.join(missing)}; it has {table.column_names}")
-        return list(table.select_columns(list(columns)))
+            wanted = ", ".join(column if isinstance(column, str) else " or ".join(column) for column in missing)
+            raise CorpusError(f"{where}, {config}: no column {wanted}; it has {table.column_names}")
+        if self.copy is None:
+            self._note_commit(table)
+        if all(name == column for name, column in kept.items()):
+            return rows
+        return [{column: row[name] for name, column in kept.items()} for row in rows]
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that the rows were read from; None for a local copy, or where `datasets` does not tell."""
+        return next(iter(self.commits), None)
+
+    def _note_commit(self, table: Any) -> None:  # noqa: ANN401 - of `datasets`
+        """Find the commit in the name of the folder that `datasets` keeps a table in; refuse another than the first.
+
+        Without a network, `datasets` takes the last one that it has kept, whatever revision was asked for.
+        """
+        folders = {Path(file["filename"]).parent.name for file in table.cache_files}
+        self.commits.update(name for name in folders if _COMMIT.fullmatch(name))
+        if len(self.commits) > 1:
+            raise CorpusError(
+                f"{self.where}: languages are of two commits ({' and '.join(sorted(self.commits))}); name one of them "
+                f"as {self.name}@COMMIT, or fetch the data set anew"
+            )
+        if self.revision is not None and self.commit != _resolve(self.repository, self.revision):
+            raise CorpusError(
+                f"{self.where}: revision {self.revision} was asked for, and commit {self.commit or 'unknown'} was "
+                "kept on this machine; fetch it where there is a network, or leave the revision out"
+            )
 
     def _unreachable(self, where: str, error: Exception) -> CorpusError:
         if self.copy is not None and self.copy.exists():
@@ -107,7 +154,7 @@ class _HubCorpus:
     """How one data set of the hub names its languages, items and texts.
 
     Attributes:
-        repository: on the hub.
+        hub: its repository.
         licence: SPDX identifier.
         split: read by default.
         language: columns that, joined by ``_``, name the language of a row.
@@ -115,11 +162,9 @@ class _HubCorpus:
         text: column with the text.
         rank: column that says which row of an item to keep (the lowest), or None where an item has one row.
         sort_key: order of items.
-        renamed: configuration -> language, if its name is not the language's code.
-        alternative: another folder that can be read in place of a copy of the repository; empty for none.
     """
 
-    repository: str
+    hub: Hub
     licence: str
     split: str
     language: tuple[str, ...]
@@ -127,8 +172,6 @@ class _HubCorpus:
     text: str
     rank: str | None
     sort_key: Callable[[str], Any]
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    alternative: str = ""
 
 
 # Configurations that FLORES+ names otherwise than FLORES-200, for the same text. kon_Latn and tzm_Tfng are not among
@@ -148,7 +191,7 @@ _FLORES_PLUS_CONFIGS = {
 
 _HUB = {
     "flores_plus": _HubCorpus(
-        repository="openlanguagedata/flores_plus",
+        Hub("openlanguagedata/flores_plus", None, "flores_plus", renamed=_FLORES_PLUS_CONFIGS, alternative=""),
         licence="CC-BY-SA-4.0",
         split="dev",
         language=("iso_639_3", "iso_15924"),
@@ -156,10 +199,14 @@ _HUB = {
         text="text",
         rank=None,
         sort_key=int,
-        renamed=_FLORES_PLUS_CONFIGS,
     ),
     "belebele": _HubCorpus(
-        repository="facebook/belebele",
+        Hub(
+            "facebook/belebele",
+            None,
+            "belebele",
+            alternative="belebele/passage_to_flores200.json beside flores200/",
+        ),
         licence="CC-BY-SA-4.0",
         split="test",
         language=("dialect",),
@@ -167,7 +214,6 @@ _HUB = {
         text="flores_passage",
         rank="question_number",
         sort_key=str,
-        alternative="belebele/passage_to_flores200.json beside flores200/",
     ),
 }
 
@@ -175,35 +221,22 @@ HUB_CORPORA = frozenset(_HUB)
 """Names that `load_corpus` fetches from the Hugging Face hub."""
 
 
-def load_hub(name: str, local: str, wanted: tuple[str, ...] | None, split: str | None) -> Corpus:
-    """Load a data set of the hub, or a local copy of its repository, through the same calls.
+def load_hub(
+    name: str, local: str, wanted: tuple[str, ...] | None, split: str | None, *, revision: str | None = None
+) -> Corpus:
+    """Load a data set of the hub (``local`` is empty), or a local copy of its repository, through the same calls.
 
-    Where the repository has one configuration per language, only those wanted are fetched; where it has none, its
-    default configuration is read and divided by its language columns.
-
-    Args:
-        name: one of `HUB_CORPORA`.
-        local: folder with a copy of the repository; empty for the hub.
-        wanted: full codes; None for all.
-        split: None for the data set's usual one.
-
-    Returns:
-        The corpus.
+    ``revision`` is a branch, tag or commit of the hub's. Where the repository has one configuration per language, only
+    those wanted are fetched; where it has none, its default configuration is read and divided by its language columns.
 
     Raises:
         CorpusError: not reachable, no such language or split, or the items of the languages differ.
     """
     layout = _HUB[name]
-    hub = Hub(
-        layout.repository,
-        Path(local) if local else None,
-        name,
-        renamed=layout.renamed,
-        alternative=layout.alternative,
-    )
+    hub = replace(layout.hub, copy=Path(local) if local else None, revision=revision, commits=set())
     split = split or layout.split
     configs = hub.configs()
-    parts: list[tuple[str, str | None]] = [(_DEFAULT_CONFIG, None)]
+    parts: list[tuple[str, str | None]] = [(DEFAULT_CONFIG, None)]
     if configs:
         parts = [(configs[code], code) for code in require_languages(configs, wanted, hub.where)]
     texts: dict[str, dict[str, str]] = {}
@@ -217,7 +250,7 @@ def load_hub(name: str, local: str, wanted: tuple[str, ...] | None, split: str |
             f"{where}: {layout.item} is not an integer ({error}); expected the layout of FLORES+"
         ) from error
     aligned, ids = align(texts, order, wanted, where)
-    return Corpus(name, aligned, ids, layout.licence, f"{layout.repository}, split {split}")
+    return Corpus(name, aligned, ids, layout.licence, f"{hub.repository}, split {split}", revision=hub.commit)
 
 
 def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split: str) -> dict[str, dict[str, str]]:
@@ -225,7 +258,11 @@ def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split:
     rank = () if layout.rank is None else (layout.rank,)
     rows = hub.rows(config, split, (layout.item, layout.text, *rank, *(() if code else layout.language)))
     if rank:
-        rows.sort(key=lambda row: row[rank[0]])
+        try:
+            rows.sort(key=lambda row: row[rank[0]])
+        except TypeError as error:
+            where = f"{hub.where}, split {split}, {config}"
+            raise CorpusError(f"{where}: {rank[0]} is not a number in every row ({error})") from error
     texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for number, row in enumerate(rows, start=1):
         where = f"{hub.where}, split {split}, {config}, row {number}"
@@ -234,6 +271,40 @@ def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split:
         if not rank or item not in texts[language]:
             add_text(texts[language], item, check_text(row[layout.text], where), where)
     return texts
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Divide ``NAME@REVISION``, of a model or data set of the hub; a path that exists is a path, whatever its name.
+
+    Returns:
+        The name, and the branch, tag or commit; None where none is named.
+
+    Example:
+        >>> split_revision("allenai/OLMoE-1B-7B-0924@step1000-tokens4B")
+        ('allenai/OLMoE-1B-7B-0924', 'step1000-tokens4B')
+    """
+    source, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
+    return source, revision or None
+
+
+def _resolve(repository: str, revision: str) -> str | None:
+    """Return the commit that a branch or tag of a data set stands for; None where that is not known here."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - half a second, as below
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - as above
+
+    try:
+        card = hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
+    except (OSError, HfHubHTTPError):
+        return None
+    return Path(card).parent.name
+
+
+def _spelling(column: str | tuple[str, ...], available: Sequence[str]) -> str | None:
+    """Return the first spelling of a column that is available."""
+    spellings = (column,) if isinstance(column, str) else column
+    return next((name for name in spellings if name in available), None)
 
 
 def _datasets() -> ModuleType:

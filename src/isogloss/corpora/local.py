@@ -10,6 +10,7 @@ from typing import Any
 
 from isogloss.corpora.corpus import (
     Corpus,
+    Turns,
     add_text,
     align,
     check_language,
@@ -19,9 +20,9 @@ from isogloss.corpora.corpus import (
     require_languages,
 )
 from isogloss.errors import CorpusError
-from isogloss.files import parse_json
+from isogloss.files import parse_json, read_bytes
 
-__all__ = ["TABLES", "check_cells", "load_folder", "load_table", "names_language", "read_lines", "read_text"]
+__all__ = ["TABLE_READERS", "check_cells", "load_folder", "load_table", "names_language", "read_lines", "read_text"]
 
 _LANGUAGE_STEM = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z]{4})?")
 # A field as writers of CSV quote one that holds a quotation mark: marks around it, those inside doubled.
@@ -32,17 +33,11 @@ _BOM = b"\xef\xbb\xbf"
 def read_text(path: Path, *, allow_mark: bool = False) -> str:
     """Read a UTF-8 file without changing its text.
 
-    Args:
-        path: of the file.
-        allow_mark: drop a byte order mark, which is an error otherwise.
-
     Raises:
-        CorpusError: it cannot be read, is not UTF-8, or starts with a byte order mark.
+        CorpusError: it cannot be read, is not UTF-8, or starts with a byte order mark that is not allowed (else it is
+            dropped).
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    raw = read_bytes(path, error=CorpusError)
     if raw.startswith(_BOM) and not allow_mark:
         raise CorpusError(f"{path}:1: starts with a byte order mark; save it as UTF-8 without BOM")
     try:
@@ -60,10 +55,6 @@ def read_lines(path: Path, *, allow_mark: bool = False) -> list[str]:
     LF and CRLF end a line, also mixed in one file. A carriage return elsewhere may be a line's end, as on old Macs, or
     a stray character: it is refused. NEL, U+2028, vertical tabs and form feeds are part of their line.
 
-    Args:
-        path: of the file.
-        allow_mark: as `read_text`.
-
     Raises:
         CorpusError: as `read_text`, or for a carriage return without a line feed behind it.
     """
@@ -78,12 +69,9 @@ def read_lines(path: Path, *, allow_mark: bool = False) -> list[str]:
 
 
 def check_cells(cells: Sequence[str], where: str) -> None:
-    """Refuse cells of a tab-separated line that a writer of CSV has quoted; these files know no quoting.
+    """Refuse cells of a tab-separated line that a writer of CSV has quoted, by a CorpusError that names the cell.
 
-    Marks around a whole text, with none or single ones inside, are part of the text.
-
-    Raises:
-        CorpusError: names the cell.
+    These files know no quoting: marks around a whole text, with none or single ones inside, are part of the text.
     """
     for cell in cells:
         if _QUOTED.fullmatch(cell):
@@ -120,7 +108,7 @@ def load_folder(folder: Path, wanted: tuple[str, ...] | None, split: str | None)
                 "lost line"
             )
     ids = tuple(str(number) for number in range(1, len(texts[first]) + 1))
-    return Corpus(name, texts, ids, licence="not stated", source="local folder")
+    return Corpus(name, texts, ids, "not stated", "local folder", {code: str(files[code]) for code in codes})
 
 
 def names_language(stem: str) -> bool:
@@ -176,7 +164,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{path}:{number}", dict(zip(header, cells, strict=True))
 
 
-TABLES: dict[str, Callable[[Path], Iterator[tuple[str, Mapping[str, Any]]]]] = {
+TABLE_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Mapping[str, Any]]]]] = {
     ".jsonl": _jsonl_rows,
     ".tsv": _tsv_rows,
 }
@@ -186,15 +174,28 @@ def load_table(path: Path, wanted: tuple[str, ...] | None) -> Corpus:
     """Read a table with a language column; arguments and errors as `isogloss.corpora.load_corpus`."""
     texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
     order: dict[str, None] = {}
+    turns: defaultdict[str, dict[str, Turns]] = defaultdict(dict)
     with_ids: bool | None = None
-    for where, row in TABLES[path.suffix](path):
+    for where, row in TABLE_READERS[path.suffix](path):
         code = check_language(str(row.get("language", "")), where)
         if with_ids is None:
             with_ids = "id" in row
         elif with_ids != ("id" in row):
             raise CorpusError(f"{where}: some rows have an id and others do not; give every row an id, or no row")
         item = item_id(row["id"], where) if with_ids else str(len(texts[code]) + 1)
-        add_text(texts[code], item, check_text(row.get("text"), where), where)
+        turn = Turns(
+            check_text(row.get("text"), where), None if "assistant" not in row else check_text(row["assistant"], where)
+        )
+        add_text(texts[code], item, turn.text, where)
+        turns[code][item] = turn
         order.setdefault(item)
     aligned, ids = align(texts, list(order), wanted, str(path))
-    return Corpus(path.stem, aligned, ids, licence="not stated", source=f"local file {path.name}")
+    pairs = {code: tuple(turns[code][item] for item in ids) for code in aligned}
+    answered = {turn.assistant is not None for each in pairs.values() for turn in each}
+    if len(answered) > 1:
+        raise CorpusError(
+            f"{path}: some rows have an answer of the assistant and others do not; give every row one, or none"
+        )
+    files = dict.fromkeys(aligned, str(path))
+    source = f"local file {path.name}"
+    return Corpus(path.stem, aligned, ids, "not stated", source, files, turns=pairs if answered == {True} else {})

@@ -1,0 +1,1 @@
+"""A whole study from one file of settings, and the recipes that ship with the package."""

@@ -1,0 +1,129 @@
+"""Puts what a study measured beside the numbers of its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from isogloss.analysis import Analysis
+from isogloss.evaluation import EvaluationSummary
+from isogloss.evaluation.ablation import AblationResult
+from isogloss.languages import resolve
+from isogloss.reports import Condition, PublishedComparison, PublishedRow, Quantity
+from isogloss.runs import Run
+from isogloss.statistics import Estimate
+from isogloss.workflows.study.settings import Study
+
+__all__ = ["compare_with_published"]
+
+_SETTING_OF = {"model": "model", "dtype": "dtype", "layers": "layers", "engine": "backend"}
+
+
+def compare_with_published(
+    study: Study,
+    recipe: Study | None,
+    runs: tuple[Run, Run | None],
+    analysis: Analysis,
+    evaluation: EvaluationSummary | None,
+    ablation: AblationResult | None = None,
+) -> PublishedComparison | None:
+    """Compare a study with its published numbers; None where it names none and no conditions.
+
+    Args:
+        study: as it ran.
+        recipe: as it ships, where the study came from one; what was set otherwise is a condition that differs.
+        runs: of the generic texts, and of the task's.
+        analysis: of the first.
+        evaluation: of the first task; None where nothing was steered.
+        ablation: of the study's bands, where it has some.
+    """
+    if not (study.published or study.conditions or study.remarks):
+        return None
+    measured = _measured(study, analysis, evaluation)
+    rows = []
+    for each in study.published:
+        found = measured.get(each.quantity)
+        difference = None if found is None else _minus(found, each.value)
+        rows.append(PublishedRow(each.quantity, each.value, found, difference, each.source))
+    conditions = [*_stated(study, runs, _evaluated(evaluation, ablation)), *_reset(study.without_folders(), recipe)]
+    return PublishedComparison(tuple(rows), tuple(conditions), study.remarks)
+
+
+def _measured(
+    study: Study, analysis: Analysis, evaluation: EvaluationSummary | None
+) -> Mapping[Quantity, Estimate | None]:
+    measured: dict[Quantity, Estimate | None] = {}
+    if evaluation is not None:
+        overall, factor = evaluation.overall_these_languages, evaluation.factor
+        measured |= {
+            "baseline": overall.baseline.scaled(factor),
+            "steered": overall.steered.scaled(factor),
+            "gain": overall.difference.scaled(factor),
+        }
+        pivot = evaluation.per_language.get(resolve(study.pivot))
+        measured["pivot change"] = None if pivot is None else pivot.difference.scaled(factor)
+        n_experts = evaluation.n_experts.get("plan")
+        measured["experts"] = None if n_experts is None else _exact(n_experts)
+    middle = analysis.middle if analysis.has_middle else (analysis.layers[0], analysis.layers[-1])
+    inside = study.decoder_layers or middle
+    pairs = zip(analysis.layers, analysis.correlation, strict=False)
+    pearson = [each.pearson for layer, each in pairs if inside[0] <= layer <= inside[1]]
+    if pearson:
+        measured["lowest correlation"] = min(pearson, key=lambda each: each.value)
+        measured["highest correlation"] = max(pearson, key=lambda each: each.value)
+    return measured
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value, float("nan"), float("nan"), 1)
+
+
+def _minus(estimate: Estimate, value: float) -> Estimate:
+    return replace(estimate, value=estimate.value - value, low=estimate.low - value, high=estimate.high - value)
+
+
+def _evaluated(evaluation: EvaluationSummary | None, ablation: AblationResult | None) -> Mapping[str, int]:
+    """Return the number of items of the first task, by language; none where nothing was evaluated."""
+    if evaluation is not None:
+        return evaluation.n
+    if ablation is not None:
+        first = ablation.families.tasks[0]
+        return dict.fromkeys(first.languages, len(first.item_ids))
+    return {}
+
+
+def _stated(study: Study, runs: tuple[Run, Run | None], n_items: Mapping[str, int]) -> Iterator[Condition]:
+    """Yield the conditions that the paper states, with those here; a name that we do not measure is left as stated."""
+    run, task_run = runs
+    manifest = run.manifest
+    here = {
+        "model": manifest.model,
+        "engine": manifest.backend,
+        "dtype": manifest.dtype,
+        "generic items": str(len(manifest.item_ids)),
+        "task texts": "0" if task_run is None else str(len(task_run.manifest.item_ids)),
+        "layers": "found by the analysis" if study.layers is None else f"{study.layers[0]}-{study.layers[1]}",
+        "languages captured": str(len(run.languages)),
+    }
+    if n_items:
+        counts = sorted(set(n_items.values()))
+        here["items per language"] = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        here["languages evaluated"] = str(len(n_items))
+    for name, published in study.conditions.items():
+        yield Condition(name, published, here.get(name, "not measured"))
+
+
+def _reset(study: Study, recipe: Study | None) -> Iterator[Condition]:
+    """Yield what was set otherwise than in the recipe, apart from what `_stated` compares anyway."""
+    stated = {_SETTING_OF[name] for name in study.conditions if name in _SETTING_OF}
+    for name, (theirs, ours) in (study.changed_from(recipe) if recipe else {}).items():
+        if name not in stated:
+            yield Condition(f"setting {name}", _short(theirs), _short(ours))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_short(each)}" for name, each in value.items()) or "none"
+    return str(value) if value not in ("", None) else "none"
