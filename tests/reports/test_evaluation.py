@@ -15,19 +15,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import ATTACK, CODES, Page, arms_evaluation, evaluation
 
-from isogloss.analysis.statistics import Estimate
-from isogloss.cli.output import show_study
+from isogloss.cli.output import show_evaluation
+from isogloss.cli.study import show_study
 from isogloss.evaluation.paired import outcome_of
+from isogloss.evaluation.random_arms import is_random
 from isogloss.reports import Report, render_report
-from isogloss.reports.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
-from isogloss.reports.evaluations import evaluation_section
-from isogloss.reports.metrics import Metric, arm_text, is_random
-from isogloss.reports.sentences import describe_evaluation
+from isogloss.reports.effects import describe_evaluation
+from isogloss.reports.evaluations import (
+    arms_figure,
+    arms_table,
+    dose_figure,
+    evaluation_section,
+    inside_table,
+    language_table,
+)
+from isogloss.reports.metrics import Metric, arm_text
+from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
     from isogloss.evaluation.paired import Better
     from isogloss.evaluation.summary import EvaluationSummary
-    from isogloss.workflows.study import StudyResult
+    from isogloss.workflows import StudyResult
 
 
 def said(summary: EvaluationSummary) -> str:
@@ -46,6 +54,38 @@ def with_difference(**ends: float) -> EvaluationSummary:
     """An evaluation whose mean difference has another interval."""
     told = arms_evaluation()
     return replace(told, overall=replace(told.overall, difference=replace(told.overall.difference, **ends)))
+
+
+def at_zero(unreadable: float, *, steered: float = 0.0) -> EvaluationSummary:
+    """An evaluation whose unsteered model is right nowhere."""
+    told = with_difference(low=-0.01)
+    share = Estimate(unreadable, 0.0, 1.0, 250)
+    arms = {"baseline": dict.fromkeys(CODES, 0.0), "plan": dict.fromkeys(CODES, steered)}
+    return replace(told, arms=arms, unparsable={arm: dict.fromkeys(CODES, share) for arm in told.unparsable})
+
+
+@pytest.mark.parametrize(("unreadable", "why"), [(1.0, "could be read"), (0.4, "accuracy is 0 in every language")])
+def test_nothing_measured_is_no_result(unreadable: float, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing could get worse, neither the terminal, nor a sentence, nor the report speaks of an effect."""
+    summary = at_zero(unreadable)
+    show_evaluation(summary, as_json=False)
+    page = " ".join(evaluation_section(summary).paragraphs)
+    printed = capsys.readouterr().out
+    for text in (printed, said(summary), page):
+        assert "nothing was measured, since" in text
+        assert why in text
+    assert "no significant effect" not in printed + said(summary)
+    assert "is not harmed" not in said(summary)
+    assert "is harmed was not measured" in said(summary)
+    assert "guard undecided" not in printed
+
+
+def test_a_gain_from_zero_is_a_result() -> None:
+    """Scores of 0 can rise: a significant gain is reported as one."""
+    told = at_zero(0.0, steered=0.02)
+    raised = replace(told, overall=arms_evaluation().overall)
+    assert raised.unmeasured is None
+    assert "steering helps" in said(raised)
 
 
 def with_guard(**fields: object) -> EvaluationSummary:
@@ -84,11 +124,11 @@ def test_a_plan_alone_is_told_in_three_sentences() -> None:
         "difference +2.0 points [+1.0, +3.0]: steering helps."
     )
     assert languages == (
-        "Significant after Holm's correction: better in Swahili +2.0 points [+1.0, +3.0], "
+        "By language, after Holm's correction: better in Swahili +2.0 points [+1.0, +3.0], "
         "Bengali +4.0 points [+3.0, +5.0], Chinese (Simplified) +6.0 points [+5.0, +7.0]."
     )
     assert controls == "No control was run."
-    _, figure, table = evaluation_section(alone).blocks
+    *_, figure, table = evaluation_section(alone).blocks
     assert figure.title == "Change in accuracy by language"
     assert table.header == (
         *("language", "n", "baseline %", "steered %", "difference, points", "p", "p Holm", "p BH", "detectable"),
@@ -102,14 +142,14 @@ def test_nothing_to_evaluate_is_said() -> None:
 
 def test_a_mean_without_interval_shows_no_effect() -> None:
     """A single number is no evidence, however large."""
-    assert "difference +2.0 points: no significant effect." in said(with_difference(low=math.nan, high=math.nan))
+    assert "difference +2.0 points: no evidence of an effect." in said(with_difference(low=math.nan, high=math.nan))
 
 
 def test_both_questions_are_answered_only_where_answers_differ() -> None:
     """Two sentences on the mean where one interval holds zero and the other does not; else one."""
     assert "exactly these" not in said(arms_evaluation())
     first, second, *_ = describe_evaluation(with_difference(low=-0.01))
-    assert first.endswith("no significant effect.")
+    assert first.endswith("no evidence of an effect.")
     assert second.endswith("exactly these 4 (only items resampled), the difference is "
                            "+2.0 points [+1.5, +2.5]: steering helps.")  # fmt: skip
 
@@ -182,7 +222,7 @@ def test_arms_are_explained(arm: str, text: str) -> None:
 
 def test_arms_figure_has_the_plan_first_and_one_dot_per_arm() -> None:
     """From the top: the plan, random experts, then the others; in percentage points, with intervals."""
-    figure = arms_figure(arms_evaluation(), Metric("accuracy"), caption="")
+    figure = arms_figure(arms_evaluation(), caption="")
     assert figure is not None
     axis = figure.layout["yaxis"]
     assert axis["ticktext"] == ["<b>plan</b>", "random-0", "random-1", "early", "strength-0.25", "multilingual"]
@@ -195,13 +235,13 @@ def test_arms_figure_has_the_plan_first_and_one_dot_per_arm() -> None:
 
 def test_figures_of_arms_need_arms() -> None:
     """A plan alone is in the figure by language, and has one strength."""
-    assert arms_figure(evaluation(), Metric("accuracy"), caption="") is None
-    assert dose_figure(evaluation(), Metric("accuracy"), caption="") is None
+    assert arms_figure(evaluation(), caption="") is None
+    assert dose_figure(evaluation(), caption="") is None
 
 
 def test_dose_response_marks_the_guard() -> None:
     """Each strength is drawn once, with the symbol of its guard's verdict."""
-    figure = dose_figure(arms_evaluation(), Metric("accuracy"), caption="")
+    figure = dose_figure(arms_evaluation(), caption="")
     assert figure is not None
     line, *doses = figure.data
     assert line["x"] == [0.25, 0.5]
@@ -212,17 +252,19 @@ def test_dose_response_marks_the_guard() -> None:
 
 def test_arms_tables_hold_every_number() -> None:
     """Scores, guard, KL, changed experts, unparsable answers and the language of answers, arm by arm."""
-    found = arms_evaluation()
-    scores = arms_table(found, Metric("accuracy"), caption="")
+    summary = arms_evaluation()
+    scores = arms_table(summary, caption="")
     assert scores is not None
     assert scores.rows[0] == ("plan", "+2.0 [+1.0, +3.0]", "+2.0 [+1.5, +2.5]", "3.3", "−0.4 [−3.0, +2.0]", "undecided")
-    inside = inside_table(found, caption="")
+    inside = inside_table(summary, caption="")
     assert inside is not None
     assert inside.rows[3] == (
-        "early", "as many experts in early layers", "9", "0.013", "42.3", "10.0 → 10.0", "10.0 → 30.0 (n = 250)"
+        "early", "as many experts in early layers", "9", "0.013 [0.050, 0.200]", "42.3",
+        "10.0 [5.0, 20.0] → 10.0 [5.0, 20.0] (n = 1,000)",
+        "10.0 [5.0, 20.0] → 30.0 [5.0, 20.0] (n = 250 of 500 answers, in 1 language)"
     )  # fmt: skip
     assert inside.header[4:] == ("other experts, %", "unparsable, %", "right language, %")
-    languages = language_table(found)
+    languages = language_table(summary)
     assert languages is not None
     assert languages.rows[0][1:6] == (
         *["10.0 [5.0, 20.0]"] * 3, "30.0 [5.0, 20.0]", "+20.0 [+5.0, +20.0]"
@@ -230,14 +272,54 @@ def test_arms_tables_hold_every_number() -> None:
     assert languages.rows[1][3:7] == ("–",) * 4
 
 
+def judged(n: int) -> EvaluationSummary:
+    """An evaluation in which so many answers could be judged by their language."""
+    told = arms_evaluation()
+    by_code = {
+        code: replace(row, baseline=replace(row.baseline, n=n), steered=replace(row.steered, n=n))
+        for code, row in told.output_language["plan"].items()
+        if row.baseline is not None and row.steered is not None
+    }
+    by_code = {**told.output_language["plan"], **by_code}
+    return replace(told, output_language=dict.fromkeys(told.output_language, by_code))
+
+
+def test_too_few_judged_answers_are_no_share(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 500 answers 29 say nothing about their language; 30 are shown with their number and interval."""
+    for n in (29, 30):
+        summary, count = judged(n), f"n = {n} of 500 answers, in 1 language"
+        show_evaluation(summary, as_json=False)
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("plan:"))
+        cells = inside_table(summary, caption="").rows[0]
+        if n < 30:
+            assert f"answers in the right language: too few could be judged ({count})" in line
+            assert cells[-1] == f"too few judged ({count})"
+        else:
+            assert f"answers in the right language 10.0 [5.0, 20.0] → 30.0 [5.0, 20.0] % ({count})" in line
+            assert cells[-1] == f"10.0 [5.0, 20.0] → 30.0 [5.0, 20.0] ({count})"
+
+
+def test_every_number_of_an_arm_has_its_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """Estimates have an interval, too."""
+    show_evaluation(arms_evaluation(), as_json=False)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("plan:"))
+    assert (
+        "plan: 2.0 [1.0, 3.0] points (n = 4 languages); eng_Latn −0.4 [−3.0, +2.0] points (n = 250), guard un" in line
+    )
+    assert "unparsable 10.0 [5.0, 20.0] → 10.0 [5.0, 20.0] % (n = 1,000 answers)" in line
+    assert "on the first 4 prompts of each language tokens with changed experts: up to 42.3 % per layer" in line
+    assert line.endswith("KL 0.0125 [0.05, 0.2] nats (n = 1000 prompts)")
+
+
 def test_tables_leave_out_what_is_not_known() -> None:
     """Where scores alone were measured there is neither a table of what is inside an arm nor one of answers."""
     bare = evaluation()
-    assert arms_table(bare, Metric("accuracy"), caption="").header[-1] == "detectable"
+    assert arms_table(bare, caption="").header[-1] == "detectable"
     assert inside_table(bare, caption="") is None
     assert language_table(bare) is None
     assert [block.title for block in evaluation_section(bare).blocks] == [
-        "Arms: scores", "Change in accuracy by language", "Evaluation: all numbers"
+        "Accuracy by language, without and with the plan", "Arms: scores",
+        "Change in accuracy by language", "Evaluation: all numbers",
     ]  # fmt: skip
 
 
@@ -283,7 +365,7 @@ def test_names_of_arms_are_shown_and_not_run() -> None:
     page = render_report(Report("T", describe_evaluation(told), {}, evaluation=told))
     seen = Page(page)
     assert ATTACK not in page
-    assert seen.scripts == 2
+    assert seen.scripts == 1
     assert f"Mean {ATTACK} over" in seen.text
     labels = [text for drawing in seen.drawings for text in drawing["layout"]["yaxis"].get("ticktext", ())]
     assert html.escape(ATTACK) in labels
@@ -294,9 +376,9 @@ def test_names_of_arms_are_shown_and_not_run() -> None:
 
 def test_figures_of_an_evaluation_are_valid_plotly() -> None:
     """Plotly's own validation accepts arms, doses and languages, in either direction."""
-    for found in (arms_evaluation(), graded("chrf", "higher")):
-        drawings = Page(render_report(Report("T", (), {}, evaluation=found))).drawings
-        assert len(drawings) == 3
+    for summary in (arms_evaluation(), graded("chrf", "higher")):
+        drawings = Page(render_report(Report("T", (), {}, evaluation=summary))).drawings
+        assert len(drawings) == 4
         for drawing in drawings:
             go.Figure({"data": drawing["data"], "layout": drawing["layout"]})
 
@@ -324,7 +406,9 @@ def test_a_study_prints_the_evaluation_once(is_evaluated: bool, capsys: pytest.C
     """Its table stands for the sentences on it; without one, and in JSON, every sentence is printed."""
     summary = arms_evaluation(controls={}) if is_evaluated else None
     effects = describe_evaluation(summary)
-    result = SimpleNamespace(evaluation=summary, findings=("Routing.",), effects=effects, report="x.html")
+    result = SimpleNamespace(
+        evaluation=summary, findings=("Routing.",), effects=effects, report="x.html", published=None, ablation=None
+    )
     show_study(cast("StudyResult", result), as_json=False)
     printed = capsys.readouterr().out
     assert "Routing.\n" in printed

@@ -26,30 +26,30 @@ from report_samples import (
     typed_table,
 )
 
-from isogloss.analysis.statistics import Estimate
 from isogloss.errors import FileError, RunError
 from isogloss.reports import Report, render_report, write_report
 from isogloss.reports.figures import MAX_COLOURS, language_styles
 from isogloss.reports.provenance import flat
-from isogloss.reports.text import label, number, p_value, plain, plot_text, points, sample_size, with_interval
+from isogloss.reports.text import label, number, p_value, plain, plot_text, sample_size, with_interval
+from isogloss.statistics import Estimate
 
 
-def strings(found: object) -> list[str]:
+def strings(json_part: object) -> list[str]:
     """Every string inside JSON."""
-    if isinstance(found, str):
-        return [found]
-    children = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    if isinstance(json_part, str):
+        return [json_part]
+    children = json_part.values() if isinstance(json_part, dict) else json_part if isinstance(json_part, list) else ()
     return [text for child in children for text in strings(child)]
 
 
 def test_full_report_says_everything_in_order() -> None:
-    """Findings come first, then the analysis, experts, steering and provenance."""
+    """The curve comes first, then the findings, the analysis, experts, steering and provenance."""
     text = Page(render_report(full())).text
     places = [
         text.index(said)
         for said in (
-            "The middle layers are shared.",
             "Divergence from English (eng_Latn) by layer",
+            "The middle layers are shared.",
             "Routing entropy by layer",
             "Routing consistency by layer",
             "Accuracy and divergence by layer",
@@ -93,24 +93,24 @@ def test_missing_field_is_named_with_its_file(read: Callable[[], object], messag
 def test_every_drawing_is_valid_plotly() -> None:
     """Plotly's own validation accepts each figure (unknown properties raise)."""
     drawings = Page(render_report(full())).drawings
-    assert len(drawings) == 7
+    assert len(drawings) == 8
     for drawing in drawings:
         go.Figure({"data": drawing["data"], "layout": drawing["layout"]})
 
 
 def test_page_loads_nothing_from_the_network() -> None:
-    """No element points elsewhere, and the policy forbids every request and every script but the page's two."""
+    """No element points elsewhere, and the policy forbids every request and every script but the page's own."""
     page = render_report(full())
-    found = Page(page)
-    for tag, attributes in found.elements:
+    rendered = Page(page)
+    for tag, attributes in rendered.elements:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             target = attributes.get(name) or ""
             assert not target or target.startswith(("#", "data:")), (tag, target)
-    policy = next(attributes["content"] for _, attributes in found.elements if "http-equiv" in attributes)
+    policy = next(attributes["content"] for _, attributes in rendered.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert policy.count("'sha256-") == found.scripts == 2
-    own = page.replace(max(re.findall(r"<script>.*?</script>", page, re.DOTALL), key=len), "")
-    assert len(own) < 1_000_000
+    assert policy.count("'sha256-") == rendered.scripts == 1
+    own = page.replace("http://www.w3.org/2000/svg", "")  # a name, which nothing loads
+    assert len(own) < 300_000
     assert "http:" not in own
     assert "https:" not in own
     assert "@import" not in own
@@ -119,17 +119,17 @@ def test_page_loads_nothing_from_the_network() -> None:
 def test_markup_from_outside_is_shown_and_not_run() -> None:
     """A script as model name, language, rule, control or finding stays text in the page and in plotly's labels."""
     page = render_report(hostile())
-    found = Page(page)
+    rendered = Page(page)
     assert ATTACK not in page
-    assert found.scripts == 2
-    assert found.text.count(ATTACK) > 10
-    inside = strings(found.drawings)
+    assert rendered.scripts == 1
+    assert rendered.text.count(ATTACK) > 10
+    inside = strings(rendered.drawings)
     assert any(html.escape(ATTACK) in text for text in inside)
     shown = [
-        text for drawing in found.drawings for trace in drawing["data"] for text in strings(trace.get("hovertext"))
+        text for drawing in rendered.drawings for trace in drawing["data"] for text in strings(trace.get("hovertext"))
     ]
     assert shown
-    for text in [*shown, *strings([drawing["layout"] for drawing in found.drawings])]:
+    for text in [*shown, *strings([drawing["layout"] for drawing in rendered.drawings])]:
         assert "<script" not in text
 
 
@@ -146,6 +146,7 @@ def test_pooled_counts_have_no_band_and_say_so() -> None:
     """Null ends draw no band; figures and tables state that pooled counts carry no interval."""
     curves = {code: curve(0.1, with_interval=False, n=1) for code in CODES[1:]}
     pooled = analysis(granularity="pooled", divergence=curves, shuffled={}, entropy={}, consistency={}, correlation=[])
+    pooled["middle_layers"] = {"start": 2, "end": 4, "start_interval": None, "end_interval": None}
     page = Page(render_report(replace(full(), analysis=typed(pooled), experts=(), evaluation=None)))
     (drawing,) = page.drawings
     assert not [trace for trace in drawing["data"] if trace.get("fill")]
@@ -192,7 +193,7 @@ def test_differences_are_sorted_and_tabled() -> None:
     """The greatest difference is on top in the figure and first in the table, after all languages together."""
     page = Page(render_report(full()))
     axis = page.drawings[-1]["layout"]["yaxis"]
-    assert axis["ticktext"] == ["<b>Mean over languages</b>", "Chinese (Simplified)", "Bengali", "Swahili", "English"]
+    assert axis["ticktext"] == ["<b>Mean over languages</b>", "Chinese", "Bengali", "Swahili", "English"]
     assert axis["tickvals"] == [4, 3, 2, 1, 0]
     assert (
         "Chinese (Simplified) (zho_Hans)25050.0 [49.0, 51.0]56.0 [55.0, 57.0]+6.0 [+5.0, +7.0]0.0040.012" in page.text
@@ -207,7 +208,7 @@ def test_middle_layers_are_shaded_with_their_edges() -> None:
 
 def test_expert_map_places_each_expert() -> None:
     """A found expert has the statistic in its cell; all other cells are blank."""
-    drawing = next(found for found in Page(render_report(full())).drawings if len(found["data"][0].get("z", ())) == 16)
+    drawing = next(one for one in Page(render_report(full())).drawings if len(one["data"][0].get("z", ())) == 16)
     cells = {(x, y): value for y, row in enumerate(drawing["data"][0]["z"]) for x, value in enumerate(row) if value}
     assert cells == {(2, 3): 0.41}
     hover = drawing["data"][0]["hovertext"][3][2]
@@ -264,7 +265,7 @@ def test_partial_run_is_announced() -> None:
 def test_notes_of_the_manifest_come_first() -> None:
     """What a reader must know about the numbers stands above the findings."""
     text = Page(render_report(replace(full(), manifest=manifest(notes=["Counts were rounded."])))).text
-    assert text.index("Counts were rounded.") < text.index("Findings")
+    assert text.index("Counts were rounded.") < text.rindex("Findings")
 
 
 def test_equal_reports_give_equal_pages() -> None:
@@ -283,7 +284,8 @@ def test_write_replaces_the_old_file_as_a_whole(tmp_path) -> None:
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     """A disk that fails while writing leaves the old report untouched and no remains."""
     path = tmp_path / "report.html"
-    path.write_text("old", encoding="utf-8")
+    old = '<meta name="generator" content="isogloss">old'
+    path.write_text(old, encoding="utf-8")
 
     def fail(_: int) -> None:
         raise OSError(28, "disk full")
@@ -291,7 +293,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("isogloss.files.os.fsync", fail)
     with pytest.raises(FileError, match="cannot write"):
         write_report(path, full())
-    assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == old
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -336,7 +338,6 @@ def test_languages_never_share_a_colour(codes: set[str]) -> None:
         (number(0.0), "0.000"),
         (number(None), "–"),
         (number(math.nan), "–"),
-        (points(0.0161), "+1.6"),
         (p_value(0.0004), "< 0.001"),
         (sample_size([200, None, 180]), "n = 180 to 200"),
         (sample_size([None]), "n not stated"),

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from isogloss.reports.folders import Findings, report_on, report_study
-from isogloss.reports.page import render_report, write_report
-from isogloss.reports.plots import plot
-from isogloss.reports.results import Report, make_report
+from isogloss.reports.page import Report, join_reports, make_report, plot, render_report, write_report
+from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
 
-__all__ = ["Findings", "Report", "make_report", "plot", "render_report", "report_on", "report_study", "write_report"]
+__all__ = [
+    "Condition",
+    "Findings",
+    "Published",
+    "PublishedComparison",
+    "PublishedRow",
+    "Quantity",
+    "Report",
+    "join_reports",
+    "make_report",
+    "plot",
+    "render_report",
+    "report_on",
+    "report_study",
+    "write_report",
+]

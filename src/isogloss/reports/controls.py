@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from math import nan
 from statistics import median
-from typing import TYPE_CHECKING
 
-from isogloss.analysis import Estimate
+from isogloss.analysis import Analysis
 from isogloss.reports.curves import (
     LinePlot,
+    Lines,
     all_points,
+    correlation_blocks,
     curve_blocks,
     curve_figure,
     curve_table,
     curves_of,
+    curves_text,
     mean_curve,
-    sampling,
 )
-from isogloss.reports.figures import Section, Table, ordered_styles
-from isogloss.reports.tables import correlation_blocks
+from isogloss.reports.figures import Figure, Section, Table, ordered_styles
 from isogloss.reports.text import label, number, percent, sample_size
+from isogloss.statistics import Estimate
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from isogloss.analysis import Analysis
-    from isogloss.reports.curves import Curves
-    from isogloss.reports.figures import Figure
-
-__all__ = ["controls_section"]
-
-Blocks = tuple["Figure | Table", ...]
-
-_NAN = float("nan")
+Blocks = list["Figure | Table"]
 
 
-def _distinct_means(analysis: Analysis, distinct: Curves) -> Curves:
+def _distinct_means(analysis: Analysis, distinct: Lines) -> Lines:
     """Average over the languages that have tokens of their own in every layer, so that all means are over the same."""
     codes = [code for code, curve in distinct.items() if all(point.is_known for point in curve.values())]
     sources = {
@@ -44,7 +36,7 @@ def _distinct_means(analysis: Analysis, distinct: Curves) -> Curves:
     }
     present = {name: [curves[code] for code in codes if code in curves] for name, curves in sources.items()}
     return {
-        name: {at: Estimate(value, _NAN, _NAN, len(each)) for at, value in mean_curve(each).items()}
+        name: {at: Estimate(value, nan, nan, len(each)) for at, value in mean_curve(each).items()}
         for name, each in present.items()
         if each
     }
@@ -64,7 +56,7 @@ def _share_text(share: Mapping[str, float]) -> str:
 def _distinct_blocks(analysis: Analysis) -> Blocks:
     part, distinct = analysis.controls.distinct, curves_of(analysis, "distinct_divergence")
     if part is None or not distinct:
-        return ()
+        return []
     means, shuffled = _distinct_means(analysis, distinct), curves_of(analysis, "shuffled")
     caption = (
         f"Divergence from {label(analysis.pivot)} on all tokens, on tokens whose ids the pivot's texts do not have, and"
@@ -72,50 +64,44 @@ def _distinct_blocks(analysis: Analysis) -> Blocks:
         f" every layer ({sample_size(point.n for point in all_points(means))} languages), without intervals: those of"
         f" each language are in the tables. {_share_text(part.share)}"
     )
-    plot = LinePlot("distinct-curves", "Tokens that the pivot lacks", caption, "divergence from the pivot")
-    by_language = "By language; columns are decoder layers. "
-    rows = tuple((label(code), number(value)) for code, value in sorted(part.share.items()))
-    share = "Tokens whose ids the pivot's texts do not have, among all counted tokens of the language; no interval."
-    tables = (
-        curve_table(means, "Tokens that the pivot lacks: means over languages", caption),
-        curve_table(
-            distinct,
-            "Divergence on tokens that the pivot lacks: all numbers",
-            by_language + sampling(analysis, distinct),
-        ),
-        curve_table(
-            shuffled,
-            "Divergence between items that are not translations: all numbers",
-            by_language + sampling(analysis, shuffled),
-        ),
-        Table("Share of tokens that the pivot lacks", share, ("language", "share"), rows, folded=True),
+    title, unit = "Tokens that the pivot lacks", "divergence from the pivot"
+    plot = LinePlot(
+        "distinct-curves", title, caption, unit, means, ordered_styles(means), middle=analysis.middle_layers
     )
-    figure = curve_figure(plot, means, ordered_styles(means), middle=analysis.middle_layers)
-    return (figure, *(table for table in tables if table.rows))
+    tables = [curve_table(means, f"{title}: means over languages", caption)]
+    for name, curves in (
+        ("on tokens that the pivot lacks", distinct),
+        ("between items that are not translations", shuffled),
+    ):
+        text = f"By language; columns are decoder layers. {curves_text(analysis, curves)}"
+        tables.append(curve_table(curves, f"Divergence {name}: all numbers", text))
+    rows = [(label(code), number(value)) for code, value in sorted(part.share.items())]
+    text = "Tokens whose ids the pivot's texts do not have, among all counted tokens of the language; no interval."
+    tables.append(Table("Share of tokens that the pivot lacks", text, ("language", "share"), rows))
+    return [curve_figure(plot), *(table for table in tables if table.rows)]
 
 
-def _hidden_plots(analysis: Analysis) -> Iterator[tuple[LinePlot, Curves]]:
+def _hidden_plots(analysis: Analysis) -> Iterator[LinePlot]:
     cosine, cka, pivot = curves_of(analysis, "hidden_cosine"), curves_of(analysis, "hidden_cka"), label(analysis.pivot)
     half = bool(cosine and cka)
     if cosine:
         caption = (
             f"Cosine of the mean hidden state that each router reads with that of the same item in {pivot}, mean over"
-            f" items. {sampling(analysis, cosine)}"
+            f" items. {curves_text(analysis, cosine)}"
         )
         title = "Cosine of what the routers read by layer"
-        yield LinePlot("cosine", title, caption, "cosine", half=half, from_zero=False), cosine
+        yield LinePlot("cosine", title, caption, "cosine", cosine, half=half, axis={})
     if cka:
         caption = (
             f"Unbiased linear CKA over items of what each router reads with the same in {pivot}: 0 on average for"
             f" unrelated states. {sample_size(point.n for point in all_points(cka))} items; intervals: 95 % jackknife"
             " over blocks of items."
         )
-        title = "CKA of what the routers read by layer"
-        yield LinePlot("cka", title, caption, "CKA", half=half, from_zero=False), cka
+        yield LinePlot("cka", "CKA of what the routers read by layer", caption, "CKA", cka, half=half, axis={})
 
 
 def _hidden_blocks(analysis: Analysis) -> Blocks:
-    drawn = [curve_blocks(analysis, plot, curves) for plot, curves in _hidden_plots(analysis)]
+    drawn = [curve_blocks(analysis, plot) for plot in _hidden_plots(analysis)]
     mirror = analysis.controls.hidden.mirror if analysis.controls.hidden else ()
     caption = (
         "Pearson correlation, over languages, of the divergence of routing with 1 − cosine of what the routers read;"
@@ -124,25 +110,21 @@ def _hidden_blocks(analysis: Analysis) -> Blocks:
     )
     titles = "Does routing mirror its input?", "Mirror: all numbers"
     mirrored = correlation_blocks(analysis, mirror, anchor="mirror", titles=titles, caption=caption) if mirror else ()
-    return (*(figure for figure, _ in drawn), *mirrored, *(table for _, table in drawn))
+    return [*(figure for figure, _ in drawn), *mirrored, *(table for _, table in drawn)]
 
 
 def _phase_blocks(analysis: Analysis) -> Blocks:
     phases = curves_of(analysis, "phase")
     caption = (
         "Divergence of the routing of what the model writes from that of the text before it, per item, mean over items."
-        f" {sampling(analysis, phases)}"
+        f" {curves_text(analysis, phases)}"
     )
-    plot = LinePlot("phases", "Writing against reading by layer", caption, "divergence from the prompt")
-    return curve_blocks(analysis, plot, phases) if phases else ()
+    plot = LinePlot("phases", "Writing against reading by layer", caption, "divergence from the prompt", phases)
+    return [*curve_blocks(analysis, plot)] if phases else []
 
 
 def controls_section(analysis: Analysis) -> Section | None:
-    """Say what else could make languages look alike or different to the routers.
-
-    Returns:
-        Figures and tables of the controls that were run, and the names of those that were not; None without any.
-    """
+    """Describe what else could make languages look alike, and name the controls that were not run; None without any."""
     parts = {
         "tokens that the pivot lacks (capture --distinct-from)": _distinct_blocks(analysis),
         "what the routers read (capture --hidden-states)": _hidden_blocks(analysis),
@@ -155,5 +137,5 @@ def controls_section(analysis: Analysis) -> Section | None:
         "Languages that share tokens share routes, and a router is linear in what it reads, so that routing may say no"
         " more about languages than its tokens or its input do."
     )
-    absent = (f"Not shown, because it was not captured or not asked for: {'; '.join(missing)}.",) if missing else ()
-    return Section("controls", "Controls", (lead, *absent), tuple(block for part in parts.values() for block in part))
+    absent = [f"Not shown, because it was not captured or not asked for: {'; '.join(missing)}."] if missing else []
+    return Section("controls", "Controls", [lead, *absent], [block for part in parts.values() for block in part])

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from isogloss.reports.captions import interval_text
-from isogloss.reports.curves import LinePlot, all_points, curve_figure, curve_table, scatter
-from isogloss.reports.dots import dots, upright
-from isogloss.reports.figures import ACCENT, GREY, Figure, KeyEntry, Section, Table, base_layout, ordered_styles
-from isogloss.reports.text import label, number, p_value, plain, plot_text, span, with_interval
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from isogloss.analysis import Analysis, DomainCurve, OverlapCurve, OverlapPoint
-
-__all__ = ["domain_section"]
-
-Blocks = tuple["Figure | Table", ...]
+from isogloss.analysis import Analysis, DomainCurve, MiddleLayers, OverlapCurve
+from isogloss.reports.curves import FROM_ZERO, LinePlot, all_points, curve_figure, curve_table
+from isogloss.reports.figures import (
+    ACCENT,
+    GREY,
+    Dot,
+    Figure,
+    KeyEntry,
+    Section,
+    Style,
+    Table,
+    base_layout,
+    dot_traces,
+    ordered_styles,
+    scatter,
+)
+from isogloss.reports.text import hover, interval_text, label, number, p_value, plain, span, with_interval
 
 _CURVES = {"raw": "task against generic", "floor": "generic against generic", "excess": "excess: the difference"}
 _OF_SMALLER = "items of the smaller corpus"
 
 
-def _verdict(domain: DomainCurve) -> Iterator[str]:
-    """Give the verdict on the ∩-shape, and the rise over the languages' middle layers."""
+def _verdict(domain: DomainCurve, middle: MiddleLayers | None) -> Iterator[str]:
+    """Give the verdict on the ∩-shape, and the rise over the languages' middle layers, where they have a middle."""
     if (hump := domain.hump) is None:
         yield "A ∩-shape was not looked for: too few layers."
     else:
@@ -33,59 +36,53 @@ def _verdict(domain: DomainCurve) -> Iterator[str]:
         if hump.is_u_shape:
             yield f"∩-shape: the excess is higher in {between} than on both sides, by {height}."
         else:
-            yield f"No ∩-shape: the excess in {between} is not higher than on both sides (by {height})."
+            yield f"No evidence of a ∩-shape: the excess in {between} is above that on both sides by {height}."
     if domain.rise and domain.middle_range:
         first, last = domain.middle_range
         size = with_interval(domain.rise)
-        yield f"In the languages' middle layers, {first} to {last}, it is {size} above that elsewhere."
+        where = f"layers {first} to {last}" if middle and not middle.is_u_shape else None
+        where = where or f"the languages' middle layers, {first} to {last},"
+        yield f"In {where} it is {size} above that elsewhere."
 
 
-def _domain_blocks(analysis: Analysis, domain: DomainCurve) -> Blocks:
+def _domain_blocks(analysis: Analysis, domain: DomainCurve) -> tuple[Figure, Table]:
     curves = {title: dict(zip(domain.layers, getattr(domain, name), strict=False)) for name, title in _CURVES.items()}
-    sampling = interval_text(all_points(curves), vars(domain.resampling), pooled=False, unit=_OF_SMALLER)
+    drawn = interval_text(all_points(curves), vars(domain.resampling), pooled=False, unit=_OF_SMALLER)
     caption = (
         f"Entropy-normalised Jensen–Shannon divergence of routing profiles, “{plain(domain.corpus)}” against"
-        f" “{plain(domain.base)}” in {label(domain.language)}, mean over random pairs of items. {sampling}"
+        f" “{plain(domain.base)}” in {label(domain.language)}, mean over random pairs of items. {drawn}"
     )
-    plot = LinePlot("domain-curves", "Task texts against generic texts by layer", caption, "divergence")
-    figure = curve_figure(plot, curves, ordered_styles(curves), middle=analysis.middle_layers)
-    return figure, curve_table(curves, "Domain: all numbers", f"{caption} Columns are decoder layers.")
+    title, styles = "Task texts against generic texts by layer", ordered_styles(curves)
+    plot = LinePlot("domain-curves", title, caption, "divergence", curves, styles, analysis.middle_layers)
+    return curve_figure(plot), curve_table(curves, "Domain: all numbers", f"{caption} Columns are decoder layers.")
 
 
 def _overlap_figure(overlap: OverlapCurve, caption: str) -> Figure:
     points = overlap.points
     thresholds = [point.threshold for point in points]
-    hover = [
-        f"τ = {point.threshold:g}<br>both: {plot_text(with_interval(point.overlap))}<br>by chance:"
-        f" {number(point.expected)}<br>task {point.n_task}, multilingual {point.n_multilingual}"
+    hovers = [
+        hover(
+            "",
+            f"τ = {point.threshold:g}",
+            f"both: {with_interval(point.overlap)}",
+            f"by chance: {number(point.expected)}",
+            f"task {point.n_task}, multilingual {point.n_multilingual}",
+        )
         for point in points
     ]
+    dots = [Dot(point.overlap, point.threshold, text) for point, text in zip(points, hovers, strict=True)]
+    data, key = dot_traces({"observed": dots}, {"observed": Style(ACCENT, size=8)}, upright=True)
+    data[0] |= {"mode": "lines+markers", "line": {"color": ACCENT, "width": 1.8}}
     dashed = {"color": GREY, "width": 1.6, "dash": "dash"}
-    observed = dots(
-        "observed",
-        [point.overlap for point in points],
-        thresholds,
-        marker={"size": 8, "color": ACCENT},
-        bars=(ACCENT, 1.6),
-        hover=hover,
-    )
-    data = [
-        scatter("expected", thresholds, [point.expected for point in points], hover, mode="lines", line=dashed),
-        {**upright(observed), "mode": "lines+markers", "line": {"color": ACCENT, "width": 1.8}},
-    ]
+    expected = scatter("expected", thresholds, [each.expected for each in points], hovers, mode="lines", line=dashed)
+    key.append(KeyEntry("expected by chance", "- -", GREY, "expected"))
     layout = base_layout("threshold τ of both rules", "experts that are both", height=340)
-    layout["yaxis"]["rangemode"] = "tozero"
-    key = (KeyEntry("observed", "●", ACCENT, "observed"), KeyEntry("expected by chance", "- -", GREY, "expected"))
-    return Figure("overlap", "Task experts that are multilingual experts", caption, data, layout, key=key)
+    layout["yaxis"].update(FROM_ZERO)
+    title = "Task experts that are multilingual experts"
+    return Figure("overlap", title, caption, [expected, *data], layout, key=key)
 
 
-def _overlap_row(point: OverlapPoint) -> tuple[str, ...]:
-    sizes = str(point.n_task), str(point.n_multilingual), with_interval(point.overlap)
-    chance = number(point.expected), with_interval(point.jaccard), p_value(point.p_fewer), p_value(point.p_more)
-    return (number(point.threshold), *sizes, *chance)
-
-
-def _overlap_blocks(overlap: OverlapCurve) -> Blocks:
+def _overlap_blocks(overlap: OverlapCurve) -> tuple[Figure, Table]:
     where = f" Layers {overlap.layers[0]} to {overlap.layers[-1]}." if overlap.layers else ""
     estimates = [point.overlap for point in overlap.points]
     caption = (
@@ -94,14 +91,20 @@ def _overlap_blocks(overlap: OverlapCurve) -> Blocks:
         f" {interval_text(estimates, vars(overlap.resampling), pooled=False, unit=_OF_SMALLER)}"
         " Dashed: the mean where the experts of each layer are permuted."
     )
+    rows = [
+        (
+            *(number(point.threshold), str(point.n_task), str(point.n_multilingual), with_interval(point.overlap)),
+            *(number(point.expected), with_interval(point.jaccard), p_value(point.p_fewer), p_value(point.p_more)),
+        )
+        for point in overlap.points
+    ]
     header = ("τ", "task", "multilingual", "both", "expected", "Jaccard", "p as few", "p as many")
-    rows = tuple(map(_overlap_row, overlap.points))
-    table = Table("Overlap: all numbers", f"{caption} p: exact, under such permutations.", header, rows, folded=True)
+    table = Table("Overlap: all numbers", f"{caption} p: exact, under such permutations.", header, rows)
     return _overlap_figure(overlap, caption), table
 
 
 def domain_section(analysis: Analysis) -> Section | None:
-    """Say where in depth a task's texts part from generic ones, and whether its experts are those of languages."""
+    """Describe where in depth a task's texts part from generic ones, and whether its experts are those of languages."""
     domain, overlap = analysis.domain, analysis.overlap
     drawn = _domain_blocks(analysis, domain) if domain else ()
     counted = _overlap_blocks(overlap) if overlap and overlap.points else ()
@@ -113,7 +116,7 @@ def domain_section(analysis: Analysis) -> Section | None:
     )
     shared = (
         "Both kinds of experts are measured against the same pivot texts, whose noise makes them agree a little more"
-        " than chance says; intervals of counts may lie above the value."
+        " than chance says."
     )
-    paragraphs = (lead, *(_verdict(domain) if domain else ()), *((shared,) if overlap else ()))
-    return Section("domain", "Task and domain", paragraphs, (*drawn, *counted))
+    paragraphs = [lead, *(_verdict(domain, analysis.middle_layers) if domain else ()), *([shared] if overlap else ())]
+    return Section("domain", "Task and domain", paragraphs, [*drawn, *counted])

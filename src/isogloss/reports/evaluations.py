@@ -2,44 +2,146 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from isogloss.reports.arms import arms_figure, arms_table, dose_figure, inside_table, language_table
-from isogloss.reports.differences import comparison_table, difference_figure
-from isogloss.reports.figures import Section
-from isogloss.reports.metrics import Metric, arm_text, is_random
-from isogloss.reports.text import label, plain, sample_size
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from isogloss.analysis.statistics import Estimate
-    from isogloss.evaluation.summary import EvaluationSummary
-    from isogloss.reports.figures import Figure, Table
-
-__all__ = ["evaluation_section"]
+from isogloss.evaluation import BASELINE, PLAN, Comparison, EvaluationSummary, JudgedLanguage, is_random
+from isogloss.reports.answers import SampleAnswer, answers_table
+from isogloss.reports.effect_figures import AGAINST, OVERALL, arms_figure, difference_figure, dose_figure, size_text
+from isogloss.reports.figures import Figure, Section, Table
+from isogloss.reports.levels import level_figure
+from isogloss.reports.metrics import Metric, arm_text, ordered_arms, ranked_languages
+from isogloss.reports.text import MISSING, label, number, p_value, percent, plain, sampling, sentence
 
 _MOST_DRAWN = 3
 _TESTS = {"mcnemar": "the exact McNemar test", "sign_flip": "the paired sign-flip test"}
 _INTERVALS = {"mcnemar": "by Wilson (shares) and Tango (differences)", "sign_flip": "bootstrap over items"}
 _INSIDE = {
     "n_experts": "Experts: how many an arm steers.",
-    "kl": "KL: of the steered next-token distribution from the unsteered one, mean over languages.",
+    "kl": "KL: of the steered next-token distribution from the unsteered one on first prompts, mean over languages.",
     "changed_choices": "Other experts: share of tokens whose experts changed, in the layer where it is greatest.",
     "unparsable": "Unparsable: answers that could not be read, baseline → arm, mean over languages.",
     "output_language": "Right language: answers in the language asked for, mean over languages, of those long enough"
     " to tell in both arms, whose number is n.",
 }
+_WORDS = frozenset({"arm", "what it is", "guard"})
+_SHARE = Metric("share")
 
 
-def _sampling(estimates: Sequence[Estimate], unit: str, how: str) -> str:
-    """State n, and how intervals were drawn, where there are any."""
-    drawn = f"intervals: 95 % {how}" if any(each.has_interval for each in estimates) else "no interval"
-    return f"{sample_size(each.n for each in estimates)} {unit}; {drawn}."
+def _listed(title: str, caption: str, rows: Sequence[Mapping[str, str]], *, folded: bool = True) -> Table:
+    """List cells by the header of their column, without the columns in which every row but its heading has a dash."""
+    first, *others = rows[0]
+    header = (first, *(name for name in others if any(row[name] != MISSING for row in rows)))
+    texts = {place for place, name in enumerate(header) if name in (first, *_WORDS)}
+    return Table(title, caption, header, [tuple(map(row.__getitem__, header)) for row in rows], texts, folded=folded)
+
+
+def arms_table(summary: EvaluationSummary, *, caption: str) -> Table:
+    """List what every arm changes in scores, and what it costs the pivot."""
+    metric = Metric.of(summary)
+    unit = metric.points and ", points"
+    rows = []
+    for arm in ordered_arms(summary):
+        comparison, guard = summary.compared[arm], summary.guard.get(arm)
+        rows.append(
+            {
+                "arm": plain(arm),
+                f"languages like these{unit}": comparison.overall.difference.text(metric.change),
+                f"these languages{unit}": comparison.overall_these_languages.difference.text(metric.change),
+                "detectable": metric.value(comparison.overall.minimum_detectable),
+                f"gain of the pivot{unit}": guard.gain.text(metric.change) if guard else MISSING,
+                "guard": summary.guard_verdict(arm) or MISSING,
+            }
+        )
+    return _listed("Arms: scores", caption, rows, folded=False)
+
+
+def inside_table(summary: EvaluationSummary, *, caption: str) -> Table | None:
+    """List what every arm is, and changes in answers and inside the model; None where nothing of it is known."""
+    rows = []
+    for arm in ordered_arms(summary):
+        before, after = summary.mean_unparsable(BASELINE), summary.mean_unparsable(arm)
+        shares, changed = summary.mean_output_language(arm), summary.changed_choices.get(arm, {})
+        read = None if before is None or after is None else f"{before.text(percent)} → {after.text(percent)}"
+        divergence = summary.mean_kl(arm)
+        rows.append(
+            {
+                "arm": plain(arm),
+                "what it is": MISSING if arm_text(arm) == plain(arm) else arm_text(arm),
+                "experts": str(summary.n_experts.get(arm, MISSING)),
+                "KL, nats": divergence.text(number) if divergence else MISSING,
+                "other experts, %": percent(max(changed.values(), default=None)),
+                "unparsable, %": f"{read} (n = {after.n:,})" if read and after else MISSING,
+                "right language, %": _right_language(shares),
+            }
+        )
+    table = _listed("Arms: what they are and change", caption, rows, folded=False)
+    return None if len(rows) == 1 and set(table.header) <= {"arm", "what it is"} else table
+
+
+def _right_language(judged: JudgedLanguage | None) -> str:
+    """Write shares with their count, or that too few answers could be judged to tell."""
+    if judged is None:
+        return MISSING
+    if judged.too_few:
+        return f"too few judged ({judged.judged})"
+    return f"{judged.baseline.text(percent)} → {judged.steered.text(percent)} ({judged.judged})"
+
+
+def language_table(summary: EvaluationSummary) -> Table | None:
+    """List, by language, what the plan changes besides scores; None where nothing of it was measured."""
+    before, after = (summary.unparsable.get(arm, {}) for arm in (BASELINE, PLAN))
+    outputs, moved = summary.output_language.get(PLAN, {}), summary.kl.get(PLAN, {})
+    rows = []
+    for code in summary.per_language:
+        output, kl = outputs.get(code), moved.get(code)
+        change = output.difference if output else None
+        shares = {
+            "unparsable before, %": before.get(code),
+            "unparsable after, %": after.get(code),
+            "right language before, %": output.baseline if output else None,
+            "right language after, %": output.steered if output else None,
+        }
+        rows.append(
+            {
+                "language": label(code),
+                **{column: share.text(_SHARE.value) if share else MISSING for column, share in shares.items()},
+                "change, points": change.text(_SHARE.change) if change else MISSING,
+                "answers judged in both": f"{change.n:,}" if change else MISSING,
+                "KL, nats": kl.text(number) if kl else MISSING,
+            }
+        )
+    caption = (
+        "Answers that could not be read count as wrong. Right language: share of answers in the language asked for,"
+        " among those long enough to tell in both arms; too short ones are left out. KL: of the steered next-token"
+        " distribution from the unsteered one, on the first prompts; brackets: 95 % intervals."
+    )
+    table = _listed("The plan, by language: answers and next tokens", caption, rows)
+    return table if len(table.header) > 1 else None
+
+
+def _comparison_table(comparison: Comparison, metric: Metric, title: str, caption: str, *, folded: bool) -> Table:
+    """List every number of a comparison: the mean over languages, then each language."""
+    rows = []
+    for code in ranked_languages(comparison):
+        row = comparison.per_language[code] if code else comparison.overall
+        tested = comparison.per_language.get(code)
+        p_values = (tested.p_value, tested.p_adjusted, tested.p_bh) if tested else (None, None, None)
+        rows.append(
+            {
+                "language": label(code) if code else OVERALL,
+                "n": size_text(code, row.difference.n),
+                f"baseline{metric.percent}": row.baseline.text(metric.value),
+                f"steered{metric.percent}": row.steered.text(metric.value),
+                f"difference{metric.points and ', points'}": row.difference.text(metric.change),
+                **dict(zip(("p", "p Holm", "p BH"), map(p_value, p_values), strict=True)),
+                "detectable": metric.value(row.minimum_detectable),
+            }
+        )
+    return _listed(title, caption, rows, folded=folded)
 
 
 def _measure(metric: Metric) -> str:
-    what = "Share of correct answers" if metric.name == "accuracy" else f"{metric.name[:1].upper()}{metric.name[1:]}"
+    what = "Share of correct answers" if metric.name == "accuracy" else sentence(metric.name)
     direction = "" if metric.better == "higher" else f"; {metric.better} is better"
     return f"{what} with the plan minus without, the same items in both{direction}."
 
@@ -62,23 +164,39 @@ def _drawn(arms: Sequence[str]) -> tuple[list[str], str]:
     return chosen, f" Grey: {', '.join(chosen)}; the other arms are in the tables."
 
 
-def _lead(summary: EvaluationSummary, metric: Metric) -> tuple[str, str]:
+def _lead(summary: EvaluationSummary, metric: Metric) -> list[str]:
     change = metric.change_text(summary.overall.difference)
     these = metric.change_text(summary.overall_these_languages.difference)
-    clear = f"{len(summary.significant)} of {len(summary.per_language)} languages differ at an adjusted p below 0.05."
+    clear = (
+        f"That is no result: {summary.unmeasured}."
+        if summary.unmeasured
+        else f"{len(summary.significant)} of {len(summary.per_language)} languages differ at an adjusted p below 0.05."
+    )
     two = (
         "Two questions are asked of the mean: what to expect of languages like these, whose interval resamples"
         " languages and items, and what holds for exactly these languages, whose interval resamples items alone:"
     )
-    return (
+    return [
         f"The plan changed mean {metric.name} over languages by {change}{metric.direction}. {clear}",
         f"{two} {these}.",
+    ]
+
+
+def _against_text(summary: EvaluationSummary) -> str:
+    """Explain the row that compares the plan with random plans; nothing without one."""
+    against = summary.against_random
+    if against is None:
+        return ""
+    one = " One plan says nothing about how random plans differ." if against.n_plans == 1 else ""
+    return (
+        f" {AGAINST}: the plan minus the mean of {against.n_plans} random plan{'' if against.n_plans == 1 else 's'},"
+        f" item by item; languages, items and random plans are resampled.{one}"
     )
 
 
 def _arm_blocks(summary: EvaluationSummary, metric: Metric) -> list[Figure | Table]:
-    sizes = _sampling([summary.overall.difference], "languages", "bootstrap over languages and items")
-    measure = f"Mean over languages with the arm minus without. {sizes}"
+    drawn = sampling([summary.overall.difference], "languages", "95 % bootstrap over languages and items")
+    measure = f"Mean over languages with the arm minus without. {drawn}"
     margin = next((guard.margin for guard in summary.guard.values()), None)
     guarded = marks = ""
     if margin is not None:
@@ -91,28 +209,33 @@ def _arm_blocks(summary: EvaluationSummary, metric: Metric) -> list[Figure | Tab
     these = " Of these languages alone, intervals are over items."
     inside = " ".join(text for field, text in _INSIDE.items() if any(getattr(summary, field).values()))
     blocks = (
-        arms_figure(summary, metric, caption=f"{measure} The arms are explained in the table."),
-        dose_figure(summary, metric, caption=f"{measure}{guarded}{marks}"),
-        arms_table(summary, metric, caption=f"{measure}{these}{guarded}"),
+        arms_figure(summary, caption=f"{measure}{_against_text(summary)} The arms are explained in the table."),
+        dose_figure(summary, caption=f"{measure}{guarded}{marks}"),
+        arms_table(summary, caption=f"{measure}{these}{guarded}"),
         inside_table(summary, caption=inside),
         language_table(summary),
     )
     return [block for block in blocks if block is not None]
 
 
-def evaluation_section(summary: EvaluationSummary) -> Section:
-    """Say whether steering helped, overall and per language, beside its controls, and what else it changed."""
+def evaluation_section(summary: EvaluationSummary, answers: Sequence[SampleAnswer] = ()) -> Section:
+    """Describe whether steering helped, overall and per language, beside its controls, and what else it changed."""
     metric = Metric.of(summary)
     each = [row.difference for row in summary.per_language.values()]
-    caption = f"{_measure(metric)} {_sampling(each, 'items per language', _INTERVALS[summary.test])}"
+    how = f"95 % {_INTERVALS[summary.test]}"
+    caption = f"{_measure(metric)} {sampling(each, 'items per language', how)}"
     drawn, grey = _drawn(list(summary.controls))
-    title = f"Change in {metric.name} by language"
-    figure = difference_figure(summary, drawn, metric=metric, title=title, caption=f"{caption}{grey}")
     numbers = f"{caption} {_tests(summary)}"
-    blocks: list[Figure | Table] = [*_arm_blocks(summary, metric), figure]
-    blocks.append(comparison_table(summary, metric=metric, title="Evaluation: all numbers", caption=numbers))
+    levels = f"Score of each language in both arms; right: the change. {sampling(each, 'items per language', how)}"
+    samples = answers_table(answers)
+    blocks: list[Figure | Table] = [
+        level_figure(summary, ranked_languages(summary), metric, caption=levels),
+        *_arm_blocks(summary, metric),
+        difference_figure(summary, drawn, caption=f"{caption}{grey}"),
+        *([samples] if samples else []),
+    ]
+    blocks.append(_comparison_table(summary, metric, "Evaluation: all numbers", numbers, folded=False))
     for arm, control in summary.controls.items():
-        said = plain(arm) if arm_text(arm) == plain(arm) else f"{plain(arm)} ({arm_text(arm)})"
-        named = f"Control “{said}”: all numbers"
-        blocks.append(comparison_table(control, metric=metric, title=named, caption=numbers, folded=True))
-    return Section("evaluation", "Steering", _lead(summary, metric), tuple(blocks))
+        explained = plain(arm) if arm_text(arm) == plain(arm) else f"{plain(arm)} ({arm_text(arm)})"
+        blocks.append(_comparison_table(control, metric, f"Control “{explained}”: all numbers", numbers, folded=True))
+    return Section("evaluation", "Steering", _lead(summary, metric), blocks)

@@ -1,61 +1,64 @@
-"""The pieces of a page (figures, keys, tables), and the look that figures share."""
+"""The pieces of a page (figures, keys, tables, sections), the traces of plotly, and the look that figures share."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import Any, NamedTuple
 
-from isogloss.reports.text import plain
+from isogloss.reports.text import plain, plot_text, short_names
+from isogloss.statistics import Estimate
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = [
-    "ACCENT",
-    "FONT",
-    "GREY",
-    "INK",
-    "MAX_COLOURS",
-    "SEQUENTIAL",
-    "Figure",
-    "KeyEntry",
-    "Section",
-    "Style",
-    "Table",
-    "base_layout",
-    "language_styles",
-    "ordered_styles",
-    "translucent",
-]
-
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 INK = "#1c2024"
 GREY = "#6b7280"
-ACCENT = "#0072b2"
-SEQUENTIAL = [[0.0, "#f2f6fa"], [0.25, "#c0d8ea"], [0.5, "#74add1"], [0.75, "#2f74ae"], [1.0, "#0b2f5e"]]
-"""One hue, light to dark: safe for every colour vision, and in grey print."""
+LINE = "#868e99"
+WASH = "#f5f6f7"
+SHADE = "#edf0f3"
+ACCENT = "#0560ce"
+ZERO_LINE = {"zeroline": True, "zerolinecolor": INK, "zerolinewidth": 1}
 
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#332288")
-"""Okabe and Ito without black and yellow, with two of Tol's: CIELAB distances stay above 16 for every colour vision."""
-
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star-diamond", "cross")
-_SIGNS = ("●", "■", "◆", "▲", "▼", "⬟", "✦", "✚")
-
-MAX_COLOURS = len(_PALETTE)
+_SPREAD = 0.56  # of a row's height, over which its marks lie
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one language is drawn in every figure: colour and marker say the same, so that either is enough."""
+    """How one group, such as a language, is drawn: colour and marker say the same, so that either is enough."""
 
     colour: str
-    symbol: str
-    sign: str
+    symbol: str = "circle"
+    sign: str = "●"  # resembles the symbol, for the key
+    text: str = ""  # of the key; by default the group's name
+    size: float = 7
+    bar: float = 1.6  # thickness of intervals
+    bar_colour: str = ""  # by default that of the markers
+    marker: Mapping[str, Any] = field(default_factory=dict)  # more of plotly's properties
 
 
-@dataclass(frozen=True)
-class KeyEntry:
+_LOOKS = (
+    Style("#0560ce", "circle", "●"),
+    Style("#b9010e", "square", "■"),
+    Style("#12893d", "diamond", "◆"),
+    Style("#dd5895", "triangle-up", "▲"),
+    Style("#c28412", "triangle-down", "▼"),
+    Style("#009aef", "pentagon", "⬟"),
+    Style("#882255", "star-diamond", "✦"),
+    Style("#332288", "cross", "✚"),
+)
+MAX_COLOURS = len(_LOOKS)
+
+
+class Dot(NamedTuple):
+    """An estimate, its place on the other axis, and what hovering shows, escaped for plotly."""
+
+    estimate: Estimate
+    place: float
+    hover: str
+
+
+class KeyEntry(NamedTuple):
     """One entry of a figure's key; ``group`` names the traces that it hides and shows."""
 
     text: str
@@ -66,112 +69,128 @@ class KeyEntry:
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing.
+    """One drawing of plotly; its caption states measure, n and interval level."""
 
-    Attributes:
-        anchor: id in the page.
-        title: what is shown.
-        caption: measure, n and interval level.
-        data: plotly traces.
-        layout: plotly layout.
-        narrow: layout changes for a narrow screen.
-        key: what the colours mean.
-        half: two of these stand side by side on a wide screen.
-    """
-
-    anchor: str
+    anchor: str  # id in the page
     title: str
     caption: str
-    data: list[dict[str, Any]]
+    data: Sequence[dict[str, Any]]
     layout: dict[str, Any]
-    narrow: dict[str, Any] = field(default_factory=dict)
-    key: tuple[KeyEntry, ...] = ()
-    half: bool = False
+    narrow: Mapping[str, Any] = field(default_factory=dict)  # changes of the layout for a narrow screen
+    key: Sequence[KeyEntry] = ()
+    rows: Mapping[int, str] = field(default_factory=dict)  # language of each row of the vertical axis
+    half: bool = False  # two of these stand side by side on a wide screen
     kind: str = "figure"
-
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """What the page's script draws."""
-        return {"data": self.data, "layout": self.layout, "narrow": self.narrow}
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table; the first cell of each row is its heading.
-
-    Attributes:
-        title: what is shown.
-        caption: measure, n and interval level.
-        header: of the columns.
-        rows: one line or more per cell.
-        text_columns: columns that hold words; the others are aligned as numbers.
-        folded: shown on demand.
-    """
+    """One table; the first cell of each row is its heading, and its caption states measure, n and interval level."""
 
     title: str
     caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: frozenset[int] = frozenset({0})
-    folded: bool = False
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: Container[int] = (0,)  # hold words; the others are aligned as numbers
+    folded: bool = True  # shown on demand
     kind: str = "table"
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A heading, sentences, then figures and tables in order."""
 
     anchor: str
     title: str
-    paragraphs: tuple[str, ...] = ()
-    blocks: tuple[Figure | Table, ...] = ()
+    paragraphs: Sequence[str] = ()
+    blocks: Sequence[Figure | Table] = ()
 
 
 def language_styles(languages: Iterable[str], pivot: str | None) -> dict[str, Style]:
-    """Give each language a colour and a marker, by its code, so that a language keeps them from report to report.
-
-    Args:
-        languages: at most eight besides the pivot; two that want the same colour settle it in the order of codes.
-        pivot: drawn in ink.
-    """
+    """Give at most eight languages and the pivot a look by their codes, which they keep from report to report."""
     styles = {} if pivot is None else {pivot: Style(INK, "circle-open", "○")}
     free = list(range(MAX_COLOURS))
     for language in sorted(set(languages) - {pivot})[:MAX_COLOURS]:
-        wanted = zlib.crc32(language.encode("utf-8", "replace")) % MAX_COLOURS
-        turns = ((wanted + step) % MAX_COLOURS for step in range(MAX_COLOURS))
-        slot = next(turn for turn in turns if turn in free)
+        wanted = zlib.crc32(language.encode("utf-8", "replace"))
+        slot = min(free, key=lambda each: (each - wanted) % MAX_COLOURS)
         free.remove(slot)
-        styles[language] = Style(_PALETTE[slot], _SYMBOLS[slot], _SIGNS[slot])
+        styles[language] = _LOOKS[slot]
     return styles
 
 
 def ordered_styles(groups: Iterable[str]) -> dict[str, Style]:
     """Give groups that are no languages, such as bands, a colour and a marker in their order, eight in turn."""
-    looks = [Style(*look) for look in zip(_PALETTE, _SYMBOLS, _SIGNS, strict=True)]
-    return {group: looks[place % len(looks)] for place, group in enumerate(groups)}
+    return dict(zip(groups, cycle(_LOOKS)))
 
 
 def translucent(colour: str, opacity: float) -> str:
     """Return a ``#rrggbb`` colour with an opacity of 0 to 1 as ``rgba(…)``."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    red, green, blue = bytes.fromhex(colour[1:])
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
-    """Return a plotly layout with what all figures have in common.
+def scatter(
+    group: str | None, x: Iterable[object], y: Iterable[object], hovers: Iterable[str] | None = None, **look: object
+) -> dict[str, Any]:
+    """Return a trace of lines or markers; ``group`` is what the key hides and shows, and None in ``y`` is a gap."""
+    info = {"hoverinfo": "skip"} if hovers is None else {"hovertext": list(hovers), "hoverinfo": "text"}
+    return {"type": "scatter", "meta": group, "x": list(x), "y": list(y), **info, **look}
 
-    Args:
-        x_title: of the horizontal axis, escaped for plotly.
-        y_title: of the vertical axis, escaped for plotly.
-        height: in pixels; the width follows the page.
-    """
+
+def dot_traces(
+    groups: Mapping[str, Sequence[Dot]], styles: Mapping[str, Style], *, upright: bool = False
+) -> tuple[list[dict[str, Any]], list[KeyEntry]]:
+    """Draw groups of dots with their intervals, values to the right or upright, and make the key of those with dots."""
+    shown = {group: style for group, style in styles.items() if groups.get(group)}
+    data = [_dots(group, style, groups[group], upright=upright) for group, style in shown.items()]
+    return data, [
+        KeyEntry(style.text or plain(group), style.sign, style.colour, group) for group, style in shown.items()
+    ]
+
+
+def _dots(group: str, style: Style, dots: Sequence[Dot], *, upright: bool) -> dict[str, Any]:
+    estimates, places, hovers = zip(*dots, strict=True)
+    values = [each.value for each in estimates]
+    bars = {
+        "type": "data",
+        "symmetric": False,
+        "array": [each.high - each.value if each.has_interval else 0.0 for each in estimates],
+        "arrayminus": [each.value - each.low if each.has_interval else 0.0 for each in estimates],
+        "color": style.bar_colour or style.colour,
+        "thickness": style.bar,
+        "width": 0,
+    }
+    x, y = (places, values) if upright else (values, places)
+    marker = {"symbol": style.symbol, "size": style.size, "color": style.colour, **style.marker}
+    return scatter(group, x, y, hovers, mode="markers", marker=marker, **{"error_y" if upright else "error_x": bars})
+
+
+def named_rows(names: Mapping[int, str]) -> dict[str, Any]:
+    """Label the rows of a vertical axis: place to text, escaped for plotly."""
+    ticks = {"tickmode": "array", "tickvals": list(names), "ticktext": list(names.values()), "ticks": ""}
+    return {**ticks, "ticklabelstandoff": 4, "showline": False}
+
+
+def stripes(rows: Iterable[int]) -> list[dict[str, Any]]:
+    """Shade rows, so that what stands in one is read together."""
+    stripe = {"type": "rect", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "layer": "below", "line": {"width": 0}}
+    return [{**stripe, "y0": row - 0.5, "y1": row + 0.5, "fillcolor": WASH} for row in rows]
+
+
+def offsets(n: int) -> list[float]:
+    """Place several marks of one row above each other, around its middle."""
+    return [_SPREAD * (place / (n - 1) - 0.5) if n > 1 else 0.0 for place in range(n)]
+
+
+def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
+    """Return the plotly layout that all figures have in common; titles of axes are escaped for plotly."""
+    font = {"family": _FONT, "size": 13, "color": INK}
     title = {"standoff": 8, "font": {"size": 13}}
     axis = {
         "gridcolor": "#eceef0",
-        "linecolor": "#9ca3af",
+        "linecolor": LINE,
         "ticks": "outside",
         "ticklen": 4,
-        "tickcolor": "#9ca3af",
+        "tickcolor": LINE,
         "zeroline": False,
         "showline": True,
         "automargin": True,
@@ -181,21 +200,60 @@ def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
         "height": height,
         "autosize": True,
         "margin": {"l": 58, "r": 14, "t": 26, "b": 46},
-        "font": {"family": FONT, "size": 13, "color": INK},
+        "font": font,
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "showlegend": False,
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b6bcc4", "activecolor": GREY},
         "hovermode": "closest",
         "dragmode": False,
-        "hoverlabel": {
-            "bgcolor": "#ffffff",
-            "bordercolor": "#9ca3af",
-            "font": {"family": FONT, "size": 12, "color": INK},
-        },
+        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": LINE, "font": {**font, "size": 12}},
         "xaxis": {**axis, "title": {**title, "text": x_title}, "showgrid": False},
         "yaxis": {**axis, "title": {**title, "text": y_title}},
         "shapes": [],
         "annotations": [],
         "meta": plain(y_title),
     }
+
+
+def striped_rows(names: Sequence[str], unit: str, *, height: int, **x_axis: object) -> dict[str, Any]:
+    """Lay out rows, the first at the top, every second one shaded; names and unit are escaped for plotly."""
+    layout = base_layout(unit, "", height=height)
+    layout["yaxis"].update(named_rows(dict(enumerate(names))), range=[len(names) - 0.5, -0.5], showgrid=False)
+    layout["xaxis"].update(showgrid=True, **x_axis)
+    layout["shapes"] = stripes(range(0, len(names), 2))
+    return layout
+
+
+class RowScale(NamedTuple):
+    """Height of a row and size of its label in pixels; whether rows are too many for more than one mark each."""
+
+    height: int
+    font: int
+    is_crowded: bool = False
+
+
+def row_scale(n_rows: int) -> RowScale:
+    """Choose the height of rows, each with its label: comfortable for a few, then lower."""
+    few, many = 24, 80
+    height = 22 if n_rows <= few else 14 if n_rows <= many else 12
+    return RowScale(height, min(12, height - 3), n_rows > many)
+
+
+def language_axis(codes: Sequence[str], scale: RowScale) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Label rows with languages, the first at the top: the vertical axis, and changes for a narrow screen."""
+    axis = named_rows({place: plot_text(text) for place, text in enumerate(short_names(codes).values())})
+    axis |= {"range": [len(codes) - 0.5, -0.5], "tickfont": {"size": scale.font}, "showgrid": False}
+    texts = [plot_text(plain(code)) for code in codes]
+    return axis, {"yaxis.ticktext": texts, "yaxis.tickfont.size": min(10, scale.font)}
+
+
+def language_rows(
+    codes: Sequence[str], unit: str, *, frame: int, x_axis: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Lay out one row per language within a frame of some pixels: the layout, and its changes for a narrow screen."""
+    scale = row_scale(len(codes))
+    layout = base_layout(unit, "", height=frame + scale.height * len(codes))
+    axis, narrow = language_axis(codes, scale)
+    layout["yaxis"].update(axis)
+    layout["xaxis"].update(showgrid=True, **x_axis)
+    return layout, narrow

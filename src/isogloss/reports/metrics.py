@@ -5,27 +5,23 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from isogloss.evaluation.arms import PLAN
-from isogloss.reports.text import MINUS, MISSING, number, plain
-
-if TYPE_CHECKING:
-    from isogloss.analysis.statistics import Estimate
-    from isogloss.evaluation.paired import Better
-    from isogloss.evaluation.summary import EvaluationSummary
-
-__all__ = ["Metric", "arm_text", "is_random", "ordered_arms"]
+from isogloss.evaluation import PLAN, Better, Comparison, EvaluationSummary, is_random
+from isogloss.reports.text import MISSING, label, number, plain
+from isogloss.statistics import MINUS, Estimate
 
 _TITLES = {"accuracy": "accuracy", "f1": "F1", "chrf": "chrF", "bits_per_byte": "bits per byte"}
-_RANDOM = re.compile(r"random-(\d+)")
 _LAYERS = re.compile(r"layers-(\d+)-(\d+)")
 _STRENGTH = re.compile(r"strength-([-+]?\d*\.?\d+(?:e[-+]?\d+)?)")
+_MOVED = re.compile(r"(deeper|shallower)-(\d+)")
+_THRESHOLD = re.compile(r"threshold-(\d*\.?\d+)")
 _NAMED = {
     PLAN: "the plan",
     "early": "as many experts in early layers",
     "late": "as many experts in late layers",
     "suppress": "the opposite of the plan, same experts",
+    "rule-early": "the rule's experts before the layers",
+    "rule-late": "the rule's experts after the layers",
 }
 
 
@@ -48,6 +44,12 @@ class Metric:
         """Return the metric that an evaluation compares; one that is not ours keeps its own name."""
         return cls(_TITLES.get(summary.metric, plain(summary.metric)), summary.is_share, summary.better)
 
+    @classmethod
+    def named(cls, metric: str) -> Metric:
+        """Return the metric of one of our tasks."""
+        better: Better = "lower" if metric == "bits_per_byte" else "higher"
+        return cls(_TITLES.get(metric, plain(metric)), metric in ("accuracy", "f1"), better)
+
     @property
     def factor(self) -> float:
         """What a value is multiplied by before it is drawn."""
@@ -65,7 +67,7 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """Which values are better, in words, in brackets with a blank before them; nothing where higher ones are."""
+        """Which values are better, in brackets with a blank before them; nothing where higher ones are."""
         return "" if self.better == "higher" else f" ({self.better} is better)"
 
     def value(self, value: float) -> str:
@@ -99,29 +101,28 @@ def _insert(unit: str, text: str) -> str:
     return f"{written}{unit}{blank}{ends}"
 
 
-def is_random(arm: str) -> bool:
-    """Say whether an arm is one of those with random experts, as many per layer as the plan has."""
-    return _RANDOM.fullmatch(arm) is not None
-
-
 def ordered_arms(summary: EvaluationSummary) -> list[str]:
     """List the plan, then the controls: random ones first, the others as they were given."""
     return [PLAN, *sorted(summary.controls, key=lambda arm: not is_random(arm))]
 
 
 def arm_text(arm: str) -> str:
-    """Say in words what an arm is.
-
-    Args:
-        arm: its name, as `isogloss evaluate --arms` gives it.
-
-    Returns:
-        The name itself where somebody else gave it, such as ``multilingual``.
-    """
-    if match := _RANDOM.fullmatch(arm):
-        return f"random experts, as many per layer, seed {match[1]}"
+    """Describe an arm by its name, as `isogloss evaluate --arms` gives it; any other name is returned itself."""
+    if is_random(arm):
+        return f"random experts, as many per layer, seed {arm.removeprefix('random-')}"
     if match := _LAYERS.fullmatch(arm):
         return f"as many experts in layers {match[1]}–{match[2]}"
     if match := _STRENGTH.fullmatch(arm):
         return f"the plan at strength {match[1]}"
+    if match := _MOVED.fullmatch(arm):
+        return f"the rule's experts in the layers moved {match[1]} by {match[2]}"
+    if match := _THRESHOLD.fullmatch(arm):
+        return f"the rule's experts at the threshold {match[1]}"
     return _NAMED.get(arm, plain(arm))
+
+
+def ranked_languages(comparison: Comparison) -> list[str]:
+    """List the mean over languages, which is empty, then each language from the greatest gain to the least."""
+    sign = 1.0 if comparison.better == "lower" else -1.0
+    each = comparison.per_language
+    return ["", *sorted(each, key=lambda code: (sign * each[code].difference.value, label(code)))]

@@ -1,129 +1,273 @@
-"""The page itself: sections laid into a template with plotly inside, written in one step."""
+"""The page: sections laid into a template with plotly inside, written in one step, and its figures one by one."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from isogloss.errors import FileError
-from isogloss.files import to_json, write_atomically
+from isogloss.errors import RunError
+from isogloss.evaluation import EvaluationSummary
+from isogloss.evaluation.ablation import AblationResult
+from isogloss.learning.adapt_records import AdaptReport
+from isogloss.learning.history import LearningHistory
+from isogloss.reports.ablation import ablation_section
+from isogloss.reports.adapters import adapter_section
+from isogloss.reports.answers import SampleAnswer
+from isogloss.reports.assets import embedded, render, require_page, write_page
+from isogloss.reports.effects import evaluation_findings
 from isogloss.reports.evaluations import evaluation_section
-from isogloss.reports.maps import Grid
+from isogloss.reports.evidence import RULE, Finding, ranked
+from isogloss.reports.figures import Figure, Section
+from isogloss.reports.further_tasks import further_tasks_section
+from isogloss.reports.learning import learning_section
+from isogloss.reports.palette import paint
 from isogloss.reports.provenance import provenance_section
-from isogloss.reports.sections import analysis_sections, expert_sections
+from isogloss.reports.published import PublishedComparison, published_section
+from isogloss.reports.sentences import describe_experts, run_findings
+from isogloss.reports.svg import HALF, NARROW, WIDE, draw
 from isogloss.reports.text import plain
+from isogloss.reports.verdicts import facts, glossary, verdicts
+from isogloss.runs import UNFINISHED
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import plotly.graph_objects as go
 
-    from isogloss.reports.figures import Figure, Section
-    from isogloss.reports.results import Report
+    from isogloss.analysis import Analysis, DivergenceChange, ExpertTable
 
-__all__ = ["render_report", "write_report"]
-
-
-def _source(name: str) -> str:
-    return (resources.files("isogloss.reports") / name).read_text(encoding="utf-8")
+__all__ = ["Report", "join_reports", "make_report", "plot", "render_report", "require_report_file", "write_report"]
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FunctionLoader(_source)
-    return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of.
+
+    Attributes:
+        title: heading of the page.
+        findings: sentences printed first.
+        manifest: of the Run behind the numbers, as JSON types.
+        analysis: of the Run.
+        experts: one table per rule.
+        evaluation: its summary.
+        learning: how a plan was learned.
+        ablation: what banned families cost.
+        more: summaries of further tasks that the same plan was evaluated on.
+        published: numbers of a paper beside the measured ones.
+        adapter: how an adapter was made from a plan.
+        runs: several analyses by name, to be drawn over each other.
+        changes: of the Runs that hold the first one's texts, by name: how their divergence differs from its.
+        evaluations: several evaluations by name, likewise.
+        answers: a few of them, without and with the plan.
+        study: settings of a study, as JSON types.
+        written: date of the files.
+        command: that repeats what was run.
+    """
+
+    title: str
+    findings: tuple[str, ...]
+    manifest: Mapping[str, Any]
+    analysis: Analysis | None = None
+    experts: tuple[ExpertTable, ...] = ()
+    evaluation: EvaluationSummary | None = None
+    learning: LearningHistory | None = None
+    ablation: AblationResult | None = None
+    more: tuple[EvaluationSummary, ...] = ()
+    published: PublishedComparison | None = None
+    adapter: AdaptReport | None = None
+    runs: Mapping[str, Analysis] = field(default_factory=dict)
+    changes: Mapping[str, DivergenceChange] = field(default_factory=dict)
+    evaluations: Mapping[str, EvaluationSummary] = field(default_factory=dict)
+    answers: tuple[SampleAnswer, ...] = ()
+    study: Mapping[str, Any] = field(default_factory=dict)
+    written: str = ""
+    command: str = ""
+
+
+def make_report(
+    analysis: Analysis | None,
+    evaluation: EvaluationSummary | None,
+    *,
+    experts: Sequence[ExpertTable] = (),
+    manifest: Mapping[str, Any] | None = None,
+) -> Report:
+    """Make a report of results, with sentences on each.
+
+    Args:
+        analysis: of a Run; None where there is none.
+        evaluation: its summary; None where there is none.
+        experts: one table per rule.
+        manifest: of the Run behind the numbers, or settings of the evaluation; None for the manifest of the analysis.
+    """
+    titles: list[str] = []
+    findings: list[Finding] = []
+    unfinished = (UNFINISHED,) if analysis is not None and analysis.status == "partial" else ()
+    if analysis is not None:
+        manifest = manifest or (analysis.manifest.to_json() if analysis.manifest else {})
+        languages, model = f"{len(analysis.languages)} languages", manifest.get("model")
+        titles.append(f"How {model} routes {languages}" if model else f"How {languages} are routed")
+        findings += run_findings(analysis)
+    findings += (Finding(describe_experts(table)) for table in experts)
+    if evaluation is not None:
+        titles.append(f"Steering {evaluation.model} on {evaluation.task}")
+        findings += evaluation_findings(evaluation)
+    sentences = (*unfinished, *ranked(findings))
+    return Report(titles[0], sentences, manifest or {}, analysis, tuple(experts), evaluation)
+
+
+def join_reports(reports: Mapping[str, Report], changes: Mapping[str, DivergenceChange] | None = None) -> Report:
+    """Lay several reports over each other; what only one of them has stands alone.
+
+    Args:
+        reports: name to report; each of an analysis, an evaluation, or both.
+        changes: name to the change from the first of them, where both are Runs of the same texts.
+
+    Raises:
+        RunError: a report has neither, as one on a learned plan.
+    """
+    for name, report in reports.items():
+        if report.analysis is None and report.evaluation is None:
+            raise RunError(f"{name} holds neither an analysis nor an evaluation; report on it alone")
+    runs = {name: each.analysis for name, each in reports.items() if each.analysis is not None}
+    evaluations = {name: each.evaluation for name, each in reports.items() if each.evaluation is not None}
+    parts = [f"{len(each)} {word}" for each, word in ((runs, "Runs"), (evaluations, "evaluations")) if len(each) > 1]
+    alone = next((each for each in reports.values() if each.analysis and len(runs) == 1), None)
+    tested = next((each for each in reports.values() if each.evaluation and len(evaluations) == 1), None)
+    return Report(
+        f"{' and '.join(parts)} over each other",
+        findings=tuple(f"{name}: {text}" for name, each in reports.items() for text in each.findings),
+        manifest=alone.manifest if alone else {},
+        analysis=alone.analysis if alone else None,
+        evaluation=tested.evaluation if tested else None,
+        runs=runs if len(runs) > 1 else {},
+        changes=changes or {},
+        evaluations=evaluations if len(evaluations) > 1 else {},
     )
 
 
-def _integrity(script: str) -> str:
-    """Return a script's source expression for the content security policy."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-def _dump(value: Any, **_: Any) -> str:  # noqa: ANN401 - any JSON value
-    return json.dumps(to_json(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def _drawing(figure: Figure) -> Markup:
-    """Write a figure as JSON that cannot end its script element."""
-    return htmlsafe_json_dumps(figure.drawing, dumps=_dump)
-
-
-def _grid(report: Report) -> Grid:
-    """Say where experts can be, as far as the manifest or the analysis knows."""
-    analysis, routers = report.analysis, report.manifest.get("routers") or ()
-    layers = tuple(int(router["layer"]) for router in routers) or (analysis.layers if analysis else ())
-    n_experts = max(analysis.n_experts if analysis else 1, *(int(each.get("n_experts", 1)) for each in routers), 1)
-    return Grid(layers, n_experts, analysis.middle_layers if analysis else None)
+    return embedded({"data": figure.data, "layout": figure.layout, "rows": figure.rows})
 
 
 def _sections(report: Report) -> list[Section]:
-    analysis = report.analysis
-    sections = analysis_sections(analysis) if analysis else []
-    sections += expert_sections(report.experts, _grid(report))
-    if report.evaluation is not None:
-        sections.append(evaluation_section(report.evaluation))
-    settings = {}
+    analysis, evaluation, settings = report.analysis, report.evaluation, {}
+    sections: list[Section] = [published_section(report.published)] if report.published else []
+    if report.runs or report.evaluations:
+        from isogloss.reports.side_by_side import evaluations_section, runs_section  # noqa: PLC0415 - as below
+
+        sections += [runs_section(report.runs, report.changes)] if report.runs else []
+        sections += [evaluations_section(report.evaluations)] if report.evaluations else []
     if analysis:
         settings = {"quantity": analysis.quantity, "pivot": analysis.pivot, **analysis.resampling.to_json()}
-    return [*sections, provenance_section(report.manifest, settings, report.evaluation)]
+        sections += _analysis_sections(analysis)
+    if report.experts:
+        from isogloss.reports.experts import expert_sections  # noqa: PLC0415 - as below
+
+        sections += expert_sections(report.experts, report.manifest, analysis)
+    if evaluation:
+        sections.append(evaluation_section(evaluation, report.answers))
+    if report.more:
+        sections.append(further_tasks_section(report.more))
+    if report.ablation:
+        sections.append(ablation_section(report.ablation))
+    if report.learning:
+        sections.append(learning_section(report.learning))
+    if report.adapter:
+        sections.append(adapter_section(report.adapter))
+    arms = evaluation.arms if evaluation else None
+    return [*sections, provenance_section(report.manifest, settings, arms, study=report.study)]
+
+
+def _analysis_sections(analysis: Analysis) -> list[Section]:
+    from isogloss.reports.sections import analysis_sections  # noqa: PLC0415 - 0.2 s, and an evaluation needs none of it
+
+    return analysis_sections(analysis)
+
+
+def _draw(figure: Figure) -> Markup:
+    """Draw a figure at the widths at which the page may show it."""
+    if figure.half:
+        return draw(figure, HALF, "half")
+    return draw(figure, WIDE, "wide") + draw(figure, NARROW, "narrow")
 
 
 def render_report(report: Report) -> str:
-    """Render a report as one HTML page that loads nothing and runs only its own two scripts.
+    """Render a report as one HTML page that loads nothing and runs only its own script; figures need none.
 
     Args:
         report: what was measured.
 
     Returns:
-        The page, about 5 MB, most of it plotly; equal reports give equal pages.
+        The page; equal reports give equal pages.
 
     Raises:
         RunError: a result lacks a field that the report cannot do without.
     """
-    scripts = (get_plotlyjs(), _source("page.js"))
     sections = _sections(report)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=plain(report.title),
-            subject=[plain(text) for text in map(report.manifest.get, ("model", "revision")) if isinstance(text, str)],
-            partial=report.manifest.get("status") == "partial",
-            notes=[plain(note) for note in report.manifest.get("notes") or ()],
-            findings=[plain(finding) for finding in report.findings],
-            sections=sections,
-            drawing=_drawing,
-            style=Markup(_source("page.css")),  # noqa: S704 - package data
-            scripts=[Markup(script) for script in scripts],  # noqa: S704 - package data
-            allowed_scripts=" ".join(map(_integrity, scripts)),
-        )
+    blocks = [block for section in sections for block in section.blocks]
+    return render(
+        "page",
+        title=plain(report.title),
+        facts=facts(
+            report.manifest, report.analysis, report.evaluation, written=report.written, command=report.command
+        ),
+        verdicts=verdicts(report.analysis, report.evaluation, several=bool(report.evaluations)),
+        rule=RULE,
+        glossary=glossary(report.analysis, report.evaluation),
+        partial=report.manifest.get("status") == "partial" and UNFINISHED not in report.findings,
+        notes=[plain(note) for note in report.manifest.get("notes") or ()],
+        findings=[plain(finding) for finding in report.findings],
+        lead=next((block for block in blocks if isinstance(block, Figure)), None),
+        sections=sections,
+        drawing=_drawing,
+        draw=_draw,
+        ink=lambda colour: paint(colour).css,
     )
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, report: Report, *, force: bool = False) -> None:
     """Write a report; whoever reads the path sees the old file or the whole new one.
 
     Args:
-        path: of the HTML file; its folder is made where absent.
+        path: of the HTML file, new, or of a report, which is replaced; its folder is made where absent.
         report: what was measured.
+        force: replace a file of any kind.
 
     Raises:
         RunError: a result lacks a field that the report cannot do without; nothing is written then.
-        FileError: the folder cannot be written.
+        FileError: the folder cannot be written, or the file is of another kind.
     """
-    page = render_report(report)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder {path.parent}: {error.strerror}; choose another place") from error
-    write_atomically(path, page.encode("utf-8", "replace"))
+    require_report_file(path, force=force)
+    write_page(path, render_report(report))
+
+
+def require_report_file(path: Path, *, force: bool = False) -> None:
+    """Refuse a file that `write_report` would refuse, by the same error."""
+    require_page(path, "report", "isogloss", force=force)
+
+
+def plot(result: Analysis | EvaluationSummary, name: str) -> go.Figure:
+    """Return one figure of the report on an analysis or an evaluation.
+
+    Args:
+        result: an analysis of one Run, or the summary of an evaluation.
+        name: of the figure, such as ``divergence``, ``middle-ranges``, ``tree-1`` or ``overlap``; of an evaluation,
+            ``difference``, ``arms`` or ``dose-response``.
+
+    Raises:
+        RunError: this result has no such figure; the message names those that it has.
+    """
+    import plotly.graph_objects as go  # noqa: PLC0415 - a second, and the report needs none of it
+
+    sections = [evaluation_section(result)] if isinstance(result, EvaluationSummary) else _analysis_sections(result)
+    blocks = (block for section in sections for block in section.blocks)
+    figures = {block.anchor.removesuffix("-curves"): block for block in blocks if isinstance(block, Figure)}
+    if name not in figures:
+        raise RunError(f"this result has no figure {name!r}; it has {', '.join(figures)}")
+    figure = figures[name]
+    data = [{**trace, "showlegend": "name" in trace} for trace in figure.data]
+    margin = {**figure.layout["margin"], "t": figure.layout["margin"]["t"] + 40}
+    title = {"title": {"text": figure.title}, "margin": margin, "showlegend": any(each["showlegend"] for each in data)}
+    return go.Figure({"data": data, "layout": {**figure.layout, **title}})

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isogloss.reports.figures import Section, Table
 from isogloss.reports.text import label, scalar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from isogloss.evaluation.summary import EvaluationSummary
-
-__all__ = ["flat", "provenance_section"]
-
 _OWN_TABLES = ("languages", "packages", "routers", "item_ids", "notes")
 
 
-def flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield the fields of nested JSON objects as dotted names and values."""
-    for key, value in found.items():
+    for key, value in fields.items():
         name = scalar(f"{prefix}{key}")
         if isinstance(value, dict) and value:
             yield from flat(value, f"{name}.")
@@ -40,71 +34,62 @@ def _spans(layers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
-def _router_rows(routers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Say the specification of the routers once for all layers that share it."""
+def _run_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the fields of a manifest; the specification of the routers once for all layers that share it."""
     layers: dict[str, list[int]] = {}
-    for place, router in enumerate(routers):
+    for place, router in enumerate(manifest.get("routers") or ()):
         specification = "; ".join(f"{name} {scalar(value)}" for name, value in router.items() if name != "layer")
         layers.setdefault(specification, []).append(int(router.get("layer", place)))
-    return [(f"routers, layers {_spans(sorted(at))}", specification) for specification, at in layers.items()]
-
-
-def _item_row(item_ids: Sequence[object]) -> list[tuple[str, str]]:
-    if not item_ids:
-        return []
-    ends = scalar(item_ids[0]) if len(item_ids) == 1 else f"{scalar(item_ids[0])} … {scalar(item_ids[-1])}"
-    return [("items", f"{len(item_ids):,}: {ends}")]
-
-
-def _run_table(manifest: Mapping[str, Any]) -> Table:
     rows = list(flat({name: value for name, value in manifest.items() if name not in _OWN_TABLES}))
-    rows += _router_rows(manifest.get("routers") or ())
-    rows += _item_row(manifest.get("item_ids") or ())
-    caption = "As recorded in manifest.json when the run was captured. Hashes are SHA-256."
-    return Table("The run", caption, ("field", "value"), tuple(rows), text_columns=frozenset({0, 1}))
+    rows += [(f"routers, layers {_spans(sorted(at))}", specification) for specification, at in layers.items()]
+    if items := manifest.get("item_ids"):
+        ends = scalar(items[0]) if len(items) == 1 else f"{scalar(items[0])} … {scalar(items[-1])}"
+        rows.append(("items", f"{len(items):,}: {ends}"))
+    return rows
 
 
 def _language_table(languages: Mapping[str, Mapping[str, Any]]) -> Table:
     fields = list(dict.fromkeys(name for entry in languages.values() for name in entry))
     rows = []
     for code, entry in sorted(languages.items()):
-        tokens = (f"{value:,}" if isinstance(value, int) else scalar(value) for value in map(entry.get, fields))
-        rows.append((label(code), *tokens))
-    words = frozenset({0, *(place + 1 for place, name in enumerate(fields) if name != "tokens")})
+        cells = (f"{value:,}" if isinstance(value, int) else scalar(value) for value in map(entry.get, fields))
+        rows.append((label(code), *cells))
+    words = {0, *(place for place, name in enumerate(fields, start=1) if name != "tokens")}
     header = ("language", *(name.replace("_", " ") for name in fields))
     caption = "Counted tokens, and SHA-256 of the routing file and of the texts, per language."
-    return Table("Languages of the run", caption, header, tuple(rows), text_columns=words, folded=True)
-
-
-def _pairs(title: str, caption: str, found: Mapping[str, Any]) -> list[Table]:
-    rows = tuple(flat(found))
-    both = frozenset({0, 1})
-    return [Table(title, caption, ("field", "value"), rows, text_columns=both, folded=True)] if rows else []
+    return Table("Languages of the run", caption, header, rows, words)
 
 
 def provenance_section(
-    manifest: Mapping[str, Any], settings: Mapping[str, Any], evaluation: EvaluationSummary | None
+    manifest: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    arms: Mapping[str, Any] | None,
+    *,
+    study: Mapping[str, Any],
 ) -> Section:
-    """Describe the run behind the numbers.
+    """Describe the run behind the numbers, the settings of the analysis, and the arms of the evaluation."""
 
-    Args:
-        manifest: of the Run.
-        settings: of the analysis, such as its resampling.
-        evaluation: whose arms are to be listed, or None.
+    def table(title: str, caption: str, rows: Sequence[tuple[str, str]], *, folded: bool = True) -> Table:
+        return Table(title, caption, ("field", "value"), rows, {0, 1}, folded=folded)
 
-    Returns:
-        The last section of a report.
-    """
-    blocks = [_run_table(manifest)] if manifest else []
+    what, recorded = "run", "As recorded in manifest.json when the run was captured. Hashes are SHA-256."
+    if "languages" not in manifest:  # of an evaluation or a learned plan
+        what, recorded = "settings", "As recorded in settings.json, which decides every number. Hashes are SHA-256."
+    same = "With the same settings and run, the numbers are the same."
+    packages = manifest.get("packages") or {}
+    blocks = [table(f"The {what}", recorded, _run_rows(manifest), folded=False)] if manifest else []
     if manifest.get("languages"):
         blocks.append(_language_table(manifest["languages"]))
-    blocks += _pairs("Package versions", "Recorded when the run was captured.", manifest.get("packages") or {})
-    blocks += _pairs("Settings of the analysis", "With the same settings and run, the numbers are the same.", settings)
-    if evaluation is not None:
-        blocks += _pairs("Arms of the evaluation", "What was compared with what.", {"arms": evaluation.arms})
+    pairs = (
+        table("Settings of the study", "As recorded in study.json.", list(flat(study)), folded=False),
+        table("Package versions", "Recorded when the run was captured.", list(flat(packages))),
+        table("Settings of the analysis", same, list(flat(settings))),
+        table("Arms of the evaluation", "What was compared with what.", list(flat({"arms": arms} if arms else {}))),
+    )
+    blocks += [each for each in pairs if each.rows]
     lead = (
-        "Every number above was computed from the run described here; equal hashes mean equal inputs."
+        f"Every number above was computed from the {what} described here; equal hashes mean equal inputs."
         if manifest
         else "The run behind these numbers is not described here: report on its own folder for its manifest."
     )
-    return Section("provenance", "Provenance", (lead,), tuple(blocks))
+    return Section("provenance", "Provenance", [lead], blocks)

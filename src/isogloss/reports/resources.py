@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from isogloss.reports.captions import interval_text
-from isogloss.reports.figures import Section, Table
-from isogloss.reports.rows import dot_figure, labels_text
-from isogloss.reports.tables import correlations_table, layer_range
-from isogloss.reports.text import label, number, plain, scalar, with_interval
+from isogloss.analysis import Analysis, ResourceRule
+from isogloss.reports.curves import correlations_table
+from isogloss.reports.figures import (
+    Dot,
+    Figure,
+    Section,
+    Table,
+    dot_traces,
+    language_rows,
+    offsets,
+    ordered_styles,
+    row_scale,
+    stripes,
+    translucent,
+)
+from isogloss.reports.text import (
+    cell,
+    hover,
+    interval_text,
+    label,
+    layer_range,
+    number,
+    plain,
+    plot_text,
+    scalar,
+    with_interval,
+    words,
+)
+from isogloss.statistics import Estimate
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from isogloss.analysis import Analysis, Estimate, ResourceRule, ResourceTable
-    from isogloss.reports.figures import Figure
-
-__all__ = ["resource_section"]
+Bands = dict[str, dict[str, Estimate]]
 
 _COLUMNS = {
     "coverage": ("Experts that carry most selections", "experts per layer"),
@@ -30,7 +49,7 @@ _COLUMNS = {
 
 
 def _meaning(name: str, rule: ResourceRule) -> str:
-    """Say what a column counts, with the cuts of the rule."""
+    """Explain what a column counts, with the cuts of the rule."""
     exclusive, common, top = (scalar(cut) for cut in (rule.exclusive_threshold, rule.common_threshold, rule.top))
     return {
         "coverage": f"Fewest experts that carry {100 * rule.coverage:g} % of a language's selections, mean over the"
@@ -43,51 +62,39 @@ def _meaning(name: str, rule: ResourceRule) -> str:
     }[name]
 
 
-def _columns(resources: ResourceTable) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Return the columns that were computed: by measure, band and language."""
-    columns: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name in _COLUMNS:
-        for row in resources.rows:
-            if (point := getattr(row, name)) is not None:
-                columns.setdefault(name, {}).setdefault(row.band, {})[row.language] = point
-    return columns
-
-
-def _order(bands: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+def _order(bands: Bands) -> list[str]:
     """Order languages from the one with the greatest mean over bands, which is on top."""
-    values: dict[str, list[float]] = {}
-    for points in bands.values():
-        for code, point in points.items():
-            values.setdefault(code, []).extend([point.value] if point.is_known else [])
-    return sorted(values, key=lambda code: (-fmean(values[code]) if values[code] else 0.0, code))
+
+    def mean(code: str) -> float:
+        values = [points[code].value for points in bands.values() if code in points and points[code].is_known]
+        return fmean(values) if values else 0.0
+
+    return sorted({code for points in bands.values() for code in points}, key=lambda code: (-mean(code), code))
 
 
-def _sampling(points: Iterable[Estimate], analysis: Analysis, resources: ResourceTable) -> str:
-    return interval_text(points, vars(resources.resampling), pooled=analysis.is_pooled, unit="items")
-
-
-def _figures(analysis: Analysis, resources: ResourceTable) -> Iterator[Figure]:
-    columns = _columns(resources)
-    order = _order(next(iter(columns.values()), {}))
-    for name, bands in columns.items():
-        (title, unit), points = _COLUMNS[name], [point for band in bands.values() for point in band.values()]
-        meaning, sampling = _meaning(name, resources.rule), _sampling(points, analysis, resources)
-        texts = (title, f"{meaning} {sampling}{labels_text(len(order))}", unit)
-        anchor = f"resource-{name.replace('_', '-')}"
-        yield dot_figure(bands, order, anchor=anchor, texts=texts, half=len(columns) > 1)
-
-
-def _table(analysis: Analysis, resources: ResourceTable) -> Table:
-    columns = _columns(resources)
-    rows, points = [], []
-    for row in sorted(resources.rows, key=lambda row: row.language):
-        each = [getattr(row, name) for name in columns]
-        points += each
-        cells = (with_interval(point).replace(" [", "\n[") for point in each)
-        rows.append((label(row.language), plain(row.band), *cells))
-    header = ("language", "band", *(name.replace("_", " ") for name in columns))
-    caption = f"One row per language and band of layers. {_sampling(points, analysis, resources)}"
-    return Table("Resources: all numbers", caption, header, tuple(rows), text_columns=frozenset({0, 1}), folded=True)
+def _figure(name: str, bands: Bands, order: Sequence[str], caption: str) -> Figure:
+    """Draw one dot with its interval per language and band."""
+    title, unit = _COLUMNS[name]
+    crowded = row_scale(len(order)).is_crowded
+    styles = {
+        band: replace(
+            style, size=5 if crowded else 7, bar=1.0 if crowded else 1.6, bar_colour=translucent(style.colour, 0.5)
+        )
+        for band, style in ordered_styles(bands).items()
+    }
+    dots = {}
+    for offset, (band, points) in zip(offsets(len(bands)), bands.items(), strict=True):
+        dots[band] = [
+            Dot(point, row + offset, hover(label(code), f"{band}: {with_interval(point)}", f"n = {point.n:,}"))
+            for row, code in enumerate(order)
+            if (point := points.get(code))
+        ]
+    data, key = dot_traces(dots, styles)
+    layout, narrow = language_rows(order, plot_text(unit), frame=84, x_axis={"rangemode": "tozero", "nticks": 6})
+    layout["shapes"] = stripes(range(0, len(order), 2))
+    return Figure(
+        f"resource-{name.replace('_', '-')}", title, caption, data, layout, narrow, key, rows=dict(enumerate(order))
+    )
 
 
 def _related(analysis: Analysis) -> Iterator[Table]:
@@ -103,18 +110,21 @@ def _related(analysis: Analysis) -> Iterator[Table]:
             yield correlations_table(rows, title=title, caption=caption, first="band: column")
 
 
-def _texts(analysis: Analysis, resources: ResourceTable) -> Iterator[str]:
-    n = len(resources.rule.languages)
+def _texts(analysis: Analysis, rule: ResourceRule, bands: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    n = len(rule.languages)
     yield (
         "An expert's share for a language is the part of its use, per token, that falls to that language; all of it is"
         f" relative to the languages listed. An expert that all {n} use alike has shares of {number(1 / n)}."
     )
-    named = ", ".join(f"{plain(name)}{layer_range(ends)}" for name, ends in resources.bands.items())
-    if named:
+    if bands:
+        named = ", ".join(f"{plain(name)}{layer_range(ends)}" for name, ends in bands.items())
         yield f"Bands of layers: {named}. Languages are in one order in all figures."
     if not analysis.is_pooled:
-        yield "A resample adds its noise to that of the data, so that intervals of counts may lie beside the value."
-    for why in resources.refused.values():
+        yield (
+            "A resample adds its noise to that of the data, which moves counts to one side; where all resamples lie"
+            " beside the value, its interval goes up to it."
+        )
+    for why in analysis.resources.refused.values() if analysis.resources else ():
         if why not in analysis.refused.values():
             yield f"Not computed: {plain(why).rstrip('.')}."
     if analysis.related:
@@ -123,13 +133,30 @@ def _texts(analysis: Analysis, resources: ResourceTable) -> Iterator[str]:
 
 
 def resource_section(analysis: Analysis) -> Section | None:
-    """Say how the languages share the experts, band by band, and what goes with it; None without resources."""
+    """Describe how the languages share the experts, band by band, and what goes with it; None without resources."""
     resources = analysis.resources
     if resources is None or not resources.rows:
         return None
-    blocks: tuple[Figure | Table, ...] = (
-        *_figures(analysis, resources),
-        _table(analysis, resources),
-        *_related(analysis),
-    )
-    return Section("resources", "Resources", tuple(_texts(analysis, resources)), blocks)
+    columns: dict[str, Bands] = {}
+    for name in _COLUMNS:
+        for row in resources.rows:
+            if (point := getattr(row, name)) is not None:
+                columns.setdefault(name, {}).setdefault(row.band, {})[row.language] = point
+    order = _order(next(iter(columns.values())))
+
+    def drawn(bands: Sequence[Bands]) -> str:
+        points = [point for each in bands for points in each.values() for point in points.values()]
+        return interval_text(points, vars(resources.resampling), pooled=analysis.is_pooled, unit="items")
+
+    figures = []
+    for name, bands in columns.items():
+        caption = f"{_meaning(name, resources.rule)} {drawn([bands])}"
+        figures.append(replace(_figure(name, bands, order, caption), half=len(columns) > 1))
+    rows = [
+        (label(row.language), plain(row.band), *(cell(getattr(row, name)) for name in columns))
+        for row in sorted(resources.rows, key=lambda row: row.language)  # bands stay in the order of depth
+    ]
+    caption = f"One row per language and band of layers. {drawn(list(columns.values()))}"
+    table = Table("Resources: all numbers", caption, ("language", "band", *map(words, columns)), rows, {0, 1})
+    texts = list(_texts(analysis, resources.rule, resources.bands))
+    return Section("resources", "Resources", texts, [*figures, table, *_related(analysis)])

@@ -1,54 +1,103 @@
-"""What a report says of an analysis and of experts: each figure and table with its measure, n and interval level."""
+"""The sections on an analysis: divergence and its middle layers, entropy and consistency, accuracy, and the others."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from math import log, nan
+from typing import Any
 
-from isogloss.analysis import Estimate
-from isogloss.reports.captions import interval_text
+from isogloss.analysis import Analysis, MiddleLayers
 from isogloss.reports.controls import controls_section
 from isogloss.reports.curves import (
+    FROM_ZERO,
+    LAYER_AXIS,
     LinePlot,
+    correlation_blocks,
+    correlations_table,
     curve_blocks,
     curve_figure,
     curve_table,
     curves_of,
+    curves_text,
     highlighted,
     mean_curve,
-    sampling,
+    mean_divergence,
+    middle_marks,
 )
 from isogloss.reports.domains import domain_section
-from isogloss.reports.figures import MAX_COLOURS, Section, Style, Table, language_styles
-from isogloss.reports.maps import expert_map, language_map
+from isogloss.reports.evidence import shows
+from isogloss.reports.figures import (
+    ACCENT,
+    GREY,
+    MAX_COLOURS,
+    ZERO_LINE,
+    Dot,
+    Figure,
+    Section,
+    Style,
+    Table,
+    dot_traces,
+    language_rows,
+    language_styles,
+    row_scale,
+    scatter,
+    translucent,
+)
+from isogloss.reports.maps import language_map
 from isogloss.reports.resources import resource_section
-from isogloss.reports.rows import labels_text, range_figure, row_scale
 from isogloss.reports.structure import structure_section
-from isogloss.reports.tables import correlation_blocks, correlations_table, expert_table, layer_range
-from isogloss.reports.text import label, number, sample_size, scalar, span, with_interval
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from isogloss.analysis import Analysis, ExpertTable, MiddleLayers
-    from isogloss.reports.figures import Figure
-    from isogloss.reports.maps import Grid
-
-__all__ = ["analysis_sections", "expert_sections"]
-
-Blocks = tuple["Figure | Table", ...]
+from isogloss.reports.text import hover, label, layer_range, number, sample_size, scalar, span, with_interval, words
+from isogloss.statistics import Estimate
 
 _QUANTITIES = {
     "profile": "routing profiles (softmax of the router logits over all experts, mean over tokens)",
     "selection": "selection rates (share of tokens that chose each expert, scaled to sum to 1)",
 }
-_RULES = {
-    "delta": ("difference of selection rates", "Selection rate minus the base's, means over items"),
-    "share": ("share", "Share of an expert's use, among the languages listed, that falls to the language or languages"),
-    "contrast": ("risk difference", "Token-pooled selection rate minus that of the contrasting texts"),
-    "specificity": ("specificity", "Selection rate relative to the mean over languages"),
-}
+_FIXED = "Items are resampled; languages and the edges of the middle are fixed."
+_SHAPES = {"U-shape": ACCENT, "no U-shape": GREY}
+
+
+def analysis_sections(analysis: Analysis) -> list[Section]:
+    """Describe what an analysis shows: divergence and its middle, and whatever else was computed."""
+    analysis, middle = in_depth_order(analysis), analysis.middle_layers
+    inner = range(middle.start, middle.end + 1) if middle else analysis.layers
+    styles = language_styles(highlighted(curves_of(analysis, "divergence"), inner), analysis.pivot)
+    sections = (
+        _divergence_section(analysis, styles),
+        _middle_section(analysis),
+        _within_section(analysis, styles),
+        structure_section(analysis),
+        resource_section(analysis),
+        _correlation_section(analysis),
+        controls_section(analysis),
+        domain_section(analysis),
+    )
+    return [section for section in sections if section]
+
+
+def in_depth_order(analysis: Analysis) -> Analysis:
+    """Put the bands of every part in the order of depth; the JSON has them by name."""
+    order = {band: place for place, band in enumerate(sorted(analysis.bands, key=analysis.bands.__getitem__))}
+
+    def ordered(parts: Mapping[str, Any]) -> dict[str, Any]:
+        return {band: parts[band] for band in sorted(parts, key=lambda band: order.get(band, len(order)))}
+
+    pairs, structure, resources = analysis.pairs, analysis.structure, analysis.resources
+    return replace(
+        analysis,
+        bands=ordered(analysis.bands),
+        accuracy=ordered(analysis.accuracy),
+        related={measure: ordered(bands) for measure, bands in analysis.related.items()},
+        pairs=pairs and replace(pairs, bands=ordered(pairs.bands)),
+        structure=structure and replace(structure, bands=ordered(structure.bands)),
+        resources=resources
+        and replace(
+            resources,
+            bands=ordered(resources.bands),
+            rows=tuple(sorted(resources.rows, key=lambda row: order.get(row.band, len(order)))),
+        ),
+    )
 
 
 def _middle_text(middle: MiddleLayers | None) -> str:
@@ -57,17 +106,18 @@ def _middle_text(middle: MiddleLayers | None) -> str:
     between = "inclusive, between the two change points of the mean curve"
     bars = "; bars above the shading show where an edge falls over resamples" if middle.start_interval else ""
     edges = f"from {span(middle.start, middle.start_interval)} to {span(middle.end, middle.end_interval)}"
-    return f"Shaded: the middle layers, {edges} {between}{bars}."
+    what = middle.words if middle.is_u_shape else "the segment that fits best, which is no middle"
+    return f"Shaded: {what}, {edges} {between}{bars}."
 
 
-def _shape_text(middle: MiddleLayers | None) -> tuple[str, ...]:
+def _shape_text(middle: MiddleLayers | None) -> list[str]:
     if middle is None:
-        return ()
-    verdict = "The mean curve over languages is not a U-shape."
+        return []
+    verdict = f"No middle was found: the mean curve over languages is not a U-shape, since {middle.reason}."
     if middle.is_u_shape:
         verdict = "In the middle layers the mean curve over languages lies below the layers on both sides: a U-shape."
-    depth = f" Outer layers minus middle layers: {with_interval(middle.depth)}." if middle.depth.is_known else ""
-    return (f"{verdict}{depth}",)
+    depth = f" Outer layers minus inner layers: {with_interval(middle.depth)}." if middle.depth.is_known else ""
+    return [f"{verdict}{depth}"]
 
 
 def _ceiling_text(analysis: Analysis) -> str:
@@ -82,104 +132,180 @@ def _divergence_section(analysis: Analysis, styles: Mapping[str, Style]) -> Sect
     measure = f"Entropy-normalised Jensen–Shannon divergence between {_QUANTITIES[analysis.quantity]}"
     measure += "." if analysis.is_pooled else " of parallel items, mean over items."
     others = {code: curve for code, curve in curves_of(analysis, "shuffled").items() if code != analysis.pivot}
-    noise, n = mean_curve(others.values()), sampling(analysis, curves)
-    dashed = "Dashed: the same between items that are not translations of each other." if noise else ""
-    order, few = "the middle layers" if middle else "all layers", len(curves) <= MAX_COLOURS
+    noise, drawn = mean_curve(others.values()), curves_text(analysis, curves)
+    means = mean_divergence(analysis) if len(curves) > 1 else {}
+    dashed = "Dashed: the mean between items that are not translations of each other." if noise else ""
+    thick = "Thick: the mean over languages." if means else ""
+    order, few = middle.words if middle else "all layers", len(curves) <= MAX_COLOURS
     coloured = "" if few else f"In colour: the three highest and the three lowest means over {order}."
-    caption = " ".join(filter(None, (measure, n, coloured, _middle_text(middle), dashed, _ceiling_text(analysis))))
-    unit = "divergence from the pivot"
-    plot = LinePlot("divergence-curves", f"Divergence from {pivot} by layer", caption, unit, noise)
-    plot = replace(plot, reference_text="items that are not translations")
-    blocks: list[Figure | Table] = [curve_figure(plot, curves, styles, middle=middle)]
+    texts = (measure, drawn, _FIXED if drawn else "", thick, dashed, coloured, _middle_text(middle))
+    title, unit = f"Divergence from {pivot} by layer", "divergence from the pivot"
+    caption = " ".join(filter(None, texts))
+    plot = LinePlot("divergence-curves", title, caption, unit, curves, styles, middle, means, noise)
+    blocks: list[Figure | Table] = [curve_figure(replace(plot, reference_text="items that are not translations"))]
+    blocks += _excess_blocks(analysis, styles)
     if not few:
-        framed = " Vertical lines: the edges of the middle layers." if middle else ""
-        caption = f"{measure} Languages from the highest to the lowest mean over {order}.{framed} {n}"
+        framed = f" Vertical lines: the edges of {middle.words}." if middle else ""
+        caption = f"{measure} Languages from the highest to the lowest mean over {order}.{framed} {drawn}"
         title = f"Divergence from {pivot}, every language"
-        blocks.append(language_map(curves, title=title, caption=caption, unit=unit, middle=middle))
-    listed = f"{measure.removesuffix('.')}; columns are decoder layers. {n}"
+        blocks.append(language_map(replace(plot, anchor="language-map", title=title, caption=caption)))
+    listed = f"{measure.removesuffix('.')}; columns are decoder layers. {drawn}"
     blocks.append(curve_table(curves, "Divergence: all numbers", listed))
+    blocks += _band_table(analysis, drawn)
     lead = (
         f"How differently the model routes a text and its translation into {pivot}, the pivot: 0 where both are routed"
         " alike, and more the less the experts overlap."
     )
-    missing = tuple(f"Not computed: {why.rstrip('.')}." for why in analysis.refused.values())
-    paragraphs = (lead, *_shape_text(middle), *missing)
-    return Section("divergence", "Divergence from the pivot", paragraphs, tuple(blocks) if curves else ())
+    missing = [f"Not computed: {why.rstrip('.')}." for why in analysis.refused.values()]
+    paragraphs = [lead, *_shape_text(middle), *filter(None, [_ceiling_text(analysis)]), *missing]
+    return Section("divergence", "Divergence from the pivot", paragraphs, blocks if curves else ())
+
+
+def _excess_blocks(analysis: Analysis, styles: Mapping[str, Style]) -> list[Figure | Table]:
+    """Draw how much closer translations are routed than items that are none, and list the numbers."""
+    shown = analysis.translations
+    if shown is None:
+        return []
+    by_language = {
+        code: dict(zip(analysis.layers, curve, strict=False)) for code, curve in sorted(shown.by_language.items())
+    }
+    rise = ""
+    if shown.rise and analysis.bands:
+        known = "" if shows(shown.rise) else "No evidence of a change: "
+        band = analysis.band_words(analysis.described_band)
+        found = "; the edges were found on the same data" if analysis.has_middle else ""
+        rise = f" {known}In {band} the lead is {with_interval(shown.rise)} above that elsewhere{found}."
+    caption = (
+        "Divergence between items that are no translations of each other minus that of translations, item by item:"
+        f" above zero, translations are routed more alike than other texts. {curves_text(analysis, by_language)}"
+        f" {_FIXED}{rise}"
+    )
+    plot = LinePlot(
+        "excess-curves",
+        "Lead of translations over other texts by layer",
+        caption,
+        "divergence of others − of translations",
+        by_language,
+        styles,
+        analysis.middle_layers,
+        dict(zip(analysis.layers, shown.excess, strict=False)) if len(by_language) > 1 else {},
+        axis={**FROM_ZERO, **ZERO_LINE},
+    )
+    return [curve_figure(plot), curve_table(by_language, "Lead of translations: all numbers", caption)]
+
+
+def _band_table(analysis: Analysis, drawn: str) -> list[Table]:
+    """List the mean divergence of every language over each band; older analyses have none."""
+    means = analysis.divergence_by_band
+    bands = [band for band in analysis.bands if all(band in each for each in means.values())]
+    if not means or not bands:
+        return []
+    header = ("language", *(f"{words(band)}{layer_range(analysis.bands[band])}" for band in bands))
+    rows = [(label(code), *(with_interval(each[band]) for band in bands)) for code, each in means.items()]
+    return [Table("Divergence by band", f"Mean over the layers of a band. {drawn}", header, rows)]
+
+
+def _shape(middle: MiddleLayers) -> str:
+    return "U-shape" if middle.is_u_shape else "no U-shape"
+
+
+def _range_hover(code: str, middle: MiddleLayers) -> str:
+    edges = f"start {span(middle.start, middle.start_interval)}; end {span(middle.end, middle.end_interval)}"
+    size = [f"outer minus middle {with_interval(middle.depth)}"] if middle.depth.is_known else []
+    return hover(label(code), edges, _shape(middle), *size)
+
+
+def _range_figure(analysis: Analysis, middles: Mapping[str, MiddleLayers], caption: str) -> Figure:
+    """Draw a bar per language, and dots at its ends with the spans of both edges; of many, in the hover alone."""
+    scale = row_scale(len(middles))
+    width = min(8, scale.height - 2)
+    styles = {group: Style(colour, size=min(8, width + 2), bar=1.2) for group, colour in _SHAPES.items()}
+    dots: dict[str, list[Dot]] = {}
+    bars = []
+    for group, style in styles.items():
+        placed = [(row, code) for row, code in enumerate(middles) if _shape(middles[code]) == group]
+        for row, code in placed:
+            middle = middles[code]
+            for edge, ends in ((middle.start, middle.start_interval), (middle.end, middle.end_interval)):
+                low, high = (None if scale.is_crowded else ends) or (nan, nan)
+                dot = Dot(Estimate(edge, low, high, middle.depth.n), row, _range_hover(code, middle))
+                dots.setdefault(group, []).append(dot)
+        x = [at for _, code in placed for at in (middles[code].start, middles[code].end, None)]
+        y = [at for row, _ in placed for at in (row, row, None)]
+        line = {"color": translucent(style.colour, 0.35), "width": width}
+        bars += [scatter(group, x, y, mode="lines", line=line)] if placed else []
+    data, key = dot_traces(dots, styles)
+    layers = analysis.layers
+    x_axis = {"range": [layers[0] - 0.5, layers[-1] + 0.5]}
+    layout, narrow = language_rows(list(middles), LAYER_AXIS, frame=100, x_axis=x_axis)
+    marks = middle_marks(analysis.middle_layers, plot_height=scale.height * len(middles))
+    layout["shapes"], layout["annotations"] = marks
+    return Figure(
+        "middle-ranges",
+        "Middle layers of every language",
+        caption,
+        [*bars, *data],
+        layout,
+        narrow,
+        key,
+        rows=dict(enumerate(middles)),
+    )
 
 
 def _middle_section(analysis: Analysis) -> Section | None:
-    """Say where each language's own curve has its middle, beside that of the mean curve."""
+    """Describe where each language's own curve has its middle, beside that of the mean curve."""
     if not analysis.middle_by_language or not analysis.layers:
         return None
-    ranked = dict(sorted(analysis.middle_by_language.items(), key=lambda pair: (pair[1].start, pair[1].end, pair[0])))
-    settings, n_rows = analysis.resampling, len(ranked)
-    if analysis.is_pooled:
-        how = "No interval: pooled counts."
-    else:
-        lines = "B" if row_scale(n_rows).step > 1 else "Thin lines, and b"
+    middles = dict(sorted(analysis.middle_by_language.items(), key=lambda pair: (pair[1].start, pair[1].end, pair[0])))
+    settings, n_rows = analysis.resampling, len(middles)
+    how = "No interval: pooled counts."
+    if not analysis.is_pooled:
+        lines = "B" if row_scale(n_rows).is_crowded else "Thin lines, and b"
         where = f"where an edge falls in {100 * settings.level:g} % of bootstrap resamples of items"
         how = f"{lines}rackets in the table: {where}, {settings.n_resamples:,} resamples."
-    sizes = {middle.depth.n for middle in ranked.values()}
+    sizes = {middle.depth.n for middle in middles.values()}
     n = f"{sample_size(sizes)} items. " if len(sizes) == 1 and not analysis.is_pooled else ""
     caption = (
         "From the first to the last layer between the two change points of each language's divergence from"
         f" {label(analysis.pivot)}. {n}{how}"
     )
-    shaded = " Shaded: the middle layers of the mean curve." if analysis.middle_layers else ""
-    figure = range_figure(
-        ranked,
-        analysis.layers,
-        analysis.middle_layers,
-        anchor="middle-ranges",
-        title="Middle layers of every language",
-        caption=f"{caption}{shaded}{labels_text(n_rows)}",
-    )
-    rows = tuple(
+    shaded = f" Shaded: {analysis.middle_layers.words} of the mean curve." if analysis.middle_layers else ""
+    figure = _range_figure(analysis, middles, f"{caption}{shaded}")
+    rows = [
         (
             *(label(code), span(middle.start, middle.start_interval), span(middle.end, middle.end_interval)),
             *(scalar(middle.is_u_shape), with_interval(middle.depth), f"{middle.depth.n:,}"),
         )
-        for code, middle in ranked.items()
-    )
+        for code, middle in middles.items()
+    ]
     header = ("language", "first layer", "last layer", "U-shape", "outer minus middle", "n")
-    table = Table("Middle layers: all numbers", caption, header, rows, folded=True)
     lead = (
-        f"{sum(middle.is_u_shape for middle in ranked.values())} of {n_rows} languages have a U-shape of their own. Two"
+        f"{sum(each.is_u_shape for each in middles.values())} of {n_rows} languages have a U-shape of their own. Two"
         " change points can be found in any curve; whether the layers between them lie lower than on both sides is a"
         " question of its own."
     )
-    return Section("middle", "Middle layers by language", (lead,), (figure, table))
+    table = Table("Middle layers: all numbers", caption, header, rows)
+    return Section("middle", "Middle layers by language", [lead], [figure, table])
 
 
 def _within_section(analysis: Analysis, styles: Mapping[str, Style]) -> Section | None:
     entropy, consistency = (curves_of(analysis, name) for name in ("entropy", "consistency"))
+    half = bool(entropy and consistency)
     of = "selection rates pooled over texts" if analysis.is_pooled else "the profile of each item, mean over items"
-    top = f"The greatest possible is ln {analysis.n_experts} = {number(math.log(analysis.n_experts))}."
+    top = f"The greatest possible is ln {analysis.n_experts} = {number(log(analysis.n_experts))}."
+    caption = f"Entropy of {of}, in nats. {top} {curves_text(analysis, entropy)}"
+    spread = LinePlot(
+        "entropy-curves", "Routing entropy by layer", caption, "entropy, nats", entropy, half=half, axis={}
+    )
     chance = dict(zip(analysis.layers, analysis.consistency_chance, strict=False))
     dashed = " Dashed: sets drawn at random." if chance else ""
     measure = f"Mean Jaccard similarity of the expert sets chosen for two tokens of the same item.{dashed}"
-    half = bool(entropy and consistency)
-    plots = (
-        LinePlot(
-            "entropy-curves",
-            "Routing entropy by layer",
-            f"Entropy of {of}, in nats. {top} {sampling(analysis, entropy)}",
-            "entropy, nats",
-            half=half,
-            from_zero=False,
-        ),
-        LinePlot(
-            "consistency-curves",
-            "Routing consistency by layer",
-            f"{measure} {sampling(analysis, consistency)}",
-            "Jaccard similarity",
-            chance,
-            "sets at random",
-            half=half,
-        ),
+    caption = f"{measure} {curves_text(analysis, consistency)}"
+    alike = LinePlot(
+        "consistency-curves", "Routing consistency by layer", caption, "Jaccard similarity", consistency, half=half
     )
-    pairs = zip(plots, (entropy, consistency), strict=True)
-    drawn = [curve_blocks(analysis, plot, curves, styles) for plot, curves in pairs if curves]
+    alike = replace(alike, reference=chance, reference_text="sets at random")
+    drawn = [curve_blocks(analysis, replace(plot, styles=styles)) for plot in (spread, alike) if plot.curves]
     if not drawn:
         return None
     lead = (
@@ -187,7 +313,7 @@ def _within_section(analysis: Analysis, styles: Mapping[str, Style]) -> Section 
         " two tokens of one text are."
     )
     figures, tables = zip(*drawn, strict=True)
-    return Section("within", "Entropy and consistency", (lead,), (*figures, *tables))
+    return Section("within", "Entropy and consistency", [lead], [*figures, *tables])
 
 
 def _correlation_section(analysis: Analysis) -> Section | None:
@@ -213,69 +339,4 @@ def _correlation_section(analysis: Analysis) -> Section | None:
     if not blocks:
         return None
     lead = "Below zero: languages that are routed less like the pivot do worse. A correlation is not a cause."
-    return Section("correlation", "Accuracy and divergence", (lead,), tuple(blocks))
-
-
-def analysis_sections(analysis: Analysis) -> list[Section]:
-    """Say what an analysis shows: divergence and its middle, and whatever else was computed."""
-    middle = analysis.middle_layers
-    inner = range(middle.start, middle.end + 1) if middle else analysis.layers
-    styles = language_styles(highlighted(curves_of(analysis, "divergence"), inner), analysis.pivot)
-    sections = (
-        _divergence_section(analysis, styles),
-        _middle_section(analysis),
-        _within_section(analysis, styles),
-        structure_section(analysis),
-        resource_section(analysis),
-        _correlation_section(analysis),
-        controls_section(analysis),
-        domain_section(analysis),
-    )
-    return [section for section in sections if section]
-
-
-def _count(n: int) -> str:
-    return f"{n:,} expert{'' if n == 1 else 's'}"
-
-
-def _expert_texts(table: ExpertTable) -> Iterator[str]:
-    chance, parameters = table.expected_by_chance, table.parameters
-    expected = "how many to expect by chance is not known"
-    if chance is not None:
-        expected = f"{chance:.1f} expected by chance, under permuted labels"
-    languages = parameters.get("languages") or ()
-    even = ""
-    if table.rule == "share" and languages:
-        even = f" An expert that all {len(languages)} languages use alike has shares of {number(1 / len(languages))}."
-    yield f"{_count(table.n)} found; {expected}.{even}"
-    asked = [f"{name.replace('_', ' ')} {scalar(value)}" for name, value in parameters.items() if name != "layers"]
-    if parameters.get("layers"):
-        asked.append("layers {} to {}".format(*parameters["layers"]))
-    if asked:
-        yield f"Asked for: {'; '.join(asked)}."
-
-
-def _expert_blocks(table: ExpertTable, anchor: str, grid: Grid) -> Blocks:
-    if not table.experts:
-        return ()
-    rule, parameters = scalar(table.rule), table.parameters
-    unit, measure = _RULES.get(rule, ("statistic", f"Statistic of the rule “{rule}”"))
-    n = parameters.get("n_items")
-    estimates = [Estimate(row.statistic, row.low, row.high, n) for row in table.experts]  # type: ignore[arg-type]
-    caption = f"{measure}. {_count(table.n)}. {interval_text(estimates, parameters, pooled=False, unit='items')}"
-    lines = " Vertical lines: the edges of the middle layers." if grid.middle else ""
-    title = f"Experts by the {rule} rule"
-    figure = expert_map(table.experts, grid, anchor=anchor, title=title, caption=f"{caption}{lines}", unit=unit)
-    return figure, expert_table(table.experts, title=f"{title}: all numbers", caption=caption, unit=unit)
-
-
-def expert_sections(tables: Sequence[ExpertTable], grid: Grid) -> list[Section]:
-    """Say which experts each rule found, and how many it would find by chance: one section per rule."""
-    sections = []
-    for place, table in enumerate(tables, start=1):
-        kind = table.parameters.get("kind")
-        named = f"{scalar(kind)} experts".capitalize() if kind else "Experts"
-        heading = f"{named} ({scalar(table.rule)} rule)"
-        blocks = _expert_blocks(table, f"experts-{place}", grid)
-        sections.append(Section(f"rule-{place}", heading, tuple(_expert_texts(table)), blocks))
-    return sections
+    return Section("correlation", "Accuracy and divergence", [lead], blocks)

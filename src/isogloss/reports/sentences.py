@@ -1,77 +1,79 @@
-"""Describe results in plain sentences."""
+"""Sentences on a Run and its experts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean, median
+from statistics import median
+from typing import TYPE_CHECKING
 
-from isogloss.analysis import Analysis, Estimate, ExpertTable
-from isogloss.analysis.mantel import MantelTest
-from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.paired import outcome_of
-from isogloss.evaluation.summary import EvaluationSummary
-from isogloss.languages import display_name
-from isogloss.reports.metrics import Metric, arm_text, is_random
-from isogloss.reports.text import name
+from isogloss.reports.evidence import NO_EVIDENCE, SIGNIFICANT, Finding, errors_of, evidence, ranked, shows
+from isogloss.reports.text import distance_name, name, number, p_value, plain, sentence, with_interval
+from isogloss.runs import UNFINISHED
+from isogloss.statistics import Estimate
 
-__all__ = ["describe_analysis", "describe_evaluation", "describe_experts", "describe_run"]
+if TYPE_CHECKING:
+    from isogloss.analysis import Analysis, ExpertTable, MantelTest
+    from isogloss.analysis.divergence import Curves
 
-_SIGNIFICANT = 0.05
-_OUTCOMES = {"better": "steering helps", "worse": "steering hurts", None: "no significant effect"}
-_REMAINS = {
-    (True, True): "still significant",
-    (True, False): "no longer significant",
-    (False, True): "significant",
-    (False, False): "still not significant",
-}
-"""Significance without and with control variables -> words for the latter."""
+__all__ = [
+    "describe_analysis",
+    "describe_experts",
+    "describe_run",
+    "describe_shape",
+    "run_findings",
+]
 
 
 def describe_analysis(analysis: Analysis) -> tuple[str, ...]:
     """Describe in which layers languages are routed alike, with 95 % intervals."""
-    return (_shape(analysis), *_nearest(analysis))
+    unfinished = (UNFINISHED,) if analysis.status == "partial" else ()
+    return (*unfinished, describe_shape(analysis), *_nearest(analysis))
 
 
 def describe_run(analysis: Analysis) -> tuple[str, ...]:
-    """Describe a Run's analysis: middle layers, what routing is related to, and what remains after controls."""
-    parts = (_structure, _accuracy, _resources, _distinct, _hidden, _phases, _domain)
-    return (*describe_analysis(analysis), *(sentence for part in parts for sentence in part(analysis)))
+    """Describe a Run's analysis, the clearest findings first: what has evidence, what has none, what is not tested."""
+    unfinished = (UNFINISHED,) if analysis.status == "partial" else ()
+    return (*unfinished, *ranked(run_findings(analysis)))
+
+
+def run_findings(analysis: Analysis) -> Iterator[Finding]:
+    """Yield middle layers, what routing is related to, and what remains after controls."""
+    middle = analysis.middle_layers
+    yield Finding(describe_shape(analysis), evidence(middle.depth) if middle and middle.is_u_shape else NO_EVIDENCE)
+    parts = (_translations, _structure, _accuracy, _distinct, _hidden, _phases, _domain) if analysis.bands else ()
+    for part in parts:
+        yield from part(analysis)
+    described = (_nearest, _resources, _unknown) if analysis.bands else (_nearest, _unknown)
+    yield from (Finding(text) for part in described for text in part(analysis))
 
 
 def describe_experts(experts: ExpertTable) -> str:
     """Describe how many experts a rule selected and how many are expected by chance."""
+    caution = f" {experts.caution}" if experts.caution else ""
+    unfinished = f" {UNFINISHED}" if experts.status == "partial" else ""
     chance = "" if experts.expected_by_chance is None else f"; {experts.expected_by_chance:.1f} expected by chance"
     return (
         f"{len(experts.experts)} task experts pass the Δ rule at {experts.parameters['threshold']:g} "
-        f"in the steered layers{chance}."
+        f"in the steered layers{chance}.{unfinished}{caution}"
     )
 
 
-def describe_evaluation(summary: EvaluationSummary | None) -> tuple[str, ...]:
-    """Describe whether steering helped, what it cost the pivot, and what the controls changed.
-
-    Args:
-        summary: of the evaluation; None where no plan was made.
-
-    Returns:
-        Three sentences or more, in the unit of the metric: shares in percent, their differences in percentage points.
-    """
-    if summary is None:
-        return ("No plan was made, so nothing was evaluated.",)
-    metric = Metric.of(summary)
-    return (
-        *_overall(summary, metric),
-        _by_language(summary, metric),
-        *_guard(summary, metric),
-        *_controls(summary, metric),
-    )
+def _unknown(analysis: Analysis) -> Iterator[str]:
+    """Name the languages of which the tokenizer does not know a part."""
+    if analysis.manifest is not None and (shares := analysis.manifest.unknown_tokens):
+        named = ", ".join(f"{name(code)} {100 * share:.1f} %" for code, share in shares.items())
+        yield (
+            f"The tokenizer does not know a part of these texts and writes its unknown token for it ({named} of the "
+            "tokens): the routing of these languages is partly that of one token."
+        )
 
 
 def _pivots(analysis: Analysis) -> str:
-    return " and ".join(map(display_name, analysis.pivots))
+    return " and ".join(map(name, analysis.pivots))
 
 
-def _shape(analysis: Analysis) -> str:
+def describe_shape(analysis: Analysis) -> str:
+    """Say in which layers divergence is lower than before and after, or that it was not found to be."""
     middle = analysis.middle_layers
     if middle is None:
         return f"Middle layers were not computed: {analysis.refused.get('middle_layers')}."
@@ -88,69 +90,103 @@ def _shape(analysis: Analysis) -> str:
             f"is lower by {depth}."
         )
     return (
-        f"Divergence is not U-shaped as in the papers: {span} are the middle segment, but divergence there is not "
-        f"lower than both before and after (outer minus middle: {depth})."
+        f"No middle was found: divergence is not U-shaped as in the papers. {sentence(span)} fit best "
+        f"(outer minus inner layers: {depth}), but {middle.reason}."
     )
 
 
 def _nearest(analysis: Analysis) -> list[str]:
-    if analysis.middle_layers is None or len(analysis.divergence) < 2:  # noqa: PLR2004 - nothing to rank
+    if len(analysis.divergence_by_band) < 2 or not analysis.bands:  # noqa: PLR2004 - nothing to rank
         return []
-    start, end = analysis.middle
-    inside = [i for i, layer in enumerate(analysis.layers) if start <= layer <= end]
-    mean = {
-        language: sum(curve[i].value for i in inside) / len(inside) for language, curve in analysis.divergence.items()
-    }
-    ranked = sorted(mean, key=mean.__getitem__)
+    inner = analysis.described_band
+    mean = {code: bands[inner] for code, bands in analysis.divergence_by_band.items()}
+    ranked = sorted(mean, key=lambda code: mean[code].value)
     near, far = ranked[0], ranked[-1]
-    nearest = f"{display_name(near)} is routed most like {_pivots(analysis)} (mean divergence {mean[near]:.3f})"
-    return [f"In the middle layers {nearest} and {display_name(far)} least ({mean[far]:.3f})."]
+    where = _where(analysis)
+    nearest = f"{name(near)} is routed most like {_pivots(analysis)} (mean divergence {mean[near].text()})"
+    farthest = f"{name(far)} least ({mean[far].text()}), {_units(analysis, mean[near].n)}"
+    return [f"{sentence(where)} {nearest} and {farthest}."]
 
 
-def _inner(analysis: Analysis) -> str:
-    """Return the band to describe: the middle, or the first if no band has that name."""
-    return "middle" if "middle" in analysis.bands else next(iter(analysis.bands))
+def _units(analysis: Analysis, n: int) -> str:
+    """State the items behind an estimate, or why it has no interval."""
+    if analysis.is_pooled:
+        return "no interval: pooled counts"
+    return f"n = {n} item{'' if n == 1 else 's'}{'' if n > 1 else ', too few for an interval'}"
 
 
 def _where(analysis: Analysis) -> str:
-    first, last = analysis.bands[_inner(analysis)]
-    return f"in the {_inner(analysis)} layers ({first}-{last})"
+    return f"in {analysis.band_words(analysis.described_band)}"
 
 
-def _structure(analysis: Analysis) -> Iterator[str]:
-    structure = analysis.structure
-    if structure is None or "genealogical" not in structure.bands[_inner(analysis)].tests:
+def _translations(analysis: Analysis) -> Iterator[Finding]:
+    """Say whether translations come closer in the middle than texts that are none."""
+    shown = analysis.translations
+    if shown is None or shown.rise is None:
         return
-    test = structure.bands[_inner(analysis)].tests["genealogical"]
-    follows = test.plain.p_value < _SIGNIFICANT
-    controlled = ""
-    if test.partial is not None:
-        remains = _REMAINS[follows, test.partial.p_value < _SIGNIFICANT]
-        rivals = " and ".join(test.partial.controls).replace("_", " ")
-        controlled = f"; after controlling for {rivals}: {remains} ({_mantel(test.partial)})"
-    verdict = "follows" if follows else "does not significantly follow"
-    n = test.plain.correlation.n
-    yield f"Routing {verdict} genealogy {_where(analysis)}: {_mantel(test.plain)}, n = {n} languages{controlled}."
-    match = structure.matches.get("genealogical")
-    if match is not None:
-        yield (
-            f"Genealogy matches best in layer {match.layer} (p = {match.p_value:.3f}, corrected for "
-            f"searching {len(structure.layers)} layers)."
+    band = analysis.band_words(analysis.described_band)
+    size = f"by {_signed(shown.rise)}, n = {shown.rise.n} items"
+    if shows(shown.rise):
+        more = "more" if shown.rise.value > 0 else "less"
+        where = f"and {more} so in {band} than elsewhere"
+        text = f"Translations are closer to each other than other texts are, {where}"
+    else:
+        text = f"No evidence that translations come closer to each other in {band} than other texts do there"
+    yield Finding(f"{text}: {size}.", evidence(shown.rise))
+
+
+def _structure(analysis: Analysis) -> Iterator[Finding]:
+    """Say which distances between languages routing follows in the band to describe, and which it is not seen to."""
+    structure = analysis.structure
+    tests = structure.bands[analysis.described_band].tests if structure else {}
+    silent = []
+    for reference, test in sorted(tests.items()):  # as the file has them, so that sentences agree
+        if not shows(test.plain.correlation, test.p_adjusted):
+            silent.append(f"{distance_name(reference)} ({_mantel(test.plain, test.p_adjusted)})")
+            continue
+        controlled = ""
+        if test.partial is not None:
+            rivals = " and ".join(map(distance_name, test.partial.controls))
+            still = shows(test.partial.correlation, test.partial_p_adjusted)
+            remains = "also" if still else "no evidence of it"
+            controlled = (
+                f"; {remains} after controlling for {rivals} ({_mantel(test.partial, test.partial_p_adjusted)})"
+            )
+        n = test.plain.correlation.n
+        yield Finding(
+            f"Routing follows {distance_name(reference)} {_where(analysis)}: {_mantel(test.plain, test.p_adjusted)}, "
+            f"n = {n} languages{controlled}.",
+            evidence(test.plain.correlation, test.p_adjusted),
+        )
+    for reference, match in sorted(structure.matches.items() if structure else ()):
+        if match.p_adjusted < SIGNIFICANT:
+            yield Finding(
+                f"Routing follows {distance_name(reference)} in some layers, most in layer {match.layer}: Mantel r "
+                f"{number(match.correlation)}, p = {p_value(match.p_adjusted)}, corrected for searching "
+                f"{len(match.correlations)} layers and for {len(structure.matches) if structure else 0} distances.",
+                errors_of(match.p_adjusted),
+            )
+    if silent:
+        yield Finding(
+            f"No evidence that routing follows any of these {_where(analysis)}: {', '.join(silent)}.", NO_EVIDENCE
         )
 
 
-def _mantel(test: MantelTest) -> str:
-    return f"Mantel r {_interval(test.correlation)}, p = {test.p_value:.3f}"
+def _mantel(test: MantelTest, p_adjusted: float | None) -> str:
+    p = "" if p_adjusted is None else f", p = {p_value(p_adjusted)} by Holm"
+    return f"Mantel r {_interval(test.correlation)}{p}"
 
 
-def _accuracy(analysis: Analysis) -> Iterator[str]:
-    correlation = analysis.accuracy.get(_inner(analysis))
+def _accuracy(analysis: Analysis) -> Iterator[Finding]:
+    correlation = analysis.accuracy.get(analysis.described_band)
     if correlation is not None:
-        least, greatest = correlation.leave_one_out
-        yield (
-            f"Accuracy against divergence {_where(analysis)}: Pearson {_interval(correlation.pearson)}, "
+        least, greatest = map(number, correlation.leave_one_out)
+        known = "Accuracy goes with" if shows(correlation.pearson) else "No evidence that accuracy goes with"
+        yield Finding(
+            f"{known} divergence {_where(analysis)}: Pearson {_interval(correlation.pearson)}, "
             f"Spearman {_interval(correlation.spearman)}, n = {correlation.pearson.n} languages; without any "
-            f"one of them Pearson lies between {least:.2f} and {greatest:.2f}."
+            f"one of them Pearson lies between {least} and {greatest}.",
+            evidence(correlation.pearson),
         )
 
 
@@ -158,117 +194,91 @@ def _resources(analysis: Analysis) -> Iterator[str]:
     resources = analysis.resources
     if resources is None:
         return
-    sizes = resources.column("coverage", _inner(analysis))
-    few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    sizes = resources.estimates("coverage", analysis.described_band)
+    few, many = min(sizes, key=lambda code: sizes[code].value), max(sizes, key=lambda code: sizes[code].value)
+    ends = [f"{sizes[code].text('{:.1f}'.format)} ({name(code)})" for code in (few, many)]
     yield (
-        f"{resources.rule.coverage:.0%} of a language's expert selections {_where(analysis)} go to {sizes[few]:.1f} "
-        f"({display_name(few)}) to {sizes[many]:.1f} ({display_name(many)}) of {analysis.n_experts} experts per layer."
+        f"{100 * resources.rule.coverage:g} % of a language's expert selections {_where(analysis)} go to "
+        f"{' to '.join(ends)} of {analysis.n_experts} experts per layer, {_units(analysis, sizes[few].n)}."
     )
 
 
-def _distinct(analysis: Analysis) -> Iterator[str]:
+def _distinct(analysis: Analysis) -> Iterator[Finding]:
     distinct = analysis.controls.distinct
     if distinct is None:
         return
     known = [code for code, curve in distinct.divergence.items() if all(point.n for point in curve)]
     if known:
-        means = (analysis.by_band(curves) for curves in (distinct.divergence, analysis.divergence))
-        own, everything = (fmean(mean[code][_inner(analysis)] for code in known) for mean in means)
-        share, pivot = median(distinct.share[code] for code in known), display_name(analysis.pivots[0])
-        yield (
-            f"On tokens that do not occur in {pivot} (median share per language: {share:.0%}), mean divergence "
-            f"{_where(analysis)} is {own:.3f}, compared with {everything:.3f} on all tokens."
+        least, most = _extremes(analysis, {code: distinct.divergence[code] for code in known})
+        share, pivot = median(distinct.share[code] for code in known), name(analysis.pivots[0])
+        everything = [analysis.divergence[code][place] for code, place in (least, most)]
+        yield Finding(
+            f"On tokens that do not occur in {pivot} (median share per language: {100 * share:.0f} %), divergence "
+            f"{_where(analysis)} is {_point(analysis, distinct.divergence, least)} to "
+            f"{_point(analysis, distinct.divergence, most)}, compared with {everything[0].text()} and "
+            f"{everything[1].text()} on all tokens there."
         )
 
 
-def _hidden(analysis: Analysis) -> Iterator[str]:
+def _extremes(analysis: Analysis, curves: Curves) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Find the least and the greatest value of curves in the band to describe: language, and place of the layer."""
+    first, last = analysis.bands[analysis.described_band]
+    inside = [place for place, layer in enumerate(analysis.layers) if first <= layer <= last]
+    points = sorted((curve[place].value, (code, place)) for code, curve in curves.items() for place in inside)
+    return points[0][1], points[-1][1]
+
+
+def _point(analysis: Analysis, curves: Curves, at: tuple[str, int]) -> str:
+    """Write one value of curves with its interval, language, layer and number of items."""
+    code, place = at
+    point = curves[code][place]
+    return f"{_interval(point)} ({name(code)}, layer {analysis.layers[place]}, n = {point.n} items)"
+
+
+def _hidden(analysis: Analysis) -> Iterator[Finding]:
     hidden = analysis.controls.hidden
-    if hidden is not None and hidden.mirror:
-        mirrored = [correlation.pearson for correlation in hidden.mirror]
-        mean = analysis.over_band([point.value for point in mirrored], _inner(analysis))
-        yield (
-            "Across languages, the divergence of routing correlates with that of the routers' inputs: Pearson "
-            f"{mean:.2f}, mean {_where(analysis)}, n = {mirrored[0].n}."
-        )
+    if hidden is None or not hidden.mirror:
+        return
+    from isogloss.analysis import LEAST_CORRELATED, correlate_measures  # noqa: PLC0415 - sentences on an evaluation need no analysis
+
+    inner = analysis.described_band
+    apart = {code: 1.0 - mean[inner] for code, mean in analysis.by_band(hidden.cosine).items()}
+    mean = {code: means[inner] for code, means in analysis.by_band(analysis.divergence).items()}
+    if len(mean.keys() & apart.keys()) < LEAST_CORRELATED:  # of a file that another program wrote
+        return
+    pearson = correlate_measures(mean, apart).pearson
+    known = "" if shows(pearson) else "no evidence that "
+    text = (
+        f"{known}the divergence of routing {_where(analysis)} goes, across languages, with that of the routers' inputs"
+    )
+    yield Finding(f"{sentence(text)}: Pearson {_interval(pearson)}, n = {pearson.n} languages.", evidence(pearson))
 
 
-def _phases(analysis: Analysis) -> Iterator[str]:
-    if analysis.controls.phases:
-        apart = fmean(mean[_inner(analysis)] for mean in analysis.by_band(analysis.controls.phases).values())
-        yield f"Mean divergence between generated text and its prompt {_where(analysis)}: {apart:.3f}."
+def _phases(analysis: Analysis) -> Iterator[Finding]:
+    if phases := analysis.controls.phases:
+        ends = " to ".join(_point(analysis, phases, at) for at in _extremes(analysis, phases))
+        yield Finding(f"Divergence between generated text and its prompt {_where(analysis)}: {ends}.")
 
 
-def _domain(analysis: Analysis) -> Iterator[str]:
+def _domain(analysis: Analysis) -> Iterator[Finding]:
     domain = analysis.domain
     if domain is None or domain.rise is None:
         return
-    low, high = domain.rise.low, domain.rise.high
-    verdict = "more" if low > 0 else "less" if high < 0 else "neither significantly more nor less"
-    yield (
-        f"The routing of {domain.corpus} diverges from that of {domain.base} {verdict} in the middle layers than in "
-        f"the others: by {_interval(domain.rise)}, after subtracting the divergence between unrelated texts."
-    )
+    where = "the middle layers" if analysis.has_middle else "layers {}-{}".format(*domain.middle_range or ())
+    corpus, base = plain(domain.corpus), plain(domain.base)
+    size = f"by {_signed(domain.rise)}, after subtracting the divergence between unrelated texts"
+    if shows(domain.rise):
+        more = "more" if domain.rise.value > 0 else "less"
+        text = f"The routing of {corpus} diverges from that of {base} {more} in {where} than in the others: {size}."
+    else:
+        text = f"No evidence that the routing of {corpus} diverges from that of {base} more or less in {where}: {size}."
+    yield Finding(text, evidence(domain.rise))
 
 
-def _overall(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
-    """Describe the mean over languages; add the result for exactly these languages if it is different."""
-    overall, n = summary.overall, len(summary.per_language)
-    yield (
-        f"Mean {metric.name} over {n} languages{metric.direction}: {metric.value_text(overall.baseline)} unsteered, "
-        f"{metric.value_text(overall.steered)} steered; difference {metric.change_text(overall.difference)}: "
-        f"{_OUTCOMES[summary.outcome]}."
-    )
-    these = summary.overall_these_languages.difference
-    outcome = outcome_of(these, summary.better)
-    if outcome != summary.outcome:
-        yield (
-            f"That interval is for a population of similar languages; for exactly these {n} (only items resampled), "
-            f"the difference is {metric.change_text(these)}: {_OUTCOMES[outcome]}."
-        )
-
-
-def _by_language(summary: EvaluationSummary, metric: Metric) -> str:
-    """List the languages with a significant difference, improvements first."""
-    better: list[str] = []
-    worse: list[str] = []
-    for code, row in summary.significant.items():
-        if row.difference.value:
-            gains = (row.difference.value > 0) == (summary.better == "higher")
-            (better if gains else worse).append(f"{name(code)} {metric.change_text(row.difference)}")
-    if not better and not worse:
-        return "In no single language is the difference significant after Holm's correction."
-    parts = [f"{word} in {', '.join(texts)}" for word, texts in (("better", better), ("worse", worse)) if texts]
-    return f"Significant after Holm's correction: {'; '.join(parts)}."
-
-
-def _guard(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
-    """Describe whether the plan costs the pivot more than a margin; nothing if the pivot was not evaluated."""
-    guard = summary.guard.get(PLAN)
-    if guard is None:
-        return
-    pivot, margin = name(summary.pivot), f"{metric.value(guard.margin)}{metric.points}"
-    bounds = f"one-sided {100 * guard.level:g} % bounds {metric.change(guard.low)} and {metric.change(guard.high)}"
-    bound = bounds if guard.gain.has_interval else "no bound, since no score changed"
-    change = f"gain {metric.change(guard.change)}{metric.points}, {bound}, n = {guard.n}"
-    yield {
-        "pass": f"{pivot} is not harmed: a loss of more than {margin} is ruled out ({change}).",
-        "fail": f"{pivot} is harmed: it loses more than {margin} ({change}).",
-        "undecided": f"Whether {pivot} loses more than {margin} is undecided ({change}): more items are needed.",
-    }[guard.verdict]
-
-
-def _controls(summary: EvaluationSummary, metric: Metric) -> Iterator[str]:
-    """Describe the effects of the other arms: those with random experts first, then the others."""
-    changes = {arm: metric.change_text(each.overall.difference) for arm, each in summary.controls.items()}
-    random = [f"{arm} {change}" for arm, change in changes.items() if is_random(arm)]
-    others = [f"{arm_text(arm)} {change}" for arm, change in changes.items() if not is_random(arm)]
-    if random:
-        yield f"The same number of random experts per layer changes the mean by: {'; '.join(random)}."
-    if others:
-        yield f"Other arms change the mean by: {'; '.join(others)}."
-    if not changes:
-        yield "No control was run."
+def _signed(estimate: Estimate) -> str:
+    """Write a change with its sign and interval."""
+    return estimate.text(lambda value: f"{'+' if value >= 0 else ''}{number(value)}")
 
 
 def _interval(estimate: Estimate) -> str:
-    return estimate.text() if estimate.has_interval else f"{estimate.text()} (no interval)"
+    return with_interval(estimate) if estimate.has_interval else f"{with_interval(estimate)} (no interval)"

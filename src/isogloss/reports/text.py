@@ -5,37 +5,18 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from isogloss.errors import LanguageError
 from isogloss.languages import display_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from isogloss.analysis.statistics import Estimate
-
-__all__ = [
-    "interval",
-    "label",
-    "name",
-    "number",
-    "p_value",
-    "percent",
-    "plain",
-    "plot_text",
-    "points",
-    "sample_size",
-    "scalar",
-    "span",
-    "spread",
-    "with_interval",
-]
+from isogloss.statistics import MINUS, Estimate
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_SMALL = 0.001
 MISSING = "–"
-MINUS = "−"
 
 
 def plain(text: object) -> str:
@@ -48,6 +29,35 @@ def plot_text(text: object) -> str:
     return html.escape(plain(text), quote=False)
 
 
+def hover(heading: str, *lines: str) -> str:
+    """Write what hovering shows, escaped for plotly: a bold heading, where there is one, above lines."""
+    bold = [f"<b>{plot_text(heading)}</b>"] if heading else []
+    return "<br>".join([*bold, *map(plot_text, lines)])
+
+
+def words(name: str) -> str:
+    """Write the name of a reference, column or parameter as words, such as ``token overlap``."""
+    return plain(name).replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """Begin a text with a capital letter; the rest stays as it is."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+_DISTANCES = {
+    "genealogical": "genealogy",
+    "geographic": "geography",
+    "typological": "typology",
+    "inventory": "phoneme inventory",
+}
+
+
+def distance_name(reference: str) -> str:
+    """Name what a distance between languages is of, such as ``genealogy`` or ``token overlap``."""
+    return _DISTANCES.get(reference) or words(reference)
+
+
 @lru_cache(maxsize=1024)
 def name(code: str) -> str:
     """Return the English name of a language, such as ``Swahili``, or the code itself where it is not a known one."""
@@ -55,6 +65,14 @@ def name(code: str) -> str:
         return display_name(code)
     except LanguageError:
         return plain(code)
+
+
+def short_names(codes: Iterable[str]) -> dict[str, str]:
+    """Name languages as briefly as keeps them apart: a script in brackets is left out where it is not needed."""
+    named = {code: name(code) for code in codes}
+    brief = {code: text.split(" (")[0] for code, text in named.items()}
+    counts = Counter(brief.values())
+    return {code: brief[code] if counts[brief[code]] == 1 else text for code, text in named.items()}
 
 
 def label(code: str) -> str:
@@ -67,8 +85,7 @@ def number(value: float | None) -> str:
     """Write a number with three decimals, or in powers of ten where those show nothing; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return MISSING
-    small = value != 0 and abs(value) < 0.001  # noqa: PLR2004 - below three decimals
-    return (f"{value:.1e}" if small else f"{value:.3f}").replace("-", MINUS)
+    return (f"{value:.1e}" if 0 < abs(value) < _SMALL else f"{value:.3f}").replace("-", MINUS)
 
 
 def percent(value: float | None) -> str:
@@ -76,26 +93,16 @@ def percent(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{100 * value:.1f}".replace("-", MINUS)
 
 
-def points(value: float | None) -> str:
-    """Write a difference of shares as signed percentage points, such as ``+1.6``; a dash for None and NaN."""
-    return MISSING if value is None or math.isnan(value) else f"{100 * value:+.1f}".replace("-", MINUS)
-
-
 def p_value(value: float | None) -> str:
     """Write a p value with three decimals, such as ``0.012`` or ``< 0.001``; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return MISSING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - below three decimals
-
-
-def interval(low: str, high: str) -> str:
-    """Write the ends of an interval, such as ``[0.110, 0.131]``; nothing where an end is missing."""
-    return "" if MISSING in (low, high) else f"[{low}, {high}]"
+    return "< 0.001" if value < _SMALL else f"{value:.3f}"
 
 
 def spread(ends: tuple[float, float]) -> str:
-    """Write two numbers as an interval, or a dash."""
-    return interval(*map(number, ends)) or MISSING
+    """Write two numbers as an interval, such as ``[0.110, 0.131]``; a dash where an end is missing."""
+    return MISSING if any(map(math.isnan, ends)) else f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def span(edge: int, ends: tuple[int, int] | None) -> str:
@@ -103,9 +110,19 @@ def span(edge: int, ends: tuple[int, int] | None) -> str:
     return f"{edge} [{ends[0]}, {ends[1]}]" if ends else str(edge)
 
 
+def layer_range(ends: tuple[int, int] | None) -> str:
+    """Write the layers of a band after its name, such as `` (layers 8–35)``; nothing where they are not known."""
+    return f" (layers {ends[0]}–{ends[1]})" if ends else ""
+
+
 def with_interval(estimate: Estimate) -> str:
     """Write an Estimate with its interval, where it has one, such as ``0.123 [0.110, 0.131]``."""
-    return f"{number(estimate.value)} {interval(number(estimate.low), number(estimate.high))}".rstrip()
+    return estimate.text(number)
+
+
+def cell(estimate: Estimate) -> str:
+    """Write an Estimate in two lines of a table: the value, and its interval below."""
+    return with_interval(estimate).replace(" [", "\n[")
 
 
 def sample_size(sizes: Iterable[int | None]) -> str:
@@ -116,6 +133,25 @@ def sample_size(sizes: Iterable[int | None]) -> str:
     return f"n = {known[0]:,}" if len(known) == 1 else f"n = {known[0]:,} to {known[-1]:,}"
 
 
+def sampling(estimates: Iterable[Estimate], unit: str, how: str) -> str:
+    """State n in its unit, such as ``items``, and how intervals were drawn, where there are any."""
+    estimates = list(estimates)
+    counted = f" {unit}" if any(each.n is not None for each in estimates) else ""
+    drawn = f"intervals: {how}" if any(each.has_interval for each in estimates) else "no interval"
+    return f"{sample_size(each.n for each in estimates)}{counted}; {drawn}."
+
+
+def interval_text(estimates: Iterable[Estimate], settings: Mapping[str, Any], *, pooled: bool, unit: str) -> str:
+    """State n and the bootstrap over items, with what the settings of the resampling tell; pooled counts have none."""
+    if pooled:
+        size = sample_size(each.n for each in estimates)
+        return f"{size} (counts pooled over all texts of a language); no interval: pooled counts."
+    level, n = settings.get("level"), settings.get("n_resamples")  # of whatever wrote the file
+    resamples = f", {n:,} resamples" if n and isinstance(n, int) else ""
+    level = level if isinstance(level, int | float) else 0.95
+    return sampling(estimates, unit, f"{100 * level:g} % bootstrap over items{resamples}")
+
+
 def scalar(value: object) -> str:
     """Write a JSON value that is not an object as one line: lists joined by commas, null as ``none``."""
     if value is None:
@@ -123,5 +159,5 @@ def scalar(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(scalar(part) for part in value) or "none"
+        return ", ".join(map(scalar, value)) or "none"
     return plain(f"{value:g}" if isinstance(value, float) else value)

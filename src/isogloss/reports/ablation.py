@@ -1,0 +1,137 @@
+"""An ablation: maps of what each ban costs each language, and a table of what is needed for one axis alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isogloss.evaluation.ablation import AblationResult, Cell, FamiliesFile, Selectivity
+from isogloss.reports.figures import Figure, RowScale, Section, Table, base_layout, language_axis
+from isogloss.reports.maps import heat_map, known_values
+from isogloss.reports.metrics import Metric
+from isogloss.reports.text import hover, label, name, plain, plot_text
+
+__all__ = ["ablation_section", "describe_ablation"]
+
+_ROW = 22
+_VERDICTS = {"selective": "selective", "by the point": "by the point alone", "no": "no"}
+
+
+def describe_ablation(result: AblationResult) -> tuple[str, ...]:
+    """Say how many families were banned, and which of them are needed for their own axis alone."""
+    families = result.families
+    banned = [each for each in families.families if each.status == "banned"]
+    without = len(families.families) - len(banned)
+    lines = [
+        f"{len(banned)} families of experts were banned, in {', '.join(_spans(families))}"
+        + (f"; {without} others have no ban (no expert, or none that is chosen)." if without else ".")
+    ]
+    for task in dict.fromkeys(test.task for test in result.tests):
+        tests = [test for test in result.tests if test.task == task]
+        firm = [test for test in tests if test.verdict == "selective"]
+        point = sum(test.verdict == "by the point" for test in tests)
+        lines.append(
+            f"On {task} {len(firm)} of {len(tests)} families are selective: banning them harms their own axis by more "
+            f"than random families do, and every other axis far less{_listed(firm)}; {point} more by the point alone."
+        )
+    if len({test.task for test in result.tests}) > 1:
+        both = ", ".join(f"{_family(family)} in the {band} layers" for band, family in result.selective)
+        lines.append(f"Selective in every corpus: {both or 'none'}.")
+    return tuple(lines)
+
+
+def _spans(families: FamiliesFile) -> list[str]:
+    return [f"layers {first}-{last} ({band})" for band, (first, last) in families.bands.items()]
+
+
+def _listed(tests: list[Selectivity]) -> str:
+    named = ", ".join(f"{_family(test.family)} in the {test.band} layers" for test in tests)
+    return f" ({named})" if named else ""
+
+
+def _family(family: str) -> str:
+    return family if family == "task" else name(family)
+
+
+def ablation_section(result: AblationResult) -> Section:
+    """Draw a map for every task and band: evaluated languages in rows, banned families in columns."""
+    blocks: list[Figure | Table] = [*_maps(result)]
+    if result.tests:
+        blocks.append(_tests(result))
+    lead = (
+        "A family are the experts that a rule finds for one language or task within a band of layers. It is banned, "
+        "and every language is measured: a dark cell is a language that needs the banned experts."
+    )
+    fixed = (
+        f"Settings (SHA-256 {result.settings_sha256}) and families ({result.families_sha256}) were written before the "
+        "first measurement."
+    )
+    return Section("ablation", "Banned families of experts", [lead, fixed], blocks)
+
+
+def _maps(result: AblationResult) -> Iterator[Figure]:
+    for place, task in enumerate(result.families.tasks):
+        metric = Metric.named(task.metric)
+        for number, band in enumerate(result.families.bands):
+            cells = [cell for cell in result.cells if (cell.task, cell.band) == (task.name, band)]
+            if cells and len(task.languages) > 1:
+                yield _map(cells, result.families, metric, anchor=f"ablation-{place}-{number}")
+
+
+def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: str) -> Figure:
+    """Draw the losses of one task under the bans of one band."""
+    band, task = cells[0].band, cells[0].task
+    first, last = families.bands[band]
+    masked, evaluated = (list(dict.fromkeys(getattr(cell, side) for cell in cells)) for side in ("masked", "evaluated"))
+    by_place = {(cell.evaluated, cell.masked): cell for cell in cells}
+    rows = [[by_place[row, column] for column in masked] for row in evaluated]
+    values = [[metric.factor * cell.loss.value for cell in row] for row in rows]
+    hovers = [
+        [hover(f"{label(cell.evaluated)}, without {_family(cell.masked)}", _loss(cell, metric)) for cell in row]
+        for row in rows
+    ]
+    look = {"hovertext": hovers, "zmin": 0, "zmax": max([*known_values(values), 1e-9])}
+    unit = f"loss,{metric.points}" if metric.points else f"loss, {metric.name}"
+    layout = base_layout("banned experts of", "", height=150 + _ROW * len(evaluated))
+    layout["margin"]["t"] = 44
+    axis, narrow = language_axis(evaluated, RowScale(_ROW, 12))
+    layout["yaxis"].update(axis, range=[-0.5, len(evaluated) - 0.5])
+    texts = [plot_text(_family(each)) for each in masked]
+    layout["xaxis"].update(tickmode="array", tickvals=list(range(len(masked))), ticktext=texts, tickangle=-90)
+    caption = (
+        f"How much worse {metric.name} gets on {plain(task)} in each language (rows) when the experts of a language "
+        f"or task (columns) are banned in layers {first}-{last}; n = {cells[0].loss.n} items. Losses below 0 are drawn "
+        "as 0."
+    )
+    data = heat_map(range(len(masked)), range(len(evaluated)), values, unit, **look)
+    title = f"{plain(task)}: bans in the {plain(band)} layers"
+    return Figure(anchor, title, caption, [data], layout, narrow, rows=dict(enumerate(evaluated)))
+
+
+def _loss(cell: Cell, metric: Metric) -> str:
+    return f"{metric.value_text(cell.before)} before, worse by {metric.change_text(cell.loss)}"
+
+
+def _tests(result: AblationResult) -> Table:
+    units = {task.name: Metric.named(task.metric) for task in result.families.tasks}
+    rows = []
+    for test in result.tests:
+        metric = units[test.own.rpartition("/")[0]]
+        rows.append(
+            (
+                f"{_family(test.family)}, {test.band}",
+                test.task,
+                metric.change_text(test.loss),
+                f"{metric.change(min(test.null))} to {metric.change(max(test.null))}",
+                metric.change_text(test.beyond_null),
+                test.worst,
+                units[test.worst.rpartition("/")[0]].change_text(test.worst_loss),
+                _VERDICTS[test.verdict],
+            )
+        )
+    header = ("family", "corpus", "own loss", "random", "beyond the null", "worst other", "its loss", "selective")
+    caption = (
+        "Selective: the loss of the family's own axis exceeds the mean of random families of equal size per layer by "
+        "the set number of standard deviations, and the worst other axis loses at most the set share of it, both at "
+        "the lower ends of their intervals; items are resampled."
+    )
+    return Table("Selectivity: all numbers", caption, header, rows, text_columns=(0, 1, 5, 7))
