@@ -101,6 +101,25 @@ FAMILIES = {
     },
 }
 
+# Families that adapters alone are tried on.
+_OTHERS = {
+    "granitemoe": {"intermediate_size": 64, "num_local_experts": 8},
+    "qwen2_moe": {
+        "intermediate_size": 128,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 64,
+        "num_experts": 8,
+        "norm_topk_prob": False,
+    },
+}
+# llama.cpp has the shapes of published checkpoints alone: no dense layer in Qwen3-MoE, a key for each query in OLMoE.
+# Its angles of positions in YaRN are others than those of transformers, which has nothing to do with routers.
+_FOR_LLAMA = {
+    "qwen3_moe": {"mlp_only_layers": []},
+    "olmoe": {"num_key_value_heads": 4},
+    "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+}
+
 # The published checkpoint's spelling: by transformers' own, vLLM does not find its own implementation.
 _ARCHITECTURES = {"phimoe": "PhiMoEForCausalLM"}
 
@@ -119,10 +138,17 @@ def prompts():
 
 
 @functools.cache
-def checkpoint(family, *, seed=5):
-    """A folder with a float32 model of the family and its tokenizer."""
-    folder = Path(_folders.name) / f"{family}-{seed}"
-    config = CONFIG_MAPPING[family](vocab_size=len(tokenizer()), **_COMMON | FAMILIES[family])
+def checkpoint(family, *, seed=5, for_llama=False):
+    """A folder with a float32 model of the family and its tokenizer.
+
+    Args:
+        family: a key of `FAMILIES`, or another that adapters are tried on.
+        seed: of the weights.
+        for_llama: with what llama.cpp computes as transformers does.
+    """
+    folder = Path(_folders.name) / f"{family}-{seed}{'-for-llama' * for_llama}"
+    sizes = (FAMILIES | _OTHERS)[family] | (_FOR_LLAMA.get(family, {}) if for_llama else {})
+    config = CONFIG_MAPPING[family](vocab_size=len(tokenizer()), **_COMMON | sizes)
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 
@@ -67,14 +68,15 @@ class Engines:
         return self._llm
 
     def free(self):
-        """Stop the engine that is alive, if any, and give its memory back."""
-        if self._llm is None:
-            return
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: PLC0415 - see above
+        """Stop the engine that is alive, if any, and give its memory back.
 
-        self._llm.llm_engine.engine_core.shutdown()
+        An engine ends the distributed environment of the whole process, also when it is garbage that is only collected
+        while the next engine runs: each ends here, once.
+        """
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core._finalizer()  # its shutdown, which is never called again after that
         self._key = self._llm = None
-        cleanup_dist_env_and_memory()
+        gc.collect()
 
 
 def _start(family, mode, options):

@@ -39,7 +39,7 @@ def transformers_answers(loaded, prompts, n_new):
     so that each token meets the edits that it met while it was written.
 
     Args:
-        loaded: a `LoadedModel` in float32 whose generation configuration names no end of text.
+        loaded: a `HuggingFaceModel` in float32 whose generation configuration names no end of text.
         prompts: token ids of each prompt.
         n_new: tokens to write after each.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from checkpoints import checkpoint, prompts
-from isogloss.backends.bake import bake_plan
+from isogloss.backends.bake import bake
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
 
@@ -67,10 +67,10 @@ def test_stock_vllm_serves_a_baked_plan(tmp_path):
         Intervention("offset", 2, (0, 3), values=(2.3, -1.3)),
         Intervention("offset", 3, (5,), values=(1.1,)),
     ]
-    plan = Plan(loaded.fingerprint(), tuple(offsets), {"test": "test"})
+    plan = Plan(loaded.fingerprint, tuple(offsets), {"test": "test"})
     expected, likelihoods = steered(loaded, plan, ids)
     unsteered, _ = steered(loaded, Plan(plan.fingerprint), ids)
-    bake_plan(str(folder), plan, tmp_path / "baked", loading={"device": "cpu"})
+    bake(str(folder), plan, tmp_path / "baked", loading={"device": "cpu"})
     answers, chosen = served(tmp_path / "baked", ids, tmp_path / "answers.json")
     assert answers == expected
     assert answers != unsteered

@@ -17,12 +17,13 @@ from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import load_model
 from isogloss.backends.huggingface.change import measure_change
 from isogloss.backends.open import load
+from isogloss.backends.vllm import answers as vllm_answers
 from isogloss.backends.vllm import checks as vllm_checks
 from isogloss.cli import main
 from isogloss.steering import Intervention, Plan, write_plan
 from isogloss.workflows import doctor
 
-NAMES = ["loads", "routers", "capture", "steering"]
+NAMES = ["loads", "routers", "capture", "generation", "steering"]
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "kv_cache_memory_bytes": 2**26}
 GIVEN = [
     part for name, value in {**OPTIONS, "enforce_eager": "true"}.items() for part in ("--engine", f"{name}={value}")
@@ -37,7 +38,7 @@ def qwen(engines):
     found = load(str(checkpoint("qwen3_moe")), backend="vllm", dtype="float32", engine=options)
     yield found
     owner = Engines()
-    owner._llm = found.served.engine
+    owner._llm = found.engine
     owner.free()
 
 
@@ -50,7 +51,7 @@ def examine(qwen, monkeypatch, capsys):
         capsys.readouterr()
         code = main(["doctor", "qwen3", "--backend", "vllm", *map(str, arguments), "--json"])
         checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-        assert qwen.served.call("isogloss_status")[0]["plan_sha256"] is None or not clean
+        assert qwen.call("isogloss_status")[0]["plan_sha256"] is None or not clean
         return code, checks
 
     return run
@@ -83,6 +84,11 @@ def test_a_healthy_model_passes(examine):
         in (checks["routers"]["detail"])
     )
     assert "in all 3 routed layers, every token was recorded once and chose 2 experts" in checks["capture"]["detail"]
+    assert (
+        "3 of 3 prompts have the same answer alone and in a batch; 24 of 24 tokens written are the likeliest ones when "
+        "the text is read; of 18 tokens read while writing, reading them at once changes 0.00%"
+    ) in checks["generation"]["detail"]
+    assert "under force 3 of 3 prompts have the same answer alone" in checks["steering"]["detail"]
     n_tokens = 200
     assert f"on 6 texts ({n_tokens} tokens)" in checks["capture"]["detail"]
     assert f"of {n_tokens} tokens, forced by {n_tokens}; force changed" in checks["steering"]["detail"]
@@ -124,7 +130,7 @@ def test_plans_that_cannot_be_served_fail(examine, write, qwen):
     code, checks = examine("--plan", write(qwen.fingerprint, weak))
     assert (code, failed(checks)) == (1, ["plan"])
     assert "changed no chosen expert" in checks["plan"]["detail"]
-    other = dataclasses.replace(qwen.fingerprint, router_sha256="0" * 64)
+    other = dataclasses.replace(qwen.fingerprint, router_sha256="0" * 64, float16_sha256=None)
     for rules in ((), (Intervention("ban", 3, (0,)),)):
         code, checks = examine("--plan", write(other, *rules))
         assert (code, failed(checks)) == (1, ["plan"])
@@ -134,7 +140,7 @@ def test_plans_that_cannot_be_served_fail(examine, write, qwen):
 def test_broken_steering_fails(examine, qwen, monkeypatch):
     """Steering that does nothing, and steering that stays, are told apart; the rest still holds."""
     with monkeypatch.context() as broken:
-        broken.setattr(qwen.served, "steered", lambda _plan: nullcontext())
+        broken.setattr(qwen, "steered", lambda _plan: nullcontext())
         code, checks = examine()
     assert (code, failed(checks)) == (1, ["steering"])
     assert "force changed no chosen expert" in checks["steering"]["detail"]
@@ -142,16 +148,26 @@ def test_broken_steering_fails(examine, qwen, monkeypatch):
 
     @contextmanager
     def stays(each):
-        qwen.served.load_plan(each)
+        qwen.load_plan(each)
         yield
-        qwen.served.load_plan(plan)
+        qwen.load_plan(plan)
 
     with monkeypatch.context() as broken:
-        broken.setattr(qwen.served, "steered", stays)
+        broken.setattr(qwen, "steered", stays)
         code, checks = examine(clean=False)
-    qwen.served.load_plan(None)
+    qwen.load_plan(None)
     assert (code, failed(checks)) == (1, ["steering"])
     assert "after steering, log-likelihoods differ by" in checks["steering"]["detail"]
+
+
+def test_answers_that_a_reading_does_not_give_fail(examine, monkeypatch):
+    """Prompts whose last token ends the text are answered otherwise than the likelihoods say."""
+    plain = vllm_answers.encode_start
+    monkeypatch.setattr(vllm_answers, "encode_start", lambda *given, **named: [*plain(*given, **named), 2])
+    code, checks = examine()
+    assert (code, failed(checks)) == (1, ["generation", "steering"])
+    assert "tokens that the model wrote are not the likeliest ones" in checks["generation"]["detail"]
+    assert checks["steering"]["detail"] == "not run: it builds on generation, which failed"
 
 
 def test_a_recorder_that_loses_or_repeats_fails(examine, monkeypatch):
@@ -173,7 +189,7 @@ def test_a_recorder_that_loses_or_repeats_fails(examine, monkeypatch):
     ):
         monkeypatch.setattr(vllm_checks, "route_texts", change(edit))
         code, checks = examine()
-        assert (code, failed(checks)) == (1, ["capture", "steering"])
+        assert (code, failed(checks)) == (1, ["capture", "generation", "steering"])
         assert message in checks["capture"]["detail"]
 
 

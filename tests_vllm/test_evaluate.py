@@ -20,11 +20,11 @@ from checkpoints import TEXTS, checkpoint
 from engines import Engines
 from isogloss.backends.model import Sampling
 from isogloss.backends.open import load
-from isogloss.errors import ModelError, RunError
+from isogloss.errors import RunError
+from isogloss.evaluation import load_task
 from isogloss.evaluation.arms import make_arms
-from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.run import RunOptions, run_evaluation
 from isogloss.evaluation.summarise import compare_folders
-from isogloss.evaluation.tasks import load_task
 from isogloss.steering import Intervention, Plan, write_plan
 
 MODELS = {"organism": "eager", "gpt_oss": "compiled", "glm4_moe": "eager"}
@@ -66,8 +66,8 @@ def both(request, engines):
     model = request.param
     vllm = start(model, MODELS[model])
     source = model if model == "organism" else str(checkpoint(model))
-    yield SimpleNamespace(served=vllm.served, vllm=vllm, huggingface=load(source, device="cpu"))
-    stop(vllm.served)
+    yield SimpleNamespace(served=vllm, vllm=vllm, huggingface=load(source, device="cpu"))
+    stop(vllm)
 
 
 def make_plan(fingerprint, name):
@@ -120,19 +120,18 @@ def with_generation(both, monkeypatch, folder, **settings):
     stored = GenerationConfig(**settings)
     stored.save_pretrained(folder)
     monkeypatch.setattr(both.served.engine.model_config, "model", str(folder))
-    monkeypatch.setattr(both.huggingface.loaded.model, "generation_config", stored)
+    monkeypatch.setattr(both.huggingface.model, "generation_config", stored)
 
 
 @ORGANISM
 def test_answers_end_where_transformers_ends_them(both, monkeypatch, tmp_path):
-    """At any end token of the generation configuration, special or not, and at no other; its penalty holds."""
+    """At any end token of the generation configuration, special or not, and at no other."""
     plain, _ = measure(both.huggingface, None, n_new=24)
     ids = [both.vllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in plain]
     common = max({token for each in ids for token in each}, key=lambda token: sum(token in each[2:] for each in ids))
     for name, settings in {
         "never": {},
         "often": {"eos_token_id": [both.vllm.tokenizer.eos_token_id, common]},
-        "penalty": {"eos_token_id": both.vllm.tokenizer.eos_token_id, "repetition_penalty": 1.3},
     }.items():
         with_generation(both, monkeypatch, tmp_path / name, **settings)
         found, _ = measure(both.vllm, None, n_new=24)
@@ -142,11 +141,14 @@ def test_answers_end_where_transformers_ends_them(both, monkeypatch, tmp_path):
 
 
 @ORGANISM
-def test_what_vllm_would_not_apply_is_refused(both, monkeypatch, tmp_path):
-    """A setting that transformers applies to every answer is named."""
-    with_generation(both, monkeypatch, tmp_path, no_repeat_ngram_size=2, temperature=0.6, do_sample=True)
-    with pytest.raises(ModelError, match="sets no_repeat_ngram_size, which transformers applies"):
-        measure(both.vllm, None)
+def test_answers_follow_no_other_setting_of_the_checkpoint(both, monkeypatch, tmp_path):
+    """Penalties and forbidden n-grams are set aside by both engines, and named."""
+    plain, _ = measure(both.vllm, None, n_new=24)
+    ends = both.huggingface.model.generation_config.eos_token_id
+    settings = {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "temperature": 0.6, "do_sample": True}
+    with_generation(both, monkeypatch, tmp_path, eos_token_id=ends, **settings)
+    assert measure(both.vllm, None, n_new=24)[0] == plain
+    assert both.vllm.describe()["generation_config_ignored"].keys() == settings.keys() - {"do_sample"}
 
 
 @ORGANISM
@@ -189,7 +191,7 @@ def test_long_texts_are_measured_to_the_last_token_of_the_context_and_refused_be
     (expected,) = both.huggingface.log_likelihoods([("", text)], add_special_tokens=True)
     assert found.n_tokens == expected.n_tokens == len(bare(text))
     assert found.nats == pytest.approx(expected.nats, rel=1e-4)
-    with pytest.raises(RunError, match=r"need a context of \d+; the engine was started for 384: give --engine max_mod"):
+    with pytest.raises(RunError, match=r"need a context of \d+; the model takes 384: give --engine max_mod"):
         both.vllm.log_likelihoods([("", text + " one two three")], add_special_tokens=True)
     with pytest.raises(RunError, match="and 500 after it need a context"):
         both.vllm.answer(["Yes"], max_new_tokens=500, add_special_tokens=True, sampling=None)
@@ -212,7 +214,7 @@ def test_an_evaluation_is_that_of_transformers(both, tmp_path, name):
     task = load_task(name, languages=["en", "sw"], n_items=4)
     arms = make_arms(make_plan(both.served.fingerprint, "soft"), ["random:1"])
     summaries = {
-        kind: evaluate(getattr(both, kind), task, arms, out=tmp_path / kind, options=FEW)
+        kind: run_evaluation(getattr(both, kind), task, arms, out=tmp_path / kind, options=FEW)
         for kind in ("vllm", "huggingface")
     }
     for arm in ("baseline", *arms):
@@ -236,13 +238,13 @@ def test_killed_at_any_moment_it_goes_on(both, tmp_path, monkeypatch):
     """However often it dies, the end is that of an undisturbed run, byte by byte, and no plan stays behind."""
     task = load_task("organism:reference", languages=["en", "sw"], n_items=3)
     arms = make_arms(make_plan(both.served.fingerprint, "both"), [])
-    evaluate(both.vllm, task, arms, out=tmp_path / "whole", options=FEW)
+    run_evaluation(both.vllm, task, arms, out=tmp_path / "whole", options=FEW)
     deaths = 0
     for moment in (3, 14, 20, 9, 10**6):
         with monkeypatch.context() as dying:
             kill_at(dying, moment)
             try:
-                evaluate(both.vllm, task, arms, out=tmp_path / "killed", options=FEW)
+                run_evaluation(both.vllm, task, arms, out=tmp_path / "killed", options=FEW)
             except KilledError:
                 deaths += 1
         assert both.served.call("isogloss_status")[0]["plan_sha256"] is None
@@ -257,7 +259,7 @@ def test_rules_by_language_steer_requests_in_it_alone(both, tmp_path):
     plain = make_plan(both.served.fingerprint, "generation")
     rules = [dataclasses.replace(rule, languages=("swh_Latn",)) for rule in plain.interventions]
     conditional = Plan(plain.fingerprint, tuple(rules))
-    evaluate(both.vllm, task, {"plan": conditional, "always": plain}, out=tmp_path / "eval", options=FEW)
+    run_evaluation(both.vllm, task, {"plan": conditional, "always": plain}, out=tmp_path / "eval", options=FEW)
 
     def nats(arm, language):
         return [row["log_likelihoods"] for row in lines(tmp_path / "eval" / arm / f"{language}.jsonl")]

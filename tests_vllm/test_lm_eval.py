@@ -11,13 +11,13 @@ pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
 from lm_eval_tasks import EQUAL, no_hub, write_tasks
 
+import isogloss
 from engines import Engines
-from isogloss.backends import open as opening
 from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import ModelError, RunError
 from isogloss.evaluation.asked_lm_eval import AskedLmEval
-from isogloss.evaluation.run import RunOptions, evaluate
+from isogloss.evaluation.run import RunOptions, run_evaluation
 from isogloss.evaluation.summarise import compare_folders
 from isogloss.evaluation.tasks.lm_eval import LmEvalOptions, LmEvalTasks
 from isogloss.files import to_json
@@ -47,9 +47,9 @@ def both(engines):
     engines.free()
     options = {**OPTIONS, "enforce_eager": True, "use_tqdm_on_load": False}
     vllm = load("organism", backend="vllm", engine=options)
-    yield SimpleNamespace(served=vllm.served, vllm=vllm, huggingface=load("organism"))
+    yield SimpleNamespace(served=vllm, vllm=vllm, huggingface=load("organism"))
     owner = Engines()  # gives everything back
-    owner._llm = vllm.served.engine
+    owner._llm = vllm.engine
     owner.free()
 
 
@@ -114,7 +114,7 @@ def test_summaries_and_changes_are_those_of_transformers(both, folder, tmp_path)
     arms = {"plan": plan, "random-0": random_control(plan, seed=0)}
     found, expected = (
         to_json(
-            evaluate(
+            run_evaluation(
                 engine,
                 asked(engine, ["x_swh_Latn", "choice", "rolling"], folder),
                 arms,
@@ -164,7 +164,7 @@ def test_the_command_is_that_of_transformers(both, folder, tmp_path, capsys, mon
         return both.vllm
 
     monkeypatch.setattr(
-        opening, "load", lambda name, **how: start(name, **how) if how["backend"] == "vllm" else load(name)
+        isogloss, "load", lambda name, **how: start(name, **how) if how["backend"] == "vllm" else load(name)
     )
     write_plan(make_plan(both), path)
     given = ["evaluate", "organism", "--plan", path, "--task", "lm-eval:x_eng_Latn,x_swh_Latn", "--include-path"]
@@ -184,7 +184,7 @@ def test_the_command_is_that_of_transformers(both, folder, tmp_path, capsys, mon
         del summary["changed_choices"], summary["kl"]
     assert found == expected
     assert found["arms"]["plan"] != found["arms"]["baseline"]
-    assert set(found["arms"]) == {"baseline", "plan", "random-0"}
+    assert set(found["arms"]) == {"baseline", "plan", *(f"random-{seed}" for seed in range(5))}
     settings = json.loads((tmp_path / "vllm" / "settings.json").read_text())
     assert settings["kernels"]["enforce_eager"] is True
     with pytest.raises(RunError, match=r"has engine 'vllm' and .* has 'huggingface'; one comparison never mixes them"):

@@ -44,14 +44,17 @@ def ask(llm, prompt, **extra):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plan: dataclasses.replace(plan.fingerprint, router_sha256="0" * 64), "made for another model"),
+        (
+            lambda plan: dataclasses.replace(plan.fingerprint, router_sha256="0" * 64, float16_sha256=None),
+            "made for another model",
+        ),
         (lambda plan: dataclasses.replace(plan.fingerprint, n_experts=99), "made for another model"),
     ],
 )
 def test_plans_of_other_models_are_refused(engines, loaded, change, message):
     """The refusal names what differs, and the plan before goes on."""
     llm = engines.get(FAMILY, "eager", **CACHED)
-    good = make_plan(loaded.fingerprint(), "ban")
+    good = make_plan(loaded.fingerprint, "ban")
     hand(llm, good)
     other = Plan(change(good), good.interventions, {})
     (answer,) = hand(llm, other)
@@ -65,7 +68,7 @@ def test_plans_of_other_models_are_refused(engines, loaded, change, message):
 def test_plans_without_effect_are_refused(engines, loaded):
     """An offset that moves no choice is an error, and the plan before goes on."""
     llm = engines.get(FAMILY, "eager", **CACHED)
-    good = make_plan(loaded.fingerprint(), "force")
+    good = make_plan(loaded.fingerprint, "force")
     hand(llm, good)
     idle = Plan(good.fingerprint, (Intervention("offset", 1, (5,), values=(1e-9,)),), {})
     (answer,) = hand(llm, idle)
@@ -87,13 +90,13 @@ def test_no_cache_outlives_its_plan(engines, loaded):
     llm = engines.get(FAMILY, "eager", **CACHED)
     prompt = long_prompt()
     for name in ("ban", "soft", None):
-        plan = None if name is None else make_plan(loaded.fingerprint(), name)
+        plan = None if name is None else make_plan(loaded.fingerprint, name)
         hand(llm, plan)
         first, cached = ask(llm, prompt)
         assert cached == 0
         again, cached = ask(llm, prompt)
         assert cached > 0
-        with steer(loaded, plan or Plan(loaded.fingerprint(), (), {})):
+        with steer(loaded, plan or Plan(loaded.fingerprint, (), {})):
             expected = transformers_answers(loaded, [prompt], 8).tokens[0]
         assert first == again == expected
 
@@ -101,7 +104,7 @@ def test_no_cache_outlives_its_plan(engines, loaded):
 def test_languages_share_no_cache(engines, loaded):
     """The same prompt in two languages is computed twice, under the rules of each."""
     llm = engines.get(FAMILY, "eager", **CACHED)
-    plan = make_plan(loaded.fingerprint(), "by language")
+    plan = make_plan(loaded.fingerprint, "by language")
     hand(llm, plan)
     prompt = long_prompt()
     for language in ("sw", "de", "swh_Latn", None):
@@ -115,7 +118,7 @@ def test_languages_share_no_cache(engines, loaded):
 def test_phases_and_a_prefix_cache_do_not_go_together(engines, loaded):
     """What was generated under one edit would be handed to prompts under another."""
     llm = engines.get(FAMILY, "eager", **CACHED)
-    (answer,) = hand(llm, make_plan(loaded.fingerprint(), "by phase"))
+    (answer,) = hand(llm, make_plan(loaded.fingerprint, "by phase"))
     assert "--no-enable-prefix-caching" in answer["error"]
 
 
@@ -124,7 +127,7 @@ def test_running_requests_go_on_under_the_new_plan(engines, loaded):
     from vllm import SamplingParams  # noqa: PLC0415 - vLLM reads the environment when it is imported
 
     llm = engines.get(FAMILY, "eager", **CACHED)
-    plan = make_plan(loaded.fingerprint(), "ban")
+    plan = make_plan(loaded.fingerprint, "ban")
     hand(llm, None)
     prompt, running = long_prompt(), llm.llm_engine
     running.add_request(

@@ -6,22 +6,26 @@ import contextlib
 import dataclasses
 import io
 import json
+import random
+import shutil
 import struct
 
 import numpy as np
 import pytest
 import torch
+from damage import damaged
+from deadline import deadline
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TEXTS, each_family, tiny, tokenizer
 from safetensors import safe_open
 
-from isogloss.backends.bake import bake_plan
+from isogloss.backends.bake import bake
 from isogloss.backends.bake import baked as baking
-from isogloss.backends.bake.checkpoint import Edit
-from isogloss.backends.bake.tensors import StoredTensor, read_places, read_tensor
+from isogloss.backends.bake.edits import Edit
 from isogloss.backends.huggingface import load_model, prove_routers, steer
-from isogloss.errors import ModelError, PlanError
+from isogloss.backends.stored_tensors import StoredTensor, read_places, read_tensor
+from isogloss.errors import IsoglossError, ModelError, PlanError
 from isogloss.steering import Intervention, Plan
 
 OFFSETS = (
@@ -50,14 +54,14 @@ def load(folder, dtype="auto"):
 
 def plan_of(loaded, *interventions):
     """A plan for this model."""
-    return Plan(loaded.fingerprint(), interventions or OFFSETS, {"test": "test"})
+    return Plan(loaded.fingerprint, interventions or OFFSETS, {"test": "test"})
 
 
 def baked(folder, output, *interventions, **options):
     """Bake; return the result and both models in float32."""
     plan = plan_of(load(folder), *interventions)
     with contextlib.redirect_stderr(io.StringIO()):
-        result = bake_plan(str(folder), plan, output, loading={"device": "cpu"}, **options)
+        result = bake(str(folder), plan, output, loading={"device": "cpu"}, **options)
     return result, load(folder, "float32"), load(output, "float32"), plan
 
 
@@ -102,7 +106,7 @@ def test_equals_steering_with_the_stored_offsets(tmp_path, dtype, shards):
     result, original, copy, plan = baked(folder, tmp_path / "out")
     stored = []
     for asked in OFFSETS:
-        before, after = (model.routers[asked.layer].module.bias.double() for model in (original, copy))
+        before, after = (model.router_modules[asked.layer].module.bias.double() for model in (original, copy))
         realised = (after - before)[list(asked.experts)].tolist()
         stored.append(dataclasses.replace(asked, values=tuple(realised)))
         off = np.abs(np.float32(asked.values) - np.array(realised)).max()
@@ -158,6 +162,46 @@ def test_every_other_byte_is_the_same(tmp_path, shards):
                 assert torch.equal(read_tensor(tmp_path / "out", place), file.get_tensor(name))
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A checkpoint of several files, and a plan for it."""
+    folder = save(tmp_path_factory.mktemp("shards") / "model", "float16", shards=True)
+    return folder, plan_of(load(folder))
+
+
+def require_baked_or_refused(shards, place, seed):
+    """Damage the configuration, the index, or a file of weights; where `bake` refuses it, nothing is left."""
+    (folder, plan), draws = shards, random.Random(f"bake {seed}")
+    shutil.rmtree(place, ignore_errors=True)
+    copy, out = shutil.copytree(folder, place / "model"), place / "out"
+    files = [copy / "config.json", copy / "model.safetensors.index.json", *sorted(copy.glob("*.safetensors"))]
+    path = files[seed % len(files)]
+    content, what = damaged(path.name, path.read_bytes(), draws)
+    path.write_bytes(content)
+    try:
+        with deadline(60, f"{path.name}: {what}"):
+            bake(str(copy), plan, out, verify=False)
+    except IsoglossError as error:
+        if "\n" in str(error) or [each.name for each in place.iterdir()] != ["model"]:
+            pytest.fail(f"seed {seed}, {path.name}: {what}: {error}")
+    except Exception as error:
+        error.add_note(f"seed {seed}, {path.name}: {what}")
+        raise
+
+
+def test_a_damaged_checkpoint_is_baked_or_refused_in_one_line(shards, tmp_path):
+    """A few damages of every file."""
+    for seed in range(12):
+        require_baked_or_refused(shards, tmp_path / "one", seed)
+
+
+@pytest.mark.slow
+def test_many_damaged_checkpoints_are_baked_or_refused_in_one_line(shards, tmp_path):
+    """Many damages of every file."""
+    for seed in range(12, 400):
+        require_baked_or_refused(shards, tmp_path / "one", seed)
+
+
 def test_packed_experts_stay_packed(mxfp4_folders, tmp_path):
     """A checkpoint stored as openai/gpt-oss-20b is keeps its four-bit experts, and equals its steered self."""
     packed, _ = mxfp4_folders
@@ -180,10 +224,10 @@ def test_record_says_what_was_baked(tmp_path):
     result, original, copy, plan = baked(folder, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "isogloss.json").read_text(encoding="utf-8"))
     assert Plan.from_json(record["plan"]) == plan
-    assert record["plan_sha256"] == result.plan_sha256 == plan.sha256
+    assert record["plan_sha256"] == result.sha256 == plan.sha256
     assert record["source"] == "model"
-    assert record["fingerprint_before"] == original.fingerprint().to_json()
-    assert record["fingerprint_after"] == copy.fingerprint().to_json()
+    assert record["fingerprint_before"] == original.fingerprint.to_json()
+    assert record["fingerprint_after"] == copy.fingerprint.to_json()
     assert set(record["tensors"]) == {f"model.layers.{layer}.mlp.router.bias" for layer in (0, 1, 3)}
     assert (record["verified"], record["dtype"], record["n_layers"]) == (True, "F32", 3)
     assert str(tmp_path) not in json.dumps(record)
@@ -229,7 +273,7 @@ def test_verification_finds_a_bias_that_the_model_does_not_load(tmp_path, monkey
     def other(*arguments, **options):
         loaded = load_(*arguments, **options)
         with torch.no_grad():
-            loaded.routers[1].module.bias += 0.5
+            loaded.router_modules[1].module.bias += 0.5
         return loaded
 
     monkeypatch.setattr(baking, "load_model", other)
@@ -249,13 +293,13 @@ def test_verification_finds_a_bias_that_has_no_effect(tmp_path, monkeypatch):
         loaded = loads(*arguments, **options)
         seen.append(loaded)
         if len(seen) == 2:  # the copy
-            router = loaded.routers[1].module
+            router = loaded.router_modules[1].module
             router.forward = lambda hidden: _choose(torch.nn.functional.linear(hidden, router.weight), router.top_k)
         return loaded
 
     monkeypatch.setattr(baking, "load_model", deaf)
     with pytest.raises(ModelError, match="layer 1 computes logits that differ from the steered ones"):
-        bake_plan(str(folder), plan, tmp_path / "out", loading={"device": "cpu"})
+        bake(str(folder), plan, tmp_path / "out", loading={"device": "cpu"})
 
 
 def _choose(logits, top_k):
@@ -266,7 +310,7 @@ def _choose(logits, top_k):
 @each_family()
 def test_gpt_oss_alone_has_a_bias(family):
     """Of all families that transformers has, one has a bias of its router logits."""
-    found = {router.linear_bias_name is not None for router in tiny(family).routers}
+    found = {router.linear_bias_name is not None for router in tiny(family).router_modules}
     assert found == {family == "gpt_oss"}
 
 
@@ -284,5 +328,5 @@ def test_rounding_is_the_distance_to_the_exact_sum(bias, offset, dtype):
     assert edit.rounding == abs(after.item() - exact.item())
     least = torch.finfo(DTYPES[dtype]).smallest_normal * torch.finfo(DTYPES[dtype]).eps
     for loaded in DTYPES.values():
-        asked = before.to(loaded).double() + edit.offset.double()
+        asked = before.to(loaded).double() + edit.change.double()
         assert (after.to(loaded).double() - asked).abs() <= edit.allowance(loaded) + 4 * least + 1e-7

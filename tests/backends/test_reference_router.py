@@ -19,7 +19,7 @@ from isogloss.steering.interventions import edit_layer
 
 torch = pytest.importorskip("torch")
 
-from isogloss.backends.reference_router import choose  # noqa: E402 - torch first
+from isogloss.backends.reference_router import choose_experts  # noqa: E402 - torch first
 
 N_EXPERTS, TOP_K, N_TOKENS = 12, 4, 6
 SPECS = [
@@ -85,7 +85,7 @@ def chosen_in_numpy(logits: FloatArray, spec: RouterSpec, bias: FloatArray | Non
 
 def chosen_in_torch(logits: Any, spec: RouterSpec, bias: FloatArray | None, edit: LayerEdit) -> tuple[Any, Any]:
     """Edit and choose by the function under test; ``logits`` and ``edit`` of torch."""
-    return choose(
+    return choose_experts(
         apply_edit(logits, edit),
         spec,
         selection_bias=None if bias is None else torch.from_numpy(bias),
@@ -103,19 +103,24 @@ def assert_same(found: tuple[Any, Any], expected: Routing) -> None:
 
 
 def same_order(logits: FloatArray, spec: RouterSpec, bias: FloatArray | None, edit: LayerEdit) -> FloatArray:
-    """Keep the tokens whose choice rounding cannot change: NumPy and torch have the same scores, or all are apart."""
+    """Keep the tokens whose choice rounding cannot change: NumPy and torch have the same scores, or all are apart.
+
+    Scores whose squares have too few digits in float32, far below 0, are left out: weights are their shares.
+    """
     edited, alone = apply_edit(logits, edit), replace(spec, n_groups=1)
     theirs = choice_scores(edited, alone, bias)
     order, weights = replace(alone, top_k=N_EXPERTS, renormalise=False, scaling=1.0, expert_scale=False), theirs
     if spec.scoring not in ("topk_softmax", "topk_sigmoid"):
         scale = {"selection_bias": None if bias is None else torch.from_numpy(bias)}
-        weights, ids = (each.numpy() for each in choose(torch.from_numpy(edited), order, **scale))
+        weights, ids = (each.numpy() for each in choose_experts(torch.from_numpy(edited), order, **scale))
         weights = np.take_along_axis(weights, ids.argsort(1), 1) + (0.0 if bias is None else bias)
     groups = np.sort(theirs.reshape(len(theirs), spec.n_groups, -1), axis=2)
     zeros = [np.zeros((len(theirs), 1), np.float32)] if spec.others_score_zero else []
     some = np.where((theirs == 0) & (weights == 0), -np.inf, theirs)  # banned: zero in both libraries
     clear = apart(np.hstack([some, *zeros])) & apart(groups[:, :, -2:].sum(2)) & apart(groups[:, :, -1])
-    return logits[clear | (theirs == weights).all(axis=1)]
+    raw = chosen_in_numpy(logits, replace(spec, renormalise=False, scaling=1.0), bias, edit).combine_weights.sum(1)
+    exact = (raw > 1e-17) | (spec.scoring != "sqrtsoftplus")
+    return logits[exact & (clear | (theirs == weights).all(axis=1))]
 
 
 def apart(values: FloatArray) -> npt.NDArray[np.bool_]:
@@ -166,7 +171,7 @@ def test_without_the_edit_the_router_undoes_both():
     logits = apply_edit(some_logits(0, 3.0), edit)
     bias = a_bias(DEEPSEEK, 50.0)
     assert bias is not None
-    ids = choose(torch.from_numpy(logits), DEEPSEEK, selection_bias=torch.from_numpy(bias))[1]
+    ids = choose_experts(torch.from_numpy(logits), DEEPSEEK, selection_bias=torch.from_numpy(bias))[1]
     assert (ids == 0).any(dim=1).all()
     assert not (ids == 11).any()
 
@@ -188,7 +193,7 @@ def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[in
 @pytest.mark.parametrize("spec", slow_but([SPECS[3], DEEPSEEK, SPECS[9], SPECS[11]], quick=[DEEPSEEK]), ids=str)
 def test_edit_and_choice_are_one_graph_for_any_number_of_tokens(spec: RouterSpec, by_token: bool):  # noqa: FBT001 - pytest
     """No value is looked at on the host: fullgraph traces it, and the arrays may change under the graph."""
-    names = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_lift", "ban")
+    names = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_lift", "least_score", "ban")
     bias = a_bias(spec, 30.0)
 
     def step(logits: Any, *arrays: Any) -> tuple[Any, Any]:
@@ -228,7 +233,7 @@ def test_logits_of_16_bits_are_scored_in_float32():
     """As the reference: the same as of the logits' float32 copies."""
     logits, bias = torch.from_numpy(some_logits(0, 3.0)).bfloat16(), a_bias(DEEPSEEK, 0.2)
     assert bias is not None
-    found = choose(logits, DEEPSEEK, selection_bias=torch.from_numpy(bias))
+    found = choose_experts(logits, DEEPSEEK, selection_bias=torch.from_numpy(bias))
     assert_same(found, route(logits.float().numpy(), DEEPSEEK, bias))
 
 
@@ -249,11 +254,11 @@ BIAS = torch.zeros(N_EXPERTS)
 def test_misfits_are_refused(shape: tuple[int, ...], spec: RouterSpec, given: dict[str, Any], message: str):
     """What the reference refuses is refused here, and what is not computed here says what to do."""
     with pytest.raises(ValueError, match=message):
-        choose(torch.zeros(shape), spec, **given)
+        choose_experts(torch.zeros(shape), spec, **given)
 
 
 def test_an_edit_of_another_width_is_refused():
     """As `apply_choice` does."""
     edit = edit_layer([Intervention("ban", 0, (1,))], N_EXPERTS - 1).to(BIAS)
     with pytest.raises(PlanError, match="12 wide; this edit is for 11"):
-        choose(torch.zeros(2, N_EXPERTS), SPECS[0], edit=edit)
+        choose_experts(torch.zeros(2, N_EXPERTS), SPECS[0], edit=edit)

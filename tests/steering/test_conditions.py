@@ -249,7 +249,7 @@ def test_conditions_that_are_not_chosen_are_refused():
     by_phase = a_plan(force(1, phase="generation"), Intervention("ban", 3, (0,)))
     with pytest.raises(PlanError, match="edits prompt and generation of layer 2 differently"):
         compile_layer(by_phase, 2, 8)
-    assert compile_layer(by_phase, 3, 8).arrays.keys() == {"ban"}
+    assert compile_layer(by_phase, 3, 8).arrays.keys() == {"ban", "least_score"}
     assert by_phase.by_phase
     assert not a_plan(force(1, languages=("sw",))).by_phase
     assert a_plan(force(1, languages=("sw", "de")), force(2)).languages == ("deu_Latn", "swh_Latn")

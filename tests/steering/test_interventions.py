@@ -304,6 +304,18 @@ def test_force_is_exact_for_bfloat16_logits(logits: FloatArray, experts: tuple[t
     assert (best == torch.tensor(forced)).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e5])
+def test_every_gradient_is_a_number(kind: str, scale: float):
+    """Whatever the size of the logits: also of the experts that no intervention names."""
+    logits = torch.tensor(some_logits(scale=scale)).requires_grad_()
+    apply_edit(logits, edit_layer([an_intervention(kind, (3, 1))], N_EXPERTS).to(logits.detach()))[
+        :, :6
+    ].sum().backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[:, 4] != 0).all()
+
+
 def test_several_force_interventions_rank_in_the_order_given():
     """The second force of a layer ranks after the first."""
     edit = edit_layer([Intervention("force", 0, (2, 0)), Intervention("force", 0, (1,))], 4)
@@ -385,7 +397,7 @@ def test_moving_keeps_every_array_and_dtype(like: Any):
     """Only namespace and device of the example count, not its dtype; moving twice is the same as once."""
     edit = edit_layer([an_intervention("soft"), an_intervention("force"), an_intervention("ban", (5,))], N_EXPERTS)
     moved = edit.to(like).to(like)
-    assert moved.arrays.keys() == {"soft", "force_rank", "force_lift", "ban"}
+    assert moved.arrays.keys() == {"soft", "force_rank", "force_lift", "least_score", "ban"}
     for name, array in edit.arrays.items():
         assert type(moved.arrays[name]) is type(like)
         assert np.asarray(moved.arrays[name]).dtype == array.dtype

@@ -296,7 +296,7 @@ def test_compiling_for_other_routers_is_refused(layer: int, n_experts: int, mess
 def test_compiling_takes_only_the_layer_asked_for():
     """Interventions of other layers stay out."""
     plan = a_plan(Intervention("ban", 2, (1,)), Intervention("suppress", 3, (4,)))
-    assert compile_layer(plan, 2, 8).arrays.keys() == {"ban"}
+    assert compile_layer(plan, 2, 8).arrays.keys() == {"ban", "least_score"}
     np.testing.assert_array_equal(np.flatnonzero(compile_layer(plan, 3, 8).suppress), [4])
 
 
@@ -346,7 +346,7 @@ VALID = json.dumps(a_plan(Intervention("ban", 2, (1,))).to_json())
         ),
         (VALID.replace('"experts": [1]', '"experts": [99]').encode(), "expert 99 is out of range"),
         (VALID.replace("[{", "{").replace("}]", "}").encode(), "interventions: Input should be a valid array, found {"),
-        (b" " * (16 * 2**20 + 1), "larger than 16 MiB"),
+        (b" " * (16 * 2**20 + 1), "is larger than 16 MiB"),
     ],
     ids=range(22),
 )
@@ -359,10 +359,10 @@ def test_files_that_are_no_plan_are_refused_with_the_reason(tmp_path: Path, cont
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("name", ["absent.json", ""])
-def test_a_missing_file_is_refused(tmp_path: Path, name: str):
-    """A file that is absent, or a folder, is an error that names the next command."""
-    with pytest.raises(PlanError, match=r"cannot read the plan .*isogloss plan"):
+@pytest.mark.parametrize(("name", "found"), [("absent.json", "no such file"), ("", "it is a folder")])
+def test_a_missing_file_is_refused(tmp_path: Path, name: str, found: str):
+    """A file that is absent, or a folder, is an error that says which, and names the next command."""
+    with pytest.raises(PlanError, match=rf"cannot read the plan .*: {found}; .*isogloss plan"):
         read_plan(tmp_path / name)
 
 

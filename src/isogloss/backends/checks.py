@@ -5,17 +5,19 @@ Every check returns a sentence with numbers, or raises.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
 from isogloss.backends.families import Family
 from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.writing import Writing, n_read
 from isogloss.errors import PlanError
 from isogloss.languages import resolve
 from isogloss.routing import RouterSpec
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention, Plan, Steering
 
 __all__ = ["PROBE_IDS", "PROBE_TEXTS", "Observer", "describe_routers", "try_own_plans", "try_plan"]
 
@@ -32,15 +34,33 @@ PROBE_TEXTS = (
 PROBE_IDS = tuple(f"probe-{index}" for index in range(len(PROBE_TEXTS)))
 
 
-class Observer(Protocol):
-    """Compares a model with what it was before it was steered; made before."""
+class Observer(ABC):
+    """Compares a model with what it was before it was steered; made before.
 
+    Attributes:
+        before: what the model computed then.
+        noise: by how much two unsteered runs differ, since some kernels add up in an order of their own.
+    """
+
+    def __init__(self) -> None:
+        self.before, again = self.observe(), self.observe()
+        self.noise = self.difference(self.before, again)
+
+    @abstractmethod
+    def observe(self) -> Any:  # noqa: ANN401 - each backend has its own
+        """Return what the model computes now."""
+
+    @abstractmethod
+    def difference(self, values: Any, expected: Any) -> float:  # noqa: ANN401 - of two observations
+        """Return the largest difference of two observations."""
+
+    @abstractmethod
     def require_unchanged(self) -> str:
-        """Say that the model is as before; ModelError where it is not."""
+        """Return a sentence that the model is as before; ModelError where it is not."""
 
 
 def describe_routers(family: Family, specs: Sequence[RouterSpec], *, n_layers: int) -> str:
-    """Say which of a model's decoder layers are routed, and how."""
+    """Describe which of a model's decoder layers are routed, and how."""
     layers = [spec.layer for spec in specs]
     unrouted = sorted(set(range(n_layers)) - set(layers))
     note = f"; note: {family.note}" if family.note else ""
@@ -52,7 +72,7 @@ def describe_routers(family: Family, specs: Sequence[RouterSpec], *, n_layers: i
 
 
 def _how(spec: RouterSpec) -> str:
-    """Say how a router scores, chooses and weighs."""
+    """Describe how a router scores, chooses and weighs."""
     parts = [
         spec.scoring,
         "weights sum to 1" if spec.renormalise else "weights as scored",
@@ -78,17 +98,18 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)
 
 
-def try_own_plans(model: Model, observer: Observer, reach: Callable[[int], float]) -> str:
+def try_own_plans(model: Model, observer: Observer, writing: Writing, reach: Callable[[int], float]) -> str:
     """Force, and then raise, the least chosen expert of the middle routed layer; then require the model as before.
 
     Args:
         model: unsteered.
         observer: made of the model.
+        writing: of the model.
         reach: of a decoder layer, the largest distance of a token's median router logit to its best. Twice that lifts
             any expert near the top.
 
     Raises:
-        PlanError: the chosen experts did not change, or some token did not choose the forced one.
+        PlanError: the chosen experts did not change, or some token, read or written, did not choose the forced one.
         ModelError: steering does not reach the router, or the model is not as before.
     """
     middle, options = len(model.routers) // 2, CaptureOptions(token_scope="all")
@@ -108,15 +129,22 @@ def try_own_plans(model: Model, observer: Observer, reach: Callable[[int], float
     n_forced, n_tokens = int(steered.selections[:, middle, expert].sum()), int(steered.tokens.sum())
     if n_forced != n_tokens:
         raise PlanError(f"force: {n_forced} of {n_tokens} tokens chose expert {expert} of layer {layer}; expected all")
+    wrote, written = writing.try_steered(force)
+    n_so, n_written = sum(int(each.selections[middle, expert]) for each in written), n_read(written)
+    if n_so != n_written:
+        raise PlanError(
+            f"force: while writing, {n_so} of {n_written} tokens chose expert {expert} of layer {layer}; expected "
+            "all: steering does not reach what is generated"
+        )
     return (
         f"in layer {layer}, expert {expert} was chosen by {counts[expert]} of {n_tokens} tokens, forced by {n_forced}; "
-        f"force changed the choice of {forced_share:.1%} of tokens, offset {offset:+.3g} of {raised_share:.1%}; "
-        f"{observer.require_unchanged()}"
+        f"force changed the chosen experts of {forced_share:.1%} of tokens, offset {offset:+.3g} of "
+        f"{raised_share:.1%}; under force {wrote}; {observer.require_unchanged()}"
     )
 
 
 def _share_changed(model: Model, plan: Plan, layer: int) -> float:
-    """Return the share of tokens whose choice in a layer a plan changes; PlanError where it is none."""
+    """Return the share of tokens whose chosen experts in a layer a plan changes; PlanError where it is none."""
     share = model.change(plan, PROBE_TEXTS).changed[layer]
     if not share:
         raise PlanError(
@@ -126,49 +154,53 @@ def _share_changed(model: Model, plan: Plan, layer: int) -> float:
     return share
 
 
-def try_plan(model: Model, observer: Observer, plan: Plan, language: str | None = None) -> str:
-    """Measure what a plan changes on the probe texts: chosen experts and, where the backend can, next tokens.
+def try_plan(model: Model, observer: Observer, writing: Writing, plan: Steering, *, language: str | None = None) -> str:
+    """Measure what a plan changes on the probe texts, and on what is written after them.
+
+    Chosen experts and, where the backend can, next tokens.
 
     Args:
         model: unsteered.
         observer: made of the model.
+        writing: of the model.
         plan: to try.
         language: of the requests, which chooses among the plan's rules; None for the first that the plan names.
 
     Raises:
-        PlanError: the plan is for another model, has no rule for the language, or is not empty and changes no choice.
+        PlanError: the plan is for another model, has no rule for the language, or is not empty and changes nothing.
         ModelError: steering does not reach a router, or the model is not as before.
         LanguageError: the language is unknown.
     """
     request, whose = _request_of(plan, language)
     change = model.change(request, PROBE_TEXTS)
-    if not request.interventions:
-        return f"{whose}the plan fits this model; it is empty and changes nothing"
+    if request.is_empty:
+        return f"{whose}the {plan.noun} fits this model; it is empty and changes nothing"
     change.require(request)
-    parts = [_describe_choices(request, change.changed)]
+    parts = [_describe_changes(request, change.changed)]
     if change.kl is not None and change.other_tokens is not None:
         parts.append(
             f"the likeliest next token of {change.other_tokens:.1%} of tokens, mean KL divergence "
             f"{change.kl.value:.3g} nats"
         )
-    return f"{whose}{'; '.join([*parts, observer.require_unchanged()])}"
+    wrote, _ = writing.try_steered(request)
+    return f"{whose}{'; '.join([*parts, wrote, observer.require_unchanged()])}"
 
 
-def _request_of(plan: Plan, language: str | None) -> tuple[Plan, str]:
-    """Choose a plan without conditions on languages, and the beginning of a sentence that says for which one."""
+def _request_of(plan: Steering, language: str | None) -> tuple[Steering, str]:
+    """Return the plan for requests in one language, and the beginning of a sentence that names the language."""
     if not plan.languages:
         return plan, ""
     code, named = plan.languages[0] if language is None else resolve(language), ", ".join(plan.languages)
     request = plan.for_request(code)
-    if not request.interventions and plan.interventions:
+    if request.is_empty and not plan.is_empty:
         raise PlanError(f"the plan has no rule for {code}; it has some for {named}: choose of these")
     return request, f"for requests in {code} (the plan has rules for {named}) "
 
 
-def _describe_choices(plan: Plan, changed: Mapping[int, float]) -> str:
-    """Say in which of its layers a plan changes how many choices; ``changed`` is by decoder layer."""
+def _describe_changes(plan: Steering, changed: Mapping[int, float]) -> str:
+    """Describe the shares of tokens whose chosen experts a plan changes; ``changed`` is by decoder layer."""
     shares = [changed[layer] for layer in plan.layers]
     return (
-        f"the plan fits this model; in its {len(shares)} layers ({_ranges(plan.layers)}) it changes the chosen experts "
-        f"of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%})"
+        f"the {plan.noun} fits this model; in its {len(shares)} layers ({_ranges(plan.layers)}) it changes the chosen "
+        f"experts of {min(shares):.1%} to {max(shares):.1%} of tokens (mean {np.mean(shares):.1%})"
     )

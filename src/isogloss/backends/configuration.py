@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration files say: revision, hashes, and how the model writes and ends."""
+"""What a checkpoint's files define besides the weights: its tokenizer, and how it generates."""
 
 from __future__ import annotations
 
@@ -7,40 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig
 
-__all__ = [
-    "config_sha256",
-    "context_length",
-    "end_tokens",
-    "generation_settings",
-    "lasting_generation_settings",
-    "revision_of",
-    "tokenizer_sha256",
-]
+__all__ = ["applied_settings", "end_tokens", "generation_settings", "neutral_settings", "set_aside", "tokenizer_sha256"]
 
-# Of a configuration, what depends on where and how it was loaded and not on the model.
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Of generation settings, what every call sets anew.
 _SET_BY_CALLS = ("transformers_version", "_from_model_config", "max_length", "max_new_tokens", "do_sample")
-
-
-def config_sha256(config: PreTrainedConfig) -> str:
-    """Hash a configuration, apart from what depends on where and how it was loaded."""
-    fields = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Return the most tokens of a text that a configuration names; None where it names none."""
-    text = getattr(config, "text_config", None) or config
-    lengths = (getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
-    return next((int(length) for length in lengths if length is not None), None)
-
-
-def revision_of(config: PreTrainedConfig) -> str | None:
-    """Return the hub commit, where the checkpoint came from the hub."""
-    return getattr(config, "_commit_hash", None)
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own
@@ -53,13 +26,38 @@ def tokenizer_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own
 
 
 def generation_settings(config: GenerationConfig | None) -> dict[str, Any]:
-    """Return what a checkpoint says about generation where it differs from the defaults of transformers."""
+    """Return a checkpoint's settings for generation that differ from the defaults of transformers."""
     return {} if config is None else dict(config.to_diff_dict())
 
 
-def lasting_generation_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `generation_settings` decide, apart from what every call sets anew."""
-    return {key: value for key, value in settings.items() if key not in _SET_BY_CALLS}
+def applied_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `generation_settings` answers follow: the tokens that begin and end texts, and nothing else.
+
+    A greedy answer is the most probable token each time, and a drawn one follows the temperature that was asked for. A
+    checkpoint's penalties, beams or forbidden n-grams would change both, and differently from engine to engine.
+    """
+    return {key: value for key, value in settings.items() if key in _TOKENS}
+
+
+def set_aside(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `generation_settings` answers do not follow, apart from what changes nothing or each call sets."""
+    left = {key: value for key, value in settings.items() if key not in (*_TOKENS, *_SET_BY_CALLS)}
+    neutral = _neutral()
+    return {key: value for key, value in left.items() if value != (neutral.get(key) or False)}
+
+
+def neutral_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, for every setting of `set_aside`, the value that changes no token, as an argument of ``generate``.
+
+    They must be given: ``generate`` fills what is left out from the checkpoint's own configuration.
+    """
+    neutral = _neutral()
+    return {name: neutral[name] for name in set_aside(settings) if name in neutral}
+
+
+def _neutral() -> dict[str, Any]:
+    defaults = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - its only list of defaults
+    return {**dict.fromkeys(GenerationConfig().to_dict()), **defaults}
 
 
 def end_tokens(settings: Mapping[str, Any]) -> tuple[int, ...]:

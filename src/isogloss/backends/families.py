@@ -32,8 +32,8 @@ class Family:
         router_class: class name of the router module; at most one per decoder layer, layers without are not routed.
         example: a checkpoint on the hub.
         path: the router's name inside its decoder layer.
-        scoring: as in `isogloss.routing.RouterSpec`; None where the configuration says.
-        renormalise: whether chosen weights are divided by their sum; None where the router's flag says.
+        scoring: as in `isogloss.routing.RouterSpec`; None where the configuration decides.
+        renormalise: whether chosen weights are divided by their sum; None where the router's flag decides.
         selection_bias: name of the bias, on the router or on its block; None for none.
         group_score: how groups of experts are scored; None for no groups.
         others_score_zero: as in the spec.
@@ -98,7 +98,7 @@ _ROWS = (
         "transformers-community/dbrx-instruct",
         path="ffn.router",
         returns="logits",
-        note=f"the router returns logits only; the choice is read where the experts receive it; {_STAYS}",
+        note=f"the router returns logits only; expert ids are read where the experts receive them; {_STAYS}",
     ),
     _softmax(
         "deepseek_v2",
@@ -213,7 +213,7 @@ _ROWS = (
         path="mlp.router",
         renormalise=False,
         selection_bias=_BIAS,
-        note=f"the last classes stand for no computation and count as experts; {_STAYS}",
+        note=f"the last classes mean no computation and count as experts; {_STAYS}",
     ),
     _softmax("mellum", "MellumTopKRouter", "JetBrains/Mellum2-12B-A2.5B-Base"),
     _grouped("mimo_v2_flash", "MiMoV2FlashTopkRouter", "XiaomiMiMo/MiMo-V2-Flash"),

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from isogloss.errors import CorpusError
+from isogloss.errors import CorpusError, RunError
 
-__all__ = ["JointText", "tokenise_pairs"]
+__all__ = ["JointText", "encode_start", "require_room", "tokenise_pairs"]
 
 
 class JointText(NamedTuple):
@@ -61,8 +61,8 @@ def tokenise_pairs(
         by_prompt[prompt].append(index)
     texts = []
     for prompt, indices in by_prompt.items():
-        joint = [_encode(tokenizer, prompt, pairs[i][1], add_special_tokens=add_special_tokens) for i in indices]
-        alone = _encode(tokenizer, prompt, "", add_special_tokens=add_special_tokens)
+        joint = [encode_start(tokenizer, prompt, pairs[i][1], add_special_tokens=add_special_tokens) for i in indices]
+        alone = encode_start(tokenizer, prompt, "", add_special_tokens=add_special_tokens)
         same = (len(set(column)) == 1 for column in zip(alone, *joint, strict=False))
         start = max(1, sum(takewhile(bool, same)))
         texts += [JointText(index, ids, start) for index, ids in zip(indices, joint, strict=True)]
@@ -75,8 +75,21 @@ def tokenise_pairs(
     return texts
 
 
-def _encode(tokenizer: Any, prompt: str, continuation: str, *, add_special_tokens: bool) -> list[int]:  # noqa: ANN401 - transformers' own
-    """Tokenise both together: what the tokenizer adds before a text is kept, what it adds after one is not."""
+def encode_start(
+    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    prompt: str,
+    continuation: str = "",
+    *,
+    add_special_tokens: bool,
+) -> list[int]:
+    """Tokenise the start of a text that goes on: what the tokenizer adds before a text is kept, what after it is not.
+
+    Args:
+        tokenizer: of the model.
+        prompt: what is given; where it is empty, the beginning of text alone.
+        continuation: of the prompt, tokenised together with it.
+        add_special_tokens: False for prompts that come from a chat template.
+    """
     text = prompt + continuation
     bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if not prompt:
@@ -85,3 +98,25 @@ def _encode(tokenizer: Any, prompt: str, continuation: str, *, add_special_token
     n_added = len(ids) - len(bare)
     n_before = next((place for place in range(n_added) if ids[place : place + len(bare)] == bare), n_added)
     return ids[: n_before + len(bare)]
+
+
+def require_room(
+    texts: Sequence[Sequence[int]], n_new: int, *, limit: int | None, remedy: str = "leave long items out"
+) -> None:
+    """Refuse texts of token ids after which the model has no room for so many more.
+
+    Args:
+        texts: token ids.
+        n_new: tokens to come after each.
+        limit: most tokens; None for no limit.
+        remedy: what to do, with ``{needed}`` for the context that would hold the longest text.
+
+    Raises:
+        RunError: the text is longer than the limit leaves.
+    """
+    longest = max((len(ids) for ids in texts), default=0)
+    if limit is not None and longest + n_new > limit:
+        raise RunError(
+            f"a text of {longest} tokens and {n_new} after it need a context of {longest + n_new}; the model takes "
+            f"{limit}: {remedy.format(needed=longest + n_new)}"
+        )

@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from isogloss.analysis.statistics import Estimate
+from isogloss.arrays import Int64Array
 from isogloss.backends.joint_texts import JointText, tokenise_pairs
-from isogloss.corpora import Corpus
-from isogloss.errors import PlanError, RunError
+from isogloss.backends.token_routing import TokenRouting
+from isogloss.corpora import Corpus, Turns
+from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.routing import Fingerprint, RouterSpec
-from isogloss.runs import LanguageRouting
-from isogloss.steering import Plan
+from isogloss.runs import ROLES, LanguageRouting, TokenScope
+from isogloss.statistics import Estimate
+from isogloss.steering import Steering
 
 __all__ = ["PACKAGES", "CaptureOptions", "Change", "Likelihood", "Model", "RouterCheck", "Sampling"]
 
@@ -34,9 +35,10 @@ class CaptureOptions:
     """What is counted, and in which portions.
 
     Attributes:
-        token_scope: ``content`` leaves special tokens out; ``all`` counts them, as the papers do.
-        batch_tokens: tokens per portion, padding included: those of one forward in transformers; what vLLM is handed at
-            once, to schedule as it likes.
+        token_scope: ``content`` counts the texts' own tokens; ``all`` also special tokens and what a chat template
+            writes, as the papers do; ``user`` and ``assistant`` the messages of one side of a chat.
+        batch_tokens: tokens per portion, padding included: those of one forward in transformers; the requests that vLLM
+            gets together, and schedules itself.
         sampled_tokens: tokens per text whose pairs give the consistency.
         seed: of that sample.
         phase: ``prompt`` counts the tokens of the texts; ``generation`` takes every text as a prompt, lets the model
@@ -44,22 +46,42 @@ class CaptureOptions:
         new_tokens: most tokens that the model writes per text in the generation phase, at least 1; it stops earlier
             at its end-of-text token.
         hidden_states: whether the mean of what each router reads is kept; transformers only.
+        chat: whether texts go through the tokenizer's chat template, with thinking off where it knows that: a text as
+            one message of the user, a question and its answer as two turns. In the generation phase the model answers
+            the user, and turns of the assistant are left out.
+        first_tokens: count only so many tokens of each text, the first that ``token_scope`` counts; None for all. The
+            rest is read, and counted nowhere. Routing depends on the position of a token, and a language whose texts
+            take more tokens has more late ones; where every text has so many, positions are matched.
 
     Raises:
-        ValueError: on construction, where ``new_tokens`` is below 1.
+        ValueError: on construction, where a number is below 1, or the seed below 0.
+        RunError: one side of a chat is to be counted, and there is no chat, or the model writes.
     """
 
-    token_scope: Literal["content", "all"] = "content"
+    token_scope: TokenScope = "content"
     batch_tokens: int = 8192
     sampled_tokens: int = 64
     seed: int = 0
     phase: Literal["prompt", "generation"] = "prompt"
     new_tokens: int = 64
     hidden_states: bool = False
+    chat: bool = False
+    first_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.new_tokens < 1:
-            raise ValueError(f"new_tokens is {self.new_tokens}; expected at least 1")
+        for name, least in {"batch_tokens": 1, "sampled_tokens": 1, "seed": 0, "new_tokens": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if self.first_tokens is not None and (self.first_tokens < 1 or self.written):
+            raise RunError(
+                f"first_tokens is {self.first_tokens} in the {self.phase} phase; expected at least 1, of texts that "
+                "are read: in the generation phase new_tokens says how many are written"
+            )
+        if self.token_scope in ROLES and (not self.chat or self.written):
+            raise RunError(
+                f"tokens of the {self.token_scope} are counted in a chat that is read (--chat, --phase prompt); give "
+                "that, or --tokens content or all"
+            )
 
     @property
     def written(self) -> int:
@@ -138,15 +160,15 @@ class Change:
     other_tokens: float | None = None
     n_tokens: int | None = None
 
-    def require(self, plan: Plan) -> None:
-        """Fail loudly when the plan is not empty and changed no choice at all.
+    def require(self, plan: Steering) -> None:
+        """Refuse a plan that is not empty and changed no chosen expert at all.
 
         Raises:
             PlanError: no token of the probe texts chose other experts.
         """
-        if plan.interventions and not any(self.changed.values()):
+        if not plan.is_empty and not any(self.changed.values()):
             raise PlanError(
-                "the plan changed no chosen expert on the probe text; "
+                f"the {plan.noun} changed no chosen expert on the probe text; "
                 "expected some token to be routed otherwise: raise the strength, or check layers and experts"
             )
 
@@ -158,7 +180,7 @@ class RouterCheck:
     Attributes:
         n_tokens: that were run.
         deviation: largest difference of any layer, at most the dtype's `isogloss.backends.agreement.TOLERANCE`.
-        n_handed: routed layers whose experts are handed a choice, which is then the router's.
+        n_handed: routed layers whose experts get expert ids as an argument, which are then the router's.
     """
 
     n_tokens: int
@@ -171,7 +193,20 @@ class Model(Protocol):
 
     The same calls on the same texts give the same bytes on machines of the same kind, with the same versions of the
     `packages`, and on a processor with the same number of `threads`: sums in another order differ in the last digits.
+
+    Attributes:
+        backend: what runs it, as `isogloss.backends.open.load` takes it.
+        name: hub id, the name of a folder, or ``organism``; never a path, so that files of several machines agree.
+        tokenizer: transformers' own.
+        routers: how each routed layer chooses, by layer.
+        revision: commit of the hub's repository; None where the checkpoint came from a folder.
     """
+
+    backend: str
+    name: str
+    tokenizer: Any
+    routers: tuple[RouterSpec, ...]
+    revision: str | None
 
     def __repr__(self) -> str:
         first = self.routers[0]
@@ -179,32 +214,20 @@ class Model(Protocol):
         return f"{type(self).__name__}({self.name}: {routers}, {self.dtype})"
 
     @property
-    def name(self) -> str:
-        """Hub id, the name of a folder, or ``organism``; never a path, so that files of several machines agree."""
-
-    @property
-    def backend(self) -> str:
-        """What runs it, as `isogloss.backends.open.load` takes it."""
-
-    @property
-    def tokenizer(self) -> Any:  # noqa: ANN401 - transformers' own
-        """Of the model."""
-
-    @property
-    def routers(self) -> tuple[RouterSpec, ...]:
-        """How each routed layer chooses, by layer."""
-
-    @property
     def fingerprint(self) -> Fingerprint:
         """What a plan or Run must agree with."""
 
     @property
-    def revision(self) -> str | None:
-        """The hub commit, where the checkpoint came from the hub."""
-
-    @property
     def config_sha256(self) -> str:
         """Hash of the configuration, apart from what depends on where and how it was loaded."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of values sampled from every weight, as they are now; None where the backend cannot tell."""
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of what the tokenizer does to a text."""
 
     @property
     def dtype(self) -> str:
@@ -242,35 +265,43 @@ class Model(Protocol):
 
     def capture(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Turns],
         item_ids: Sequence[str],
         *,
         options: CaptureOptions | None = None,
-        pivot_ids: npt.NDArray[np.int64] | None = None,
+        pivot_ids: Int64Array | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> LanguageRouting:
         """Capture the routing of texts, or of what the model writes after them.
 
         Args:
-            texts: one per item.
+            texts: one per item; turns in a chat alone.
             item_ids: seed the sample of tokens for consistency, so it does not depend on the batch.
             options: what is counted.
             pivot_ids: token ids of the pivot language (`counted_ids`); profiles are then also taken over those counted
                 tokens alone whose id is none of them. None leaves that out.
-            progress: told the number of texts that were finished.
+            progress: called with the number of texts that were finished.
 
         Raises:
             CorpusError: a text has no token to count, or more tokens than the model takes.
             ModelError: a router did not run, or hidden states are asked for and cannot be kept.
         """
 
-    def counted_ids(
-        self, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions
-    ) -> npt.NDArray[np.int64]:
+    def require_room(self, corpus: Corpus, options: CaptureOptions) -> Mapping[str, float]:
+        """Refuse a corpus that a capture cannot count, with a text that is too long or mostly of unknown tokens.
+
+        Returns:
+            Language to the share of its tokens that are the tokenizer's unknown token, from 0 to 1.
+
+        Raises:
+            CorpusError: names language, file and item.
+        """
+
+    def counted_ids(self, texts: Sequence[str | Turns], item_ids: Sequence[str], options: CaptureOptions) -> Int64Array:
         """Return the token ids, ascending, that a capture of these texts counts anywhere."""
 
-    def steer(self, plan: Plan) -> AbstractContextManager[None]:
-        """Apply a plan to all that runs inside the context; afterwards the model is as before.
+    def steer(self, plan: Steering) -> AbstractContextManager[None]:
+        """Apply a plan or a router adapter to all that runs inside the context; afterwards the model is as before.
 
         Args:
             plan: for this model, without conditions on languages; see `isogloss.steering.Plan.for_request`.
@@ -323,11 +354,26 @@ class Model(Protocol):
             texts: with the places 0 to n - 1, in any order.
         """
 
-    def change(self, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True) -> Change:
+    def route_tokens(self, text: str, *, add_special_tokens: bool = True) -> TokenRouting:  # noqa: ARG002 - of others
+        """Run one text and return what every router did with every token, under the plan that is active, if any.
+
+        Args:
+            text: as it is.
+            add_special_tokens: False for texts that come from a chat template.
+
+        Raises:
+            CorpusError: the text has no token.
+            ModelError: the backend does not give the routing of single tokens.
+        """
+        raise ModelError(
+            f"backend {self.backend} does not give the routing of single tokens; use --backend huggingface"
+        )
+
+    def change(self, plan: Steering, texts: Sequence[str], *, add_special_tokens: bool = True) -> Change:
         """Measure what a plan without conditions on languages changes on texts."""
 
     def checks(
-        self, plan: Plan | None = None, *, language: str | None = None, corpus: Corpus | None = None
+        self, plan: Steering | None = None, *, language: str | None = None, corpus: Corpus | None = None
     ) -> Mapping[str, Callable[[], str]]:
         """Return the checks of `isogloss doctor` by name, those that `isogloss.backends.open.checks_of` names.
 
@@ -354,7 +400,7 @@ class Model(Protocol):
             prompts: sent as they are, in the order given, so that batches are the same in every arm of a comparison.
             max_new_tokens: most tokens per answer.
             batch_size: prompts that are answered together.
-            progress: told the number of prompts finished by each batch.
+            progress: called with the number of prompts finished by each batch.
 
         Returns:
             The continuations, without the prompt and special tokens.

@@ -6,39 +6,17 @@ To add one, write a class that is a `isogloss.backends.model.Model`, and add a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from isogloss.errors import ModelError
 
 if TYPE_CHECKING:
     from isogloss.backends.model import Model
 
-__all__ = ["BACKENDS", "checks_of", "import_backend", "load", "refuse_unsupported"]
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How a model is loaded; see `load`.
-
-    Attributes:
-        name: under which the model appears in files; None for its own.
-        threads: on which a processor runs it; None for as many as the process has.
-    """
-
-    dtype: str
-    device: str | None
-    dequantize: bool
-    engine: Mapping[str, Any]
-    name: str | None = None
-    threads: int | None = None
-
-
-class _Opener(Protocol):
-    def __call__(self, source: str, options: _Options) -> Model:
-        """Load a hub id or a folder."""
+__all__ = ["BACKENDS", "checks_of", "folder_of", "import_backend", "load", "refuse_unsupported"]
 
 
 @dataclass(frozen=True)
@@ -47,49 +25,39 @@ class _Backend:
 
     Attributes:
         module: that of its `Model`.
-        open: loads a model.
+        loader: the function there that loads a hub id or a folder.
         checks: those of `isogloss doctor` that it has, in order.
-        refused: name of what it cannot do -> what to do instead, as `refuse_unsupported` says it.
+        refused: name of what it cannot do -> what to do instead, as `refuse_unsupported` prints it.
     """
 
     module: str
-    open: _Opener
+    loader: str
     checks: tuple[str, ...]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-
-def _open_huggingface(source: str, options: _Options) -> Model:
-    from isogloss.backends.huggingface.loading import load_model
-    from isogloss.backends.huggingface.model import HuggingFaceModel
-
-    loaded = load_model(source, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
-    return HuggingFaceModel(loaded, name=options.name, threads=options.threads)
-
-
-def _open_vllm(source: str, options: _Options) -> Model:
-    from isogloss.backends.vllm.loading import MODEL_SLOTS, serve_model
-    from isogloss.backends.vllm.model import VLLMModel
-
-    served = serve_model(source, dtype=options.dtype, record=True, n_slots=MODEL_SLOTS, options=options.engine)
-    return VLLMModel(served, name=options.name)
+    refused: Mapping[str, str]
 
 
 _BACKENDS = {
     "huggingface": _Backend(
         "isogloss.backends.huggingface.model",
-        _open_huggingface,
-        ("routers", "capture", "padding", "steering", "estimate"),
+        "load_model",
+        ("routers", "capture", "padding", "generation", "steering", "estimate"),
         {"engine": "--engine has no meaning for --backend huggingface; only vLLM takes it: give --backend vllm"},
     ),
     "vllm": _Backend(
         "isogloss.backends.vllm.model",
-        _open_vllm,
-        ("routers", "capture", "steering"),
+        "serve_any_plan",
+        ("routers", "capture", "generation", "steering"),
         {
             "device": "--device has no meaning for --backend vllm; give --engine tensor_parallel_size=N",
             "dequantize": "--dequantize has no meaning for --backend vllm; leave it out",
             "hidden_states": "hidden states are captured by --backend huggingface alone: vLLM hands the plugin the "
             "logits of its routers, not what they read; leave --hidden-states out",
+            "gradients": "a plan is learned by gradients, which --backend vllm does not give: learn with --backend "
+            "huggingface, and serve the plan by either",
+            "router_inputs": "an adapter is fitted on what routers read, which --backend vllm does not give: make it "
+            "with --backend huggingface, and serve it by either",
+            "adapter": "a router adapter is not steered by --backend vllm: write what vLLM serves with `isogloss bake "
+            "MODEL --adapter ADAPTER --as vllm`, or give --backend huggingface",
             "corpus": "--corpus: how long a capture takes is not estimated for --backend vllm; leave it out",
         },
     ),
@@ -110,12 +78,13 @@ def load(
 ) -> Model:
     """Load a model so that it can be captured, steered by any plan, and evaluated.
 
-    The organism computes in float32 unless told otherwise: faster on a processor than the bfloat16 that it is stored in
+    The organism computes in float32 by default: faster on a processor than the bfloat16 that it is stored in
     to be small. Its methods run on one thread, since its products are too small to share: waiting threads that sleep
     make them slower, and threads that spin stall on a busy machine.
 
     Args:
-        name: hub id, folder, or ``organism``, the model that ships with isogloss.
+        name: hub id, perhaps with ``@`` and a branch, tag or commit; folder; or ``organism``, the model that ships with
+            isogloss.
         backend: one of `BACKENDS`.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
         device: huggingface: such as ``cpu`` or ``cuda:0``; by default a GPU where there is one. ``auto`` spreads the
@@ -127,14 +96,20 @@ def load(
         ModelError: the model cannot be loaded or is not supported, the backend is unknown or not installed, or an
             option has no meaning for it.
     """
-    from isogloss.organism.shipped import ORGANISM, model_folder
-
     refuse_unsupported(backend, device=device, dequantize=dequantize, engine=engine)
-    opener, engine = _BACKENDS[backend].open, engine or {}
-    if name != ORGANISM:
-        return opener(name, _Options(dtype, device, dequantize, engine))
-    dtype = "float32" if dtype == "auto" else dtype
-    return opener(str(model_folder()), _Options(dtype, device, dequantize, engine, name=ORGANISM, threads=1))
+    given = {"device": device, "dequantize": dequantize, "engine": engine}
+    options: dict[str, Any] = {"dtype": dtype} | {option: value for option, value in given.items() if value}
+    if (folder := folder_of(name)) != name:
+        options |= {"dtype": "float32" if dtype == "auto" else dtype, "name": name, "threads": 1}
+    loader: Callable[..., Model] = getattr(import_module(_BACKENDS[backend].module), _BACKENDS[backend].loader)
+    return loader(folder, **options)
+
+
+def folder_of(name: str) -> str:
+    """Return the folder of ``organism``, the model that ships with isogloss; any other name as it is."""
+    from isogloss.organism import ORGANISM, model_folder
+
+    return str(model_folder()) if name == ORGANISM else name
 
 
 def refuse_unsupported(backend: str, **asked: object) -> None:
@@ -142,11 +117,12 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
 
     Args:
         backend: one of `BACKENDS`.
-        **asked: what is asked for, by name: ``device``, ``dequantize``, ``engine``, ``hidden_states``, or ``corpus``
-            (to estimate its capture). What is False, None or empty is not asked for.
+        **asked: what is asked for, by name: ``device``, ``dequantize``, ``engine``, ``hidden_states``, ``gradients``,
+            ``router_inputs``, ``adapter`` (to steer by it), or ``corpus`` (to estimate its capture). What is False,
+            None or empty is not asked for.
 
     Raises:
-        ModelError: says what to do instead.
+        ModelError: it cannot; the message names the alternative.
     """
     if backend not in _BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose {' or '.join(BACKENDS)}")
@@ -161,6 +137,6 @@ def import_backend(backend: str) -> None:
 
 
 def checks_of(backend: str, *, with_plan: bool) -> tuple[str, ...]:
-    """Name the checks of `isogloss doctor` that a backend has, in order; a plan to try stands in for our own trial."""
+    """Name the checks of `isogloss doctor` that a backend has, in order; a plan replaces the trial of our own plans."""
     checks = _BACKENDS[backend].checks
     return tuple("plan" if with_plan and name == "steering" else name for name in checks)

@@ -1,4 +1,4 @@
-"""Makes a language's routing of sums over its counted tokens; the same for every backend."""
+"""Turns sums over counted tokens into the routing of a language; the same for every backend."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from isogloss.arrays import Float32Array, Int64Array
 from isogloss.backends.token_batches import Text
 from isogloss.routing import entropy
 from isogloss.runs import LanguageRouting
 
 __all__ = ["gather", "pair_consistency"]
 
-Float32 = npt.NDArray[np.float32]
-
 
 def gather(
     portions: Iterable[Sequence[Text]],
     n_texts: int,
     *,
-    run: Callable[[Sequence[Text]], Mapping[str, Float32]],
+    run: Callable[[Sequence[Text]], Mapping[str, Float32Array]],
     progress: Callable[[int], None] | None = None,
 ) -> LanguageRouting:
     """Run texts portion by portion, and turn sums over tokens into means, and ids into a vocabulary.
@@ -32,25 +31,27 @@ def gather(
         run: gives, for the texts of a portion, ``profiles`` and ``selections`` ``[n, n_layers, n_experts]``, sums over
             the counted tokens; ``consistency`` ``[n, n_layers]``; where distinct tokens were asked for, the sums
             ``distinct_profiles`` over them; and where asked for, ``hidden`` ``[n, n_layers, hidden_size]``.
-        progress: told the number of texts of each portion that has run.
+        progress: called with the number of texts of each portion that has run.
     """
-    arrays: dict[str, Float32] = {}
+    arrays: dict[str, Float32Array] = {}
     tokens = np.zeros((2, n_texts), dtype=np.int32)  # counted, distinct
-    ids: list[npt.NDArray[np.int64]] = []
+    ids: list[Int64Array] = []
     for portion in portions:
         items = [text.item for text in portion]
         ids += [np.array(text.ids)[text.counted] for text in portion]
         tokens[0, items] = [len(text.counted) for text in portion]
         tokens[1, items] = [0 if text.distinct is None else len(text.distinct) for text in portion]
-        for name, found in run(portion).items():
-            whole = arrays.setdefault(name, np.zeros((n_texts, *found.shape[1:]), dtype=np.float32))
-            whole[items] = found
+        for name, part in run(portion).items():
+            whole = arrays.setdefault(name, np.zeros((n_texts, *part.shape[1:]), dtype=np.float32))
+            whole[items] = part
         if progress is not None:
             progress(len(items))
     return _routing(arrays, tokens, np.concatenate(ids))
 
 
-def _routing(arrays: dict[str, Float32], tokens: npt.NDArray[np.int32], ids: npt.NDArray[np.int64]) -> LanguageRouting:
+def _routing(
+    arrays: dict[str, Float32Array], tokens: npt.NDArray[np.int32], ids: npt.NDArray[np.int64]
+) -> LanguageRouting:
     counted, distinct = tokens
     for name, n_tokens in (("profiles", counted), ("hidden", counted), ("distinct_profiles", np.maximum(distinct, 1))):
         if name in arrays:
@@ -74,7 +75,8 @@ def pair_consistency(sampled: torch.Tensor, n_sampled: torch.Tensor) -> torch.Te
     """Mean Jaccard similarity of chosen sets over pairs of sampled tokens.
 
     Args:
-        sampled: 0/1 choices ``[n, sample, n_experts]``, of which the first ``n_sampled`` of each text hold.
+        sampled: 1 for a chosen expert, else 0, ``[n, sample, n_experts]``; only the first ``n_sampled`` of each text
+            are used.
         n_sampled: ``[n]``.
 
     Returns:

@@ -1,10 +1,10 @@
-"""The choice of a router in torch, for engines whose kernels choose by themselves.
+"""The reference router in torch, for engines whose kernels choose experts by themselves.
 
 Serving engines go from logits to experts in one fused kernel. Where a plan forces or bans experts and the router adds a
-bias or leaves groups of experts out, such a kernel could undo on the way what the plan did to the logits. There the
-choice is computed here instead, step by step as in `isogloss.routing.route`, with `apply_choice` in its place.
+bias or leaves groups of experts out, such a kernel could undo what the plan did to the logits. There the experts are
+chosen here instead, step by step as in `isogloss.routing.route`, with `apply_choice` in its place.
 
-Everything is tensor operations of fixed shapes: no value is looked at on the host, so `choose` can be traced by
+Everything is tensor operations of fixed shapes: no value is looked at on the host, so `choose_experts` can be traced by
 ``torch.compile(fullgraph=True)`` and captured in a CUDA graph.
 """
 
@@ -16,12 +16,12 @@ import torch
 from isogloss.routing import RouterSpec
 from isogloss.steering import LayerEdit, apply_choice
 
-__all__ = ["choose"]
+__all__ = ["choose_experts"]
 
 _SMALLEST_SUM = 1e-20  # as in isogloss.routing: no score may be left
 
 
-def choose(
+def choose_experts(
     router_logits: torch.Tensor,
     spec: RouterSpec,
     *,
@@ -41,7 +41,7 @@ def choose(
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
         expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
         edit: moved to the device of the logits; its arrays are ``[n_experts]``, or ``[n_tokens, n_experts]`` where
-            tokens have edits of their own. None for the router's own choice.
+            tokens have edits of their own. None for no edit.
 
     Returns:
         Combine weights ``[n_tokens, top_k]`` float32 and expert ids ``[n_tokens, top_k]`` int64, best first.
@@ -51,11 +51,8 @@ def choose(
             ``sparsemixer``.
         PlanError: the edit is for another number of experts.
 
-    Source:
-        As `isogloss.routing.route`.
-
     Example:
-        >>> choose(torch.tensor([[0.0, 2.0, 1.0, -1.0]]), RouterSpec(0, n_experts=4, top_k=2))[1].tolist()
+        >>> choose_experts(torch.tensor([[0.0, 2.0, 1.0, -1.0]]), RouterSpec(0, n_experts=4, top_k=2))[1].tolist()
         [[1, 2]]
     """
     _check(router_logits, spec, selection_bias, expert_scale)
@@ -116,5 +113,5 @@ def _keep_best_groups(ranking: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 def _best_first(ranking: torch.Tensor, n: int) -> torch.Tensor:
-    """Indices of the ``n`` largest along the last axis; a stable sort and not topk, which breaks ties as it likes."""
+    """Indices of the ``n`` largest along the last axis; a stable sort, since topk breaks ties in no fixed order."""
     return ranking.sort(dim=-1, descending=True, stable=True).indices[..., :n]

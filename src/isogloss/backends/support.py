@@ -21,8 +21,6 @@ __all__ = ["Proof", "Status", "Support", "proofs", "supported_models"]
 Status: TypeAlias = Literal["proven", "refused", "unproven"]
 """``unproven`` is a row that no version has passed the suites with; no release has one."""
 
-_RECORD = "proven.json"
-
 
 @dataclass(frozen=True)
 class Proof:
@@ -43,8 +41,8 @@ class Proof:
 
     def values(self, axis: str) -> frozenset[str]:
         """Return the values of a parameter that every check which has it passed, with nothing skipped."""
-        found = [set(axes[axis]) - self._skipped(check) for check, axes in self.checks.items() if axis in axes]
-        return frozenset(set.intersection(*found)) if found else frozenset()
+        passed = [set(axes[axis]) - self._skipped(check) for check, axes in self.checks.items() if axis in axes]
+        return frozenset(set.intersection(*passed)) if passed else frozenset()
 
     def _skipped(self, check: str) -> set[str]:
         cases = (case.removesuffix("]").partition("[") for case in self.skipped)
@@ -63,7 +61,7 @@ class Support:
         router_class: class of its routers; None where refused, as for all that follow.
         example: a checkpoint on the hub.
         scoring: as in `isogloss.routing.RouterSpec`, or ``by configuration``.
-        selection_bias: whether a bias is added for the choice only.
+        selection_bias: whether a bias is added for the selection only.
         group_score: how groups of experts are scored; None for no groups.
         capture: whether routing can be captured.
         kinds: interventions that it can be steered with.
@@ -90,8 +88,8 @@ class Support:
     note: str = ""
 
     @property
-    def choice(self) -> str:
-        """How it chooses, in a few words: the scoring, and what else decides."""
+    def selection(self) -> str:
+        """How it selects experts, in a few words: the scoring, and what else decides."""
         parts = [self.scoring or ""]
         parts += ["bias"] if self.selection_bias else []
         parts += ["groups"] if self.group_score else []
@@ -115,7 +113,7 @@ def supported_models() -> tuple[Support, ...]:
     """
     rows = {name: name for name in FAMILIES}
     for version in _record().values():
-        rows |= {name: found["row"] for name, found in version["families"].items()}
+        rows |= {name: proven["row"] for name, proven in version["families"].items()}
     accepted = [_accepted(name, FAMILIES[row]) for name, row in sorted(rows.items())]
     return (*accepted, *(Support(name, name, "refused", reason) for name, reason in sorted(REFUSED.items())))
 
@@ -127,14 +125,15 @@ def proofs(model_type: str | None = None) -> dict[str, Proof]:
         model_type: only versions on which it is proven, with what was skipped for it; None for all versions.
     """
     return {
-        version: Proof(found["torch"], found["python"], _checks(version), _skipped(found, model_type))
-        for version, found in _record().items()
-        if model_type is None or model_type in found["families"]
+        version: Proof(
+            run["torch"],
+            run["python"],
+            _checks(version),
+            {} if model_type is None else dict(run["families"][model_type]["skipped"]),
+        )
+        for version, run in _record().items()
+        if model_type is None or model_type in run["families"]
     }
-
-
-def _skipped(found: dict[str, Any], model_type: str | None) -> dict[str, str]:
-    return {} if model_type is None else dict(found["families"][model_type]["skipped"])
 
 
 @cache
@@ -146,7 +145,7 @@ def _checks(version: str) -> dict[str, dict[str, tuple[str, ...]]]:
 @cache
 def _record() -> dict[str, Any]:
     """The record by version, as JSON; its writer (tests/prove_plugin.py) sorts it."""
-    text = (resources.files("isogloss.backends") / _RECORD).read_text(encoding="utf-8")
+    text = (resources.files("isogloss.backends") / "proven.json").read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads(text)
     return record
 

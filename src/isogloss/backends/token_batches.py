@@ -5,18 +5,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
+from isogloss.arrays import Int64Array
+from isogloss.backends.chat_texts import ReadText, read_chats, read_plain
+from isogloss.backends.joint_texts import encode_start
 from isogloss.backends.model import CaptureOptions
+from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError
+from isogloss.runs import MOST_UNKNOWN, ROLES
 
-__all__ = ["Reader", "Text", "Writer", "counted_ids", "portions", "until_end"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-Int64 = npt.NDArray[np.int64]
+__all__ = ["Reader", "Text", "Writer", "counted_ids", "portions", "require_room", "until_end"]
 
 
 class Writer(Protocol):
@@ -28,7 +32,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """What a backend must say about a model, to tell which tokens are counted.
+    """What decides which tokens of a model's texts are counted.
 
     Attributes:
         tokenizer: of the model.
@@ -55,23 +59,25 @@ class Text(NamedTuple):
         counted: positions in ``ids``, ascending.
         sampled: those of them that give the consistency.
         distinct: those of the counted ones whose ids the pivot's texts do not have; None if not asked for.
+        unknown: positions of the text's own tokens that are the tokenizer's unknown token.
     """
 
     item: int
     ids: list[int]
     start: int
-    counted: Int64
-    sampled: Int64
-    distinct: Int64 | None
+    counted: Int64Array
+    sampled: Int64Array = np.empty(0, dtype=np.int64)
+    distinct: Int64Array | None = None
+    unknown: tuple[int, ...] = ()
 
 
 def portions(
     reader: Reader,
-    texts: Sequence[str],
+    texts: Sequence[str | Turns],
     item_ids: Sequence[str],
     options: CaptureOptions,
     *,
-    pivot_ids: Int64 | None = None,
+    pivot_ids: Int64Array | None = None,
 ) -> Iterator[list[Text]]:
     """Group texts of like length within the budget of tokens, longest first.
 
@@ -81,7 +87,7 @@ def portions(
 
     Args:
         reader: of the model; in the generation phase an active plan also steers what it writes.
-        texts: one per item.
+        texts: one per item; turns in a chat alone.
         item_ids: seed the sample for consistency, and name the item in errors.
         options: what is counted.
         pivot_ids: ids that no distinct token has; None where distinct tokens are not asked for.
@@ -97,12 +103,16 @@ def portions(
         if options.written:
             portion = _continue(reader, portion, item_ids, options)
         yield [
-            Text(*text, _sample(text.counted, item_ids[text.item], options), _distinct(text, pivot_ids))
+            text._replace(
+                sampled=_sample(text.counted, item_ids[text.item], options), distinct=_distinct(text, pivot_ids)
+            )
             for text in portion
         ]
 
 
-def counted_ids(reader: Reader, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions) -> Int64:
+def counted_ids(
+    reader: Reader, texts: Sequence[str | Turns], item_ids: Sequence[str], options: CaptureOptions
+) -> Int64Array:
     """Return the ids, ascending, that are counted anywhere in these texts.
 
     In the generation phase the model writes its continuations for this, as in the capture of the same texts.
@@ -110,8 +120,41 @@ def counted_ids(reader: Reader, texts: Sequence[str], item_ids: Sequence[str], o
     Raises:
         CorpusError: as `portions`.
     """
-    found = [np.array(t.ids)[t.counted] for portion in portions(reader, texts, item_ids, options) for t in portion]
-    return np.unique(np.concatenate(found))
+    ids = [np.array(t.ids)[t.counted] for portion in portions(reader, texts, item_ids, options) for t in portion]
+    return np.unique(np.concatenate(ids))
+
+
+def require_room(reader: Reader, corpus: Corpus, options: CaptureOptions) -> dict[str, float]:
+    """Refuse a corpus with a text that the model cannot take, or cannot read, before any of it is run.
+
+    Returns:
+        Language to the share of its texts' tokens that are the tokenizer's unknown token, from 0 to 1.
+
+    Raises:
+        CorpusError: as `portions`, or more than half of a language's tokens are unknown; names the language, its file
+            and the item.
+    """
+    shares = {}
+    for language in corpus.languages:
+        try:
+            texts = corpus.conversations(language) if options.chat else corpus.texts[language]
+            shares[language] = _unknown_share(_tokenise(reader, texts, corpus.item_ids, options))
+        except CorpusError as error:
+            raise CorpusError(f"{corpus.where(language)}: {error}") from error
+        if shares[language] > MOST_UNKNOWN:
+            raise CorpusError(
+                f"{corpus.where(language)}: {100 * shares[language]:.0f} % of the tokens are "
+                f"{reader.tokenizer.unk_token}, which the tokenizer writes for what it does not know; expected at most "
+                f"{100 * MOST_UNKNOWN:.0f} %, or the routing is that of one token: leave the language out, or capture "
+                "a model that can read it"
+            )
+    return shares
+
+
+def _unknown_share(texts: Sequence[Text]) -> float:
+    unknown = sum(len(text.unknown) for text in texts)
+    more = sum(len(np.setdiff1d(text.unknown, text.counted)) for text in texts if text.unknown)
+    return unknown / (sum(len(text.counted) for text in texts) + more)
 
 
 def until_end(ids: Sequence[int], ends: set[int]) -> list[int]:
@@ -124,34 +167,45 @@ def until_end(ids: Sequence[int], ends: set[int]) -> list[int]:
     return list(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
 
 
-class _Tokens(NamedTuple):
-    """A text, or a prompt and its continuation, before the sample for consistency is drawn."""
-
-    item: int
-    ids: list[int]
-    start: int
-    counted: Int64
-
-
-def _tokenise(reader: Reader, texts: Sequence[str], item_ids: Sequence[str], options: CaptureOptions) -> list[_Tokens]:
-    encoded = reader.tokenizer(list(texts), return_special_tokens_mask=True)
-    everything, limit = options.token_scope == "all", reader.limit
+def _tokenise(
+    reader: Reader, texts: Sequence[str | Turns], item_ids: Sequence[str], options: CaptureOptions
+) -> list[Text]:
+    limit, unk = reader.limit, reader.tokenizer.unk_token_id
+    others = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+    own = unk not in [getattr(reader.tokenizer, name) for name in others]  # else it may mark a beginning or an end
     tokenised = []
-    for item, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)):
-        positions = np.array([p for p in range(len(ids)) if everything or not special[p]], dtype=np.int64)
+    for item, (ids, special, user, assistant) in enumerate(_read(reader, texts, item_ids, options)):
+        own_tokens = [p for p in range(len(ids)) if not special[p]]
+        counted = {"all": range(len(ids)), "content": own_tokens, "user": user, "assistant": assistant}
+        positions = np.array(counted[options.token_scope][: options.first_tokens], dtype=np.int64)
         name = item_ids[item]
         if not len(positions):
-            raise CorpusError(f"item {name} has no token to count; remove the item in all languages")
+            where = f" of the {options.token_scope}" if options.token_scope in ROLES else ""
+            raise CorpusError(f"item {name} has no token{where} to count; remove the item in all languages")
         if limit is not None and len(ids) + options.written > limit:
             more = f" and {options.written} to be written" if options.written else ""
             raise CorpusError(f"item {name} has {len(ids)} tokens{more}; the model takes {limit}: {reader.remedy}")
-        tokenised.append(_Tokens(item, ids, len(ids), positions))
+        unknown = tuple(p for p, token in enumerate(ids) if token == unk and (own or not special[p]))
+        tokenised.append(Text(item, ids, len(ids), positions, unknown=unknown))
     return tokenised
 
 
-def _continue(
-    reader: Reader, prompts: Sequence[_Tokens], item_ids: Sequence[str], options: CaptureOptions
-) -> list[_Tokens]:
+def _read(
+    reader: Reader, texts: Sequence[str | Turns], item_ids: Sequence[str], options: CaptureOptions
+) -> Iterator[ReadText]:
+    """Yield the texts as the model reads them."""
+    tokenizer = reader.tokenizer
+    if options.chat:
+        yield from read_chats(tokenizer, texts, item_ids, to_continue=bool(options.written))
+        return
+    plain = [text.text if isinstance(text, Turns) else text for text in texts]
+    for text, read in zip(plain, read_plain(tokenizer, plain), strict=True):
+        # What the tokenizer adds behind a text would end it before the model writes.
+        ids = encode_start(tokenizer, text, add_special_tokens=True) if options.written else read.ids
+        yield read._replace(ids=ids)
+
+
+def _continue(reader: Reader, prompts: Sequence[Text], item_ids: Sequence[str], options: CaptureOptions) -> list[Text]:
     """Append what the model writes; only that is counted."""
     left_out = set() if options.token_scope == "all" else set(reader.tokenizer.all_special_ids)
     continued = []
@@ -164,16 +218,16 @@ def _continue(
                 f"after item {item_ids[prompt.item]} the model writes only special tokens, so none is counted; count "
                 "them with --tokens all, or remove the item in all languages"
             )
-        continued.append(_Tokens(prompt.item, [*prompt.ids, *new], start, counted))
+        continued.append(Text(prompt.item, [*prompt.ids, *new], start, counted))
     return continued
 
 
-def _sample(positions: Int64, name: str, options: CaptureOptions) -> Int64:
+def _sample(positions: Int64Array, name: str, options: CaptureOptions) -> Int64Array:
     rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
     return np.sort(rng.permutation(positions)[: options.sampled_tokens])
 
 
-def _distinct(text: _Tokens, pivot_ids: Int64 | None) -> Int64 | None:
+def _distinct(text: Text, pivot_ids: Int64Array | None) -> Int64Array | None:
     if pivot_ids is None:
         return None
     return text.counted[~np.isin(np.array(text.ids)[text.counted], pivot_ids)]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
+from isogloss.steering.adapter_controls import exchanged_probes, permuted_experts, rescaled
+from isogloss.steering.adapter_folder import is_adapter, read_adapter, write_adapter
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional, plan_from_experts, united
+from isogloss.steering.checks import check_plan
+from isogloss.steering.commits import note_other_commit
 from isogloss.steering.controls import opposed, random_control, replaced, shifted_control, with_strength
 from isogloss.steering.interventions import (
     KINDS,
@@ -14,31 +21,55 @@ from isogloss.steering.interventions import (
     apply_choice,
     apply_edit,
 )
-from isogloss.steering.plan import Plan, check_plan, compile_layer, parse_plan, read_plan, write_plan
+from isogloss.steering.plan import (
+    Plan,
+    compile_layer,
+    parse_plan,
+    read_plan,
+    require_plan_file,
+    write_plan,
+)
+from isogloss.steering.stored import keep, read_steering
+
+Steering: TypeAlias = Plan | RouterAdapter
+"""What steers a model."""
 
 __all__ = [
     "KINDS",
     "PHASES",
     "STRENGTH_KINDS",
+    "AdaptedRouter",
     "Intervention",
     "Kind",
     "LayerEdit",
     "Phase",
     "Plan",
+    "RouterAdapter",
     "SelectedExpert",
+    "Steering",
     "apply_choice",
     "apply_edit",
     "check_plan",
     "compile_layer",
     "conditional",
+    "exchanged_probes",
+    "is_adapter",
+    "keep",
+    "note_other_commit",
     "opposed",
     "parse_plan",
+    "permuted_experts",
     "plan_from_experts",
     "random_control",
+    "read_adapter",
     "read_plan",
+    "read_steering",
     "replaced",
+    "require_plan_file",
+    "rescaled",
     "shifted_control",
     "united",
     "with_strength",
+    "write_adapter",
     "write_plan",
 ]

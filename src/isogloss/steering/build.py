@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from isogloss.errors import PlanError
 from isogloss.routing import Fingerprint
+from isogloss.steering.checks import check_plan
 from isogloss.steering.interventions import Intervention, Kind, Phase
-from isogloss.steering.plan import Plan, check_plan
+from isogloss.steering.plan import Plan
 
 __all__ = ["STRENGTH_KINDS", "SelectedExpert", "by_rank", "conditional", "plan_from_experts", "united"]
 
@@ -74,12 +75,7 @@ def plan_from_experts(
 
 
 def conditional(plan: Plan, *, phase: Phase | None = None, languages: Sequence[str] = ()) -> Plan:
-    """Restrict all interventions of a plan to a phase or to languages.
-
-    Args:
-        plan: a plan without such a restriction.
-        phase: edit only tokens of this phase; None does not change phases.
-        languages: edit only requests in these languages; empty does not change languages.
+    """Restrict all interventions of an unrestricted plan to a phase, to languages, or both.
 
     Raises:
         PlanError: the phase or a language is unknown, or the plan is already restricted to phases or languages.
@@ -121,11 +117,7 @@ def _parts(plan: Plan) -> list[dict[str, Any]]:
 
 
 def by_rank(rows: Sequence[SelectedExpert]) -> list[SelectedExpert]:
-    """Sort experts by the absolute statistic, largest first, ties by expert id.
-
-    Raises:
-        PlanError: a statistic is not finite.
-    """
+    """Sort experts by the absolute statistic, largest first, ties by expert id; PlanError where one is not finite."""
     for row in rows:
         if not math.isfinite(row.statistic):
             raise PlanError(

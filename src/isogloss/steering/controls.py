@@ -24,13 +24,10 @@ _OPPOSITE: Mapping[Kind, Kind] = {"force": "suppress", "on": "off", "off": "on"}
 def random_control(plan: Plan, *, seed: int) -> Plan:
     """Replace the experts of a plan by random ones, layer by layer.
 
-    Every expert of the plan is replaced by another one of its layer, the same one for all kinds, so the control has
-    the same number of experts per layer and kind, and the same strengths, values and ranks. New experts are drawn
-    uniformly from those that the plan does not name in that layer or, if these are too few, from the whole layer.
-
-    Args:
-        plan: the plan to compare with.
-        seed: at least 0; a layer's draw depends on the seed and the layer, not on other layers.
+    Every expert of the plan is replaced by another one of its layer, the same one for all kinds, so the control has the
+    same number of experts per layer and kind, and the same strengths, values and ranks. New experts are drawn uniformly
+    from those that the plan does not name in that layer or, if these are too few, from the whole layer. A layer's draw
+    depends on the seed, at least 0, and the layer, not on other layers.
 
     Returns:
         A plan whose provenance has the seed, the original's hash and provenance, and the layers in which control and
@@ -133,9 +130,6 @@ def opposed(plan: Plan) -> Plan:
     ``soft`` and ``adaptive`` change the sign of λ, ``offset`` that of its constants; ``force`` becomes ``suppress``,
     ``on`` becomes ``off`` and ``off`` becomes ``on``.
 
-    Args:
-        plan: the plan to compare with.
-
     Raises:
         PlanError: the plan has ``suppress`` or ``ban``, which have no opposite: they do not rank experts.
     """
@@ -145,9 +139,7 @@ def opposed(plan: Plan) -> Plan:
 def with_strength(plan: Plan, strength: float) -> Plan:
     """Change the strength of a plan, for a dose-response curve; kinds without a strength do not change.
 
-    Args:
-        plan: the plan to compare with.
-        strength: as for `plan_from_experts`: ``soft`` and ``adaptive``: λ; ``offset``: the constant of every expert.
+    ``strength`` is λ of ``soft`` and ``adaptive``, and the constant of every expert of ``offset``.
 
     Raises:
         PlanError: none or several of the plan's kinds take a strength, its interventions differ in strength, or the new
@@ -215,12 +207,8 @@ def _substitute(
         substitutes[layer] = dict(zip(used, ranked, strict=False))
         if len(ranked) < len(used):
             fewer.append({"layer": layer, "wanted": len(used), "found": len(ranked)})
-    renamed = [_rename(each, substitutes[each.layer]) for each in plan.interventions if _any_left(each, substitutes)]
-    return tuple(renamed), fewer
-
-
-def _any_left(intervention: Intervention, substitutes: Mapping[int, Mapping[int, int]]) -> bool:
-    return any(expert in substitutes[intervention.layer] for expert in intervention.experts)
+    left = [each for each in plan.interventions if not substitutes[each.layer].keys().isdisjoint(each.experts)]
+    return tuple(_rename(each, substitutes[each.layer]) for each in left), fewer
 
 
 def _rename(intervention: Intervention, names: Mapping[int, int]) -> Intervention:

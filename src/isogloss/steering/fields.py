@@ -27,11 +27,7 @@ def as_integer(raw: object, name: str) -> int:
 
 
 def as_experts(raw: object, name: str) -> tuple[int, ...]:
-    """Return expert ids, each once, at least one.
-
-    Raises:
-        PlanError: the list is empty, or an entry is repeated or not an expert id.
-    """
+    """Return expert ids, at least one; PlanError where an entry is repeated or not an expert id."""
     experts: tuple[int, ...] = _sequence(raw, as_integer, f"experts of {name}")
     if not experts:
         raise PlanError(f"{name} has no experts; give at least one, or omit the intervention")
@@ -41,11 +37,7 @@ def as_experts(raw: object, name: str) -> tuple[int, ...]:
 
 
 def as_values(raw: object, n_experts: int, *, needed: bool, name: str) -> tuple[float, ...] | None:
-    """Return one finite number per expert, or None if the kind takes none.
-
-    Raises:
-        PlanError: values are missing, not allowed, too few, too many, or not numbers.
-    """
+    """Return one finite number per expert, or None if the kind takes none; PlanError where they do not fit."""
     _require(raw, "values", needed=needed, name=name)
     if raw is None:
         return None
@@ -56,11 +48,7 @@ def as_values(raw: object, n_experts: int, *, needed: bool, name: str) -> tuple[
 
 
 def as_strength(raw: object, values: tuple[float, ...] | None, *, needed: bool, name: str) -> float | None:
-    """Return a finite number whose products with the values fit float32, or None if the kind takes none.
-
-    Raises:
-        PlanError: the strength is missing, not allowed, too large, or not a number.
-    """
+    """Return a number whose products with the values fit float32, or None if the kind takes none, else PlanError."""
     _require(raw, "strength", needed=needed, name=name)
     if raw is None:
         return None
@@ -71,11 +59,7 @@ def as_strength(raw: object, values: tuple[float, ...] | None, *, needed: bool, 
 
 
 def as_languages(raw: object, name: str) -> tuple[str, ...] | None:
-    """Return full codes in ascending order, each once, at least one; None stays None.
-
-    Raises:
-        PlanError: the list is empty, or an entry is repeated or not a language code.
-    """
+    """Return full codes in ascending order, each once, at least one, else PlanError; None stays None."""
     if raw is None:
         return None
     try:

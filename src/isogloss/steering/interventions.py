@@ -28,7 +28,6 @@ at most ``top_k`` of them, so all are selected, with equal weights, however the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
@@ -44,7 +43,7 @@ from isogloss.steering.fields import FLOAT32_MAX, as_experts, as_integer, as_lan
 __all__ = [
     "KINDS",
     "PHASES",
-    "Array",
+    "AnyArray",
     "Intervention",
     "Kind",
     "LayerEdit",
@@ -54,7 +53,7 @@ __all__ = [
     "edit_layer",
 ]
 
-Array: TypeAlias = Any
+AnyArray: TypeAlias = Any
 """An array of NumPy or a tensor of torch."""
 
 Kind: TypeAlias = Literal["soft", "force", "suppress", "ban", "adaptive", "offset", "on", "off"]
@@ -65,11 +64,15 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 _TAKES_STRENGTH = ("soft", "adaptive")
 _TAKES_VALUES = ("adaptive", "offset")
-_ARRAYS = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_rank", "force_lift", "ban")
+_ARRAYS = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_rank", "force_lift", "least_score", "ban")
 _BOTH: Literal["both"] = "both"
-_MARGIN = 0.01  # distance of on and off from the extreme logit
+_MARGIN = float(np.float32(0.01))  # distance of on and off from the extreme logit
 _LEAST_MARGIN = 2.0**-20  # relative to the logit: eight times float32's spacing; exceeds _MARGIN above 10^4
 _FORCE_STEP = 2.0**-16  # 128 times the spacing of float32, so ranks survive rounding and a float32 softmax
+_SCORE_STEP = 2.0**-20  # of what forced experts score: 16 times the spacing of float32
+_BOUNDS = {"on": (_LEAST_MARGIN, -FLOAT32_MAX), "off": (-_LEAST_MARGIN, FLOAT32_MAX), "ban": (-np.inf, np.inf)}
+"""By kind: the number of an expert that it names, and of all others: a distance that is finite, so that the gradient of
+what it is multiplied by is a number."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,7 @@ class Intervention:
         return self.phase in (phase, _BOTH)
 
     def applies_to(self, language: str | None) -> bool:
-        """Return whether it edits a request in a language.
-
-        Args:
-            language: full code; None is edited only by interventions without languages.
-        """
+        """Return whether it edits a request in a language; None is edited only by interventions without languages."""
         return self.languages is None or language in self.languages
 
     def to_json(self) -> dict[str, Any]:
@@ -163,34 +162,38 @@ class LayerEdit:
     """All interventions of one layer as dense arrays ``[n_experts]``; None for unused kinds.
 
     Arrays broadcast against the logits: an engine whose forward pass mixes tokens with different edits may use
-    ``[n_tokens, n_experts]``, one row per token. Zeros, False and, in ``force_lift``, minus infinity change nothing.
+    ``[n_tokens, n_experts]``, one row per token. They are such that each kind takes few operations: experts that a kind
+    does not name have the value that changes nothing.
 
     Attributes:
         n_experts: width of the logits that this edit fits.
-        soft: float32, λ.
-        adaptive: float32, λ·w.
-        offset: float32, constants.
+        soft: float32, λ; else 0.
+        adaptive: float32, λ·w; else 0.
+        offset: float32, constants; else 0.
         suppress: bool.
-        on: bool.
-        off: bool.
+        on: float32, distance above the row's maximum, relative to its size; else the smallest float32.
+        off: float32, distance from the row's minimum, negative, relative to its size; else the largest float32.
         force_rank: integer; 0 = not forced, 1 = first choice.
-        force_lift: float32, steps above the row's maximum, minus infinity where not forced (from ``force_rank``).
-        ban: bool.
+        force_lift: float32, distance above the row's maximum, relative to its size; else the smallest float32.
+        least_score: float32, where an expert is forced or banned: what `apply_choice` raises scores to; near the
+            largest float32 where forced, else the smallest one.
+        ban: float32, minus infinity; else plus infinity.
     """
 
     n_experts: int
-    soft: Array = None
-    adaptive: Array = None
-    offset: Array = None
-    suppress: Array = None
-    on: Array = None
-    off: Array = None
-    force_rank: Array = None
-    force_lift: Array = None
-    ban: Array = None
+    soft: AnyArray = None
+    adaptive: AnyArray = None
+    offset: AnyArray = None
+    suppress: AnyArray = None
+    on: AnyArray = None
+    off: AnyArray = None
+    force_rank: AnyArray = None
+    force_lift: AnyArray = None
+    least_score: AnyArray = None
+    ban: AnyArray = None
 
     @property
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, AnyArray]:
         """The arrays that are present, by name."""
         named = {name: getattr(self, name) for name in _ARRAYS}
         return {name: array for name, array in named.items() if array is not None}
@@ -203,9 +206,9 @@ class LayerEdit:
     @property
     def fixes_choice(self) -> bool:
         """Whether an expert is forced or banned, so that `apply_choice` is needed."""
-        return self.force_lift is not None or self.ban is not None
+        return self.least_score is not None
 
-    def to(self, like: Array) -> LayerEdit:
+    def to(self, like: AnyArray) -> LayerEdit:
         """Copy the arrays to the namespace and device of ``like``; do it once, not in every forward pass."""
         xp = array_api_compat.array_namespace(like)
         device = array_api_compat.device(like)
@@ -214,11 +217,9 @@ class LayerEdit:
 
 
 def edit_layer(interventions: Iterable[Intervention], n_experts: int) -> LayerEdit:
-    """Combine the interventions of one layer into dense NumPy arrays.
+    """Combine the interventions of one layer into dense NumPy arrays; those that add up to zero leave the edit empty.
 
-    Args:
-        interventions: of one layer; their ``layer`` is ignored. Forced experts rank in the given order.
-        n_experts: routed experts of the layer.
+    Forced experts rank in the given order; the interventions' ``layer`` is ignored.
 
     Raises:
         PlanError: an expert id is not below ``n_experts``.
@@ -228,13 +229,17 @@ def edit_layer(interventions: Iterable[Intervention], n_experts: int) -> LayerEd
         if max(intervention.experts) >= n_experts:
             raise PlanError(f"expert {max(intervention.experts)} is out of range; the layer has {n_experts} experts")
         _add(dense, intervention, n_experts)
+    if "force_rank" in dense or "ban" in dense:
+        rank = dense.get("force_rank", np.zeros(n_experts, dtype=np.int64))
+        best = FLOAT32_MAX * (1.0 - _SCORE_STEP * rank)
+        dense["least_score"] = np.where(rank > 0, best, -FLOAT32_MAX).astype(np.float32)
     if "force_rank" in dense:
-        rank = dense["force_rank"]
-        dense["force_lift"] = np.where(rank > 0, rank.max() + 1.0 - rank, -np.inf).astype(np.float32)
-    return LayerEdit(n_experts, **dense)
+        steps = rank.max() + 1.0 - rank
+        dense["force_lift"] = np.where(rank > 0, _FORCE_STEP * steps, -FLOAT32_MAX).astype(np.float32)
+    return LayerEdit(n_experts, **{name: array for name, array in dense.items() if array.any()})
 
 
-def apply_edit(logits: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
+def apply_edit(logits: AnyArray, edit: LayerEdit, *, xp: Any = None) -> AnyArray:  # noqa: ANN401 - a module
     """Edit the router logits of any number of tokens.
 
     Scoring and selection must use the result in float32: in bfloat16, forced experts tie with the maximum.
@@ -263,10 +268,14 @@ def apply_edit(logits: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # n
     edited = _add_shifts(xp, edited, edit)
     if edit.suppress is not None:
         edited = xp.where(edit.suppress, xp.min(edited, axis=-1, keepdims=True), edited)
-    return _force_and_ban(xp, _on_and_off(xp, edited, edit), edit)
+    edited = _on_and_off(xp, edited, edit)
+    if edit.force_lift is not None:
+        top = xp.max(edited, axis=-1, keepdims=True)
+        edited = xp.maximum(edited, _beyond(xp, top, edit.force_lift, 1.0))
+    return edited if edit.ban is None else xp.minimum(edited, edit.ban)
 
 
-def apply_choice(scores: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  # noqa: ANN401 - a module
+def apply_choice(scores: AnyArray, edit: LayerEdit, *, xp: Any = None) -> AnyArray:  # noqa: ANN401 - a module
     """Make forced experts the best and banned experts the worst of the scores that are ranked.
 
     Args:
@@ -285,58 +294,61 @@ def apply_choice(scores: Array, edit: LayerEdit, *, xp: Any = None) -> Array:  #
     xp, edited = _in_float32(scores, edit, xp)
     if 0 in scores.shape:
         return edited
-    return _force_and_ban(xp, xp.maximum(edited, xp.full_like(edited, -FLOAT32_MAX)), edit)
+    return xp.clip(edited, edit.least_score, edit.ban) if edit.fixes_choice else edited
 
 
-def _in_float32(logits: Array, edit: LayerEdit, xp: Any) -> tuple[Array, Array]:  # noqa: ANN401 - a module
+def _in_float32(logits: AnyArray, edit: LayerEdit, xp: Any) -> tuple[AnyArray, AnyArray]:  # noqa: ANN401 - a module
     if logits.shape[-1] != edit.n_experts:
         raise PlanError(f"the logits are {logits.shape[-1]} wide; this edit is for {edit.n_experts} experts")
     xp = xp or array_api_compat.array_namespace(logits, *edit.arrays.values())
-    return xp, xp.astype(logits, xp.float32, copy=False)
+    return xp, logits if logits.dtype == xp.float32 else xp.astype(logits, xp.float32)
 
 
-def _on_and_off(xp: Array, logits: Array, edit: LayerEdit) -> Array:
+def _add_shifts(xp: AnyArray, logits: AnyArray, edit: LayerEdit) -> AnyArray:
+    shifted = logits
+    if edit.soft is not None:
+        shifted = _plus_product(xp, shifted, edit.soft, xp.std(logits, axis=-1, correction=0, keepdims=True))
+    if edit.adaptive is not None:
+        shifted = _plus_product(xp, shifted, edit.adaptive, xp.abs(logits))
+    return shifted if edit.offset is None else shifted + edit.offset
+
+
+def _on_and_off(xp: AnyArray, logits: AnyArray, edit: LayerEdit) -> AnyArray:
     edited = logits
     if edit.on is not None:
         top = xp.max(logits, axis=-1, keepdims=True)
-        edited = xp.where(edit.on, top + _margin(xp, top), edited)
+        edited = xp.maximum(edited, _beyond(xp, top, edit.on, _MARGIN / _LEAST_MARGIN))
     if edit.off is not None:
         bottom = xp.min(logits, axis=-1, keepdims=True)
-        edited = xp.where(edit.off, bottom - _margin(xp, bottom), edited)
+        edited = xp.minimum(edited, _beyond(xp, bottom, edit.off, _MARGIN / _LEAST_MARGIN))
     return edited
 
 
-def _margin(xp: Array, edge: Array) -> Array:
-    """Return 0.01, or more for logits so large that float32 could not represent the difference."""
-    return xp.maximum(_LEAST_MARGIN * xp.abs(edge), xp.full_like(edge, _MARGIN))
+def _beyond(xp: AnyArray, edge: AnyArray, distance: AnyArray, least_size: float) -> AnyArray:
+    """Return each expert's logit at its distance from an extreme one, relative to that one's size."""
+    size = xp.abs(edge)
+    if _is_torch(xp):
+        return _plus_product(xp, edge, distance, xp.clamp_min(size, least_size))
+    with np.errstate(over="ignore"):  # of experts that are not named: infinitely far is beyond every logit too
+        return _plus_product(xp, edge, distance, xp.maximum(size, least_size))
 
 
-def _force_and_ban(xp: Array, logits: Array, edit: LayerEdit) -> Array:
-    edited = logits
-    if edit.force_lift is not None:
-        top = xp.max(edited, axis=-1, keepdims=True)
-        step = _FORCE_STEP * xp.maximum(xp.abs(top), xp.ones_like(top))
-        edited = xp.maximum(edited, top + step * edit.force_lift)
-    if edit.ban is not None:
-        edited = xp.where(edit.ban, xp.full_like(edited[..., :1], -math.inf), edited)
-    return edited
+def _plus_product(xp: AnyArray, terms: AnyArray, factors: AnyArray, others: AnyArray) -> AnyArray:
+    return xp.addcmul(terms, factors, others) if _is_torch(xp) else terms + factors * others
 
 
-def _add_shifts(xp: Array, logits: Array, edit: LayerEdit) -> Array:
-    shifted = logits
-    if edit.soft is not None:
-        shifted = shifted + edit.soft * xp.std(logits, axis=-1, correction=0, keepdims=True)
-    if edit.adaptive is not None:
-        shifted = shifted + edit.adaptive * xp.abs(logits)
-    if edit.offset is not None:
-        shifted = shifted + edit.offset
-    return shifted
+def _is_torch(xp: AnyArray) -> bool:
+    """Whether the namespace has torch's own functions, which take fewer operations than the standard's."""
+    return hasattr(xp, "addcmul")
 
 
 def _add(dense: dict[str, npt.NDArray[Any]], intervention: Intervention, n_experts: int) -> None:
     kind, experts = intervention.kind, list(intervention.experts)
-    if kind in ("suppress", "on", "off", "ban"):
+    if kind == "suppress":
         dense.setdefault(kind, np.zeros(n_experts, dtype=np.bool_))[experts] = True
+    elif kind in _BOUNDS:
+        value, neutral = _BOUNDS[kind]
+        dense.setdefault(kind, np.full(n_experts, neutral, dtype=np.float32))[experts] = value
     elif kind == "force":
         rank = dense.setdefault("force_rank", np.zeros(n_experts, dtype=np.int64))
         rank[experts] = rank.max() + 1 + np.arange(len(experts))

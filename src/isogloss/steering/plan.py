@@ -14,19 +14,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from isogloss.errors import PlanError
-from isogloss.files import decode, parse_json, write_atomically
+from isogloss.files import decode, parse_json, read_bytes, write_atomically
+from isogloss.folders import require_file
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.routing import Fingerprint
+from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span
 from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEdit, Phase, edit_layer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PLAN_SCHEMA_VERSION", "Plan", "check_plan", "compile_layer", "parse_plan", "read_plan", "write_plan"]
+__all__ = ["PLAN_SCHEMA_VERSION", "Plan", "compile_layer", "parse_plan", "read_plan", "require_plan_file", "write_plan"]
 
 PLAN_SCHEMA_VERSION = 1
 
@@ -58,20 +60,22 @@ class Plan(Shown):
     interventions: tuple[Intervention, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    noun: ClassVar[str] = "plan"
+    remedy: ClassVar[str] = "capture this one and make a plan for it with `isogloss plan`"
+
     def __post_init__(self) -> None:
-        _check_fingerprint(self.fingerprint)
+        check_fingerprint(self.fingerprint, "plan")
         interventions = tuple(sorted(self.interventions, key=_sort_key))
         object.__setattr__(self, "interventions", interventions)
-        object.__setattr__(self, "provenance", _as_json(self.provenance))
+        object.__setattr__(self, "provenance", as_provenance(self.provenance))
         for layer in {intervention.layer for intervention in interventions}:
             _check_layer(layer, [each for each in interventions if each.layer == layer], self.fingerprint)
 
     def __repr__(self) -> str:
         kinds = ", ".join(sorted({each.kind for each in self.interventions})) or "empty"
         layers = f" in {len(self.layers)} layers, {self.layers[0]} to {self.layers[-1]}" if self.layers else ""
-        n_experts = len({(each.layer, expert) for each in self.interventions for expert in each.experts})
         languages = f", rules for {', '.join(self.languages)}" if self.languages else ""
-        return f"Plan({self.fingerprint.model_type}: {kinds}; {n_experts} experts{layers}{languages})"
+        return f"Plan({self.fingerprint.model_type}: {kinds}; {self.n_experts} experts{layers}{languages})"
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per intervention and expert.
@@ -108,6 +112,20 @@ class Plan(Shown):
         """Whether some intervention edits the tokens of one phase only."""
         return bool(self.phases)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no intervention, so that it changes nothing."""
+        return not self.interventions
+
+    @property
+    def n_experts(self) -> int:
+        """Number of experts that interventions name, over all layers."""
+        return len({(each.layer, expert) for each in self.interventions for expert in each.experts})
+
+    def applies_to(self, language: str | None) -> bool:
+        """Whether any intervention edits requests in a language; None is of an unknown one."""
+        return any(each.applies_to(language) for each in self.interventions)
+
     def for_request(self, language: str | None) -> Plan:
         """Select the interventions for a request in a language: the unconditional ones and those of the language.
 
@@ -140,7 +158,7 @@ class Plan(Shown):
     @property
     def sha256(self) -> str:
         """Hash of the canonical JSON (sorted keys, no white space, UTF-8), whatever the file's formatting."""
-        return hashlib.sha256(_canonical(self.to_json())).hexdigest()
+        return hashlib.sha256(canonical(self.to_json())).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types, with ``schema_version``."""
@@ -174,36 +192,10 @@ class Plan(Shown):
             raise PlanError(f"the plan is malformed: {error}") from error
 
 
-def check_plan(plan: Plan, fingerprint: Fingerprint) -> None:
-    """Raise PlanError if a plan was made for another model.
-
-    Args:
-        plan: the plan.
-        fingerprint: of the model to steer.
-
-    Raises:
-        PlanError: the message has every field that differs, with the plan's and the model's values.
-    """
-    differences = plan.fingerprint.differences(fingerprint)
-    if differences:
-        lines = [f"{name}: expected {ours!r}, found {theirs!r}" for name, (ours, theirs) in differences.items()]
-        raise PlanError(
-            f"the plan was made for another model ({'; '.join(lines)}); load that model, "
-            "or capture this one and make a plan for it with `isogloss plan`"
-        )
-
-
 def compile_layer(plan: Plan, layer: int, n_experts: int, *, phase: Phase | None = None) -> LayerEdit:
-    """Convert the interventions of one layer to dense arrays; the edit is empty if the plan does not steer the layer.
+    """Convert the interventions of one layer to dense NumPy arrays; the edit of a layer without any is empty.
 
-    Args:
-        plan: the plan, without conditions on languages.
-        layer: 0-based position in the whole decoder stack; a routed layer of the plan's model.
-        n_experts: routed experts of that layer.
-        phase: of the tokens to edit; None for one edit for both phases.
-
-    Returns:
-        NumPy arrays; move them once with `LayerEdit.to`, then use `apply_edit`.
+    Move the arrays once with `LayerEdit.to`, then use `apply_edit`. Without a phase there is one edit for both phases.
 
     Raises:
         PlanError: the plan's model has no such routed layer, or another number of experts; interventions of the layer
@@ -211,7 +203,9 @@ def compile_layer(plan: Plan, layer: int, n_experts: int, *, phase: Phase | None
     """
     expected = plan.fingerprint
     if layer not in expected.layers:
-        raise PlanError(f"layer {layer} is not a routed layer of the plan's model; expected {_span(expected.layers)}")
+        raise PlanError(
+            f"layer {layer} is not a routed layer of the plan's model; expected {layer_span(expected.layers)}"
+        )
     if n_experts != expected.n_experts:
         raise PlanError(f"layer {layer} has {n_experts} experts; the plan expects {expected.n_experts}")
     of_layer = [each for each in plan.interventions if each.layer == layer]
@@ -234,15 +228,11 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Raises:
         PlanError: the file is missing, too large, not strict JSON, or not a valid plan.
     """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}; make one with `isogloss plan`") from error
-    if len(content) > _LARGEST_FILE:
-        raise PlanError(
-            f"{path} is larger than {_LARGEST_FILE // 2**20} MiB, which is too large for a plan; check the path"
-        )
+    place = Path(path)
+    if not place.exists() or place.is_dir():
+        found = "it is a folder" if place.is_dir() else "no such file"
+        raise PlanError(f"cannot read the plan {path}: {found}; expected a plan's file: make one with `isogloss plan`")
+    content = read_bytes(place, most=_LARGEST_FILE, error=PlanError)
     try:
         return parse_plan(content)
     except PlanError as error:
@@ -257,13 +247,33 @@ def parse_plan(content: bytes | str) -> Plan:
         raise PlanError(f"the plan is not a JSON file: {error}; make a plan with `isogloss plan`") from error
 
 
-def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
+def write_plan(plan: Plan, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a plan atomically.
 
+    Args:
+        plan: of any interventions.
+        path: new, or of a plan, which is replaced.
+        force: replace a file of any kind.
+
     Raises:
-        FileError: the folder is missing or cannot be written.
+        FileError: the folder is missing or cannot be written, or the file is of another kind.
     """
+    require_plan_file(path, force=force)
     write_atomically(Path(path), _format(plan).encode())
+
+
+def require_plan_file(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Refuse a file that `write_plan` would refuse, by the same error."""
+    require_file(Path(path), "plan", _is_plan, force=force)
+
+
+def _is_plan(content: bytes) -> bool:
+    """Recognise a plan of any version, formatted by whatever program."""
+    try:
+        raw = parse_json(content)
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and set(raw) >= set(_FIELDS)
 
 
 def _format(plan: Plan) -> str:
@@ -286,35 +296,6 @@ def _block(entry: Mapping[str, Any]) -> str:
     return "    {" + ",\n     ".join([", ".join(pairs.values()), *lists]) + "}"
 
 
-def _canonical(value: object) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
-
-
-def _as_json(provenance: object) -> dict[str, Any]:
-    """Convert the provenance to JSON types, so that the plan equals the one read back from its file."""
-    if not isinstance(provenance, Mapping):
-        raise PlanError(f"provenance is a {type(provenance).__name__}; expected a mapping of JSON types")
-    try:
-        copied: dict[str, Any] = json.loads(_canonical(dict(provenance)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PlanError(f"the provenance cannot be written as JSON: {error}; expected finite JSON types") from error
-    return copied
-
-
-def _check_fingerprint(fingerprint: Fingerprint) -> None:
-    """Raise PlanError if no model can have this fingerprint."""
-    counts = (fingerprint.n_experts, fingerprint.top_k, *fingerprint.layers)
-    texts = (fingerprint.model_type, fingerprint.router_sha256)
-    typed = all(type(count) is int for count in counts)
-    typed = typed and all(isinstance(text, str) and text.isprintable() for text in texts)
-    if not typed or min(fingerprint.layers, default=0) < 0 or not 1 <= fingerprint.top_k <= fingerprint.n_experts:
-        raise PlanError(
-            f"the plan's {fingerprint} is invalid; expected texts, integers, layers of at least 0, "
-            "and 1 <= top_k <= n_experts"
-        )
-
-
 def _sort_key(intervention: Intervention) -> tuple[Any, ...]:
     """Order by layer, kind, experts and conditions; ``force`` of one layer tie, so a stable sort keeps their order."""
     place = intervention.layer, KINDS.index(intervention.kind)
@@ -326,7 +307,7 @@ def _sort_key(intervention: Intervention) -> tuple[Any, ...]:
 def _check_layer(layer: int, interventions: list[Intervention], fingerprint: Fingerprint) -> None:
     """Raise PlanError for interventions that the router cannot apply or that contradict each other."""
     if layer not in fingerprint.layers:
-        raise PlanError(f"layer {layer} is not a routed layer of the model; expected {_span(fingerprint.layers)}")
+        raise PlanError(f"layer {layer} is not a routed layer of the model; expected {layer_span(fingerprint.layers)}")
     last = fingerprint.n_experts - 1
     for each in interventions:
         if max(each.experts) > last:
@@ -373,10 +354,3 @@ def _check_choice(place: str, named: Mapping[str, list[int]], fingerprint: Finge
     if left < top_k:
         most = fingerprint.n_experts - top_k
         raise PlanError(f"{place}: ban leaves {left} experts; a token chooses {top_k}: ban at most {most}")
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    if not layers:
-        return "none: the fingerprint has no routed layer"
-    contiguous = layers == tuple(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]} to {layers[-1]}" if contiguous else ", ".join(map(str, layers))

@@ -9,7 +9,7 @@ from models import ITEM_IDS, TEXTS, choose_the_worst, each_family, tiny, tokeniz
 from slow import slow_but
 
 from isogloss import routing
-from isogloss.backends.huggingface import CaptureOptions, capture, prove, prove_routers
+from isogloss.backends.huggingface import CaptureOptions, prove, prove_routers
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import CorpusError, ModelError
 
@@ -51,13 +51,13 @@ def test_sparsemixer_is_proven_in_16_bits():
 def test_library_records_the_logits_that_we_capture(family):
     """Profiles equal those from ``output_router_logits=True``, the library's own road, one text at a time."""
     loaded = tiny(family)
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=ALL)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=ALL)
     for item, text in enumerate(TEXTS):
         with torch.no_grad():
             output = loaded.model(**loaded.tokenizer(text, return_tensors="pt"), output_router_logits=True)
         recorded = output.router_logits[2::3] if loaded.family.other_routers else output.router_logits
-        assert len(recorded) == len(loaded.routers)
-        for layer, (router, found) in enumerate(zip(loaded.routers, recorded, strict=True)):
+        assert len(recorded) == len(loaded.router_modules)
+        for layer, (router, found) in enumerate(zip(loaded.router_modules, recorded, strict=True)):
             logits = found.log().numpy() if loaded.family.returns == "probabilities" else found.numpy()
             chosen = routing.route(logits, router.spec, router.selection_bias(), expert_scale=router.expert_scale())
             counts = routing.selections(chosen.expert_ids, router.spec.n_experts)
@@ -70,8 +70,8 @@ def test_library_records_the_logits_that_we_capture(family):
 def test_batches_change_nothing(family, batch_tokens):
     """One text per forward, a few, or all together give the same selections, and profiles to rounding."""
     loaded = tiny(family)
-    alone = capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=1))
-    batched = capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=batch_tokens))
+    alone = loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=1))
+    batched = loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=batch_tokens))
     np.testing.assert_array_equal(batched.selections, alone.selections)
     np.testing.assert_array_equal(batched.tokens, alone.tokens)
     np.testing.assert_allclose(batched.profiles, alone.profiles, atol=1e-6)
@@ -85,13 +85,13 @@ def test_padding_side_changes_no_choice(family, side):
     loaded = tiny(family)
     if side == "left" and not loaded.family.left_padding:
         pytest.skip(f"left padding changes what {family} attends to; its prompts are answered one by one")
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=ALL)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=ALL)
     batch = loaded.tokenizer(list(TEXTS), return_tensors="pt", padding=True, padding_side=side)
     real = batch["attention_mask"].bool().flatten()
     item = torch.arange(len(TEXTS)).repeat_interleave(batch["input_ids"].shape[1])[real]
     position = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    n_experts = loaded.routers[0].spec.n_experts
-    counts = torch.zeros(len(TEXTS), len(loaded.routers), n_experts, dtype=torch.long)
+    n_experts = loaded.router_modules[0].spec.n_experts
+    counts = torch.zeros(len(TEXTS), len(loaded.router_modules), n_experts, dtype=torch.long)
 
     def count(index, output):
         ids = output.expert_ids
@@ -109,7 +109,7 @@ def test_cache_equals_full_forward(family):
     loaded = tiny(family)
     full = by_hand(loaded, TEXTS[1])
     ids = loaded.tokenizer(TEXTS[1], return_tensors="pt")["input_ids"]
-    steps = [[] for _ in loaded.routers]
+    steps = [[] for _ in loaded.router_modules]
     cache = None
     with watch_routers(loaded, lambda i, output: steps[i].append(output.expert_ids)), torch.no_grad():
         for token in ids[0]:
@@ -122,9 +122,9 @@ def test_cache_equals_full_forward(family):
 def test_counts_add_up(family):
     """Selections sum to top-k times tokens, profiles to 1, and entropy lies between 0 and log n_experts."""
     loaded = tiny(family)
-    captured = capture(loaded, TEXTS, ITEM_IDS)
-    spec = loaded.routers[0].spec
-    expected = spec.top_k * captured.tokens[:, None].repeat(len(loaded.routers), 1)
+    captured = loaded.capture(TEXTS, ITEM_IDS)
+    spec = loaded.router_modules[0].spec
+    expected = spec.top_k * captured.tokens[:, None].repeat(len(loaded.router_modules), 1)
     np.testing.assert_array_equal(captured.selections.sum(-1), expected)
     np.testing.assert_allclose(captured.profiles.sum(-1), 1, atol=1e-5)
     assert (captured.entropy >= 0).all()
@@ -135,7 +135,7 @@ def test_content_leaves_special_tokens_out():
     """``content`` counts one token less per text than ``all``: the begin-of-text token."""
     loaded = tiny("olmoe")
     content, everything = (
-        capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(token_scope=s)) for s in ("content", "all")
+        loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(token_scope=s)) for s in ("content", "all")
     )
     np.testing.assert_array_equal(everything.tokens - content.tokens, 1)
     lengths = [len(tokenizer()(text)["input_ids"]) for text in TEXTS]
@@ -145,7 +145,7 @@ def test_content_leaves_special_tokens_out():
 def test_consistency_equals_the_definition():
     """The device's consistency is that of the reference, over all tokens where there are at most 64."""
     loaded = tiny("olmoe")
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=ALL)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=ALL)
     for item, text in enumerate(TEXTS):
         outputs = by_hand(loaded, text)
         if len(outputs[0][1]) <= 64:
@@ -157,27 +157,27 @@ def test_consistency_samples_do_not_depend_on_neighbours():
     """A long text's sampled tokens are the same whatever it is captured with."""
     loaded = tiny("olmoe")
     long = " ".join(TEXTS * 2)
-    alone = capture(loaded, [long], ["long"])
-    together = capture(loaded, [*TEXTS, long], [*ITEM_IDS, "long"])
+    alone = loaded.capture([long], ["long"])
+    together = loaded.capture([*TEXTS, long], [*ITEM_IDS, "long"])
     np.testing.assert_allclose(together.consistency[-1], alone.consistency[0], atol=1e-6)
 
 
 def test_empty_text_is_refused_by_name():
     """A text without a token to count is an error that names the item."""
     with pytest.raises(CorpusError, match="item-empty"):
-        capture(tiny("olmoe"), ["fine", ""], ["item-0", "item-empty"])
+        tiny("olmoe").capture(["fine", ""], ["item-0", "item-empty"])
 
 
 def test_too_long_text_is_refused_by_name():
     """A text beyond the model's positions is never cut in silence."""
     with pytest.raises(CorpusError, match=r"item-long has .* tokens; the model takes 512"):
-        capture(tiny("olmoe"), ["a b " * 600], ["item-long"])
+        tiny("olmoe").capture(["a b " * 600], ["item-long"])
 
 
 def test_bypassed_router_is_an_error():
     """A block that computes its routing without calling the router module is refused, not captured as zeros."""
     loaded = tiny("olmoe")
-    block, router = loaded.model.model.layers[2].mlp, loaded.routers[2].module
+    block, router = loaded.model.model.layers[2].mlp, loaded.router_modules[2].module
 
     def fused(hidden):
         _, weights, ids = router.forward(hidden.view(-1, 32))
@@ -199,7 +199,7 @@ def test_router_that_chooses_otherwise_is_an_error():
 def test_no_hook_is_left():
     """After a capture, and after one that raised, no router carries a hook."""
     loaded = tiny("olmoe")
-    capture(loaded, TEXTS, ITEM_IDS)
+    loaded.capture(TEXTS, ITEM_IDS)
     with pytest.raises(CorpusError):
-        capture(loaded, [""], ["item"])
-    assert not any(router.module._forward_hooks for router in loaded.routers)
+        loaded.capture([""], ["item"])
+    assert not any(router.module._forward_hooks for router in loaded.router_modules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,16 +15,14 @@ from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
 
 from isogloss import routing
-from isogloss.backends.huggingface import CaptureOptions, capture, steer
-from isogloss.backends.huggingface.capture import counted_ids
-from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.huggingface import CaptureOptions, steer
 from isogloss.backends.huggingface.watch import watch_inputs, watch_routers
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, ModelError, RunError
 from isogloss.runs import merge, open_run
 from isogloss.steering import Intervention, Plan
-from isogloss.workflows.capture import CaptureRequest, capture_corpus
+from isogloss.workflows.capture import capture_corpus
 
 ALL = CaptureOptions(token_scope="all")
 WRITTEN = CaptureOptions(phase="generation", new_tokens=6)
@@ -64,11 +63,11 @@ def by_token(loaded, text):
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
 def test_vocabulary_counts_every_counted_token(batch_tokens):
     """Ids ascend, and each stands with the number of times it was counted in all texts; padding is none of them."""
-    captured = capture(tiny("olmoe"), TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=batch_tokens))
+    captured = tiny("olmoe").capture(TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=batch_tokens))
     expected = Counter(token for text in TEXTS for token in content(text))
     assert captured.vocabulary.tolist() == sorted(expected)
     assert captured.vocabulary_counts.tolist() == [expected[token] for token in sorted(expected)]
-    everything = capture(tiny("olmoe"), TEXTS, ITEM_IDS, options=ALL)
+    everything = tiny("olmoe").capture(TEXTS, ITEM_IDS, options=ALL)
     assert dict(zip(everything.vocabulary.tolist(), everything.vocabulary_counts.tolist(), strict=True)) == {
         **expected,
         tokenizer().bos_token_id: len(TEXTS),
@@ -84,9 +83,9 @@ def test_distinct_profiles_leave_out_the_tokens_of_the_pivot(batch_tokens):
     loaded = tiny("olmoe")
     pivot = [TEXTS[0], TEXTS[4]]
     options = CaptureOptions(batch_tokens=batch_tokens)
-    ids = counted_ids(loaded, pivot, ["a", "b"], options)
+    ids = loaded.counted_ids(pivot, ["a", "b"], options)
     assert ids.tolist() == sorted({token for text in pivot for token in content(text)})
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=options, pivot_ids=ids)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=options, pivot_ids=ids)
     for item, text in enumerate(TEXTS):
         kept = [position for position, token in enumerate(content(text)) if token not in set(ids.tolist())]
         assert captured.distinct_tokens[item] == len(kept)
@@ -100,9 +99,9 @@ def test_distinct_profiles_leave_out_the_tokens_of_the_pivot(batch_tokens):
 def test_asking_for_controls_changes_nothing_else():
     """Full profiles, selections and the rest are the same bits with all controls and with none."""
     loaded = tiny("olmoe")
-    plain = capture(loaded, TEXTS, ITEM_IDS).arrays()
+    plain = loaded.capture(TEXTS, ITEM_IDS).arrays()
     options = CaptureOptions(hidden_states=True)
-    controlled = capture(loaded, TEXTS, ITEM_IDS, options=options, pivot_ids=np.arange(0, 400, 2)).arrays()
+    controlled = loaded.capture(TEXTS, ITEM_IDS, options=options, pivot_ids=np.arange(0, 400, 2)).arrays()
     assert controlled.keys() - plain.keys() == {"distinct_profiles", "distinct_tokens", "hidden"}
     for name, array in plain.items():
         np.testing.assert_array_equal(controlled[name], array, strict=True)
@@ -125,13 +124,13 @@ def read_by_hand(loaded, text):
 
     handles = [
         router.module.register_forward_pre_hook(hook(index), with_kwargs=True)
-        for index, router in enumerate(loaded.routers)
+        for index, router in enumerate(loaded.router_modules)
     ]
     with torch.no_grad():
         loaded.model(**loaded.tokenizer(text, return_tensors="pt"))
     for handle in handles:
         handle.remove()
-    return torch.stack([read[index] for index in range(len(loaded.routers))])
+    return torch.stack([read[index] for index in range(len(loaded.router_modules))])
 
 
 @each_family()
@@ -147,7 +146,7 @@ def test_hidden_states_are_what_the_routers_are_handed(family):
     expected = np.array([[mean.numpy() for mean in layers] for layers in expected])
     for batch_tokens in (1, 100_000):
         options = CaptureOptions(hidden_states=True, batch_tokens=batch_tokens)
-        captured = capture(loaded, texts, ids, options=options)
+        captured = loaded.capture(texts, ids, options=options)
         assert captured.hidden.dtype == np.float32
         np.testing.assert_allclose(captured.hidden, expected, atol=2e-5)
 
@@ -157,11 +156,11 @@ def test_routers_are_linear_in_their_hidden_states(family):
     """The router's matrix times the mean hidden state is the mean of its logits, so this is what it multiplies."""
     loaded = tiny(family)
     options = CaptureOptions(hidden_states=True, token_scope="all")
-    captured = capture(loaded, TEXTS[1:2], ITEM_IDS[:1], options=options)
+    captured = loaded.capture(TEXTS[1:2], ITEM_IDS[:1], options=options)
     seen = []
     with watch_routers(loaded, lambda _i, output: seen.append(output.router_logits.float())), torch.no_grad():
         loaded.decoder(**loaded.tokenizer(TEXTS[1], return_tensors="pt"), use_cache=False)
-    for layer, (router, logits) in enumerate(zip(loaded.routers, seen, strict=True)):
+    for layer, (router, logits) in enumerate(zip(loaded.router_modules, seen, strict=True)):
         product = captured.hidden[0, layer] @ router.weight().numpy().T[:, : router.spec.n_experts]
         bias = dict(router.module.named_parameters()).get("bias", torch.zeros(1)).detach().numpy()
         np.testing.assert_allclose(product + bias, logits.mean(0).numpy(), atol=2e-5)
@@ -180,17 +179,17 @@ def test_routers_are_linear_in_their_hidden_states(family):
 def test_a_router_that_reads_something_else_is_an_error(change, message):
     """What cannot be told to be one hidden state per token is refused with the layer, not averaged."""
     loaded = tiny("olmoe")
-    loaded.routers[2].module.register_forward_pre_hook(lambda _m, inputs: (change(inputs[0]),))
+    loaded.router_modules[2].module.register_forward_pre_hook(lambda _m, inputs: (change(inputs[0]),))
     with pytest.raises(ModelError, match=f"the router of layer 2 {message}.*capture without hidden states"):
-        capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(hidden_states=True))
+        loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(hidden_states=True))
 
 
 def test_inputs_by_name_are_read():
     """A block that hands hidden states over by name is read as one that hands them by position."""
     loaded = tiny("olmoe")
     options = CaptureOptions(hidden_states=True)
-    expected = capture(loaded, TEXTS, ITEM_IDS, options=options)
-    router = loaded.routers[1].module
+    expected = loaded.capture(TEXTS, ITEM_IDS, options=options)
+    router = loaded.router_modules[1].module
     call = type(router).__call__
     block = loaded.model.model.layers[1].mlp
 
@@ -200,16 +199,16 @@ def test_inputs_by_name_are_read():
 
     router.__class__ = ByName
     assert block.gate is router
-    np.testing.assert_array_equal(capture(loaded, TEXTS, ITEM_IDS, options=options).hidden, expected.hidden)
+    np.testing.assert_array_equal(loaded.capture(TEXTS, ITEM_IDS, options=options).hidden, expected.hidden)
 
 
 def test_no_hook_is_left_on_any_router():
     """After a capture with hidden states, and after an error inside, no router carries a hook."""
     loaded = tiny("olmoe")
-    capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(hidden_states=True))
+    loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(hidden_states=True))
     with pytest.raises(RuntimeError, match="stop"), watch_inputs(loaded, lambda *_: None):
         raise RuntimeError("stop")
-    assert not any(router.module._forward_pre_hooks for router in loaded.routers)
+    assert not any(router.module._forward_pre_hooks for router in loaded.router_modules)
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
@@ -239,7 +238,7 @@ def decode_by_hand(loaded, text, n_tokens):
             ids = logits.argmax().view(1, 1)
             if ids.item() == end:
                 break
-    n_layers = len(loaded.routers)
+    n_layers = len(loaded.router_modules)
     return read, [[seen[step * n_layers + layer] for step in range(len(read))] for layer in range(n_layers)]
 
 
@@ -247,9 +246,9 @@ def require_equal_routing(loaded, texts, n_tokens, *, scope="content"):
     """Check a generation capture against decoding by hand, text by text; return the lengths of what was written."""
     names = [f"item-{index}" for index in range(len(texts))]
     options = CaptureOptions(scope, phase="generation", new_tokens=n_tokens)
-    captured = capture(loaded, texts, names, options=options)
+    captured = loaded.capture(texts, names, options=options)
     special = set() if scope == "all" else set(loaded.tokenizer.all_special_ids)
-    n_experts, counted, lengths = loaded.routers[0].spec.n_experts, Counter(), []
+    n_experts, counted, lengths = loaded.router_modules[0].spec.n_experts, Counter(), []
     for item, text in enumerate(texts):
         read, layers = decode_by_hand(loaded, text, n_tokens)
         kept = [position for position, token in enumerate(read) if token not in special]
@@ -274,7 +273,7 @@ def test_generation_counts_what_routers_do_while_the_model_writes(family):
 @pytest.mark.parametrize("scope", slow_but(["content", "all"], quick=["content"]))
 def test_generation_of_the_organism_is_that_of_real_decoding(scope):
     """The shipped model ends an answer itself; its end-of-text token, never read back, is not counted in any scope."""
-    loaded = load("organism").loaded
+    loaded = load("organism")
     prompts = ["Nina takes the key. Nina gives the key to Omar.", "Anna"]
     answered, stopped = require_equal_routing(loaded, prompts, 16, scope=scope)
     assert 1 < answered < stopped == 16
@@ -288,7 +287,7 @@ def test_an_answer_that_would_be_empty_has_one_token():
         loaded.model.lm_head.weight[2] = 0
         loaded.model.lm_head.weight.mul_(1e-3)
     loaded.model.lm_head.register_forward_hook(lambda _m, _i, logits: logits.index_fill(-1, torch.tensor([2]), 9.0))
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=WRITTEN)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=WRITTEN)
     assert captured.tokens.tolist() == [1] * len(TEXTS)
     assert np.isnan(captured.consistency).all()
 
@@ -301,9 +300,9 @@ def test_an_answer_of_special_tokens_alone_is_refused_by_name():
         lambda _m, _i, logits: logits.index_fill(-1, torch.tensor([begin]), 99.0)
     )
     with pytest.raises(CorpusError, match="after item item-1 the model writes only special tokens"):
-        capture(loaded, TEXTS[1:2], ITEM_IDS[1:2], options=WRITTEN)
+        loaded.capture(TEXTS[1:2], ITEM_IDS[1:2], options=WRITTEN)
     everything = CaptureOptions("all", phase="generation", new_tokens=3)
-    captured = capture(loaded, TEXTS[1:2], ITEM_IDS[1:2], options=everything)
+    captured = loaded.capture(TEXTS[1:2], ITEM_IDS[1:2], options=everything)
     assert (captured.tokens.tolist(), captured.vocabulary.tolist()) == ([3], [begin])
 
 
@@ -311,8 +310,8 @@ def test_an_answer_of_special_tokens_alone_is_refused_by_name():
 def test_generation_does_not_depend_on_the_batch(family):
     """Alone, or beside longer prompts, or where left padding is not possible: the same answers, the same routing."""
     loaded = tiny(family)
-    together = capture(loaded, TEXTS, ITEM_IDS, options=WRITTEN)
-    alone = capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions(phase="generation", new_tokens=6, batch_tokens=1))
+    together = loaded.capture(TEXTS, ITEM_IDS, options=WRITTEN)
+    alone = loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(phase="generation", new_tokens=6, batch_tokens=1))
     np.testing.assert_array_equal(together.selections, alone.selections)
     np.testing.assert_array_equal(together.vocabulary, alone.vocabulary)
     np.testing.assert_allclose(together.profiles, alone.profiles, atol=1e-5)
@@ -321,12 +320,12 @@ def test_generation_does_not_depend_on_the_batch(family):
 def test_a_plan_steers_writing_and_counting():
     """Under a ban, the expert is chosen by no written token, and the text is another than without the plan."""
     loaded = tiny("olmoe")
-    plain = capture(loaded, TEXTS, ITEM_IDS, options=WRITTEN)
-    layer = loaded.routers[1].spec.layer
+    plain = loaded.capture(TEXTS, ITEM_IDS, options=WRITTEN)
+    layer = loaded.router_modules[1].spec.layer
     banned = int(plain.selections[:, 1].sum(0).argmax())
-    plan = Plan(loaded.fingerprint(), (Intervention("ban", layer, (banned,)),))
+    plan = Plan(loaded.fingerprint, (Intervention("ban", layer, (banned,)),))
     with steer(loaded, plan):
-        steered = capture(loaded, TEXTS, ITEM_IDS, options=WRITTEN)
+        steered = loaded.capture(TEXTS, ITEM_IDS, options=WRITTEN)
         assert max(require_equal_routing(loaded, TEXTS[:2], 6)) == 6
     assert plain.selections[:, 1, banned].sum() > 0
     assert steered.selections[:, 1, banned].sum() == 0
@@ -336,9 +335,9 @@ def test_a_plan_steers_writing_and_counting():
 def test_controls_hold_for_what_is_written():
     """Distinct tokens and hidden states of the generation phase are those of written tokens."""
     loaded = tiny("olmoe")
-    ids = counted_ids(loaded, TEXTS[:1], ITEM_IDS[:1], WRITTEN)
+    ids = loaded.counted_ids(TEXTS[:1], ITEM_IDS[:1], WRITTEN)
     options = CaptureOptions(phase="generation", new_tokens=6, hidden_states=True)
-    captured = capture(loaded, TEXTS, ITEM_IDS, options=options, pivot_ids=ids)
+    captured = loaded.capture(TEXTS, ITEM_IDS, options=options, pivot_ids=ids)
     assert captured.distinct_tokens[0] == 0
     assert captured.distinct_tokens[1:].sum() > 0
     written, _ = decode_by_hand(loaded, TEXTS[1], 6)
@@ -354,8 +353,8 @@ def test_a_prompt_that_leaves_no_room_is_refused():
     """Prompt and continuation must fit the model's 512 positions together; digits are a token each."""
     loaded = tiny("olmoe")
     with pytest.raises(CorpusError, match="item-long has 507 tokens and 6 to be written; the model takes 512"):
-        capture(loaded, ["1" * 506], ["item-long"], options=WRITTEN)
-    assert capture(loaded, ["1" * 505], ["item-full"], options=WRITTEN).tokens.tolist() == [6]
+        loaded.capture(["1" * 506], ["item-long"], options=WRITTEN)
+    assert loaded.capture(["1" * 505], ["item-full"], options=WRITTEN).tokens.tolist() == [6]
 
 
 @pytest.mark.parametrize("new_tokens", [0, -1])
@@ -374,11 +373,11 @@ GENERATION = CaptureOptions(phase="generation", new_tokens=4, hidden_states=True
 def test_a_run_in_parts_equals_one_in_a_piece(tmp_path, options):
     """Languages captured apart and merged, or one after another, give the same bytes; the pivot itself is all zero."""
     loaded = tiny("olmoe")
-    capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "whole", CaptureRequest(options, distinct_from="en"))
+    capture_corpus(loaded, CORPUS, tmp_path / "whole", options=options, distinct_from="en")
     for code in CORPUS.languages:
-        request = CaptureRequest(options, languages=(code,), distinct_from="eng_Latn")
-        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / code, request)
-        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "grown", request)
+        request = {"options": options, "languages": (code,), "distinct_from": "eng_Latn"}
+        capture_corpus(loaded, CORPUS, tmp_path / code, **request)
+        capture_corpus(loaded, CORPUS, tmp_path / "grown", **request)
     merge([tmp_path / code for code in CORPUS.languages], tmp_path / "merged")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     for other in ("merged", "grown"):
@@ -396,39 +395,37 @@ def test_a_run_in_parts_equals_one_in_a_piece(tmp_path, options):
 def test_the_pivot_writes_under_the_plan_too(tmp_path):
     """Its tokens are those that it writes under the plan, so that under it the pivot has no distinct token either."""
     loaded = tiny("olmoe")
-    layers = [router.spec.layer for router in loaded.routers]
-    plan = Plan(loaded.fingerprint(), tuple(Intervention("ban", layer, (0, 1, 2, 3)) for layer in layers))
-    request = CaptureRequest(WRITTEN, plan, ("en", "ru"), "en")
-    found = capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run", request)
+    layers = [router.spec.layer for router in loaded.router_modules]
+    plan = Plan(loaded.fingerprint, tuple(Intervention("ban", layer, (0, 1, 2, 3)) for layer in layers))
+    request = {"options": WRITTEN, "plan": plan, "languages": ("en", "ru"), "distinct_from": "en"}
+    found = capture_corpus(loaded, CORPUS, tmp_path / "run", **request)
     assert not found.load("eng_Latn").distinct_tokens.any()
     assert found.load("rus_Cyrl").distinct_tokens.any()
-    plain = capture_corpus(
-        HuggingFaceModel(loaded), CORPUS, tmp_path / "plain", CaptureRequest(WRITTEN, languages=("en",))
-    )
+    plain = capture_corpus(loaded, CORPUS, tmp_path / "plain", options=WRITTEN, languages=("en",))
     assert set(found.load("eng_Latn").vocabulary) - set(plain.load("eng_Latn").vocabulary)
 
 
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (CaptureRequest(CaptureOptions(hidden_states=True)), "hidden_size"),
-        (CaptureRequest(distinct_from="eng_Latn"), "distinct_from"),
-        (CaptureRequest(GENERATION), "phase"),
-        (CaptureRequest(CaptureOptions(seed=1)), "seed"),
+        ({"options": CaptureOptions(hidden_states=True)}, "hidden_size"),
+        ({"distinct_from": "eng_Latn"}, "distinct_from"),
+        ({"options": GENERATION}, "phase"),
+        ({"options": CaptureOptions(seed=1)}, "seed"),
     ],
 )
 def test_a_capture_is_not_continued_with_other_controls(tmp_path, request_, field):
     """The folder's Run is left as it is, and the message names what differs."""
     loaded = tiny("olmoe")
-    capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run")
+    capture_corpus(loaded, CORPUS, tmp_path / "run")
     with pytest.raises(RunError, match=f"differs in .*{field}"):
-        capture_corpus(HuggingFaceModel(loaded), CORPUS, tmp_path / "run", request_)
+        capture_corpus(loaded, CORPUS, tmp_path / "run", **request_)
 
 
 def test_a_corpus_without_the_pivot_is_refused(tmp_path):
     """Nothing is captured, and the message says which languages there are."""
     with pytest.raises(CorpusError, match=r"no texts in fra_Latn, .* it has deu_Latn, eng_Latn, rus_Cyrl"):
-        capture_corpus(HuggingFaceModel(tiny("olmoe")), CORPUS, tmp_path / "run", CaptureRequest(distinct_from="fr"))
+        capture_corpus(tiny("olmoe"), CORPUS, tmp_path / "run", distinct_from="fr")
     assert not (tmp_path / "run").exists()
 
 
@@ -457,7 +454,6 @@ def test_the_command_asks_for_every_control(tmp_path, capsys):
     ("options", "message"),
     [
         (("--new-tokens", "3"), "--new-tokens 3 with --phase prompt; expected --phase generation"),
-        (("--phase", "generation", "--new-tokens", "0"), "expected --phase generation and a number of at least 1"),
         (("--distinct-from", "ko"), "kor_Hang"),
         (("--distinct-from", "klingonish"), "klingonish"),
         (("--languages", "de", "--distinct-from", "ko"), "kor_Hang"),
@@ -476,7 +472,7 @@ def choices_while_generating(loaded, text, n_tokens):
     ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
     with watch_routers(loaded, lambda _i, output: seen.append(output.expert_ids.sort(-1).values)):
         loaded.model.generate(ids, max_new_tokens=n_tokens + 1, do_sample=False, eos_token_id=None, pad_token_id=0)
-    n_layers = len(loaded.routers)
+    n_layers = len(loaded.router_modules)
     steps = [seen[start : start + n_layers] for start in range(n_layers, len(seen), n_layers)]  # without the prompt's
     return torch.stack([torch.cat(layer) for layer in zip(*steps, strict=True)])
 
@@ -486,14 +482,14 @@ def test_written_tokens_are_counted_under_the_rules_of_their_phase(family):
     """Under a plan that edits prompt and generation differently, counts are those of real decoding with a cache."""
     loaded = tiny(family)
     loaded.model.generation_config.eos_token_id = None
-    layers = [router.spec.layer for router in loaded.routers]
+    layers = [router.spec.layer for router in loaded.router_modules]
     rules = [Intervention("force", layer, (6,), phase="generation") for layer in layers]
     rules += [Intervention("force", layer, (2,), phase="prompt") for layer in layers]
-    with steer(loaded, Plan(loaded.fingerprint(), tuple(rules))):
-        captured = capture(loaded, TEXTS, ITEM_IDS, options=CaptureOptions("all", phase="generation", new_tokens=6))
+    with steer(loaded, Plan(loaded.fingerprint, tuple(rules))):
+        captured = loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions("all", phase="generation", new_tokens=6))
         for item, text in enumerate(TEXTS):
             chosen = choices_while_generating(loaded, text, 6)
-            expected = [routing.selections(layer.numpy(), loaded.routers[0].spec.n_experts) for layer in chosen]
+            expected = [routing.selections(layer.numpy(), loaded.router_modules[0].spec.n_experts) for layer in chosen]
             np.testing.assert_array_equal(captured.selections[item], expected)
     assert (captured.selections[:, :, 6] == 6).all()
     assert (captured.selections[:, :, 2] < 6).any()
@@ -505,20 +501,18 @@ def test_each_language_is_captured_under_its_own_rules(tmp_path, phase):
     loaded = tiny("olmoe")
     rules = tuple(
         Intervention("ban", router.spec.layer, (expert,), languages=(code,))
-        for router in loaded.routers
+        for router in loaded.router_modules
         for code, expert in (("en", 1), ("de", 3))
     )
-    plan = Plan(loaded.fingerprint(), rules)
+    plan = Plan(loaded.fingerprint, rules)
     options = CaptureOptions(phase=phase, new_tokens=4)
-    run = capture_corpus(
-        HuggingFaceModel(loaded), CORPUS, tmp_path / "run", CaptureRequest(options, plan, distinct_from="eng_Latn")
-    )
+    run = capture_corpus(loaded, CORPUS, tmp_path / "run", options=options, plan=plan, distinct_from="eng_Latn")
     assert run.manifest.plan_sha256 == plan.sha256
     for code, texts in CORPUS.texts.items():
-        with steer(loaded, plan.for_request("eng_Latn")):
-            pivot = counted_ids(loaded, CORPUS.texts["eng_Latn"], CORPUS.item_ids, options)
+        with steer(loaded, plan.for_request("eng_Latn")) if phase == "generation" else nullcontext():
+            pivot = loaded.counted_ids(CORPUS.texts["eng_Latn"], CORPUS.item_ids, options)
         with steer(loaded, plan.for_request(code)):
-            alone = capture(loaded, texts, CORPUS.item_ids, options=options, pivot_ids=pivot)
+            alone = loaded.capture(texts, CORPUS.item_ids, options=options, pivot_ids=pivot)
         found = run.load(code)
         np.testing.assert_array_equal(found.selections, alone.selections)
         if code != "eng_Latn":

@@ -21,7 +21,7 @@ ANSWERS = tuple(f" {text}" for text in reversed(TEXTS))
 
 def plan_of(loaded, *interventions):
     """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint(), interventions=interventions, provenance={"test": "test"})
+    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 def naive(loaded, plan, ids, start):
@@ -39,14 +39,14 @@ def shares_changed(loaded, plan, texts, **options):
     ids = [loaded.tokenizer(text, return_tensors="pt", **options)["input_ids"] for text in texts]
 
     def choices(phase="prompt"):
-        seen = [[] for _ in loaded.routers]
+        seen = [[] for _ in loaded.router_modules]
         with watch_routers(loaded, lambda index, output: seen[index].append(output.expert_ids.sort(-1).values)):
             for each in ids:
                 with mark_generated(loaded, torch.full_like(each, phase == "generation", dtype=torch.bool)):
                     loaded.decoder(input_ids=each, use_cache=False)
         return [torch.cat(parts) for parts in seen]
 
-    plain, largest = choices(), dict.fromkeys((router.spec.layer for router in loaded.routers), 0.0)
+    plain, largest = choices(), dict.fromkeys((router.spec.layer for router in loaded.router_modules), 0.0)
     for phase in plan.phases or ("prompt",):
         with steer(loaded, plan):
             steered = choices(phase)
@@ -138,7 +138,7 @@ def test_the_interval_resamples_texts():
     assert same.high - same.low < 1e-6 * same.value
     alone = measure_change(loaded, plan, TEXTS[:1])
     assert alone.kl.to_json()["low"] is None
-    assert list(alone.changed) == [router.spec.layer for router in loaded.routers]
+    assert list(alone.changed) == [router.spec.layer for router in loaded.router_modules]
 
 
 def test_the_interval_is_of_the_mean_over_tokens():
@@ -178,8 +178,8 @@ def test_nothing_to_measure_is_an_error(prompts, continuations, message):
 
 def by_phase(loaded):
     """Rules of either phase, in all layers."""
-    rules = [Intervention("ban", router.spec.layer, (0, 1, 2), phase="generation") for router in loaded.routers]
-    rules += [Intervention("force", router.spec.layer, (6,), phase="prompt") for router in loaded.routers]
+    rules = [Intervention("ban", router.spec.layer, (0, 1, 2), phase="generation") for router in loaded.router_modules]
+    rules += [Intervention("force", router.spec.layer, (6,), phase="prompt") for router in loaded.router_modules]
     return plan_of(loaded, *rules)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 
 import numpy as np
@@ -11,10 +12,9 @@ import torch
 from models import ITEM_IDS, TEXTS, each_family, generate, tiny, tokenizer
 from transformers.integrations import mxfp4
 
-from isogloss.backends.huggingface import LoadedModel, capture, measure_change, prove_routers, steer
-from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.huggingface import HuggingFaceModel, measure_change, prove_routers, steer
 from isogloss.errors import ModelError
-from isogloss.evaluation.tasks import Item, Task
+from isogloss.evaluation import Item, Task
 from isogloss.steering import Intervention, Plan
 from isogloss.workflows.evaluate import evaluate_plan
 
@@ -23,11 +23,11 @@ def plan_of(loaded, *, layers=None):
     """A plan that forces expert 5 and bans expert 0, in all routed layers by default."""
     edits = [
         edit
-        for router in loaded.routers
+        for router in loaded.router_modules
         if layers is None or router.spec.layer in layers
         for edit in (Intervention("force", router.spec.layer, (5,)), Intervention("ban", router.spec.layer, (0,)))
     ]
-    return Plan(fingerprint=loaded.fingerprint(), interventions=tuple(edits), provenance={"test": "test"})
+    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
 
 
 class KernelExperts(torch.nn.Module):
@@ -61,7 +61,7 @@ def with_mxfp4_kernels(monkeypatch, *, layers):
     for layer in layers:
         mlp = bypassed.model.model.layers[layer].mlp
         bypassed.model.model.layers[layer].mlp = mxfp4.Mxfp4GptOssMLP(mlp.router, KernelExperts(mlp.experts)).eval()
-    return plain, LoadedModel(bypassed.model, tokenizer(), name="mxfp4")
+    return plain, HuggingFaceModel(bypassed.model, tokenizer(), name="mxfp4")
 
 
 def logits_of(loaded):
@@ -80,16 +80,14 @@ def test_mxfp4_kernels_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match=BYPASSED):
         prove_routers(loaded, TEXTS[1])
     with pytest.raises(ModelError, match=BYPASSED):
-        capture(loaded, TEXTS, ITEM_IDS)
+        loaded.capture(TEXTS, ITEM_IDS)
     plan = plan_of(loaded)
     with pytest.raises(ModelError, match=BYPASSED):
         measure_change(loaded, plan, TEXTS)
     with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan):
         generate(loaded, TEXTS[:1], max_new_tokens=2)
     with pytest.raises(ModelError, match=BYPASSED):
-        evaluate_plan(
-            HuggingFaceModel(loaded), some_task(), plan_of(loaded, layers={1}), arms=(), out=tmp_path / "eval"
-        )
+        evaluate_plan(loaded, plan_of(loaded, layers={1}), task=some_task(), arms=(), out=tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
 
 
@@ -110,13 +108,20 @@ def test_a_bypass_ends_the_forward_in_which_it_happens(monkeypatch):
 def test_steering_notices_a_bypassed_router(family):
     """In every family a router that its block does not call makes a forward under a plan fail, generation too."""
     loaded = tiny(family)
-    router = loaded.routers[-1]
+    router = loaded.router_modules[-1]
     name = next(name for name, module in router.block.named_modules() if module is router.module)
     plan = plan_of(loaded, layers={router.spec.layer})
-    setattr(router.block, name, copy.deepcopy(router.module))  # another module now does its work
-    for use in (logits_of, lambda model: generate(model, TEXTS[:1], max_new_tokens=1)):
-        with pytest.raises(ModelError, match=f"layer {router.spec.layer} ran 0 times"), steer(loaded, plan):
-            use(loaded)
+    other, ids = copy.deepcopy(router.module), tokenizer()(TEXTS[1], return_tensors="pt")
+
+    def run(use):
+        with steer(loaded, plan):
+            setattr(router.block, name, other)  # another module now does its work
+            use(**ids)
+
+    for use in (loaded.model, functools.partial(loaded.model.generate, max_new_tokens=1)):
+        with pytest.raises(ModelError, match=f"layer {router.spec.layer} ran 0 times"):
+            run(use)
+        setattr(router.block, name, router.module)
 
 
 # `kernels` binds the forward of a layer from the hub to the module in place of its own.
@@ -138,7 +143,7 @@ def wrong_kernel(self, hidden_states):
 def with_kernel(family, kernel):
     """A model whose last router runs a kernel."""
     loaded = tiny(family)
-    module = loaded.routers[-1].module
+    module = loaded.router_modules[-1].module
     module.forward = types.MethodType(kernel, module)
     return loaded
 
@@ -147,8 +152,8 @@ def test_router_kernel_that_agrees_is_captured():
     """A kernel in place of a softmax router's forward is proven like it, and gives the same selections."""
     loaded = with_kernel("qwen3_5_moe", exact_kernel)
     prove_routers(loaded, TEXTS[1])
-    expected = capture(tiny("qwen3_5_moe"), TEXTS, ITEM_IDS)
-    np.testing.assert_array_equal(capture(loaded, TEXTS, ITEM_IDS).selections, expected.selections)
+    expected = tiny("qwen3_5_moe").capture(TEXTS, ITEM_IDS)
+    np.testing.assert_array_equal(loaded.capture(TEXTS, ITEM_IDS).selections, expected.selections)
 
 
 @pytest.mark.parametrize(("family", "kernel"), [("qwen3_5_moe", wrong_kernel), ("laguna", exact_kernel)])
@@ -157,16 +162,16 @@ def test_router_kernel_that_disagrees_is_refused(family, kernel, tmp_path):
     loaded = with_kernel(family, kernel)
     with pytest.raises(ModelError, match="chooses otherwise than the reference router"):
         prove_routers(loaded, TEXTS[1])
-    steerable = plan_of(loaded, layers={loaded.routers[0].spec.layer})
+    steerable = plan_of(loaded, layers={loaded.router_modules[0].spec.layer})
     with pytest.raises(ModelError, match="chooses otherwise than the reference router"):
-        evaluate_plan(HuggingFaceModel(loaded), some_task(), steerable, arms=(), out=tmp_path / "eval")
+        evaluate_plan(loaded, steerable, task=some_task(), arms=(), out=tmp_path / "eval")
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_moe", "laguna"])
 def test_router_kernel_cannot_be_steered(family):
     """The product inside a kernel is out of reach; the first forward under a plan says so."""
     loaded = with_kernel(family, exact_kernel)
-    with pytest.raises(ModelError, match="ran 1 times; its logits were edited 0 times"), steer(loaded, plan_of(loaded)):
+    with pytest.raises(ModelError, match="ran once; its logits were edited 0 times"), steer(loaded, plan_of(loaded)):
         logits_of(loaded)
 
 
@@ -176,7 +181,9 @@ def test_block_kernel_is_refused():
     mlp = loaded.model.model.layers[2].mlp
 
     def fused(self, hidden_states):
-        _, weights, expert_ids = self.router.forward(hidden_states.reshape(-1, hidden_states.shape[-1]))
+        router, hidden = self.router, hidden_states.reshape(-1, hidden_states.shape[-1])
+        top, expert_ids = torch.nn.functional.linear(hidden, router.weight, router.bias).topk(router.top_k)
+        weights = top.softmax(-1)
         return self.experts(hidden_states.flatten(0, 1), expert_ids, weights).view_as(hidden_states), weights
 
     mlp.forward = types.MethodType(fused, mlp)

@@ -10,8 +10,8 @@ import torch
 from models import FEW, TEXTS, each_family, tiny, tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from isogloss.backends.huggingface import LoadedModel, steer
-from isogloss.backends.huggingface.likelihood import joint_log_likelihoods
+from isogloss.backends.huggingface import HuggingFaceModel, steer
+from isogloss.backends.huggingface.likelihood import measure_likelihoods
 from isogloss.backends.joint_texts import tokenise_pairs
 from isogloss.errors import CorpusError
 from isogloss.steering import Intervention, Plan
@@ -34,7 +34,7 @@ def naive(loaded, ids, start):
 def measure(loaded, pairs, *, add_special_tokens=True, batch_tokens=2048):
     """Measure each continuation after its prompt."""
     texts = tokenise_pairs(loaded.tokenizer, pairs, add_special_tokens=add_special_tokens)
-    return joint_log_likelihoods(loaded, texts, batch_tokens=batch_tokens)
+    return measure_likelihoods(loaded, texts, batch_tokens=batch_tokens)
 
 
 @each_family(quick=FEW)
@@ -88,7 +88,7 @@ def framing_tokenizer():
 
 def test_special_tokens_stand_before_a_text_alone():
     """A beginning of text is kept where asked for, an end of text after prompt or continuation never."""
-    loaded = LoadedModel(tiny("olmoe").model, framing_tokenizer(), name="framing")
+    loaded = HuggingFaceModel(tiny("olmoe").model, framing_tokenizer(), name="framing")
     bare = lambda text: loaded.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731 - short
     prompt, text = TEXTS[0], " Yes."
     begin = loaded.tokenizer.bos_token_id
@@ -106,7 +106,7 @@ def test_without_a_beginning_of_text_the_first_token_is_left_out():
     """Nothing predicts it; a text of one token cannot be measured then."""
     plain = copy.deepcopy(tokenizer())
     plain.bos_token = None
-    loaded = LoadedModel(tiny("olmoe").model, plain, name="plain")
+    loaded = HuggingFaceModel(tiny("olmoe").model, plain, name="plain")
     ids = plain("Yes, yes.", add_special_tokens=False)["input_ids"]
     (found,) = measure(loaded, [("", "Yes, yes.")])
     assert found[:2] == (pytest.approx(naive(loaded, ids, 1), rel=1e-4), len(ids) - 1)
@@ -119,13 +119,13 @@ def test_without_a_beginning_of_text_the_first_token_is_left_out():
 def test_continuations_are_of_the_generation():
     """A plan for the generation acts from the first token of a continuation on, which another token must read."""
     loaded = tiny("olmoe")
-    layer = loaded.routers[0].spec.layer
+    layer = loaded.router_modules[0].spec.layer
     prompt, text = TEXTS[0], " Anna gives the blue cup to Omar."
     first = loaded.tokenizer.decode(loaded.tokenizer(text)["input_ids"][0])
     pairs = [(TEXTS[1], first), (prompt, text)]
 
     def steered(phase):
-        plan = Plan(loaded.fingerprint(), (Intervention("ban", layer, (0, 1), phase=phase),))
+        plan = Plan(loaded.fingerprint, (Intervention("ban", layer, (0, 1), phase=phase),))
         with steer(loaded, plan):
             return [each.nats for each in measure(loaded, pairs)]
 

@@ -16,7 +16,7 @@ from accelerate import cpu_offload
 from models import FAMILIES, FEW, ITEM_IDS, TEXTS, checkpoint, each_family, generate, tokenizer
 from transformers.utils import logging
 
-from isogloss.backends.huggingface import LoadedModel, capture, load_model, prove_routers, steer
+from isogloss.backends.huggingface import HuggingFaceModel, load_model, prove_routers, steer
 from isogloss.backends.huggingface import devices as devices_module
 from isogloss.errors import ModelError
 from isogloss.steering import Intervention, Plan
@@ -44,7 +44,7 @@ def quiet():
 def decoder_layers(loaded):
     """Names of the decoder layers, found above their routers."""
     names = {module: name for name, module in loaded.model.named_modules()}
-    parts = names[loaded.routers[0].module].split(".")
+    parts = names[loaded.router_modules[0].module].split(".")
     stack = ".".join(parts[: next(i for i, part in enumerate(parts) if part.isdecimal())])
     return [f"{stack}.{index}" for index in range(len(loaded.model.get_submodule(stack)))]
 
@@ -72,7 +72,7 @@ def half_on_disk(family):
 
 def every_layer(loaded):
     """A plan that forces, bans and softly favours experts in all layers."""
-    layers = [router.spec.layer for router in loaded.routers]
+    layers = [router.spec.layer for router in loaded.router_modules]
     edits = [
         edit
         for layer in layers
@@ -82,13 +82,13 @@ def every_layer(loaded):
             Intervention("ban", layer, (0, 3)),
         )
     ]
-    return Plan(fingerprint=loaded.fingerprint(), interventions=tuple(edits), provenance={"test": "test"})
+    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
 
 
 def require_same(spread, plain):
     """Fingerprint, biases, capture, steering and generation of both agree; afterwards nothing is left behind."""
-    assert spread.fingerprint() == plain.fingerprint()
-    for ours, theirs in zip(spread.routers, plain.routers, strict=True):
+    assert spread.fingerprint == plain.fingerprint
+    for ours, theirs in zip(spread.router_modules, plain.router_modules, strict=True):
         assert torch.equal(ours.weight().cpu(), theirs.weight().cpu())
         for found, expected in (
             (ours.selection_bias(), theirs.selection_bias()),
@@ -97,20 +97,20 @@ def require_same(spread, plain):
             np.testing.assert_array_equal(found, expected)
     prove_routers(spread, TEXTS[1])
     before = [(parameter.device, parameter.shape) for parameter in spread.model.parameters()]
-    unsteered, expected = (capture(loaded, TEXTS, ITEM_IDS) for loaded in (spread, plain))
+    unsteered, expected = (loaded.capture(TEXTS, ITEM_IDS) for loaded in (spread, plain))
     np.testing.assert_array_equal(unsteered.selections, expected.selections)
     np.testing.assert_allclose(unsteered.profiles, expected.profiles, atol=1e-6)
     steered, answers = [], []
     for loaded in (spread, plain):
         with steer(loaded, every_layer(plain)):
-            steered.append(capture(loaded, TEXTS, ITEM_IDS).selections)
+            steered.append(loaded.capture(TEXTS, ITEM_IDS).selections)
             answers.append(generate(loaded, TEXTS[:2], max_new_tokens=3))
     np.testing.assert_array_equal(*steered)
     assert (steered[0] != unsteered.selections).any()
     assert answers[0] == answers[1]
     assert [(parameter.device, parameter.shape) for parameter in spread.model.parameters()] == before
-    np.testing.assert_array_equal(capture(spread, TEXTS, ITEM_IDS).selections, expected.selections)
-    for module in (spread.decoder, *(router.module for router in spread.routers)):
+    np.testing.assert_array_equal(spread.capture(TEXTS, ITEM_IDS).selections, expected.selections)
+    for module in (spread.decoder, *(router.module for router in spread.router_modules)):
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
 
@@ -119,7 +119,7 @@ def require_same(spread, plain):
 def test_half_on_disk_equals_one_device(family):
     """With routers whose weights exist only while they run, everything is as with all weights in memory."""
     plain, spread = half_on_disk(family)
-    weights = [router.module.get_parameter(router.weight_name) for router in spread.routers]
+    weights = [router.module.get_parameter(router.weight_name) for router in spread.router_modules]
     assert any(weight.is_meta for weight in weights)
     assert spread.device == torch.device("cpu")
     require_same(spread, plain)
@@ -129,9 +129,9 @@ def test_half_on_disk_equals_one_device(family):
 def test_every_family_is_captured_from_disk(family):
     """The proof and the selections of a model that lies half on disk are those of the whole."""
     plain, spread = half_on_disk(family)
-    assert spread.fingerprint() == plain.fingerprint()
+    assert spread.fingerprint == plain.fingerprint
     prove_routers(spread, TEXTS[1])
-    found, expected = (capture(loaded, TEXTS, ITEM_IDS).selections for loaded in (spread, plain))
+    found, expected = (loaded.capture(TEXTS, ITEM_IDS).selections for loaded in (spread, plain))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -142,7 +142,7 @@ def test_weights_read_past_their_module_are_refused(family):
     with pytest.raises(ModelError, match=r"offloaded and used without being fetched.* --device cpu"):
         prove_routers(spread, TEXTS[1])
     with pytest.raises(ModelError, match="offloaded"):
-        capture(spread, TEXTS, ITEM_IDS)
+        spread.capture(TEXTS, ITEM_IDS)
 
 
 def test_embeddings_on_disk():
@@ -159,8 +159,8 @@ def test_buffers_may_be_offloaded_too(family):
     """A model that its caller has offloaded, buffers and all, is read and captured right."""
     plain, other = (load_model(str(checkpoint(family)), device="cpu") for _ in range(2))
     cpu_offload(other.model, torch.device("cpu"), offload_buffers=True)
-    spread = LoadedModel(other.model, tokenizer(), name="offloaded")
-    router = spread.routers[-1]
+    spread = HuggingFaceModel(other.model, tokenizer(), name="offloaded")
+    router = spread.router_modules[-1]
     assert router.module.get_parameter(router.weight_name).is_meta
     require_same(spread, plain)
 
@@ -169,7 +169,7 @@ def test_auto_needs_no_gpu():
     """``auto`` on a machine whose memory holds the model gives the plain model."""
     plain, spread = (load_model(str(checkpoint("olmoe")), device=device) for device in ("cpu", "auto"))
     np.testing.assert_allclose(
-        capture(spread, TEXTS, ITEM_IDS).profiles, capture(plain, TEXTS, ITEM_IDS).profiles, atol=1e-3 if GPUS else 0
+        spread.capture(TEXTS, ITEM_IDS).profiles, plain.capture(TEXTS, ITEM_IDS).profiles, atol=1e-3 if GPUS else 0
     )
 
 
@@ -216,7 +216,7 @@ def test_two_gpus_equal_one(family):
         plain = load_model(str(checkpoint(family)), device="cuda:0")
         layers = [index % 2 for index in range(len(decoder_layers(plain)))]
         spread = load_model(str(checkpoint(family)), device=placed(plain, layers, other=0))
-    assert len({router.weight().device for router in spread.routers}) > 1
+    assert len({router.weight().device for router in spread.router_modules}) > 1
     require_same(spread, plain)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import numpy as np
+import peft
 import pytest
 import torch
 from kinds import DTYPES, EVERY_KIND
 from models import FEW, ITEM_IDS, TEXTS, each_family, generate, tiny
 from slow import slow_but
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from isogloss.backends.huggingface import capture, measure_change, steer
+from isogloss.backends.huggingface import HuggingFaceModel, measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
@@ -22,9 +24,9 @@ N_NEW = 5
 
 def plan_of(loaded, *interventions):
     """A plan with the same interventions in every routed layer; their own layer is not looked at."""
-    layers = [router.spec.layer for router in loaded.routers]
+    layers = [router.spec.layer for router in loaded.router_modules]
     edits = [Intervention(**{**each.to_json(), "layer": layer}) for layer in layers for each in interventions]
-    return Plan(loaded.fingerprint(), tuple(edits), {"test": "test"})
+    return Plan(loaded.fingerprint, tuple(edits), {"test": "test"})
 
 
 GENERATION_ONLY = (
@@ -66,7 +68,7 @@ def read(loaded, ids, mask=None):
 @contextmanager
 def choices_of(loaded):
     """Collect sorted expert ids ``[2, length, top_k]`` by routed layer, over all forwards inside."""
-    seen = [[] for _ in loaded.routers]
+    seen = [[] for _ in loaded.router_modules]
 
     def keep(index, output):
         seen[index].append(output.expert_ids.sort(-1).values.view(2, -1, output.expert_ids.shape[-1]))
@@ -177,9 +179,9 @@ def test_answers_of_our_own_generate_are_steered_in_their_phase():
 def test_captured_texts_are_prompts():
     """Capture under a plan for the generation sees the unsteered model."""
     loaded = tiny("olmoe")
-    plain = capture(loaded, TEXTS, ITEM_IDS)
+    plain = loaded.capture(TEXTS, ITEM_IDS)
     with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
-        steered = capture(loaded, TEXTS, ITEM_IDS)
+        steered = loaded.capture(TEXTS, ITEM_IDS)
     np.testing.assert_array_equal(plain.profiles, steered.profiles)
 
 
@@ -194,13 +196,12 @@ def test_the_model_is_as_before_also_after_an_error_in_generate():
             raise KeyboardInterrupt
 
     with steer(loaded, plan):
-        handle = loaded.routers[0].module.register_forward_hook(interrupt)
+        handle = loaded.router_modules[0].module.register_forward_hook(interrupt)
         with pytest.raises(KeyboardInterrupt):
             answer(loaded, ids)
         handle.remove()
         assert torch.equal(read(loaded, ids), plain)
-    assert "generate" not in vars(loaded.model)
-    assert not loaded.decoder._forward_pre_hooks
+    assert not vars(loaded.model).keys() & {"generate", "prepare_inputs_for_generation", "_prefill"}
     assert torch.equal(read(loaded, ids), plain)
 
 
@@ -210,27 +211,114 @@ def test_a_generate_of_the_callers_own_is_kept():
     own = loaded.model.generate = lambda *_, **__: "own"
     with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
         assert loaded.model.generate() == "own"
+        read(loaded, two_prompts(loaded))
     assert loaded.model.generate is own
 
 
-@pytest.mark.parametrize("name", ["prefill_chunk_size", "prompt_lookup_num_tokens", "assistant_model"])
+@pytest.mark.parametrize("name", ["prompt_lookup_num_tokens", "assistant_model"])
 def test_ways_to_generate_that_mix_phases_are_refused(name):
-    """A prompt read in chunks and assisted decoding are refused, given as an option or in the model's configuration."""
+    """Assisted decoding is refused."""
     loaded = tiny("qwen3_moe")
     value = tiny("qwen3_moe", seed=1).model if name == "assistant_model" else 4
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), pytest.raises(ModelError, match=f"leave {name} out"):
-        answer(loaded, two_prompts(loaded), **{name: value})
-    setattr(loaded.model.generation_config, name, value)
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), pytest.raises(ModelError, match=f"leave {name} out"):
-        answer(loaded, two_prompts(loaded))
+    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+        answer(loaded, two_prompts(loaded)[:1], **{name: value})
 
 
-def test_a_forward_that_reads_neither_one_token_nor_all_is_refused(monkeypatch):
-    """Whatever generate becomes, a forward whose phases are unknown is noticed."""
+def test_assistance_that_the_checkpoint_asks_for_is_refused():
+    """The same where the model's own configuration looks proposals up in the prompt."""
     loaded = tiny("qwen3_moe")
-    monkeypatch.setattr("isogloss.backends.huggingface.phases._require_followed", lambda *_: None)
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), pytest.raises(ModelError, match="reads 4 tokens after 4"):
-        answer(loaded, two_prompts(loaded), prefill_chunk_size=4)
+    loaded.model.generation_config.prompt_lookup_num_tokens = 4
+    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+        answer(loaded, two_prompts(loaded)[:1])
+
+
+def by_hand(loaded, ids):
+    """A loop of forwards with a cache, that nothing prepares."""
+    output = loaded.model(ids, use_cache=True)
+    tokens = [output.logits[:, -1:].argmax(-1)]
+    for _ in range(N_NEW - 1):
+        output = loaded.model(tokens[-1], past_key_values=output.past_key_values, use_cache=True)
+        tokens.append(output.logits[:, -1:].argmax(-1))
+    return torch.cat([ids, *tokens], dim=1)
+
+
+def with_adapters(loaded, ids):
+    """PEFT's own way to generate, with adapters that change nothing yet."""
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    outer = HuggingFaceModel(peft.get_peft_model(loaded.model, config), loaded.tokenizer, name="adapted")
+    with steer(outer, plan_of(outer, *DIFFERENT)):
+        return answer(outer, ids)[0]
+
+
+def steered_by_way(way, loaded, ids):
+    """Generate under the plan on one of many ways."""
+    bound = loaded.model.generate
+    options = {"max_new_tokens": N_NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    if way == "adapters":
+        return with_adapters(loaded, ids)
+    with steer(loaded, plan_of(loaded, *DIFFERENT)), torch.no_grad():
+        if way == "by hand":
+            return by_hand(loaded, ids)
+        if way == "prefix cache":
+            cache = loaded.model(ids[:, :3], use_cache=True).past_key_values
+            return bound(ids, past_key_values=cache, **options)
+        return bound(ids, **options, **WAYS[way])
+
+
+WAYS = {"bound before": {}, "without a cache": {"use_cache": False}, "in chunks": {"prefill_chunk_size": 2}}
+BEAMS = [{"num_beams": 3}, {"num_beams": 3, "use_cache": False}]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks for it
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_moe"])
+@pytest.mark.parametrize("way", [*WAYS, "by hand", "prefix cache", "adapters"])
+def test_every_way_to_generate_is_steered_alike(family, way):
+    """What a forward is decides its phase, not the function that called it."""
+    loaded = tiny(family)
+    ids = two_prompts(loaded)
+    plain, _ = answer(loaded, ids)
+    with steer(loaded, plan_of(loaded, *DIFFERENT)):
+        expected, _ = answer(loaded, ids)
+    assert not torch.equal(expected, plain)
+    assert torch.equal(steered_by_way(way, loaded, ids), expected)
+
+
+def test_beams_are_steered_in_their_phase():
+    """Beams are the same with a cache and without."""
+    loaded = tiny("olmoe")
+    ids = two_prompts(loaded)
+    plain = [loaded.model.generate(ids, max_new_tokens=N_NEW, do_sample=False, **beams) for beams in BEAMS]
+    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+        steered = [loaded.model.generate(ids, max_new_tokens=N_NEW, do_sample=False, **beams) for beams in BEAMS]
+    assert torch.equal(*steered)
+    assert not torch.equal(steered[0], plain[0])
+
+
+def test_forwards_that_may_be_of_either_phase_are_refused():
+    """Several tokens after a cache may be given or written; a mask says which."""
+    loaded = tiny("olmoe")
+    ids = two_prompts(loaded)
+    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), torch.no_grad():
+        cache = loaded.model(ids, use_cache=True).past_key_values
+        with pytest.raises(ModelError, match=r"reads 3 tokens after \d+ in its cache"):
+            loaded.model(ids[:, :3], past_key_values=cache)
+        with mark_generated(loaded, torch.ones(2, 3, dtype=torch.bool)):
+            loaded.model(ids[:, :3], past_key_values=cache)
+
+
+def test_batches_of_continuous_requests_are_refused_and_never_unsteered():
+    """Requests are answered in a thread that keeps its errors: leaving the plan raises the reason."""
+    loaded = tiny("qwen3_moe")
+    ids = loaded.tokenizer(TEXTS[1])["input_ids"]
+    config = GenerationConfig(max_new_tokens=3, do_sample=False, eos_token_id=2, pad_token_id=0)
+    small = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=64)  # else a cache of all memory
+
+    def asked(plan):
+        with steer(loaded, plan):
+            loaded.model.generate_batch([ids], config, small)
+
+    with pytest.raises(ModelError, match=r"another thread failed .*continuous batching"):
+        asked(plan_of(loaded, *GENERATION_ONLY))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +332,7 @@ def test_a_forward_that_reads_neither_one_token_nor_all_is_refused(monkeypatch):
 def test_masks_that_do_not_fit_are_refused(mask, message):
     """A mask must be of bools and have the shape of the input ids."""
     loaded = tiny("olmoe")
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
         read(loaded, two_prompts(loaded), mask)
 
 
@@ -252,18 +340,24 @@ def test_a_router_that_sees_other_tokens_than_the_mask_is_refused():
     """Phases are told apart only where the router has a row for every token; no mask outlives its plan."""
     loaded = tiny("olmoe")
     ids, plan = two_prompts(loaded), plan_of(loaded, *GENERATION_ONLY)
-    module, hidden = loaded.routers[0].module, torch.ones(3, 32)
+    module, hidden = loaded.router_modules[0].module, torch.ones(3, 32)
     plain = module(hidden)
 
-    def read_otherwise():
-        with steer(loaded, plan):
-            read(loaded, ids, tail_mask(ids, 3, 9))
-            module(hidden)
-
-    with pytest.raises(ModelError, match=f"sees 3 tokens of a forward of {ids.numel()}"):
-        read_otherwise()
+    seen = []
+    loaded.decoder.layers[0].register_forward_pre_hook(lambda *_: seen.append(module(hidden)[0]))
+    with pytest.raises(ModelError, match=f"sees 3 tokens of a forward of {ids.numel()}"), steer(loaded, plan):
+        read(loaded, ids, tail_mask(ids, 3, 9))
     with steer(loaded, plan):
-        assert torch.equal(module(hidden)[0], plain[0])
+        read(loaded, ids)
+    assert torch.equal(seen[-1], plain[0])
+
+
+def test_a_router_that_runs_by_itself_has_no_phase():
+    """Outside of a forward of the model nothing says what its tokens are."""
+    loaded = tiny("olmoe")
+    plan = plan_of(loaded, *GENERATION_ONLY)
+    with pytest.raises(ModelError, match="outside of a forward of the whole model"), steer(loaded, plan):
+        loaded.router_modules[0].module(torch.ones(3, 32))
 
 
 def test_a_mask_without_a_plan_or_conditions_changes_nothing():
@@ -284,10 +378,10 @@ def test_plans_are_not_nested():
     """A second plan inside the first is refused; after it, the next one is not."""
     loaded = tiny("olmoe")
     plan = plan_of(loaded, *GENERATION_ONLY)
-    with steer(loaded, plan), pytest.raises(PlanError, match="another plan is active"), steer(loaded, plan):
+    with pytest.raises(PlanError, match="another plan is active"), steer(loaded, plan), steer(loaded, plan):
         pass
     with steer(loaded, plan):
-        pass
+        read(loaded, two_prompts(loaded))
 
 
 def test_plans_with_languages_are_applied_by_request():

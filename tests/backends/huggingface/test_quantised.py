@@ -16,14 +16,15 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import mxfp4
 
 from isogloss.backends.huggingface import (
-    LoadedModel,
-    capture,
+    HuggingFaceModel,
     load_model,
     measure_change,
     prove_routers,
     steer,
 )
 from isogloss.backends.huggingface import devices as devices_module
+from isogloss.backends.huggingface.checks import try_padding
+from isogloss.backends.model import CaptureOptions
 from isogloss.cli import main
 from isogloss.errors import ModelError
 from isogloss.runs import open_run
@@ -34,23 +35,23 @@ def plan_of(loaded):
     """A plan that forces expert 5 and bans expert 0 in all routed layers."""
     edits = [
         edit
-        for router in loaded.routers
+        for router in loaded.router_modules
         for edit in (Intervention("force", router.spec.layer, (5,)), Intervention("ban", router.spec.layer, (0,)))
     ]
-    return Plan(fingerprint=loaded.fingerprint(), interventions=tuple(edits), provenance={"test": "test"})
+    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
 
 
 def steered(loaded):
     """Selections under the plan."""
     with steer(loaded, plan_of(loaded)):
-        return capture(loaded, TEXTS, ITEM_IDS).selections
+        return loaded.capture(TEXTS, ITEM_IDS).selections
 
 
 def require_same(found, expected):
     """Capture and steering of both models agree exactly."""
-    assert found.fingerprint() == expected.fingerprint()
+    assert found.fingerprint == expected.fingerprint
     prove_routers(found, TEXTS[1])
-    ours, theirs = (capture(loaded, TEXTS, ITEM_IDS) for loaded in (found, expected))
+    ours, theirs = (loaded.capture(TEXTS, ITEM_IDS) for loaded in (found, expected))
     np.testing.assert_array_equal(ours.selections, theirs.selections)
     np.testing.assert_allclose(ours.profiles, theirs.profiles, atol=1e-6)
     np.testing.assert_array_equal(steered(found), steered(expected))
@@ -145,7 +146,7 @@ def test_dequantize_is_refused_where_transformers_cannot(tmp_path):
 def test_dequantize_leaves_a_plain_checkpoint_alone():
     """What is stored in floating point loads as without the option."""
     plain, asked = (load_model(str(checkpoint("olmoe")), device="cpu", dequantize=flag) for flag in (False, True))
-    assert plain.fingerprint() == asked.fingerprint()
+    assert plain.fingerprint == asked.fingerprint
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
@@ -155,7 +156,7 @@ def test_quantised_router_is_refused(dtype):
     weight = model.model.layers[2].mlp.router.gate.weight
     model.model.layers[2].mlp.router.gate.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     with pytest.raises(ModelError, match=r"router's gate\.weight is quantised.*llm_int8_skip_modules"):
-        LoadedModel(model, tokenizer(), name="quantised")
+        HuggingFaceModel(model, tokenizer(), name="quantised")
 
 
 def with_bitsandbytes(family, bits):
@@ -181,14 +182,14 @@ def test_bitsandbytes_leaves_these_routers_alone(family, bits, tmp_path):
     """Routers that are no plain linear layer stay in floating point: proven, captured and steered, also once saved."""
     model = with_bitsandbytes(family, bits)
     assert {type(parameter).__name__ for parameter in model.parameters()} & {"Int8Params", "Params4bit"}
-    loaded = LoadedModel(model, tokenizer(), name="bitsandbytes")
+    loaded = HuggingFaceModel(model, tokenizer(), name="bitsandbytes")
     prove_routers(loaded, TEXTS[1])
     assert steered(loaded)[..., 0].sum() == 0
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     again = load_model(str(tmp_path), device="cpu")
     prove_routers(again, TEXTS[1])
-    assert again.fingerprint() == loaded.fingerprint()
+    assert again.fingerprint == loaded.fingerprint
     with pytest.raises(ModelError, match=r"cannot dequantise .* 'bitsandbytes'"):
         load_model(str(tmp_path), device="cpu", dequantize=True)
 
@@ -199,7 +200,7 @@ def test_routers_that_bitsandbytes_quantises_are_refused(family, bits):
     """A router with a plain linear layer is quantised with the rest."""
     model = with_bitsandbytes(family, bits)
     with pytest.raises(ModelError, match=r"is quantised.*llm_int8_skip_modules"):
-        LoadedModel(model, tokenizer(), name="bitsandbytes")
+        HuggingFaceModel(model, tokenizer(), name="bitsandbytes")
 
 
 @pytest.mark.parametrize("family", ["phimoe", "dbrx", "minimax", "olmoe"])
@@ -210,14 +211,29 @@ def test_training_mode_is_refused(family):
     loaded.model.train()
     for use in (
         lambda: prove_routers(loaded, TEXTS[1]),
-        lambda: capture(loaded, TEXTS, ITEM_IDS),
+        lambda: loaded.capture(TEXTS, ITEM_IDS),
         lambda: measure_change(loaded, plan, TEXTS),
     ):
         with pytest.raises(ModelError, match=r"the model is in training mode.*model\.eval\(\)"):
             use()
     loaded.model.eval()
-    loaded.routers[-1].module.train()
+    loaded.router_modules[-1].module.train()
     with pytest.raises(ModelError, match=r"(gate|router) is in training mode"):
-        capture(loaded, TEXTS, ITEM_IDS)
+        loaded.capture(TEXTS, ITEM_IDS)
     loaded.model.eval()
     prove_routers(loaded, TEXTS[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_activations_that_are_quantised_at_every_call_depend_on_the_batch():
+    """One scale for all that a call reads: alone and together other experts are chosen, which `doctor` refuses."""
+    plain = tiny("olmoe")
+    model = torch.ao.quantization.quantize_dynamic(plain.model, {torch.nn.Linear}, dtype=torch.qint8)
+    loaded = HuggingFaceModel(model, plain.tokenizer, name="int8")
+    alone, together = (
+        loaded.capture(TEXTS, ITEM_IDS, options=CaptureOptions(batch_tokens=size)).selections for size in (1, 10**6)
+    )
+    assert (alone != together).any()
+    with pytest.raises(ModelError, match="padding on the right changes"):
+        try_padding(loaded)

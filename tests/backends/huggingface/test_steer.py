@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,10 +15,11 @@ from configs import randomise, tiny_config
 from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS
 from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from transformers import AutoModelForCausalLM
 
 from isogloss import routing
-from isogloss.backends.huggingface import LoadedModel, capture, measure_change, steer
+from isogloss.backends.huggingface import HuggingFaceModel, measure_change, steer
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
@@ -29,14 +34,14 @@ def most_chosen_first(loaded):
     """Experts of the last routed layer, the most chosen first; captured once from each untouched tiny model."""
     key = loaded.name, loaded.model.dtype
     if key not in _MOST_CHOSEN:
-        counts = capture(loaded, [LONG], ["long"]).selections[0, -1]
+        counts = loaded.capture([LONG], ["long"]).selections[0, -1]
         _MOST_CHOSEN[key] = np.argsort(-counts, kind="stable")
     return _MOST_CHOSEN[key]
 
 
 def in_last_layer(loaded, intervention):
     """The intervention moved to the last routed layer, which no routed one follows; expert 0 is the most chosen."""
-    spec, most_chosen = loaded.routers[-1].spec, most_chosen_first(loaded)
+    spec, most_chosen = loaded.router_modules[-1].spec, most_chosen_first(loaded)
     experts = tuple(int(most_chosen[expert]) for expert in intervention.experts)
     experts = experts[: spec.top_k] if intervention.kind == "force" else experts
     return dataclasses.replace(intervention, layer=spec.layer, experts=experts)
@@ -44,7 +49,7 @@ def in_last_layer(loaded, intervention):
 
 def plan_of(loaded, *interventions):
     """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint(), interventions=interventions, provenance={"test": "test"})
+    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 def observe(loaded, text=TEXTS[1]):
@@ -52,7 +57,7 @@ def observe(loaded, text=TEXTS[1]):
     seen = {}
 
     def keep(index, output):
-        seen[loaded.routers[index].spec.layer] = output
+        seen[loaded.router_modules[index].spec.layer] = output
 
     with watch_routers(loaded, keep), torch.no_grad():
         output = loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits
@@ -80,8 +85,31 @@ def test_empty_plan_changes_no_bit(family, dtype):
     loaded = tiny(family, dtype=dtype)
     before, _ = observe(loaded)
     with steer(loaded, plan_of(loaded)):
-        assert not any(router.module._forward_pre_hooks for router in loaded.routers)
+        assert not any("forward" in vars(router.module) for router in loaded.router_modules)
+        assert "forward" not in vars(loaded.decoder)
         inside, _ = observe(loaded)
+    assert torch.equal(before, inside)
+
+
+ROUNDED_SCORES = {
+    "dbrx": "softmax of 16-bit logits",
+    "deepseek_v4": "square root of softplus of 16-bit logits",
+    "lfm2_moe": "sigmoid of 16-bit logits",
+}
+"""Families that round scores before they choose; steered, they score in float32, so that choices can differ."""
+
+
+@each_family()
+@pytest.mark.parametrize("value", [0.0, 1e-30])
+def test_offsets_too_small_for_any_logit_change_no_bit_in_bfloat16(family, value):
+    """Tokens whose logits keep their values keep their weights too, rounded as without a plan."""
+    if value and family in ROUNDED_SCORES:
+        pytest.skip(f"{family} chooses by the {ROUNDED_SCORES[family]}")
+    loaded = tiny(family, dtype=torch.bfloat16)
+    before, _ = observe(loaded, LONG)
+    offsets = [Intervention("offset", r.spec.layer, (0, 1, 2), values=(value,) * 3) for r in loaded.router_modules]
+    with steer(loaded, plan_of(loaded, *offsets)):
+        inside, _ = observe(loaded, LONG)
     assert torch.equal(before, inside)
 
 
@@ -91,7 +119,7 @@ def test_empty_plan_changes_no_bit(family, dtype):
 def test_equals_editing_the_reference_router(family, dtype, intervention):
     """The steered choice and weights are the reference router's on edited logits, and differ from the unsteered."""
     loaded = tiny(family, dtype=dtype)
-    router = loaded.routers[-1]
+    router = loaded.router_modules[-1]
     layer, n_experts = router.spec.layer, router.spec.n_experts
     plan = plan_of(loaded, in_last_layer(loaded, intervention))
     products = []
@@ -116,10 +144,10 @@ def test_equals_editing_the_reference_router(family, dtype, intervention):
 
 def require_forced_and_banned(loaded, forced, banned):
     """Captured under a plan for all layers, every token chooses the one and no token the others."""
-    layers = [router.spec.layer for router in loaded.routers]
+    layers = [router.spec.layer for router in loaded.router_modules]
     edits = [e for n in layers for e in (Intervention("force", n, (forced,)), Intervention("ban", n, banned))]
     with steer(loaded, plan_of(loaded, *edits)):
-        captured = capture(loaded, TEXTS, ITEM_IDS)
+        captured = loaded.capture(TEXTS, ITEM_IDS)
     expected = captured.tokens[:, None].repeat(len(layers), 1)
     np.testing.assert_array_equal(captured.selections[:, :, forced], expected)
     assert captured.selections[:, :, list(banned)].sum() == 0
@@ -137,7 +165,7 @@ def test_force_and_ban_hold_for_every_token(family, dtype):
 def test_force_and_ban_hold_against_bias_groups_and_saturation(family):
     """They hold where logits saturate, where the bias favours the banned and where all favour another group."""
     loaded = tiny(family)
-    for router in loaded.routers:
+    for router in loaded.router_modules:
         router.module.get_parameter(router.weight_name).data.mul_(30)
         if router.bias_name is not None:
             holder = router.module if hasattr(router.module, router.bias_name.split(".")[0]) else router.block
@@ -166,7 +194,7 @@ def test_steered_outputs_agree_between_expert_implementations(family, implementa
 def test_generation_is_steered_at_every_step(family):
     """Greedy generation under a plan equals greedy search by full steered forwards, and differs from unsteered."""
     loaded = tiny(family)
-    plan = plan_of(loaded, *(Intervention("offset", r.spec.layer, (6,), values=(20.0,)) for r in loaded.routers))
+    plan = plan_of(loaded, *(Intervention("offset", r.spec.layer, (6,), values=(20.0,)) for r in loaded.router_modules))
     ids = loaded.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     options |= {"return_dict_in_generate": True, "output_logits": True, "attention_mask": torch.ones_like(ids)}
@@ -190,25 +218,172 @@ def test_leaving_restores_every_bit(family):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    handle = loaded.routers[-1].module.register_forward_hook(interrupt)
+    handle = loaded.router_modules[-1].module.register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt), steer(loaded, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))):
         observe(loaded)
     handle.remove()
     after, _ = observe(loaded)
     assert torch.equal(before, after)
-    for router in loaded.routers:
-        assert not router.module._forward_pre_hooks
-        assert not router.module._forward_hooks
+    for module in (loaded.decoder, *(router.module for router in loaded.router_modules)):
+        assert "forward" not in vars(module)
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
+@pytest.mark.parametrize("point", ["linear", "topk"])
+def test_an_interrupt_inside_a_router_ends_its_edit(interrupt, point):
+    """Whatever is raised between product and choice, later forwards are edited once, and none after the context."""
+    loaded = tiny("olmoe")
+    plan = plan_of(loaded, *(Intervention("force", r.spec.layer, (5,)) for r in loaded.router_modules))
+    before, captured = observe(loaded)[0], loaded.capture(TEXTS, ITEM_IDS)
+    with steer(loaded, plan):
+        steered, _ = observe(loaded)
+
+    class Interrupted(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func.__name__ == point and (point == "topk" or args[1].shape == loaded.router_modules[0].weight_shape):
+                raise interrupt
+            return func(*args, **(kwargs or {}))
+
+    with steer(loaded, plan):
+        with pytest.raises(interrupt), Interrupted(), torch.no_grad():
+            loaded.model(**loaded.tokenizer(TEXTS[1], return_tensors="pt"))
+        assert not _get_current_function_mode_stack()
+        again, _ = observe(loaded)
+    after = loaded.capture(TEXTS, ITEM_IDS)
+    assert torch.equal(again, steered)
+    assert torch.equal(observe(loaded)[0], before)
+    np.testing.assert_array_equal(after.selections, captured.selections)
+    np.testing.assert_array_equal(after.profiles, captured.profiles)
+
+
+# An interrupt inside a finaliser of Python's own is only reported.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_at_any_moment_leaves_nothing_behind():
+    """A real signal, at many moments of a steered forward, in whatever instruction it falls."""
+    loaded = tiny("olmoe")
+    plan = plan_of(loaded, *(Intervention("force", r.spec.layer, (5,)) for r in loaded.router_modules))
+    before, _ = observe(loaded)
+    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    n_interrupted = 0
+    try:
+        for microseconds in range(50, 4050, 50):
+            with suppress(KeyboardInterrupt), steer(loaded, plan):
+                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+                for _ in range(50):
+                    observe(loaded)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            torch.set_grad_enabled(True)  # the interrupt may fall into the end of torch's own no_grad
+            after, _ = observe(loaded)
+            n_interrupted += 1
+            assert not _get_current_function_mode_stack(), microseconds
+            assert torch.equal(after, before), microseconds
+            assert not [module for module in loaded.model.modules() if "forward" in vars(module)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert n_interrupted == 80
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_runs_that_an_interrupt_left_or_lost_are_no_later_fault(left):
+    """Torch takes a mode off and puts it back around every function; an interrupt in between can lose it."""
+    loaded = tiny("olmoe")
+    plan = plan_of(loaded, Intervention("force", LAST, (5,)))
+    before, _ = observe(loaded)
+    plain = loaded.router_modules[-1].module.forward
+
+    def interrupted(_hidden):
+        run = _pop_mode()
+        for _ in range(left):
+            _push_mode(run)
+        raise KeyboardInterrupt
+
+    loaded.router_modules[-1].module.forward = interrupted
+    with pytest.raises(KeyboardInterrupt), steer(loaded, plan):
+        observe(loaded)
+    assert not _get_current_function_mode_stack()
+    loaded.router_modules[-1].module.forward = plain
+    assert torch.equal(observe(loaded)[0], before)
+    loaded.capture(TEXTS, ITEM_IDS)
+
+
+@pytest.mark.parametrize("by_phase", [False, True])
+def test_threads_are_steered_each_by_itself(by_phase):
+    """Requests of many threads under one plan give what each gives alone, and afterwards what they give without it."""
+    loaded = tiny("olmoe")
+    phase = {"phase": "generation"} if by_phase else {}
+    plan = plan_of(loaded, *(Intervention("force", r.spec.layer, (5,), **phase) for r in loaded.router_modules))
+
+    def generate(index):
+        ids = loaded.tokenizer(TEXTS[index % len(TEXTS)], return_tensors="pt")
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        return loaded.model.generate(**ids, **options).tolist()
+
+    plain = [generate(index) for index in range(12)]
+    with steer(loaded, plan):
+        alone = [generate(index) for index in range(12)]
+    with ThreadPoolExecutor(3) as pool:
+        with steer(loaded, plan):
+            together = list(pool.map(generate, range(12)))
+        afterwards = list(pool.map(generate, range(12)))
+    assert together == alone
+    assert alone != plain
+    assert afterwards == plain
+
+
+def test_leaving_while_a_thread_still_runs_is_an_error():
+    """What that thread computes would be steered in its first layers only."""
+    loaded = tiny("olmoe")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert go_on.wait(60)
+
+    handle = loaded.router_modules[0].module.register_forward_hook(wait)
+    plan = plan_of(loaded, *(Intervention("force", r.spec.layer, (5,)) for r in loaded.router_modules))
+    with ThreadPoolExecutor(1) as pool:
+        requests = []
+
+        def leave_early():
+            with steer(loaded, plan):
+                requests.append(pool.submit(observe, loaded))
+                assert inside.wait(60)
+
+        with pytest.raises(ModelError, match="another thread was running the model"):
+            leave_early()
+        go_on.set()
+        handle.remove()
+        with pytest.raises(ModelError, match="ran 0 times in 1 forwards"):
+            requests[0].result()
+
+
+def test_capture_notices_a_function_mode_of_others():
+    """A mode that sees every torch function may change what is captured; one that sets the device may not."""
+    loaded = tiny("olmoe")
+    expected = loaded.capture(TEXTS, ITEM_IDS)
+
+    class Foreign(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with Foreign(), pytest.raises(ModelError, match=r"function mode is active \(Foreign\).*leave its context"):
+        loaded.capture(TEXTS, ITEM_IDS)
+    with torch.device("cpu"):
+        np.testing.assert_array_equal(loaded.capture(TEXTS, ITEM_IDS).selections, expected.selections)
 
 
 def test_an_exception_in_the_router_ends_the_edit():
     """When a router's own forward raises, its edit does not leak into other linear products."""
     loaded = tiny("olmoe")
-    module = loaded.routers[-1].module
+    module = loaded.router_modules[-1].module
     with steer(loaded, plan_of(loaded, EVERY_KIND[5])):
         with pytest.raises(RuntimeError):
             module(torch.zeros(3, 7))
         product = torch.nn.functional.linear(torch.zeros(1, 32), module.weight)
+        loaded.decoder(torch.ones(1, 1, dtype=torch.long))
     assert torch.equal(product, torch.zeros(1, 8))
 
 
@@ -225,13 +400,13 @@ def test_fingerprint_does_not_depend_on_dtype():
     first = tiny("olmoe", dtype=torch.bfloat16)
     again = tiny("olmoe", dtype=torch.bfloat16)
     again.model.to(torch.float32)
-    assert first.fingerprint() == again.fingerprint()
+    assert first.fingerprint == again.fingerprint
 
 
 def test_unreachable_logits_are_an_error():
     """A router that computes its logits by another product than F.linear makes steering fail loudly."""
     loaded = tiny("olmoe")
-    module = loaded.routers[-1].module
+    module = loaded.router_modules[-1].module
 
     def other_road(hidden):
         logits = torch.matmul(hidden.reshape(-1, 32), module.weight.T)
@@ -240,7 +415,7 @@ def test_unreachable_logits_are_an_error():
 
     module.forward = other_road
     with (
-        pytest.raises(ModelError, match="ran 1 times; its logits were edited 0"),
+        pytest.raises(ModelError, match="ran once; its logits were edited 0"),
         steer(loaded, plan_of(loaded, EVERY_KIND[0])),
     ):
         observe(loaded)
@@ -251,11 +426,11 @@ def test_one_group_of_all_experts_is_no_second_choice():
     config = tiny_config("glm4_moe")
     config.n_group = config.topk_group = 1
     model = randomise(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
-    loaded = LoadedModel(model, tokenizer(), name="one-group")
-    assert loaded.routers[0].spec.n_groups == 1
-    layer = loaded.routers[-1].spec.layer
+    loaded = HuggingFaceModel(model, tokenizer(), name="one-group")
+    assert loaded.router_modules[0].spec.n_groups == 1
+    layer = loaded.router_modules[-1].spec.layer
     with steer(loaded, plan_of(loaded, Intervention("force", layer, (6,)), Intervention("ban", layer, (0, 1)))):
-        captured = capture(loaded, TEXTS, ITEM_IDS)
+        captured = loaded.capture(TEXTS, ITEM_IDS)
     np.testing.assert_array_equal(captured.selections[:, -1, 6], captured.tokens)
     assert captured.selections[:, -1, :2].sum() == 0
 
@@ -265,7 +440,7 @@ def test_a_product_by_mm_is_edited_too():
     if "kolibri1" not in FAMILIES:
         pytest.skip("this version of transformers has no kolibri1")
     loaded = tiny("kolibri1")
-    router = loaded.routers[-1]
+    router = loaded.router_modules[-1]
     module, plan = router.module, plan_of(loaded, in_last_layer(loaded, EVERY_KIND[1]))
 
     def on_a_gpu(hidden):
@@ -276,9 +451,11 @@ def test_a_product_by_mm_is_edited_too():
 
     with steer(loaded, plan):
         _, expected = observe(loaded)
-        module.forward = on_a_gpu
-        _, found = observe(loaded)
-    torch.testing.assert_close(found[router.spec.layer], expected[router.spec.layer])
+    module.forward = on_a_gpu
+    with steer(loaded, plan):
+        _, on_gpu = observe(loaded)
+    assert module.forward is on_a_gpu
+    torch.testing.assert_close(on_gpu[router.spec.layer], expected[router.spec.layer])
 
 
 def test_effect_is_measured_and_required():
@@ -298,7 +475,7 @@ def test_editing_what_the_router_returns_does_nothing():
     """Why steering works inside the router: an edit of its returned logits leaves the model's output as it was."""
     loaded = tiny("olmoe")
     before, _ = observe(loaded)
-    handle = loaded.routers[-1].module.register_forward_hook(
+    handle = loaded.router_modules[-1].module.register_forward_hook(
         lambda _m, _i, out: (out[0] + 100 * torch.arange(8), *out[1:])
     )
     after, _ = observe(loaded)

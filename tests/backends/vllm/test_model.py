@@ -11,12 +11,11 @@ import pytest
 import torch
 from models import TEXTS, checkpoint, tiny
 
-from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.backends.model import Sampling
 from isogloss.backends.vllm.model import VLLMModel
-from isogloss.backends.vllm.plugin.record import ITEM
-from isogloss.backends.vllm.plugin.slots import START
+from isogloss.backends.vllm.plugin.requests import ITEM, START
 from isogloss.errors import CorpusError, ModelError, RunError
 from isogloss.steering import Intervention, Plan
 
@@ -43,25 +42,26 @@ class Params:
     skip_special_tokens: bool = True
 
 
-class Served:
-    """Stands for a `ServedModel`: forwards of a tiny model, and a note of all that was asked."""
+class Served(VLLMModel):
+    """A served model without vLLM: forwards of a tiny model, and a note of all that was asked."""
+
+    dtype = "float32"
+    fingerprint = None
 
     def __init__(self, device="cuda", max_num_batched_tokens=64):
-        self.loaded = tiny("olmoe")
-        self.name, self.dtype, self.tokenizer = "tiny", "float32", self.loaded.tokenizer
-        self.revision = None
-        self.config, self.fingerprint = self.loaded.model.config, self.loaded.fingerprint()
-        self.specs = [router.spec for router in self.loaded.routers]
+        self.loaded = loaded = tiny("olmoe")
+        EngineModel.__init__(self, "tiny", loaded.tokenizer, loaded.config, loaded.family, loaded.routers)
+        self.fingerprint = loaded.fingerprint
         model = SimpleNamespace(model=str(checkpoint("olmoe")), max_model_len=LIMIT, logprobs_mode="raw_logprobs")
         scheduler = SimpleNamespace(max_num_batched_tokens=max_num_batched_tokens)
         config = SimpleNamespace(device_config=SimpleNamespace(device_type=device), scheduler_config=scheduler)
         llm_engine = SimpleNamespace(vllm_config=config)
-        self.engine = SimpleNamespace(generate=self.generate, model_config=model, llm_engine=llm_engine)
+        self.engine = SimpleNamespace(generate=self.respond, model_config=model, llm_engine=llm_engine)
         self.asked, self.plan, self.recorded = [], None, None
         self.reason = lambda _how: None
 
     @torch.inference_mode()
-    def generate(self, prompts, params, *, use_tqdm):
+    def respond(self, prompts, params, *, use_tqdm):
         """Read every prompt; the answer is the likeliest next token, then the end."""
         assert not use_tqdm
         self.asked.append((prompts, params))
@@ -99,7 +99,7 @@ class Served:
         """Record choices alone."""
         most = max(len(item["sampled"]) for item in items)
         assert [item["counted"] for item in items] == [item["sampled"] for item in items]
-        self.recorded = {"sampled": torch.full((len(items), len(self.specs), most, 2), -1)}
+        self.recorded = {"sampled": torch.full((len(items), len(self.routers), most, 2), -1)}
         self.recorded |= dict.fromkeys(("profiles", "selections"))
         yield self.recorded
         self.recorded = None
@@ -122,14 +122,14 @@ def vllm(monkeypatch):
 
 def answer(served, texts=TEXTS[:3], n_new=4, sampling=None):
     """Answer by the engine."""
-    return VLLMModel(served).answer(texts, max_new_tokens=n_new, add_special_tokens=True, sampling=sampling)
+    return served.answer(texts, max_new_tokens=n_new, add_special_tokens=True, sampling=sampling)
 
 
 def test_likelihoods_are_those_of_transformers():
     """Each sum is over the same tokens; every request says where its continuation begins and is read greedily."""
     served = Served()
-    found = VLLMModel(served).log_likelihoods(PAIRS, add_special_tokens=True)
-    expected = HuggingFaceModel(served.loaded).log_likelihoods(PAIRS)
+    found = served.log_likelihoods(PAIRS, add_special_tokens=True)
+    expected = served.loaded.log_likelihoods(PAIRS)
     assert [each.n_tokens for each in found] == [each.n_tokens for each in expected]
     assert [each.nats for each in found] == pytest.approx([each.nats for each in expected], rel=1e-4)
     assert [each.greedy for each in found] == [each.greedy for each in expected]
@@ -145,7 +145,7 @@ def test_answers_are_decoded_without_special_tokens():
     """The new tokens alone; vLLM's own idea of an end is switched off for that of the checkpoint."""
     served = Served()
     found = answer(served)
-    reference = HuggingFaceModel(served.loaded)
+    reference = served.loaded
     assert found == reference.answer(TEXTS[:3], max_new_tokens=1, add_special_tokens=True, sampling=None)
     ((_, params),) = served.asked
     ends = served.loaded.model.generation_config.eos_token_id
@@ -159,8 +159,7 @@ def test_a_stop_that_only_the_engine_sees_ends_nothing():
     """Stops reach the engine; where one is not in the answer as it is decoded here, that answer is written whole."""
     served = Served()
     served.reason = lambda how: "absent" if how.stop else None
-    engine = VLLMModel(served)
-    assert engine.answer(TEXTS[:2], max_new_tokens=4, add_special_tokens=True, stop=("absent", "")) == answer(
+    assert served.answer(TEXTS[:2], max_new_tokens=4, add_special_tokens=True, stop=("absent", "")) == answer(
         served, TEXTS[:2]
     )
     (_, first), *again = served.asked[:3]
@@ -207,10 +206,10 @@ def test_the_last_token_of_the_context_is_vllms(n_spare):
     served = Served()
     served.engine.model_config.max_model_len = len(served.tokenizer(TEXTS[0] + " No.")["input_ids"]) + n_spare
     if n_spare:
-        assert VLLMModel(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
+        assert served.log_likelihoods(PAIRS[2:3], add_special_tokens=True)
         return
     with pytest.raises(RunError, match=f"give --engine max_model_len={served.engine.model_config.max_model_len + 1}"):
-        VLLMModel(served).log_likelihoods(PAIRS[2:3], add_special_tokens=True)
+        served.log_likelihoods(PAIRS[2:3], add_special_tokens=True)
 
 
 def test_other_numbers_than_log_probabilities_are_refused():
@@ -218,7 +217,7 @@ def test_other_numbers_than_log_probabilities_are_refused():
     served = Served()
     served.engine.model_config.logprobs_mode = "raw_logits"
     with pytest.raises(ModelError, match="returns raw_logits; expected raw_logprobs"):
-        VLLMModel(served).log_likelihoods(PAIRS, add_special_tokens=True)
+        served.log_likelihoods(PAIRS, add_special_tokens=True)
 
 
 @pytest.mark.parametrize("phases", [("both",), ("prompt",), ("generation",), ("prompt", "generation")])
@@ -229,11 +228,11 @@ def test_change_counts_tokens_of_the_phase(phases):
     """
     served = Served()
     plan = Plan(served.fingerprint, tuple(Intervention("ban", 1, (0,), phase=phase) for phase in phases))
-    found = VLLMModel(served).change(plan, TEXTS[:3], add_special_tokens=True)
+    found = served.change(plan, TEXTS[:3], add_special_tokens=True)
     n_tokens = sum(len(ids) for ids in served.tokenizer(list(TEXTS[:3]))["input_ids"])
     assert found.kl is None
     assert list(found.changed) == list(served.fingerprint.layers)
     changed = 9 / n_tokens if "generation" in phases else 0.0
     assert list(found.changed.values()) == pytest.approx([changed] * len(found.changed), abs=1e-12)
     with pytest.raises(CorpusError, match="no token to measure"):
-        VLLMModel(served).change(plan, ["Yes", ""], add_special_tokens=False)
+        served.change(plan, ["Yes", ""], add_special_tokens=False)

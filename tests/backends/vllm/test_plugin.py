@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.backends.vllm.plugin import RefusedError, register
+from isogloss.backends.vllm.plugin.effect import Observation, require_effect
 from isogloss.backends.vllm.plugin.install import _cache_reset
 from isogloss.backends.vllm.plugin.layer import LayerSteering, SteeredLayer, bind
-from isogloss.backends.vllm.plugin.probe import Observation, require_effect
 from isogloss.backends.vllm.plugin.record import Recorder
-from isogloss.backends.vllm.plugin.settings import n_slots_of, pass_on, read_settings
-from isogloss.backends.vllm.plugin.slots import Slots, language_of
+from isogloss.backends.vllm.plugin.settings import n_slots_of, pass_on, read_serving_settings
+from isogloss.backends.vllm.plugin.slots import Slots
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint, RouterSpec, route
 from isogloss.steering import KINDS, Intervention, Plan, apply_choice, apply_edit, compile_layer, write_plan
@@ -47,7 +47,7 @@ def test_without_variables_there_is_nothing_to_do(monkeypatch):
     """An engine whose environment names no variable is left as it is, and vLLM is not even imported."""
     for name in ("ISOGLOSS_PLAN", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD"):
         monkeypatch.delenv(name, raising=False)
-    assert read_settings({}) is None
+    assert read_serving_settings({}) is None
     register()
     assert "vllm" not in sys.modules
 
@@ -55,7 +55,6 @@ def test_without_variables_there_is_nothing_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("interventions", "kinds", "n_slots"),
     [
-        ((), (), 1),
         ((SOFT,), ("soft",), 1),
         ((SOFT, BY_PHASE), ("soft", "force"), 2),
         ((SOFT, SWAHILI), ("soft", "ban"), 2),
@@ -65,7 +64,7 @@ def test_without_variables_there_is_nothing_to_do(monkeypatch):
 def test_a_plan_says_what_its_engine_must_do(tmp_path, interventions, kinds, n_slots):
     """Kinds and combinations of language and phase are those of the plan."""
     write_plan(plan_of(*interventions), tmp_path / "plan.json")
-    settings = read_settings({"ISOGLOSS_PLAN": str(tmp_path / "plan.json")})
+    settings = read_serving_settings({"ISOGLOSS_PLAN": str(tmp_path / "plan.json")})
     assert (settings.plan, settings.kinds, settings.n_slots) == (plan_of(*interventions), kinds, n_slots)
     assert not settings.record
     settings.require(plan_of(*interventions))
@@ -75,15 +74,15 @@ def test_an_engine_can_be_started_for_more_than_its_plan(tmp_path):
     """Further kinds and slots are named; plans that need others are refused with the variable to set."""
     write_plan(plan_of(SOFT), tmp_path / "plan.json")
     environ = {"ISOGLOSS_PLAN": str(tmp_path / "plan.json"), "ISOGLOSS_KINDS": "ban", "ISOGLOSS_SLOTS": "2"}
-    settings = read_settings(environ)
+    settings = read_serving_settings(environ)
     assert settings.kinds == ("soft", "ban")
     settings.require(plan_of(SOFT, SWAHILI))
     with pytest.raises(PlanError, match=r"kind force.*started for soft, ban.*ISOGLOSS_KINDS=all"):
         settings.require(plan_of(SOFT, BY_PHASE))
     with pytest.raises(PlanError, match=r"3 combinations.*started for 2.*ISOGLOSS_SLOTS=3"):
         settings.require(plan_of(SWAHILI, Intervention("ban", 2, (1,), languages=("de",))))
-    assert read_settings({"ISOGLOSS_KINDS": "all"}).kinds == KINDS
-    assert settings.summary != read_settings({**environ, "ISOGLOSS_KINDS": "all"}).summary
+    assert read_serving_settings({"ISOGLOSS_KINDS": "all"}).kinds == KINDS
+    assert settings.summary != read_serving_settings({**environ, "ISOGLOSS_KINDS": "all"}).summary
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,14 @@ def test_an_engine_can_be_started_for_more_than_its_plan(tmp_path):
 def test_bad_variables_are_refused(environ, message):
     """Nothing is guessed."""
     with pytest.raises(PlanError, match=message):
-        read_settings(environ)
+        read_serving_settings(environ)
+
+
+def test_a_plan_that_steers_nothing_is_not_served(tmp_path):
+    """A server that starts in silence would pass for a steered one."""
+    write_plan(plan_of(), tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="has no interventions; unset ISOGLOSS_PLAN"):
+        read_serving_settings({"ISOGLOSS_PLAN": str(tmp_path / "plan.json")})
 
 
 def spoiled(**changes):
@@ -196,16 +202,6 @@ def test_every_row_has_the_edits_of_its_language_and_phase():
             assert mine.arrays.keys() == theirs.arrays.keys()
             for name, array in theirs.arrays.items():
                 np.testing.assert_array_equal(mine.arrays[name], array)
-
-
-def test_a_request_names_its_language_in_any_code():
-    """Unknown codes are no language: the unconditional rules apply."""
-    assert [language_of(extra) for extra in ({"isogloss_language": "sw"}, {"isogloss_language": "zzz"}, {}, None)] == [
-        "swh_Latn",
-        None,
-        None,
-        None,
-    ]
 
 
 # What a layer does.
@@ -310,7 +306,7 @@ def test_a_bias_does_not_undo_a_plan(logits):
     """Where the router adds a bias, the choice is computed here: as the reference router does under the same plan."""
     bias = torch.tensor([9.0, 0, 0, 0, -9.0, 0, 0, 0])
     spec = RouterSpec(1, 8, 2, scoring="sigmoid", selection_bias=True, n_groups=4, top_groups=2, group_score="top2_sum")
-    runner = steered(choice=(spec, bias))
+    runner = steered(reference=(spec, bias))
     edit = edit_layer([Intervention("ban", 1, (0,)), Intervention("force", 1, (4,))], 8)
     runner.isogloss.load([edit])
     edited, (weights, ids), _ = runner._apply_quant_method(None, logits)

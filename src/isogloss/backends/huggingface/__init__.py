@@ -1,16 +1,16 @@
 """The transformers backend: load, capture, steer."""
 
-from isogloss.backends.huggingface.capture import capture
 from isogloss.backends.huggingface.change import measure_change
-from isogloss.backends.huggingface.loading import LoadedModel, load_model
+from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.model import HuggingFaceModel, load_model
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.model import CaptureOptions
 
 __all__ = [
     "CaptureOptions",
+    "HuggingFaceModel",
     "LoadedModel",
-    "capture",
     "load_model",
     "measure_change",
     "prove_routers",

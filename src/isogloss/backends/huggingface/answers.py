@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from isogloss.backends.configuration import end_tokens, generation_settings
-from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.configuration import end_tokens, generation_settings, neutral_settings
+from isogloss.backends.huggingface.loading import LoadedModel, computing
+from isogloss.backends.joint_texts import encode_start, require_room
 from isogloss.backends.model import Sampling
 from isogloss.backends.token_batches import until_end
 
-__all__ = ["answer_batch", "continue_prompts", "draw"]
+__all__ = ["answer_ids", "continue_prompts", "draw", "pad_left"]
 
 
 def draw(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -43,9 +45,9 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling) -> tor
 
 
 class _Draws(LogitsProcessor):
-    """Leaves each row only the token that was drawn for it, so that the greedy choice is the draw."""
+    """Leaves each row only the token that was drawn for it, so that greedy decoding takes the draw."""
 
-    def __init__(self, sampling: Sampling, keys: Sequence[str], *, max_new_tokens: int, n_given: int) -> None:
+    def __init__(self, sampling: Sampling, keys: Sequence[str], max_new_tokens: int, n_given: int) -> None:
         self.sampling, self.n_given = sampling, n_given
         self.numbers = torch.from_numpy(np.stack([sampling.numbers(key, max_new_tokens) for key in keys]))
 
@@ -57,9 +59,9 @@ class _Draws(LogitsProcessor):
 
 
 class _Stops(StoppingCriteria):
-    """Ends an answer once one of some texts stands in it."""
+    """Ends an answer once it contains one of some texts."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], *, n_given: int) -> None:  # noqa: ANN401 - transformers' own
+    def __init__(self, tokenizer: Any, stop: Sequence[str], n_given: int) -> None:  # noqa: ANN401 - transformers' own
         self.tokenizer, self.stop, self.n_given = tokenizer, stop, n_given
         self.n_last = max(len(text.encode()) for text in stop) + 2  # a token holds a byte at least
 
@@ -68,13 +70,13 @@ class _Stops(StoppingCriteria):
         return torch.tensor([self._ended(row) for row in input_ids[:, self.n_given :]], device=input_ids.device)
 
     def _ended(self, row: torch.Tensor) -> bool:
-        """Look at the last tokens, and at all where these seem to hold a stop: a part may decode otherwise."""
+        """Decode the last tokens, and all where these contain a stop: a part may decode differently."""
         last = self.tokenizer.decode(row[-self.n_last :])
         return any(text in last and text in self.tokenizer.decode(row) for text in self.stop)
 
 
-@torch.inference_mode()
-def answer_batch(
+@computing
+def answer_ids(
     loaded: LoadedModel,
     prompts: Sequence[str],
     *,
@@ -82,51 +84,36 @@ def answer_batch(
     add_special_tokens: bool = True,
     sampling: tuple[Sampling, Sequence[str]] | None = None,
     stop: Sequence[str] = (),
-) -> list[str]:
-    """Continue all prompts in one forward per token.
+) -> list[list[int]]:
+    """Continue prompts in one batch, by token ids; see `Model.answer`.
 
-    Args:
-        loaded: the model; a plan may be active.
-        prompts: padded on the left; families in which that padding changes answers get them one by one.
-        max_new_tokens: most tokens per answer.
-        add_special_tokens: False for prompts that come from a chat template.
-        sampling: how tokens are drawn, and one key per prompt; None for greedy answers.
-        stop: texts after which an answer may end; they are not cut off, and special tokens count as their text.
+    They are padded on the left; families in which that padding changes answers get them one by one.
 
     Returns:
-        The continuations, without the prompt and special tokens.
+        The ids of each answer up to the one that ends it, with it.
     """
-    if not loaded.family.left_padding and len(prompts) > 1:
-        answers = []
-        for index, prompt in enumerate(prompts):
-            own = None if sampling is None else (sampling[0], [sampling[1][index]])
-            answers += answer_batch(
-                loaded,
-                [prompt],
-                max_new_tokens=max_new_tokens,
-                add_special_tokens=add_special_tokens,
-                sampling=own,
-                stop=stop,
-            )
-        return answers
-    batch = loaded.tokenizer(
-        list(prompts), return_tensors="pt", padding=True, padding_side="left", add_special_tokens=add_special_tokens
-    ).to(loaded.device)
-    n_given = batch["input_ids"].shape[1]
-    draws = []
-    if sampling is not None:
-        draws = [_Draws(*sampling, max_new_tokens=max_new_tokens, n_given=n_given)]
-    stop = [text for text in stop if text]
-    stops = [_Stops(loaded.tokenizer, stop, n_given=n_given)] if stop else []
-    new = _continue_ids(
-        loaded,
-        batch["input_ids"],
-        batch["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        logits_processor=LogitsProcessorList(draws),
-        stopping_criteria=StoppingCriteriaList(stops),
-    )
-    return list(loaded.tokenizer.batch_decode(new, skip_special_tokens=True))
+    answers: list[list[int]] = []
+    ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
+    size = max(1, len(prompts)) if loaded.family.left_padding else 1
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        ids = [encode_start(loaded.tokenizer, text, add_special_tokens=add_special_tokens) for text in prompts[part]]
+        require_room(ids, max_new_tokens, limit=loaded.context_length)
+        input_ids, attention_mask = pad_left(loaded, ids)
+        n_given = input_ids.shape[1]
+        draws = [_Draws(sampling[0], sampling[1][part], max_new_tokens, n_given)] if sampling else []
+        stops = [_Stops(loaded.tokenizer, texts, n_given)] if (texts := [text for text in stop if text]) else []
+        new = _continue_ids(
+            loaded,
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList(draws),
+            stopping_criteria=StoppingCriteriaList(stops),
+        )
+        # What follows the end of an answer is padding, which need not be a special token.
+        answers += [row[: len(until_end(row, ends)) + 1] for row in new.tolist()]
+    return answers
 
 
 def _continue_ids(
@@ -135,49 +122,53 @@ def _continue_ids(
     attention_mask: torch.Tensor,
     **options: Any,  # noqa: ANN401 - those of generate
 ) -> torch.Tensor:
-    """Continue token ids by the likeliest token each time.
-
-    Args:
-        loaded: the model; a plan may be active.
-        input_ids: ``[n, length]``, padded on the left.
-        attention_mask: the same shape, 0 at the padding.
-        options: of the model's own ``generate``, ``max_new_tokens`` at least.
-
-    Returns:
-        The new tokens ``[n, n_new]``, padded after the end of each text.
-    """
+    """Continue ids ``[n, length]``, padded on the left, greedily; return ``[n, n_new]``, padded on the right."""
+    neutral = neutral_settings(generation_settings(loaded.model.generation_config))
+    if "output_router_logits" in inspect.signature(loaded.model.forward).parameters:
+        # Checkpoints that were trained with it may store True; the loss it adds fails on padded batches.
+        neutral["output_router_logits"] = False
     output = loaded.model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=loaded.tokenizer.pad_token_id,
-        **options,
+        **neutral
+        | {
+            "do_sample": False,
+            "temperature": None,
+            "top_p": None,
+            "top_k": None,
+            "pad_token_id": loaded.tokenizer.pad_token_id or 0,  # any will do under a mask
+            **options,
+        },
     )
     new: torch.Tensor = output[:, input_ids.shape[1] :]
     return new
 
 
-@torch.inference_mode()
-def continue_prompts(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+def pad_left(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask ``[n, length]``."""
+    length = max(len(prompt) for prompt in prompts)
+    pad = loaded.tokenizer.pad_token_id or 0
+    rows = [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    masks = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(rows, device=loaded.device), torch.tensor(masks, device=loaded.device)
+
+
+@computing
+def continue_prompts(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, min_new_tokens: int = 1
+) -> list[list[int]]:
     """Continue prompts greedily in one batch, each by at least one token.
 
     Args:
         loaded: the model; a plan may be active.
         prompts: token ids, sent as they are; one alone for families in which left padding changes answers.
         max_new_tokens: most tokens per continuation.
+        min_new_tokens: least tokens per continuation, at least 1: until they are written no token can end it.
 
     Returns:
-        The ids of each continuation up to the token that ends the text, without it. That token is never the first:
-        until one other is written it cannot be chosen.
+        The ids of each continuation up to the token that ends the text, without it.
     """
-    length = max(len(prompt) for prompt in prompts)
-    pad = loaded.tokenizer.pad_token_id or 0
-    rows = [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts]
-    masks = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    input_ids, attention_mask = (torch.tensor(part, device=loaded.device) for part in (rows, masks))
-    new = _continue_ids(loaded, input_ids, attention_mask, max_new_tokens=max_new_tokens, min_new_tokens=1)
+    ids, mask = pad_left(loaded, prompts)
+    new = _continue_ids(loaded, ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
     ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
     return [until_end(row, ends) for row in new.tolist()]

@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from isogloss.analysis.statistics import Estimate, bootstrap_counts, percentile_interval
-from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.loading import LoadedModel, computing
+from isogloss.backends.huggingface.padded_batches import Measured, after_start, by_length, pad
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated, steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
 from isogloss.backends.model import Change
 from isogloss.errors import CorpusError
-from isogloss.steering import PHASES, Phase, Plan
+from isogloss.statistics import Estimate, bootstrap_counts, percentile_interval
+from isogloss.steering import PHASES, Phase, Steering
 
 __all__ = ["measure_change"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
 
 
-class _Text(NamedTuple):
-    """Token ids of one text, and the positions at which it is measured: ``start`` up to, without, ``stop``."""
-
-    item: int
-    ids: list[int]
-    start: int
-    stop: int
-
-
 class _Outputs(NamedTuple):
     """Logits ``[n, length, vocabulary]``, and the sorted chosen experts ``[n, length, top_k]`` of every layer."""
 
     logits: torch.Tensor
-    choices: list[torch.Tensor]
+    expert_ids: list[torch.Tensor]
 
 
-@torch.inference_mode()
-def measure_change(
+@computing
+def measure_change(  # noqa: PLR0913 - what is compared, and how texts are read
     loaded: LoadedModel,
-    plan: Plan,
-    prompts: Sequence[str],
+    plan: Steering,
+    texts: Sequence[str],
     *,
     continuations: Sequence[str] | None = None,
     add_special_tokens: bool = True,
     batch_tokens: int = 2048,
+    against: Steering | None = None,
 ) -> Change:
     """Compare chosen experts and next-token distributions with and without the plan, on the same tokens.
 
@@ -56,38 +50,40 @@ def measure_change(
 
     Where the plan edits prompt and generation differently, a continuation is read as what the model wrote. Without
     continuations, the prompts are read once as tokens of each phase that the plan names; of these readings, the larger
-    share of changed choices counts, layer by layer, and the larger divergence.
+    share of tokens with changed experts counts, layer by layer, and the larger divergence.
 
     Args:
         loaded: the model, unsteered.
         plan: the plan to measure; an empty one changes exactly nothing.
-        prompts: one per item, at least one.
+        texts: one per item, at least one; with continuations, the prompts.
         continuations: texts that follow the prompts, such as the unsteered answers, tokenised apart from them and
             without special tokens. With them, only the tokens that predict a continuation are measured; without, all.
         add_special_tokens: False for prompts that come from a chat template.
         batch_tokens: tokens per forward, padding included; a longer text runs alone.
+        against: what the plan is compared with, in place of the unsteered model.
 
     Raises:
         CorpusError: no prompts, another number of continuations, or a text with nothing to measure.
         PlanError: the plan was made for another model.
         ModelError: a router did not run, or could not be steered.
     """
-    texts = _tokenise(loaded, prompts, continuations, add_special_tokens=add_special_tokens)
-    n_tokens = np.array([text.stop - text.start for text in texts], dtype=np.float64)
+    measured = _tokenise(loaded, texts, continuations, add_special_tokens=add_special_tokens)
+    n_tokens = np.array([text.stop - text.start for text in measured], dtype=np.float64)
     readings: Sequence[Phase | None] = (None,) if continuations is not None else plan.phases or PHASES[:1]
-    sums = np.zeros((len(readings), len(texts), 2 + len(loaded.routers)))
-    for batch in _batches(texts, batch_tokens):
-        input_ids = _pad(loaded, batch)
-        plain = _forward(loaded, input_ids)
+    sums = np.zeros((len(readings), len(measured), 2 + len(loaded.routers)))
+    for batch in by_length(measured, batch_tokens):
+        input_ids = pad(loaded, batch)
+        with nullcontext() if against is None else steer(loaded, against):
+            plain = _forward(loaded, input_ids)
         for reading_sums, reading in zip(sums, readings, strict=True):
             with steer(loaded, plan), mark_generated(loaded, _generated(batch, input_ids, reading)):
                 steered = _forward(loaded, input_ids)
             for row, text in enumerate(batch):
-                reading_sums[text.item] = _change(plain, steered, row, slice(text.start, text.stop))
+                reading_sums[text.place] = _change(plain, steered, row, slice(text.start, text.stop))
     total = n_tokens.sum()
     _, other_tokens, *changed = (sums.sum(1) / total).max(0).tolist()
     largest = sums[int(sums[:, :, 0].sum(1).argmax()), :, 0]  # of the readings, that with the larger divergence
-    layers = [router.spec.layer for router in loaded.routers]
+    layers = [spec.layer for spec in loaded.routers]
     per_item = tuple((largest / n_tokens).tolist())
     return Change(
         dict(zip(layers, changed, strict=True)), _per_token(largest, n_tokens), per_item, other_tokens, int(total)
@@ -96,7 +92,7 @@ def measure_change(
 
 def _tokenise(
     loaded: LoadedModel, prompts: Sequence[str], continuations: Sequence[str] | None, *, add_special_tokens: bool
-) -> list[_Text]:
+) -> list[Measured]:
     if not prompts or (continuations is not None and len(continuations) != len(prompts)):
         raise CorpusError(
             f"found {len(prompts)} prompts and {len(continuations or ())} continuations; expected at least one prompt, "
@@ -112,40 +108,22 @@ def _tokenise(
             stop = len(ids) - 1  # the last token predicts what comes after the continuation
         if not 0 <= start < stop:
             raise CorpusError(f"item {item} has no token to measure; leave out empty prompts and continuations")
-        texts.append(_Text(item, ids, start, stop))
+        texts.append(Measured(item, ids, start, stop))
     return texts
 
 
-def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]:
-    """Group texts of like length within the budget of tokens, longest first."""
-    left = sorted(texts, key=lambda text: (-len(text.ids), text.item))
-    while left:
-        size = max(1, batch_tokens // len(left[0].ids))
-        yield left[:size]
-        left = left[size:]
-
-
-def _pad(loaded: LoadedModel, batch: Sequence[_Text]) -> torch.Tensor:
-    """Return ``[n, length]`` token ids, padded on the right."""
-    input_ids = torch.full((len(batch), len(batch[0].ids)), loaded.tokenizer.pad_token_id or 0)
-    for row, text in enumerate(batch):
-        input_ids[row, : len(text.ids)] = torch.tensor(text.ids)
-    return input_ids.to(loaded.device)
-
-
-def _generated(batch: Sequence[_Text], input_ids: torch.Tensor, reading: Phase | None) -> torch.Tensor:
+def _generated(batch: Sequence[Measured], input_ids: torch.Tensor, reading: Phase | None) -> torch.Tensor:
     """Return the mask ``[n, length]`` of tokens read as generated ones: of one phase all, of None the continuations."""
     if reading is not None:
         return torch.full_like(input_ids, reading == "generation", dtype=torch.bool)
-    starts = torch.tensor([text.start for text in batch], device=input_ids.device)
-    return torch.arange(input_ids.shape[1], device=input_ids.device) > starts[:, None]
+    return after_start(batch, input_ids)
 
 
 def _change(plain: _Outputs, steered: _Outputs, row: int, measured: slice) -> list[float]:
-    """Sum over the measured tokens of one text: divergence, other likeliest tokens, and changed choices by layer."""
+    """Sum over the measured tokens of one text: divergence, other likeliest tokens, and changed expert ids by layer."""
     changed = [
         (before[row, measured] != after[row, measured]).any(-1).sum().item()
-        for before, after in zip(plain.choices, steered.choices, strict=True)
+        for before, after in zip(plain.expert_ids, steered.expert_ids, strict=True)
     ]
     logits = plain.logits[row, measured], steered.logits[row, measured]
     other_tokens = (logits[0].argmax(-1) != logits[1].argmax(-1)).sum().item()
@@ -153,25 +131,25 @@ def _change(plain: _Outputs, steered: _Outputs, row: int, measured: slice) -> li
 
 
 def _forward(loaded: LoadedModel, input_ids: torch.Tensor) -> _Outputs:
-    choices: list[torch.Tensor] = []
+    expert_ids: list[torch.Tensor] = []
 
     def keep(_index: int, output: RouterOutput) -> None:
-        choices.append(output.expert_ids.sort(-1).values.view(*input_ids.shape, -1))
+        expert_ids.append(output.expert_ids.sort(-1).values.view(*input_ids.shape, -1))
 
     with watch_routers(loaded, keep) as calls:
         logits = loaded.model(input_ids=input_ids, use_cache=False).logits
     require_one_call_each(loaded, calls, n_forwards=1)
-    return _Outputs(logits, choices)
+    return _Outputs(logits, expert_ids)
 
 
 def _divergence(plain: torch.Tensor, steered: torch.Tensor) -> float:
     """Sum over ``[n_tokens, vocabulary]`` logits of the divergence of steered from plain, in nats."""
     total = 0.0
     for before, after in zip(plain.split(_CHUNK), steered.split(_CHUNK), strict=True):
-        expected, found = before.float().log_softmax(-1), after.float().log_softmax(-1)
+        expected, observed = before.float().log_softmax(-1), after.float().log_softmax(-1)
         probability = expected.exp()
         # Where a token is impossible, its logarithm is -inf, and the product has no value though its limit is 0.
-        terms = torch.where(probability > 0, probability * (expected - found), 0.0)
+        terms = torch.where(probability > 0, probability * (expected - observed), 0.0)
         total += terms.sum(-1, dtype=torch.float64).clamp_min(0.0).sum().item()  # below 0 only by rounding
     return total
 

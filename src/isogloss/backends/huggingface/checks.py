@@ -2,58 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from isogloss.backends.agreement import TOLERANCE, relative_difference
-from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS, describe_routers
-from isogloss.backends.huggingface.capture import capture
-from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.agreement import MOVED, TOLERANCE, moved_share, relative_difference
+from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS, Observer, describe_routers
+from isogloss.backends.huggingface.answers import continue_prompts, pad_left
+from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.router_outputs import RouterOutput
-from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.backends.joint_texts import encode_start
 from isogloss.backends.model import CaptureOptions
+from isogloss.backends.writing import NEW_TOKENS, Written
 from isogloss.errors import ModelError
-from isogloss.runs import LanguageRouting
 
-__all__ = ["LogitsObserver", "describe_family", "largest_reach", "try_capture", "try_padding"]
+__all__ = ["LogitsObserver", "describe_family", "largest_reach", "try_capture", "try_padding", "write_watched"]
 
 _ALL = CaptureOptions(token_scope="all")
 _ALONE = CaptureOptions(token_scope="all", batch_tokens=1)
-# Sums of another shape round otherwise and move tokens between experts that nearly tie; padding that reaches a token
-# moves far more of them.
-_MOVED = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.05}
 
 
 def describe_family(loaded: LoadedModel) -> str:
     """Name the family, its routed layers, and how they choose."""
-    specs = [router.spec for router in loaded.routers]
-    return describe_routers(loaded.family, specs, n_layers=_stack_size(loaded))
+    return describe_routers(loaded.family, loaded.routers, n_layers=_stack_size(loaded))
 
 
 def _stack_size(loaded: LoadedModel) -> int:
     """Count the decoder layers of the list in which the routers lie."""
     names = {module: name.split(".") for name, module in loaded.model.named_modules()}
-    parts = names[loaded.routers[0].module]
+    parts = names[loaded.router_modules[0].module]
     stack: Any = loaded.model.get_submodule(".".join(parts[: next(i for i, p in enumerate(parts) if p.isdecimal())]))
     return len(stack)
 
 
-@torch.inference_mode()
+@computing
 def try_capture(loaded: LoadedModel) -> str:
-    """Compare our hook with the reference router, with what the experts receive, and with the library's own record.
-
-    Raises:
-        ModelError: two of them differ in some layer.
-    """
+    """Compare our hook with the reference router, with what the experts receive, and with the library's own record."""
     proofs = [prove_routers(loaded, text) for text in PROBE_TEXTS]
     recorded = [_record_deviation(loaded, text) for text in PROBE_TEXTS]
     known = [deviation for deviation in recorded if deviation is not None]
     library = f"and the library's own record by at most {max(known):.2g}" if known else "the library records no logits"
     n_layers, n_handed = len(loaded.routers), min(proof.n_handed for proof in proofs)
-    received = f"experts receive that choice in {n_handed} of them" if n_handed else "experts are handed no choice"
+    received = (
+        f"experts receive the same expert ids in {n_handed} of them" if n_handed else "experts receive no expert ids"
+    )
     return (
         f"on {len(PROBE_TEXTS)} texts ({sum(proof.n_tokens for proof in proofs)} tokens), in all {n_layers} routed "
         f"layers, our hook and the reference router differ by at most {max(proof.deviation for proof in proofs):.2g}, "
@@ -62,13 +59,9 @@ def try_capture(loaded: LoadedModel) -> str:
 
 
 def _record_deviation(loaded: LoadedModel, text: str) -> float | None:
-    """Largest difference between the logits we hear and those the library records; None where it records none.
-
-    Raises:
-        ModelError: the library records other layers, or other logits.
-    """
-    heard: dict[int, RouterOutput] = {}
-    with watch_routers(loaded, heard.__setitem__):
+    """Largest difference between our logits and those the library records; None where it records none."""
+    ours_by_index: dict[int, RouterOutput] = {}
+    with watch_routers(loaded, ours_by_index.__setitem__):
         output = loaded.decoder(input_ids=_probe_ids(loaded, text), use_cache=False, output_router_logits=True)
     recorded = getattr(output, "router_logits", None)
     if not recorded:
@@ -78,62 +71,51 @@ def _record_deviation(loaded: LoadedModel, text: str) -> float | None:
     if len(own) != len(loaded.routers):
         raise ModelError(f"the library records {len(recorded)} routers; expected the {len(loaded.routers)} we found")
     largest, tolerance = 0.0, TOLERANCE[loaded.dtype]
-    for index, (router, values) in enumerate(zip(loaded.routers, own, strict=True)):
+    for index, (spec, values) in enumerate(zip(loaded.routers, own, strict=True)):
         logits = values.log() if loaded.family.returns == "probabilities" else values
-        ours = heard[index].router_logits
-        found = relative_difference(ours.float().cpu().numpy(), logits.reshape(ours.shape).float().cpu().numpy())
-        if found > tolerance:
+        ours = ours_by_index[index].router_logits
+        difference = relative_difference(*(part.float().cpu().numpy() for part in (ours, logits.reshape(ours.shape))))
+        if difference > tolerance:
             raise ModelError(
-                f"in layer {router.spec.layer} the library records other router logits than our hook hears "
-                f"(by {found:.2g}; expected at most {tolerance:g}): this version of transformers is not supported for "
+                f"in layer {spec.layer} the library records other router logits than our hook reads (by "
+                f"{difference:.2g}; expected at most {tolerance:g}): this version of transformers is not supported for "
                 f"{loaded.family.model_type}, see `isogloss models`"
             )
-        largest = max(largest, found)
+        largest = max(largest, difference)
     return largest
 
 
 def _probe_ids(loaded: LoadedModel, text: str) -> torch.Tensor:
-    """Return the token ids ``[1, n_tokens]`` of one text, where the model wants them."""
+    """Return the token ids ``[1, n_tokens]`` of one text, on the device of the model's input."""
     ids: torch.Tensor = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
     return ids.to(loaded.device)
 
 
-@torch.inference_mode()
+@computing
 def try_padding(loaded: LoadedModel) -> str:
-    """Compare the choices of a batch padded on the right, and of one padded on the left, with those of single texts.
-
-    Raises:
-        ModelError: a padding that the family's row calls safe moves choices.
-    """
-    alone = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALONE)
-    together = capture(loaded, PROBE_TEXTS, PROBE_IDS, options=_ALL)
-    right = _moved(alone, together.selections)
-    left = _moved(alone, _select_left_padded(loaded))
-    allowed, safe = _MOVED[loaded.dtype], loaded.family.left_padding
+    """Compare the chosen experts of a batch padded on the right, and of one padded on the left, with single texts."""
+    alone, together = (loaded.capture(PROBE_TEXTS, PROBE_IDS, options=options).selections for options in (_ALONE, _ALL))
+    right, left = moved_share(together, alone), moved_share(_select_left_padded(loaded), alone)
+    allowed, safe = MOVED[loaded.dtype], loaded.family.left_padding
     for side, share, expected in (("right", right, True), ("left", left, safe)):
         if expected and share > allowed:
             raise ModelError(
-                f"padding on the {side} moves {share:.2%} of the choices of single texts; expected at most "
+                f"padding on the {side} changes {share:.2%} of the selections of single texts; expected at most "
                 f"{allowed:.0%} (rounding): captures and evaluations in batches cannot be trusted with this model"
             )
     verdict = "is safe" if safe else "is not safe for this family, so prompts are answered one by one"
-    return f"on the right (capture) moves {right:.2%} of all choices; on the left moves {left:.2%} and {verdict}"
+    return f"on the right (capture) changes {right:.2%} of all selections; on the left {left:.2%}, and {verdict}"
 
 
-def _moved(alone: LanguageRouting, selections: Any) -> float:  # noqa: ANN401 - an array
-    """Share of all choices that fall on other experts than those of single texts."""
-    return float(np.abs(alone.selections - selections).sum() / 2 / alone.selections.sum())
-
-
-def _select_left_padded(loaded: LoadedModel) -> Any:  # noqa: ANN401 - an array
-    """Count choices ``[n_items, n_layers, n_experts]`` of the real tokens of one batch padded on the left."""
-    batch = loaded.tokenizer(list(PROBE_TEXTS), return_tensors="pt", padding=True, padding_side="left")
-    ids, mask = (batch[name].to(loaded.device) for name in ("input_ids", "attention_mask"))
-    counts = np.zeros((len(PROBE_TEXTS), len(loaded.routers), loaded.routers[0].spec.n_experts), dtype=np.int64)
-    item, _ = np.nonzero(batch["attention_mask"].numpy())
+def _select_left_padded(loaded: LoadedModel) -> npt.NDArray[Any]:
+    """Count selections ``[n_items, n_layers, n_experts]`` of the real tokens of one batch padded on the left."""
+    ids, mask = pad_left(loaded, loaded.tokenizer(list(PROBE_TEXTS))["input_ids"])
+    real = mask.bool().cpu().numpy()
+    counts = np.zeros((len(PROBE_TEXTS), len(loaded.routers), loaded.routers[0].n_experts), dtype=np.int64)
+    item, _ = np.nonzero(real)
 
     def count(index: int, output: RouterOutput) -> None:
-        chosen = output.expert_ids.cpu().numpy()[batch["attention_mask"].flatten().bool().numpy()]
+        chosen = output.expert_ids.cpu().numpy()[real.flatten()]
         np.add.at(counts[:, index], (item[:, None], chosen), 1)
 
     with watch_routers(loaded, count):
@@ -142,13 +124,42 @@ def _select_left_padded(loaded: LoadedModel) -> Any:  # noqa: ANN401 - an array
     return counts
 
 
-@torch.inference_mode()
+@computing
+def write_watched(loaded: LoadedModel, prompts: Sequence[str]) -> list[Written]:
+    """Go on after each prompt, and count the experts of each token that the model reads while it writes."""
+    size = len(prompts) if loaded.family.left_padding else 1
+    return [each for at in range(0, len(prompts), size) for each in _write_together(loaded, prompts[at : at + size])]
+
+
+def _write_together(loaded: LoadedModel, prompts: Sequence[str]) -> list[Written]:
+    """The same for prompts that share a batch."""
+    n, n_layers, n_experts = len(prompts), len(loaded.routers), loaded.routers[0].n_experts
+    chosen: list[list[npt.NDArray[Any]]] = [[] for _ in range(n_layers)]
+
+    def keep(index: int, output: RouterOutput) -> None:
+        # Without a cache every forward reads all tokens again; the last is the one that was written.
+        chosen[index].append(output.expert_ids.view(n, -1, output.expert_ids.shape[-1])[:, -1].cpu().numpy())
+
+    starts = [encode_start(loaded.tokenizer, prompt, add_special_tokens=True) for prompt in prompts]
+    with watch_routers(loaded, keep) as calls:
+        written = continue_prompts(loaded, starts, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    require_one_call_each(loaded, calls, n_forwards=max(calls))
+    selections = np.zeros((n, n_layers, n_experts), dtype=np.float32)
+    for layer, forwards in enumerate(chosen):
+        for expert_ids in forwards[1:]:  # the first reads the prompt
+            np.add.at(selections[:, layer], (np.arange(n)[:, None], expert_ids), 1)
+    return [
+        Written([*ids, *new], len(ids), counts) for ids, new, counts in zip(starts, written, selections, strict=True)
+    ]
+
+
+@computing
 def largest_reach(loaded: LoadedModel, layer: int) -> float:
     """Largest distance of a probe token's median router logit to its best, in a decoder layer."""
     distances: list[float] = []
 
     def keep(index: int, output: RouterOutput) -> None:
-        if loaded.routers[index].spec.layer == layer:
+        if loaded.routers[index].layer == layer:
             logits = output.router_logits.float()
             distances.append((logits.max(-1).values - logits.median(-1).values).max().item())
 
@@ -158,36 +169,36 @@ def largest_reach(loaded: LoadedModel, layer: int) -> float:
     return max(distances)
 
 
-class LogitsObserver:
-    """What a model computes and carries before it is steered, to compare with afterwards."""
+class LogitsObserver(Observer):
+    """The logits of the first probe text, the answers to all, and the number of hooks."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.hooks = self._count_hooks()
-        self.before, again = self._logits(), self._logits()
-        # Some kernels add up in an order of their own: then no two unsteered forwards are equal either.
-        self.noise = _largest_difference(self.before, again)
+        super().__init__()
 
     def _count_hooks(self) -> int:
         modules = self.loaded.model.modules()
         return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)  # noqa: SLF001 - torch counts them nowhere else
 
-    def _logits(self) -> torch.Tensor:
-        """``[n_tokens, vocabulary]`` in float32, of the first probe text."""
-        with torch.inference_mode():
-            output: Any = self.loaded.model(input_ids=_probe_ids(self.loaded, PROBE_TEXTS[0]), use_cache=False)
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
+    def observe(self) -> dict[str, Any]:
+        """Return ``logits`` ``[n_tokens, vocabulary]`` in float32, of the first probe text, and ``answers``."""
+        output: Any = self.loaded.model(input_ids=_probe_ids(self.loaded, PROBE_TEXTS[0]), use_cache=False)
+        answers = self.loaded.answer(PROBE_TEXTS, max_new_tokens=NEW_TOKENS)
+        return {"logits": output.logits[0].float(), "answers": answers}
+
+    def difference(self, values: dict[str, Any], expected: dict[str, Any]) -> float:
+        """Return the largest difference of logits; those of tokens that the model rules out are infinite in both."""
+        one, other = values["logits"], expected["logits"]
+        difference: float = (one - other).abs().masked_fill(one == other, 0.0).max().item()
+        return difference
 
     def require_unchanged(self) -> str:
-        """Say that the model is as before.
-
-        Raises:
-            ModelError: a hook is left, or the output differs by more than between two unsteered forwards.
-        """
+        """Return a sentence that the model is as before; ModelError where it is not."""
         if left := self._count_hooks() - self.hooks:
             raise ModelError(f"steering left {left} hooks in the model; expected none: load the model again")
-        difference = _largest_difference(self._logits(), self.before)
+        after = self.observe()
+        difference = self.difference(after, self.before)
         if not difference <= 10 * self.noise:
             raise ModelError(
                 f"after steering the output logits differ by {difference:.2g}; expected at most what two unsteered "
@@ -195,9 +206,6 @@ class LogitsObserver:
             )
         if self.noise:
             return f"afterwards no hook is left; logits repeat only to {self.noise:.2g} here, steered before or not"
-        return "afterwards logits are bit-identical and no hook is left"
-
-
-def _largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of two logits; those of tokens that the model rules out are infinite in both."""
-    return (found - expected).abs().masked_fill(found == expected, 0.0).max().item()
+        if after["answers"] != self.before["answers"]:
+            raise ModelError("after steering, answers are not those of before; expected the same: load the model again")
+        return "afterwards answers are the same, logits are bit-identical and no hook is left"

@@ -59,8 +59,7 @@ class Router:
 
     def weight(self) -> torch.Tensor:
         """Return the router's weight ``[n_experts (+ n_extra), hidden]``, fetched where it is offloaded."""
-        with fetched(self._owner(self.weight_name)):
-            return self.module.get_parameter(self.weight_name).detach().clone()
+        return self._parameter(self.weight_name)
 
     @property
     def linear_bias_name(self) -> str | None:
@@ -72,11 +71,7 @@ class Router:
 
     def linear_bias(self) -> torch.Tensor | None:
         """Return ``[n_experts (+ n_extra)]``, or None, fetched where it is offloaded."""
-        name = self.linear_bias_name
-        if name is None:
-            return None
-        with fetched(self._owner(name)):
-            return self.module.get_parameter(name).detach().clone()
+        return None if self.linear_bias_name is None else self._parameter(self.linear_bias_name)
 
     def selection_bias(self) -> npt.NDArray[np.float32] | None:
         """Return ``[n_experts]``, or None."""
@@ -88,12 +83,19 @@ class Router:
             return np.append(np.ones(self.spec.n_experts - 1, dtype=np.float32), np.float32(0))
         return None if self.family.expert_scale is None else self._vector(self.family.expert_scale)
 
+    def _parameter(self, name: str) -> torch.Tensor:
+        with fetched(self._owner(name)):
+            parameter = self.module.get_parameter(name).detach()
+            if parameter.is_meta:
+                raise ModelError(f"the router of layer {self.spec.layer} has no weights (meta device); load them first")
+            return parameter.clone()
+
     def _vector(self, name: str) -> npt.NDArray[np.float32]:
         holder = self.module if _tensor(self.module, name) is not None else self.block
         with fetched(self._owner(name)):
-            found = _tensor(holder, name)
-            assert found is not None  # noqa: S101 - `find_routers` saw it
-            return found.detach().float().reshape(-1).cpu().numpy()
+            vector = _tensor(holder, name)
+            assert vector is not None  # noqa: S101 - `find_routers` saw it
+            return vector.detach().float().reshape(-1).cpu().numpy()
 
     def _owner(self, name: str) -> torch.nn.Module:
         holder = self.module if _tensor(self.module, name) is not None else self.block
@@ -104,7 +106,7 @@ def family_of(model: PreTrainedModel) -> Family:
     """Return the row of a model.
 
     Raises:
-        ModelError: the model has no routers, or is of a family that is refused or unknown; says what was found.
+        ModelError: the model has no routers, or is of a family that is refused or unknown.
     """
     model_type = model.config.get_text_config().model_type
     if (family := FAMILIES.get(model_type)) is not None:
@@ -117,9 +119,9 @@ def family_of(model: PreTrainedModel) -> Family:
     if model_type in REFUSED:
         raise ModelError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}; see `isogloss models`")
     declared = sorted(_declared_classes(model))
-    found = f"it declares routers of class {', '.join(declared)}, but no row says how they choose"
+    known = f"it declares routers of class {', '.join(declared)}, but no row says how they choose"
     raise ModelError(
-        f"model type {model_type!r} is not supported: {found if declared else 'it has no routers'}; "
+        f"model type {model_type!r} is not supported: {known if declared else 'it has no routers'}; "
         f"supported are {', '.join(sorted(FAMILIES))}"
     )
 
@@ -257,8 +259,8 @@ def _scoring(module: Any, config: Any, family: Family) -> Any:  # noqa: ANN401 -
 
 
 def _first(names: tuple[str, ...], *holders: Any, default: Any = None) -> Any:  # noqa: ANN401 - as above
-    found = (getattr(holder, name, None) for holder in holders for name in names)
-    return next((value for value in found if value is not None), default)
+    values = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((value for value in values if value is not None), default)
 
 
 def _require_equal_sizes(routers: list[Router]) -> None:
@@ -270,9 +272,9 @@ def _require_equal_sizes(routers: list[Router]) -> None:
         )
 
 
-def _disagreement(family: Family, found: str, expected: str) -> ModelError:
+def _disagreement(family: Family, observed: str, expected: str) -> ModelError:
     return ModelError(
-        f"this {family.model_type} is not the family that isogloss knows: {found}; expected {expected}. "
+        f"this {family.model_type} is not the family that isogloss knows: {observed}; expected {expected}. "
         "Another version of transformers may have changed it; `isogloss models` names the versions that are proven"
     )
 

@@ -12,20 +12,11 @@ import numpy as np
 import torch
 
 from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS
-from isogloss.backends.huggingface.capture import capture
-from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.model import CaptureOptions
 from isogloss.corpora import Corpus
 
-__all__ = [
-    "Load",
-    "Speed",
-    "count_corpus",
-    "estimate_capture",
-    "measure_speed",
-    "run_bytes",
-    "weight_bytes",
-]
+__all__ = ["Load", "Speed", "count_corpus", "estimate_capture", "measure_speed", "run_bytes", "weight_bytes"]
 
 _TOKENS_ON_CPU = 1024
 _TOKENS_ON_GPU = 8192  # a batch of capture
@@ -65,8 +56,15 @@ class Load:
     n_tokens: int
 
 
+@computing
 def estimate_capture(loaded: LoadedModel, corpus: Corpus | None) -> str:
-    """Say what capturing a corpus, or a million tokens of texts like the probes, will take."""
+    """Describe what capturing a corpus, or a million tokens of texts like the probes, will take.
+
+    Raises:
+        CorpusError: a text of the corpus cannot be captured; see `isogloss.backends.model.Model.require_room`.
+    """
+    if corpus is not None:
+        loaded.require_room(corpus, CaptureOptions())
     speed = measure_speed(loaded)
     per_text = speed.n_tokens / _n_probe_texts(loaded)
     load = (
@@ -89,7 +87,7 @@ def measure_speed(loaded: LoadedModel) -> Speed:
     seconds = []
     for _ in range(1 + _REPEATS):
         start = time.perf_counter()
-        n_tokens = int(capture(loaded, texts, ids, options=options).tokens.sum())
+        n_tokens = int(loaded.capture(texts, ids, options=options).tokens.sum())
         seconds.append(time.perf_counter() - start)
     return Speed(n_tokens / statistics.median(seconds[1:]), n_tokens, _peak_bytes(loaded.device))
 
@@ -125,7 +123,7 @@ def count_corpus(loaded: LoadedModel, corpus: Corpus) -> Load:
 
 def run_bytes(loaded: LoadedModel, n_texts: int) -> int:
     """Size of a Run's arrays without those that must be asked for: four per layer, and tokens."""
-    per_layer = 4 * (2 * loaded.routers[0].spec.n_experts + 2)
+    per_layer = 4 * (2 * loaded.routers[0].n_experts + 2)
     return n_texts * (len(loaded.routers) * per_layer + 4)
 
 

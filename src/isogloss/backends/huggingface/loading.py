@@ -1,12 +1,13 @@
-"""Loads a checkpoint and finds its routers."""
+"""Reads a checkpoint, and holds the loaded model with its routers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,51 +16,74 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from isogloss.backends.configuration import config_sha256, revision_of
+from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
-from isogloss.backends.huggingface.discovery import family_of, find_routers
+from isogloss.backends.huggingface.discovery import Router, family_of, find_routers
 from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
+from isogloss.backends.huggingface.weights import hash_weights
+from isogloss.backends.reading import READING, Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.errors import ModelError
+from isogloss.organism.threads import torch_threads
 from isogloss.routing import Fingerprint
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "computing", "fingerprint_of", "read_checkpoint", "unwrapped"]
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 _EXPECTED = "give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"
 
 
-class LoadedModel:
-    """A causal language model with its tokenizer and its routers.
+class LoadedModel(EngineModel):
+    """The state of a model that transformers runs in this process: what the functions of this package take.
 
     Attributes:
-        name: hub id, or the name of a local folder; never a path, so that manifests of several machines agree.
         model: in evaluation mode.
-        tokenizer: pads on the left for generation; capture pads by itself.
-        family: the row that describes its routers.
-        routers: one per routed layer, by layer.
+        router_modules: one per routed layer, by layer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
+    backend = "huggingface"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        threads: int | None = None,
+        revision: str | None = None,
+    ) -> None:
         """Find the routers of a model that is already loaded.
 
         Args:
-            model: a transformers causal language model.
+            model: a transformers causal language model, perhaps with adapters of PEFT or compiled; it is put into
+                evaluation mode.
             tokenizer: its tokenizer.
-            name: hub id or folder, for manifests.
+            name: under which it appears in files.
+            threads: on which torch computes while a method runs; None for as many as the process has.
+            revision: commit of the hub's repository; None for a folder.
 
         Raises:
             ModelError: the family is unknown, or the routers are not what its row says.
         """
-        self.name, self.tokenizer = name, tokenizer
-        self.model = model.eval()
-        self.family = family_of(model)
-        self.routers = find_routers(model, self.family)
+        core = unwrapped(model)
+        self.model, self._own_threads = model.eval(), threads
+        family = family_of(core)
+        self.router_modules = find_routers(core, family)
+        specs = [router.spec for router in self.router_modules]
+        super().__init__(name, tokenizer, model.config, family, specs, revision=revision)
+
+    @property
+    def core(self) -> PreTrainedModel:
+        """The class of transformers itself, inside what PEFT or `torch.compile` put around it."""
+        return unwrapped(self.model)
 
     @property
     def decoder(self) -> torch.nn.Module:
         """The model without its language-model head, which routing does not need."""
-        model: Any = self.model
-        decoder: torch.nn.Module = model.base_model if model.base_model is not model else model.get_decoder()
+        core: Any = self.core
+        decoder: torch.nn.Module = core.base_model if core.base_model is not core else core.get_decoder()
         return decoder
 
     @property
@@ -68,68 +92,149 @@ class LoadedModel:
         return input_device(self.model)
 
     @property
-    def revision(self) -> str | None:
-        """The hub commit, where the checkpoint came from the hub."""
-        return revision_of(self.model.config)
-
-    @property
-    def config_sha256(self) -> str:
-        """Hash of the configuration, apart from what depends on where and how it was loaded."""
-        return config_sha256(self.model.config)
-
-    @property
     def dtype(self) -> str:
         """Of the weights, such as ``bfloat16``."""
         return str(self.model.dtype).removeprefix("torch.")
 
+    @property
+    def threads(self) -> int | None:
+        """On how many threads a processor runs it; None on other devices."""
+        return (self._own_threads or torch.get_num_threads()) if self.device.type == "cpu" else None
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder stack's hidden states, which routers read."""
+        size: int = self.config.get_text_config().hidden_size
+        return size
+
+    @property
+    def router_parameters(self) -> dict[int, str]:
+        """Decoder layer to the full name of its router's weight, as in the checkpoint that transformers writes."""
+        names = {module: name for name, module in self.core.named_modules()}
+        return {each.spec.layer: f"{names[each.module]}.{each.weight_name}" for each in self.router_modules}
+
+    @property
     def fingerprint(self) -> Fingerprint:
-        """Return what a plan or Run must agree with."""
-        first = self.routers[0].spec
-        return router_fingerprint(
-            self.family.model_type,
-            [router.spec.layer for router in self.routers],
-            n_experts=first.n_experts,
-            top_k=first.top_k,
-            contents=(router_bytes(router.weight(), router.linear_bias()) for router in self.routers),
-        )
+        """What a plan or Run must agree with."""
+        return fingerprint_of(self.router_modules)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of values sampled from every tensor that the model holds now; see `hash_weights`."""
+        return hash_weights(self.model)
+
+    def require_evaluation_mode(self) -> None:
+        """Refuse training mode: dropout and jitter draw at random, which is no property of the model.
+
+        Raises:
+            ModelError: a part of the model is in training mode.
+        """
+        name = next((name for name, module in self.model.named_modules() if module.training), None)
+        if name is not None:
+            raise ModelError(
+                f"{name or 'the model'} is in training mode, in which jitter and dropout change routing at random; "
+                "expected evaluation mode: call model.eval()"
+            )
+
+    def require_own_routers(self) -> None:
+        """Refuse a model that was changed after its routers were found, as by an adapter on them.
+
+        Raises:
+            ModelError: a router is no longer where it was.
+        """
+        modules = set(self.core.modules())
+        for router in self.router_modules:
+            if router.block not in modules or all(child is not router.module for child in router.block.children()):
+                raise ModelError(
+                    f"the router of layer {router.spec.layer} was replaced after the model was wrapped, perhaps by an "
+                    "adapter on it; merge the adapter into the weights (merge_and_unload in PEFT) and wrap the model "
+                    "again"
+                )
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute on the model's own number of threads, without gradients.
+
+        Raises:
+            ModelError: the model is in training mode or has other routers than at first, or ``torch.autocast`` is on.
+        """
+        self.require_own_routers()
+        self.require_evaluation_mode()
+        if torch.is_autocast_enabled(self.device.type):
+            raise ModelError(
+                "torch.autocast is on, which rounds what is measured; leave its context, or load the model in the "
+                "dtype that is wanted"
+            )
+        with torch_threads(self._own_threads), torch.inference_mode():
+            yield
 
 
-def load_model(
-    name: str, *, dtype: str = "auto", device: Device | None = None, dequantize: bool = False
-) -> LoadedModel:
-    """Load a checkpoint from a folder or the hub.
+def fingerprint_of(routers: Sequence[Router]) -> Fingerprint:
+    """Return the fingerprint of the routers of one model, by layer."""
+    first = routers[0]
+    return router_fingerprint(
+        first.family.model_type,
+        [router.spec.layer for router in routers],
+        n_experts=first.spec.n_experts,
+        top_k=first.spec.top_k,
+        contents=(router_bytes(router.weight(), router.linear_bias()) for router in routers),
+    )
 
-    Args:
-        name: hub id or local folder.
-        dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        device: such as ``cpu`` or ``cuda:0``; by default a GPU where there is one. ``auto`` spreads the model over all
-            GPUs, then memory, then disk (below the folder for temporary files); a mapping places modules by name.
-        dequantize: turn quantised weights into floating point; weights that are stored so already stay as they are.
+
+def unwrapped(model: Any) -> PreTrainedModel:  # noqa: ANN401 - whatever a user hands over
+    """Return the class of transformers inside wrappers.
 
     Raises:
-        ModelError: the checkpoint cannot be found, read, placed or dequantised, or is no supported Mixture-of-Experts
-            model.
+        ModelError: there is none.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ModelError(f"cannot load model {name!r}: the folder holds no config.json; {_EXPECTED}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = _load(name, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"), dequantize=dequantize)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        where = "the folder exists" if Path(name).exists() else "no such folder, and the hub did not give it"
-        raise ModelError(
-            f"cannot load model {name!r} ({where}): {str(error).strip().splitlines()[0]}; {_EXPECTED}"
-        ) from error
+    if isinstance(model, PreTrainedModel):
+        return model
+    if isinstance(model, LoadedModel):
+        return model.core
+    if hasattr(model, "_orig_mod"):  # of torch.compile
+        return unwrapped(model._orig_mod)  # noqa: SLF001 - torch has no other name for it
+    if hasattr(model, "get_base_model"):  # of PEFT
+        return unwrapped(model.get_base_model())
+    raise ModelError(
+        f"{type(model).__name__} is no model of transformers; give the model itself (inside DataParallel or the like: "
+        "its .module)"
+    )
+
+
+def computing(
+    function: Callable[Concatenate[LoadedModel, _Parameters], _Result],
+) -> Callable[Concatenate[LoadedModel, _Parameters], _Result]:
+    """Let a function compute on the model's own number of threads, without gradients."""
+
+    @wraps(function)
+    def run(loaded: LoadedModel, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with loaded._computing():  # noqa: SLF001 - of this module
+            return function(loaded, *args, **kwargs)
+
+    return run
+
+
+def read_checkpoint(
+    name: str, *, dtype: str, device: Device | None, dequantize: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Checkpoint]:
+    """Load a model and its tokenizer from a folder or the hub; see `isogloss.backends.huggingface.model.load_model`."""
+    with reading(name, expected=_EXPECTED):
+        place = find_checkpoint(name)
+        tokenizer = AutoTokenizer.from_pretrained(place.source, **place.options, **READING)
+        model = _load(place, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"), dequantize=dequantize)
+    embeddings: Any = model.get_input_embeddings()
+    require_embedded(tokenizer, len(embeddings.weight), name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return LoadedModel(model, tokenizer, name=Path(name).resolve().name if Path(name).is_dir() else name)
+    return model, tokenizer, place
 
 
-def _load(name: str, dtype: str, device: Device, *, dequantize: bool) -> PreTrainedModel:
+def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) -> PreTrainedModel:
     """Load the weights, all of them, to where they shall be."""
-    stored = quantisation_of(AutoConfig.from_pretrained(name))
-    options: dict[str, Any] = {"dtype": dtype}
+    name = place.source
+    options: dict[str, Any] = {"dtype": dtype, **place.options}
+    stored = quantisation_of(AutoConfig.from_pretrained(name, **place.options, **READING))
     if stored and dequantize:
         options["quantization_config"] = dequantizing(stored)
     elif stored and isinstance(device, str) and device != AUTO:
@@ -145,9 +250,9 @@ def _load(name: str, dtype: str, device: Device, *, dequantize: bool) -> PreTrai
 
 
 def _read(name: str, options: dict[str, Any]) -> PreTrainedModel:
-    found: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
-    model: PreTrainedModel = found[0]
-    if missing := sorted(found[1]["missing_keys"]):
+    loading: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **READING, **options)
+    model: PreTrainedModel = loading[0]
+    if missing := sorted(loading[1]["missing_keys"]):
         raise ModelError(
             f"model {name!r} lacks {len(missing)} weights, {missing[0]} first; transformers would draw them at random: "
             "fetch the checkpoint again"

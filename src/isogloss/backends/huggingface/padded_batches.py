@@ -1,8 +1,8 @@
-"""Reads texts for the forwards of transformers: padded batches of what `isogloss.backends.token_batches` counts."""
+"""Padded batches for the forwards of transformers, and how texts are read for a capture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.model import CaptureOptions
 from isogloss.backends.token_batches import Reader, Text
 
-__all__ = ["Batch", "make_batch", "reader_of"]
+__all__ = ["Batch", "Measured", "after_start", "by_length", "make_batch", "pad", "reader_of"]
 
 
 class Batch(NamedTuple):
@@ -38,23 +38,17 @@ class Batch(NamedTuple):
 
 
 def reader_of(loaded: LoadedModel) -> Reader:
-    """Say how texts are read, and how prompts are continued."""
+    """Return how texts are read, and how prompts are continued."""
     return Reader(
         loaded.tokenizer,
         write=partial(continue_prompts, loaded),
-        limit=getattr(loaded.model.config, "max_position_embeddings", None),
+        limit=loaded.context_length,
         together=loaded.family.left_padding,
     )
 
 
 def make_batch(loaded: LoadedModel, texts: Sequence[Text], options: CaptureOptions) -> Batch:
-    """Pad texts to one length and bring them to the model.
-
-    Args:
-        loaded: the model.
-        texts: a portion.
-        options: of the capture.
-    """
+    """Pad a portion of texts to one length and bring it to the model's device."""
     shape = (len(texts), max(len(text.ids) for text in texts))
     input_ids = np.full(shape, loaded.tokenizer.pad_token_id or 0, dtype=np.int64)
     counted, distinct = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
@@ -73,3 +67,35 @@ def make_batch(loaded: LoadedModel, texts: Sequence[Text], options: CaptureOptio
         for array in (input_ids, generated, counted, distinct, sampled, n_sampled)
     )
     return Batch(ids, wrote, mask, None if texts[0].distinct is None else apart, where, n)
+
+
+class Measured(NamedTuple):
+    """Token ids of one text, and the positions whose predictions are measured: ``start`` up to, without, ``stop``."""
+
+    place: int
+    ids: list[int]
+    start: int
+    stop: int
+
+
+def by_length(texts: Sequence[Measured], batch_tokens: int) -> Iterator[list[Measured]]:
+    """Group texts of like length within the budget of tokens, longest first."""
+    left = sorted(texts, key=lambda text: (-len(text.ids), text.place))
+    while left:
+        size = max(1, batch_tokens // len(left[0].ids))
+        yield left[:size]
+        left = left[size:]
+
+
+def pad(loaded: LoadedModel, batch: Sequence[Measured]) -> torch.Tensor:
+    """Return ``[n, length]`` token ids, padded on the right, where padding reaches no earlier token."""
+    input_ids = torch.full((len(batch), len(batch[0].ids)), loaded.tokenizer.pad_token_id or 0)
+    for row, text in enumerate(batch):
+        input_ids[row, : len(text.ids)] = torch.tensor(text.ids)
+    return input_ids.to(loaded.device)
+
+
+def after_start(batch: Sequence[Measured], input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the mask ``[n, length]`` of the tokens after each text's first measured position."""
+    starts = torch.tensor([text.start for text in batch], device=input_ids.device)
+    return torch.arange(input_ids.shape[1], device=input_ids.device) > starts[:, None]

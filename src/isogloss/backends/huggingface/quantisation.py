@@ -16,14 +16,11 @@ __all__ = ["dequantizing", "quantisation_of"]
 def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
     """Return how a checkpoint is quantised, from its configuration or that of its text part; None where it is not."""
     parts = (config, config.get_text_config(decoder=True))
-    return next((found for part in parts if (found := getattr(part, "quantization_config", None))), None)
+    return next((stored for part in parts if (stored := getattr(part, "quantization_config", None))), None)
 
 
 def dequantizing(stored: dict[str, Any]) -> Any:  # noqa: ANN401 - the configurations share no public base class
-    """Return a checkpoint's quantisation with transformers' own switch for dequantising on load set.
-
-    Args:
-        stored: ``quantization_config`` of its config.json.
+    """Return a checkpoint's ``quantization_config`` with transformers' own switch for dequantising on load set.
 
     Raises:
         ModelError: its method has no such switch, or is unknown to this version of transformers.

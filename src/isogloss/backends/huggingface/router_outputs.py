@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["READERS", "RouterOutput"]
+from isogloss.backends.families import Returns
+
+__all__ = ["LOGITS_AT", "READERS", "RouterOutput", "logits_of"]
 
 
 class RouterOutput(NamedTuple):
@@ -29,8 +31,8 @@ def _triple(output: Any, _top_k: int) -> RouterOutput:  # noqa: ANN401 - a tuple
 
 
 def _probabilities(output: Any, _top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
-    probabilities, weights, expert_ids = output
-    return RouterOutput(probabilities.log(), weights, expert_ids)
+    _, weights, expert_ids = output
+    return RouterOutput(logits_of(output, "probabilities"), weights, expert_ids)
 
 
 def _dense(output: Any, top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
@@ -40,7 +42,7 @@ def _dense(output: Any, top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
 
 
 def _sorted(output: Any, top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
-    """Read choices listed by expert: where each stood among all choices, its weight, and how many each expert has."""
+    """Read selections sorted by expert: the place of each before sorting, its weight, and the number of each expert."""
     position, _, weights, n_chosen, logits = output
     experts = torch.repeat_interleave(torch.arange(len(n_chosen)), torch.tensor(n_chosen)).to(position.device)
     expert_ids = torch.empty_like(position).scatter_(0, position, experts)
@@ -49,13 +51,13 @@ def _sorted(output: Any, top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
 
 
 def _skipping(output: Any, _top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
-    """Read a choice whose last class skips the layer, which the router reports as expert 0 with weight 0."""
+    """Read expert ids whose last class skips the layer, which the router reports as expert 0 with weight 0."""
     logits, weights, expert_ids, _ = output
     return RouterOutput(logits, weights, expert_ids.masked_fill(weights == 0, logits.shape[-1] - 1))
 
 
 def _shared(output: Any, _top_k: int) -> RouterOutput:  # noqa: ANN401 - as above
-    """Read weights that also share out among experts that are always on; keep what falls to the chosen ones."""
+    """Read weights that sum to 1 together with those of shared experts; renormalise them over the chosen ones."""
     logits, weights, expert_ids, _ = output
     return RouterOutput(logits, weights / weights.sum(-1, keepdim=True), expert_ids)
 
@@ -71,3 +73,18 @@ READERS = MappingProxyType(
     }
 )
 """By `isogloss.backends.families.Returns`; each takes the router's output and ``top_k``."""
+
+LOGITS_AT = MappingProxyType({"triple": 0, "probabilities": 0, "dense": 1, "sorted": 4, "skipping": 0, "shared": 0})
+"""Where each of these outputs has the logits that it reports, or their probabilities."""
+
+
+def logits_of(output: Any, returns: Returns) -> torch.Tensor:  # noqa: ANN401 - as above
+    """Return the logits ``[n_tokens, n_experts]`` of a router's output; known up to a constant from probabilities."""
+    if returns == "logits":
+        logits: torch.Tensor = output
+        return logits
+    reported: torch.Tensor = output[LOGITS_AT[returns]]
+    if returns != "probabilities":
+        return reported
+    # The gradient of a logarithm of 0 is no number.
+    return reported.clamp_min(torch.finfo(reported.dtype).tiny).log()

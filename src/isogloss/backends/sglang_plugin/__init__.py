@@ -5,10 +5,10 @@ environment names a plan:
 
     ISOGLOSS_PLAN=plan.json python -m sglang.launch_server --model-path MODEL
 
-One plan acts on every request of the server. Its routers' logits are edited in front of SGLang's choice of experts;
-where a router could undo a force or a ban on the way to the choice, the choice itself is computed by
-`isogloss.backends.reference_router`. After the weights are loaded the model is compared with the plan's fingerprint,
-and the server does not start where it differs or where the plan cannot be kept.
+One plan acts on every request of the server. Router logits are edited before SGLang chooses experts from them; where
+a router could undo what the plan forces or bans, `isogloss.backends.reference_router` chooses instead. After the
+weights are loaded the model is compared with the plan's fingerprint, and the server does not start where it differs or
+where the plan cannot be kept.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def register() -> None:
 
 
 def _refuse_conditions(plan: Plan) -> None:
-    """One edit acts on every token of an SGLang server."""
+    """One edit acts on every token of an SGLang server, and there must be one."""
+    if not plan.interventions:
+        raise PlanError("it has no interventions; expected some, or no plan")
     conditions = [*plan.phases, *plan.languages]
     if conditions:
         raise PlanError(

@@ -1,17 +1,23 @@
-"""The hooks: edit the logits in front of every choice, and stop the server where a choice was made without that."""
+"""Steers the layers of an SGLang process: edits logits before experts are chosen, and stops where that did not happen.
+
+Where SGLang's kernels could undo the plan of a layer, the reference router chooses its experts.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from isogloss.backends.sglang_plugin.layers import Steered, steer_layer
-from isogloss.backends.sglang_plugin.model import Foreign, find_routers, fingerprint
-from isogloss.errors import ModelError
-from isogloss.steering import Plan, apply_edit, check_plan
+from isogloss.backends.reference_router import choose_experts
+from isogloss.backends.sglang_plugin.model import Foreign, SGLangRouter, find_sglang_routers, fingerprint_of_sglang
+from isogloss.errors import ModelError, PlanError
+from isogloss.routing import RouterSpec
+from isogloss.steering import LayerEdit, Plan, apply_edit, check_plan, compile_layer
 
 __all__ = ["Engine"]
 
@@ -20,23 +26,145 @@ _ATTRIBUTE = "isogloss_steered"
 _log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
+class _Steered:
+    """What one layer does while a plan acts.
+
+    Attributes:
+        layer: 0-based position in the decoder stack.
+        edit: on the device of the logits.
+        own_selection: the reference router chooses, and not SGLang's kernels.
+        keep_dtype: hand edited logits on in the dtype they came in, as kernels that route by themselves want.
+        inside: the logits of the current call are edited already.
+        seen: logits were edited since the block began its forward.
+        seen_ever: logits were edited since the server started.
+    """
+
+    layer: int
+    edit: LayerEdit
+    own_selection: bool
+    keep_dtype: bool
+    inside: bool = False
+    seen: bool = False
+    seen_ever: bool = False
+
+    def begin(self, *_: object) -> None:
+        """Note that the block begins its forward."""
+        self.seen = False
+
+    def end(self, _block: object, inputs: tuple[Any, ...], named: dict[str, Any], _output: object) -> None:
+        """Raise a ModelError where the block has chosen experts without the logits being edited."""
+        hidden_states = inputs[0] if inputs else named.get("hidden_states")
+        if not self.seen and (hidden_states is None or hidden_states.shape[0]):
+            raise ModelError(
+                f"layer {self.layer} chose experts in a fused kernel that the plan does not reach; choose another "
+                "--moe-runner-backend, or steer this model with transformers or vLLM"
+            )
+
+    def require_plain(self, options: Mapping[str, Any]) -> None:
+        """Refuse calls of SGLang's TopK that depend on more than the logits.
+
+        Raises:
+            ModelError: logits are partial sums, or every token has its own bias and the reference router chooses.
+        """
+        if options.get("router_logits_partials") is not None:
+            raise ModelError(f"the logits of layer {self.layer} are partial sums (ROCm); the plan cannot edit them")
+        if self.own_selection and options.get("dynamic_expert_bias") is not None:
+            raise ModelError(f"the tokens of layer {self.layer} have biases of their own; force and ban cannot be kept")
+
+
+def _steer_layer(plan: Plan, router: SGLangRouter) -> _Steered:
+    """Prepare a layer; where needed, let `isogloss.backends.reference_router` choose experts in place of SGLang.
+
+    Raises:
+        PlanError: SGLang's kernels could undo the plan there.
+    """
+    config: Foreign = router.topk.topk_config
+    edit = compile_layer(plan, router.layer, router.weight.shape[0]).to(router.weight)
+    format_name = getattr(config.output_format, "name", "unknown")
+    bypassed = format_name == "BYPASSED"
+    if bypassed and (edit.fixes_choice or edit.on is not None or edit.off is not None):
+        raise _undone(router, "it is made in a fused kernel, from logits rounded to 16 bits")
+    spec = _router_spec(config, router)
+    own_selection = edit.fixes_choice and _could_undo(spec, config)
+    if own_selection:
+        _refuse_own_selection(router, config, format_name)
+        config.custom_routing_function = _routing_function(config, spec, edit)
+        config.use_grouped_topk = False  # the branch that calls the function
+    return _Steered(router.layer, edit, own_selection, keep_dtype=bypassed)
+
+
+def _router_spec(config: Foreign, router: SGLangRouter) -> RouterSpec:
+    """Describe how SGLang's TopK chooses, as its reference implementations in torch do; scaling is SGLang's part."""
+    grouped, biased = bool(config.use_grouped_topk), config.correction_bias is not None
+    return RouterSpec(
+        router.layer,
+        router.weight.shape[0],
+        router.top_k,
+        scoring="sigmoid" if grouped and biased else config.scoring_func,
+        renormalise=config.renormalize,
+        selection_bias=biased,
+        n_groups=config.num_expert_group if grouped else 1,
+        top_groups=config.topk_group if grouped else 1,
+        group_score="top2_sum" if biased else "max",
+        others_score_zero=grouped and not biased,
+    )
+
+
+def _could_undo(spec: RouterSpec, config: Foreign) -> bool:
+    """Whether the order of experts may change after the logits; a plain softmax keeps it."""
+    plain = spec.scoring == "softmax" and not spec.selection_bias and spec.n_groups == 1
+    return not plain or config.custom_routing_function is not None
+
+
+def _refuse_own_selection(router: SGLangRouter, config: Foreign, format_name: str) -> None:
+    if config.custom_routing_function is not None:
+        raise _undone(router, "the model brings a routing function of its own")
+    if config.num_shared_topk_slots:
+        raise _undone(router, "shared experts are fused into it; start with --disable-shared-experts-fusion")
+    if format_name != "STANDARD":
+        raise _undone(router, f"its format is {format_name}; start with --moe-runner-backend triton")
+    module = sys.modules[type(router.topk).__module__]
+    if other := [name for name in ("_use_aiter", "_is_npu") if getattr(module, name, False)]:
+        raise _undone(router, f"another code path chooses on this hardware ({', '.join(other)})")
+
+
+def _undone(router: SGLangRouter, reason: str) -> PlanError:
+    return PlanError(
+        f"force, ban, on and off cannot be kept in layer {router.layer}: SGLang's choice could undo them and cannot be "
+        f"replaced: {reason}; or use a plan of other kinds, or another engine"
+    )
+
+
+def _routing_function(
+    config: Foreign, spec: RouterSpec, edit: LayerEdit
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    def choose_for_sglang(
+        hidden_states: torch.Tensor,  # noqa: ARG001 - SGLang's signature
+        gating_output: torch.Tensor,
+        topk: int,
+        renormalize: bool,  # noqa: FBT001, ARG001 - as above
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if topk != spec.top_k:
+            raise ModelError(f"layer {spec.layer} asks for {topk} experts; expected {spec.top_k}")
+        weights, ids = choose_experts(gating_output, spec, selection_bias=config.correction_bias, edit=edit)
+        return weights, ids.to(torch.int32)
+
+    return choose_for_sglang
+
+
 class Engine:
     """One plan on the model of one SGLang process.
 
     Attributes:
-        plan: acts on all tokens.
+        plan: without conditions; acts on all tokens.
+        topk_class: SGLang's ``TopK``.
         steered: the layers that the plan edits; empty until the weights are loaded.
     """
 
     def __init__(self, plan: Plan, topk_class: type) -> None:
-        """Take a plan without conditions.
-
-        Args:
-            plan: the plan.
-            topk_class: SGLang's ``TopK``.
-        """
         self.plan, self.topk_class = plan, topk_class
-        self.steered: list[Steered] = []
+        self.steered: list[_Steered] = []
         self.attached = self.confirmed = False
 
     def after_initialize(self, _result: object, runner: Foreign) -> None:
@@ -53,14 +181,14 @@ class Engine:
                 "SGLang loads the weights after the model is built; expected them now: start with "
                 "--startup-weight-load-mode serial"
             )
-        routers = find_routers(runner.model, self.topk_class, self.plan.fingerprint, _text_config(runner))
-        check_plan(self.plan, fingerprint(routers, _text_config(runner)))
+        routers = find_sglang_routers(runner.model, self.topk_class, self.plan.fingerprint, _text_config(runner))
+        check_plan(self.plan, fingerprint_of_sglang(routers, _text_config(runner)))
         for router in routers:
             if router.layer in self.plan.layers:
-                steered = steer_layer(self.plan, router)
+                steered = _steer_layer(self.plan, router)
                 setattr(router.topk, _ATTRIBUTE, steered)
-                router.block.register_forward_pre_hook(_begin(steered))
-                router.block.register_forward_hook(_end(steered), with_kwargs=True)
+                router.block.register_forward_pre_hook(steered.begin)
+                router.block.register_forward_hook(steered.end, with_kwargs=True)
                 self.steered.append(steered)
         self.attached = True
         _log.info("isogloss: plan %s steers layers %s", self.plan.sha256, list(self.plan.layers))
@@ -78,7 +206,7 @@ class Engine:
         Raises:
             ModelError: the plan is not attached yet, or the logits come in a form that cannot be edited.
         """
-        steered: Steered | None = getattr(topk, _ATTRIBUTE, None)
+        steered: _Steered | None = getattr(topk, _ATTRIBUTE, None)
         if steered is None:
             if not self.attached and not getattr(topk, "is_draft", False):
                 raise ModelError(f"layer {topk.layer_id} chooses experts before the plan was attached to the model")
@@ -109,7 +237,7 @@ class Engine:
         self.confirmed = True
 
 
-def _edited(router_logits: torch.Tensor, steered: Steered) -> torch.Tensor:
+def _edited(router_logits: torch.Tensor, steered: _Steered) -> torch.Tensor:
     """Edit the routed experts' columns; others, of fused shared experts, pass."""
     width = steered.edit.n_experts
     if router_logits.shape[-1] < width:
@@ -118,25 +246,6 @@ def _edited(router_logits: torch.Tensor, steered: Steered) -> torch.Tensor:
     if router_logits.shape[-1] > width:
         edited = torch.cat([edited, router_logits[..., width:].float()], dim=-1)
     return edited.to(router_logits.dtype) if steered.keep_dtype else edited
-
-
-def _begin(steered: Steered) -> Callable[..., None]:
-    def begin(*_: object) -> None:
-        steered.seen = False
-
-    return begin
-
-
-def _end(steered: Steered) -> Callable[..., None]:
-    def end(_block: object, inputs: tuple[Any, ...], named: dict[str, Any], _output: object) -> None:
-        hidden_states = inputs[0] if inputs else named.get("hidden_states")
-        if not steered.seen and (hidden_states is None or hidden_states.shape[0]):
-            raise ModelError(
-                f"layer {steered.layer} chose experts in a fused kernel that the plan does not reach; choose another "
-                "--moe-runner-backend, or steer this model with transformers or vLLM"
-            )
-
-    return end
 
 
 def _text_config(runner: Foreign) -> Foreign:

@@ -12,14 +12,14 @@ from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.errors import ModelError
 from isogloss.routing import Fingerprint
 
-__all__ = ["Foreign", "FoundRouter", "find_routers", "fingerprint"]
+__all__ = ["Foreign", "SGLangRouter", "find_sglang_routers", "fingerprint_of_sglang"]
 
 Foreign: TypeAlias = Any
 """An object of SGLang, which is not installed where this is checked."""
 
 
 @dataclass(frozen=True)
-class FoundRouter:
+class SGLangRouter:
     """One router of an SGLang model.
 
     Attributes:
@@ -39,12 +39,9 @@ class FoundRouter:
     linear_bias: torch.Tensor | None = None
 
 
-def find_routers(
-    model: torch.nn.Module,
-    topk_class: type,
-    expected: Fingerprint,
-    config: Foreign,
-) -> list[FoundRouter]:
+def find_sglang_routers(
+    model: torch.nn.Module, topk_class: type, expected: Fingerprint, config: Foreign
+) -> list[SGLangRouter]:
     """Return the routers by layer.
 
     Args:
@@ -54,36 +51,34 @@ def find_routers(
         config: of the text model.
 
     Raises:
-        ModelError: the model has no such layer, two choices in one, or not one weight of that shape beside the choice.
+        ModelError: the model has no such layer, two TopK in one, or not one weight of that shape beside it.
     """
-    found: dict[int, FoundRouter] = {}
+    routers: dict[int, SGLangRouter] = {}
     for name, block in model.named_modules():
         for child in block.children():
             if not isinstance(child, topk_class) or getattr(child, "is_draft", False):
                 continue
             topk: Foreign = child
             layer = int(topk.layer_id)
-            if layer in found:
+            if layer in routers:
                 raise ModelError(f"layer {layer} of the model chooses experts twice ({name}); a plan edits one router")
             key = _router_weight(block, name, (expected.n_experts, config.hidden_size))
-            weight, bias = (
-                block.get_parameter(key),
-                dict(block.named_parameters()).get(f"{key.rpartition('.')[0]}.bias"),
-            )
+            parameters = dict(block.named_parameters())
+            weight, bias = parameters[key], parameters.get(f"{key.rpartition('.')[0]}.bias")
             top_k = topk.topk_config.top_k - topk.topk_config.num_shared_topk_slots
-            found[layer] = FoundRouter(layer, topk, block, weight, top_k, bias)
-    if not found:
+            routers[layer] = SGLangRouter(layer, topk, block, weight, top_k, bias)
+    if not routers:
         raise ModelError("the model has no layer with SGLang's TopK; nothing can be steered there: use another engine")
-    if missing := sorted(set(expected.layers) - set(found)):
+    if missing := sorted(set(expected.layers) - set(routers)):
         raise ModelError(
             f"layers {missing} of the plan have no SGLang TopK in this process; expected all of the plan's layers: "
             "serve the plan's model, without pipeline parallelism"
         )
-    return [found[layer] for layer in sorted(found)]
+    return [routers[layer] for layer in sorted(routers)]
 
 
-def fingerprint(routers: Sequence[FoundRouter], config: Foreign) -> Fingerprint:
-    """Return what a plan must agree with; equal to that of the same checkpoint loaded by transformers."""
+def fingerprint_of_sglang(routers: Sequence[SGLangRouter], config: Foreign) -> Fingerprint:
+    """Return what a plan must agree with, the same as that of the checkpoint loaded by transformers."""
     first = routers[0]
     return router_fingerprint(
         config.model_type,

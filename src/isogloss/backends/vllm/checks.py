@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
 import torch
 
 from isogloss.backends.agreement import TOLERANCE
-from isogloss.backends.checks import PROBE_TEXTS, describe_routers
-from isogloss.backends.joint_texts import tokenise_pairs
-from isogloss.backends.vllm.answers import answer_prompts
-from isogloss.backends.vllm.likelihood import joint_log_likelihoods
+from isogloss.backends.checks import PROBE_TEXTS, Observer, describe_routers
+from isogloss.backends.joint_texts import encode_start, tokenise_pairs
+from isogloss.backends.vllm.answers import GREEDY, require_readable
+from isogloss.backends.vllm.likelihood import likelihoods_served
 from isogloss.backends.vllm.loading import ServedModel
+from isogloss.backends.vllm.plugin.requests import ITEM
 from isogloss.backends.vllm.prove import prove_served
 from isogloss.backends.vllm.routed_texts import Routed, route_texts, share_changed
+from isogloss.backends.writing import NEW_TOKENS, Written
 from isogloss.errors import ModelError
 
-__all__ = ["AnswersObserver", "largest_reach", "try_recording", "try_routers"]
-
-_NEW_TOKENS = 8
+__all__ = ["AnswersObserver", "largest_reach_served", "try_recording", "try_routers", "write_recorded"]
 
 
 def try_routers(served: ServedModel) -> str:
-    """Name the routed layers, and compare every worker's routers with the reference router.
-
-    Raises:
-        ModelError: a router chooses otherwise, or a worker holds other weights.
-    """
+    """Name the routed layers, and compare every worker's routers with the reference router."""
     proof = prove_served(served)
     n_layers = int(served.config.get_text_config().num_hidden_layers)
-    described = describe_routers(served.family, served.specs, n_layers=n_layers)
+    described = describe_routers(served.family, served.routers, n_layers=n_layers)
     return (
         f"{described}; router weights {served.fingerprint.router_sha256[:12]}; on {proof.n_tokens} random tokens, "
         f"scores of chosen experts differ from the reference router's best by at most {proof.deviation:.2g}"
@@ -38,13 +35,9 @@ def try_routers(served: ServedModel) -> str:
 
 
 def try_recording(served: ServedModel) -> str:
-    """Record the probe texts, and compare what was recorded with the number of tokens.
-
-    Raises:
-        ModelError: a token was counted twice or not at all, or did not choose as many experts as it should.
-    """
+    """Record the probe texts, and compare what was recorded with the number of tokens."""
     routed = route_texts(served, PROBE_TEXTS)
-    top_k, n_tokens = served.specs[0].top_k, torch.tensor(routed.n_tokens, dtype=torch.float64)[:, None]
+    top_k, n_tokens = served.routers[0].top_k, torch.tensor(routed.n_tokens, dtype=torch.float64)[:, None]
     for name, array, expected in (
         ("router probabilities", routed.profiles, n_tokens),
         ("chosen experts", routed.selections, top_k * n_tokens),
@@ -53,68 +46,82 @@ def try_recording(served: ServedModel) -> str:
         if not off.max().item() <= TOLERANCE["float32"]:
             item, layer = divmod(int(off.argmax()), off.shape[1])
             raise ModelError(
-                f"{name} of text {item} in layer {served.specs[layer].layer} add up to "
+                f"{name} of text {item} in layer {served.routers[layer].layer} add up to "
                 f"{array[item, layer].sum().item():g}; expected {expected[item].item():g}: captures cannot be trusted"
             )
     _require_counted(served, routed)
     again = route_texts(served, PROBE_TEXTS)
     return (
-        f"on {len(PROBE_TEXTS)} texts ({sum(routed.n_tokens)} tokens), in all {len(served.specs)} routed layers, "
-        f"every token was recorded once and chose {top_k} experts; a second reading moves {_noise(routed, again):.2%} "
-        "of tokens"
+        f"on {len(PROBE_TEXTS)} texts ({sum(routed.n_tokens)} tokens), in all {len(served.routers)} routed layers, "
+        f"every token was recorded once and chose {top_k} experts; a second reading changes those of "
+        f"{_noise(routed, again):.2%} of tokens"
     )
 
 
 def _require_counted(served: ServedModel, routed: Routed) -> None:
-    """Compare the sums over choices with the choices themselves, which are recorded apart."""
-    for item, choices in enumerate(routed.choices):
-        for spec, chosen, counted in zip(served.specs, choices, routed.selections[item], strict=True):
-            found = torch.bincount(chosen.flatten(), minlength=spec.n_experts)
-            if not torch.equal(found, counted.long()):
+    """Compare the counts of chosen experts with the expert ids, which are recorded separately."""
+    for item, expert_ids in enumerate(routed.expert_ids):
+        for spec, chosen, counted in zip(served.routers, expert_ids, routed.selections[item], strict=True):
+            counts = torch.bincount(chosen.flatten(), minlength=spec.n_experts)
+            if not torch.equal(counts, counted.long()):
                 raise ModelError(
-                    f"in layer {spec.layer}, the choices of text {item} are not those that were counted; expected the "
-                    "same: captures cannot be trusted"
+                    f"in layer {spec.layer}, the expert ids of text {item} are not those that were counted; expected "
+                    "the same: captures cannot be trusted"
                 )
 
 
 def _noise(first: Routed, second: Routed) -> float:
-    """Largest share of any layer of tokens whose choice differs between two unsteered readings."""
+    """Largest share of any layer of tokens whose chosen experts differ between two unsteered readings."""
     return share_changed(first, second).max().item()
 
 
-def largest_reach(served: ServedModel, layer: int) -> float:
+def write_recorded(served: ServedModel, prompts: Sequence[str]) -> list[Written]:
+    """Go on after each prompt, and count the experts of each token that the engine reads while it writes."""
+    starts = [encode_start(served.tokenizer, prompt, add_special_tokens=True) for prompt in prompts]
+    require_readable(served, starts, NEW_TOKENS)
+    places = [list(range(len(ids), len(ids) + NEW_TOKENS - 1)) for ids in starts]
+    common = {**GREEDY, "max_tokens": NEW_TOKENS, "ignore_eos": True}
+    with served.recording([{"counted": place, "sampled": place} for place in places]) as recorded:
+        outputs = served.run(starts, [{**common, "extra_args": {ITEM: item}} for item in range(len(starts))])
+    selections = recorded["selections"].numpy()
+    return [
+        Written([*ids, *output.outputs[0].token_ids], len(ids), chosen)
+        for ids, output, chosen in zip(starts, outputs, selections, strict=True)
+    ]
+
+
+def largest_reach_served(served: ServedModel, layer: int) -> float:
     """Largest distance of a random token's median router logit to its best, in a decoder layer."""
     workers = [safetensors.torch.load(content) for content in served.call("isogloss_probe")]
     logits = next(arrays[name] for arrays in workers if (name := f"{layer}.logits") in arrays)
     return (logits.max(-1).values - logits.median(-1).values).max().item()
 
 
-class AnswersObserver:
-    """What a served model answers before it is steered, to compare with afterwards."""
+class AnswersObserver(Observer):
+    """Answers, and likelihoods of texts in nats."""
 
     def __init__(self, served: ServedModel) -> None:
         self.served = served
-        self.before, again = self._observe(), self._observe()
-        # Some kernels add up in an order of their own: then no two unsteered runs are equal either.
-        self.noise = _largest_difference(self.before, again)
+        super().__init__()
 
-    def _observe(self) -> dict[str, Any]:
-        """Answers, and likelihoods of texts in nats."""
+    def observe(self) -> dict[str, Any]:
+        """Return ``answers`` and ``nats``."""
         pairs = [("", text) for text in PROBE_TEXTS]
         texts = tokenise_pairs(self.served.tokenizer, pairs, add_special_tokens=True)
         return {
-            "answers": answer_prompts(self.served, PROBE_TEXTS, max_new_tokens=_NEW_TOKENS),
-            "nats": [each.nats for each in joint_log_likelihoods(self.served, texts)],
+            "answers": self.served.answer(PROBE_TEXTS, max_new_tokens=NEW_TOKENS),
+            "nats": [each.nats for each in likelihoods_served(self.served, texts)],
         }
 
-    def require_unchanged(self) -> str:
-        """Say that the model is as before.
+    def difference(self, values: dict[str, Any], expected: dict[str, Any]) -> float:
+        """Return the largest difference in nats."""
+        pairs = zip(values["nats"], expected["nats"], strict=True)
+        return max(0.0 if one == other else abs(one - other) for one, other in pairs)
 
-        Raises:
-            ModelError: an answer differs, or a likelihood by more than between two unsteered runs.
-        """
-        after = self._observe()
-        difference = _largest_difference(after, self.before)
+    def require_unchanged(self) -> str:
+        """Return a sentence that the model is as before; ModelError where it is not."""
+        after = self.observe()
+        difference = self.difference(after, self.before)
         if not difference <= 10 * self.noise:
             raise ModelError(
                 f"after steering, log-likelihoods differ by {difference:.2g} nats; expected at most what two unsteered "
@@ -125,8 +132,3 @@ class AnswersObserver:
         if after["answers"] != self.before["answers"]:
             raise ModelError("after steering, answers are not those of before; expected the same: start it again")
         return "afterwards answers and likelihoods are bit-identical"
-
-
-def _largest_difference(found: dict[str, Any], expected: dict[str, Any]) -> float:
-    pairs = zip(found["nats"], expected["nats"], strict=True)
-    return max(0.0 if one == other else abs(one - other) for one, other in pairs)

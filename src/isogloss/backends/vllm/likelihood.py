@@ -8,27 +8,20 @@ from typing import Any
 
 from isogloss.backends.joint_texts import JointText
 from isogloss.backends.model import Likelihood
-from isogloss.backends.vllm.answers import require_room
+from isogloss.backends.vllm.answers import READ, require_readable
 from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm.plugin.slots import START
+from isogloss.backends.vllm.plugin.requests import START
 from isogloss.errors import ModelError
 
-__all__ = ["LOGPROBS_MODE", "joint_log_likelihoods"]
+__all__ = ["LOGPROBS_MODE", "likelihoods_served"]
 
 LOGPROBS_MODE = "raw_logprobs"
 
 
-def joint_log_likelihoods(served: ServedModel, texts: Sequence[JointText]) -> list[Likelihood]:
-    """Sum the log-probabilities of the tokens of each text from its start on.
+def likelihoods_served(served: ServedModel, texts: Sequence[JointText]) -> list[Likelihood]:
+    """Measure the tokens of each text from its start on; see `Model.joint_log_likelihoods`.
 
     Under a plan with conditions on phases, these tokens are of the generation, as under transformers.
-
-    Args:
-        served: the model; a plan may be active.
-        texts: with the places 0 to n - 1, in any order.
-
-    Returns:
-        One per text, by place.
 
     Raises:
         RunError: a text leaves no room in the engine's context for the one token that vLLM must generate.
@@ -36,17 +29,11 @@ def joint_log_likelihoods(served: ServedModel, texts: Sequence[JointText]) -> li
     """
     if (mode := str(served.engine.model_config.logprobs_mode)) != LOGPROBS_MODE:
         raise ModelError(f"the engine returns {mode}; expected {LOGPROBS_MODE}: leave --engine logprobs_mode out")
-    require_room(served, [text.ids for text in texts], 1)
-    from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
-
-    how = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
-    outputs = served.engine.generate(
-        [{"prompt_token_ids": text.ids} for text in texts],
-        [SamplingParams(**how, extra_args={START: text.start}) for text in texts],
-        use_tqdm=False,
-    )
-    found = {text.place: _sum(text, output.prompt_logprobs) for text, output in zip(texts, outputs, strict=True)}
-    return [found[place] for place in range(len(texts))]
+    require_readable(served, [text.ids for text in texts], 1)
+    how = [{**READ, "prompt_logprobs": 1, "extra_args": {START: text.start}} for text in texts]
+    outputs = served.run([text.ids for text in texts], how)
+    pairs = sorted(zip(texts, outputs, strict=True), key=lambda pair: pair[0].place)
+    return [_sum(text, output.prompt_logprobs) for text, output in pairs]
 
 
 def _sum(text: JointText, logprobs: Sequence[Any]) -> Likelihood:

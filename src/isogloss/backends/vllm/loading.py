@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,70 +16,106 @@ from typing import Any
 import safetensors.torch
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file
 
-from isogloss.backends.configuration import config_sha256, revision_of
+from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.families import Family
 from isogloss.backends.huggingface.discovery import family_of, find_routers
+from isogloss.backends.open import refuse_unsupported
+from isogloss.backends.reading import READING, Checkpoint, find_checkpoint, reading, require_embedded
+from isogloss.backends.stored_tensors import hash_files
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint, RouterSpec
-from isogloss.steering import Plan
+from isogloss.steering import Plan, RouterAdapter, Steering
 
-__all__ = ["MODEL_SLOTS", "ServedModel", "serve_model"]
+__all__ = ["ServedModel", "start_engine"]
 
-MODEL_SLOTS = 2
-"""What any plan needs that is asked for one language at a time: prompt and generation apart."""
-
+_FROM_SAFETENSORS = ("auto", "hf", "safetensors", "fastsafetensors")
 _WORKER_EXTENSION = "isogloss.backends.vllm.plugin.required.Required"
 
 
-class ServedModel:
-    """A model that vLLM runs in this process or in workers of its own, with its tokenizer.
+class ServedModel(EngineModel):
+    """The state of a model that vLLM runs, in this process or in workers of its own.
 
     Attributes:
-        name: hub id, or the name of a local folder; never a path.
         engine: vLLM's ``LLM``.
-        tokenizer: as transformers loads it.
-        config: of the checkpoint.
-        family: the row that describes its routers.
-        specs: how each routed layer chooses, by layer.
-        fingerprint: of the weights that the workers hold.
         kernels: names of the classes that run the experts.
-        threads: on which each worker computes on a processor; None on other devices.
     """
 
-    def __init__(self, name: str, engine: Any, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:  # noqa: ANN401 - vLLM's and transformers' own
+    backend = "vllm"
+
+    def __init__(
+        self,
+        name: str,
+        engine: Any,  # noqa: ANN401 - vLLM's own
+        tokenizer: PreTrainedTokenizerBase,
+        config: Any,  # noqa: ANN401 - transformers' own
+        *,
+        revision: str | None = None,
+    ) -> None:
         """Ask the workers what they serve.
 
         Raises:
             ModelError: they serve another architecture than transformers reads from the checkpoint.
         """
-        self.name, self.engine, self.tokenizer, self.config = name, engine, tokenizer, config
-        self.family, self.specs = _routers(config)
-        status = self.call("isogloss_status")[0]
-        self.fingerprint, self.kernels = Fingerprint.from_json(status["fingerprint"]), tuple(status["kernels"])
-        self.threads: int | None = status["threads"]
-        layers = tuple(spec.layer for spec in self.specs)
-        found = (self.fingerprint.layers, self.fingerprint.n_experts, self.fingerprint.top_k)
-        if found != (layers, self.specs[0].n_experts, self.specs[0].top_k):
+        super().__init__(name, tokenizer, config, *_routers(config), revision=revision)
+        self.engine = engine
+        self._status: dict[str, Any] = self.call("isogloss_status")[0]
+        self.kernels = tuple(self._status["kernels"])
+        layers, first, served = tuple(spec.layer for spec in self.routers), self.routers[0], self.fingerprint
+        if (served.layers, served.n_experts, served.top_k) != (layers, first.n_experts, first.top_k):
             raise ModelError(
-                f"vLLM routes layers {self.fingerprint.layers} ({found[1]} experts, {found[2]} chosen); transformers "
-                f"has {layers} ({self.specs[0].n_experts}, {self.specs[0].top_k}): not the same model"
+                f"vLLM routes layers {served.layers} ({served.n_experts} experts, {served.top_k} chosen); transformers "
+                f"has {layers} ({first.n_experts}, {first.top_k}): not the same model"
             )
 
     @property
-    def revision(self) -> str | None:
-        """The hub commit, where the checkpoint came from the hub."""
-        return revision_of(self.config)
+    def fingerprint(self) -> Fingerprint:
+        """Of the weights that the workers hold."""
+        return Fingerprint.from_json(self._status["fingerprint"])
 
     @property
-    def config_sha256(self) -> str:
-        """Hash of the configuration, the same as that of the model loaded by transformers."""
-        return config_sha256(self.config)
+    def weights_sha256(self) -> str | None:
+        """Hash of pieces of every tensor of the files that vLLM has loaded; see `hash_files`.
+
+        The workers hold the weights in parts, and in layouts of their kernels. None where the weights are read in
+        another format than safetensors, or not from this machine's disk.
+        """
+        if self.vllm_config.load_config.load_format not in _FROM_SAFETENSORS:
+            return None
+        try:
+            config = cached_file(
+                self.engine.model_config.model, CONFIG_NAME, revision=self.revision, local_files_only=True
+            )
+            return hash_files(Path(str(config)).parent)
+        except (OSError, ModelError):
+            return None
 
     @property
     def dtype(self) -> str:
         """Of weights and activations, such as ``bfloat16``."""
         return str(self.engine.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def threads(self) -> int | None:
+        """On how many threads each worker computes on a processor; None on other devices."""
+        threads: int | None = self._status["threads"]
+        return threads
+
+    @property
+    def vllm_config(self) -> Any:  # noqa: ANN401 - vLLM's own
+        """All settings of the engine."""
+        return self.engine.llm_engine.vllm_config
+
+    def run(self, prompts: Sequence[Sequence[int]], arguments: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Continue prompts of token ids, each with its own arguments of vLLM's ``SamplingParams``."""
+        from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
+
+        params = [SamplingParams(**{"detokenize": False, **each}) for each in arguments]
+        given = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs: list[Any] = self.engine.generate(given, params, use_tqdm=False)
+        return outputs
 
     def call(self, method: str, *args: Any) -> list[Any]:  # noqa: ANN401 - what workers take
         """Call a method of every worker; see `isogloss.backends.vllm.plugin.worker.SteeredWorker`.
@@ -94,23 +130,29 @@ class ServedModel:
         return results
 
     def load_plan(self, plan: Plan | None) -> dict[str, Any]:
-        """Replace what every worker does to its logits; caches of the plan before are forgotten.
-
-        Args:
-            plan: None for none.
-
-        Returns:
-            What the workers serve and have proven, see ``isogloss_status``.
+        """Replace the plan of every worker, None for none, and forget what was cached; return ``isogloss_status``.
 
         Raises:
-            PlanError: the plan is for another model, cannot be served here, or changes no choice.
+            PlanError: the plan is for another model, cannot be served here, or changes no chosen expert.
         """
         status: dict[str, Any] = self.call("isogloss_load_plan", "" if plan is None else json.dumps(plan.to_json()))[0]
         return status
 
+    def steer(self, plan: Steering) -> AbstractContextManager[None]:
+        """Apply a plan to all that runs inside the context; see `Model.steer`."""
+        if plan.languages:
+            raise PlanError(
+                f"the plan has conditions on languages ({', '.join(plan.languages)}), and a request here has none; "
+                "steer with what Plan.for_request chooses for one language"
+            )
+        return self.steered(plan)
+
     @contextmanager
-    def steered(self, plan: Plan) -> Iterator[None]:
-        """Serve under a plan inside the context, and under none afterwards."""
+    def steered(self, plan: Steering) -> Iterator[None]:
+        """Serve under a plan inside the context, and under none afterwards; ModelError for a router adapter."""
+        if isinstance(plan, RouterAdapter):
+            refuse_unsupported(self.backend, adapter=True)
+            return
         if self.call("isogloss_status")[0]["plan_sha256"] is not None:
             raise PlanError("another plan is active on this engine; leave its context first")
         self.load_plan(plan)
@@ -121,10 +163,7 @@ class ServedModel:
 
     @contextmanager
     def recording(self, items: Sequence[Mapping[str, Sequence[int]]]) -> Iterator[dict[str, torch.Tensor]]:
-        """Record the routing of items that are run inside; the arrays are there afterwards.
-
-        Args:
-            items: see `isogloss.backends.vllm.plugin.record.Recorder.start`.
+        """Record the routing of items that are run inside; see `isogloss.backends.vllm.plugin.record.Recorder`.
 
         Yields:
             Filled when the context ends: ``profiles``, ``selections``, ``distinct_profiles`` and ``sampled``, as
@@ -144,23 +183,14 @@ class ServedModel:
         recorded |= {name: torch.cat([stage[name] for stage in ordered], dim=1) for name in ordered[0]}
 
 
-def serve_model(
-    name: str, *, dtype: str = "auto", record: bool = False, n_slots: int = 1, options: Mapping[str, Any] | None = None
-) -> ServedModel:
-    """Start vLLM on a checkpoint from a folder or the hub, able to take plans of every kind.
+def start_engine(
+    name: str, *, dtype: str, record: bool, n_slots: int, options: Mapping[str, Any]
+) -> tuple[Any, PreTrainedTokenizerBase, Any, Checkpoint]:
+    """Start vLLM on a checkpoint; see `isogloss.backends.vllm.model.serve_model`.
 
-    Args:
-        name: hub id or local folder.
-        dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        record: whether routing can be recorded; then without a prefix cache, which would leave tokens out.
-        n_slots: most combinations of language and phase of a plan.
-        options: further arguments of vLLM's ``LLM``, such as ``tensor_parallel_size``.
-
-    Raises:
-        ModelError: vLLM is not installed or takes no such option, or the model cannot be loaded or has routers that
-            plans do not reach.
+    Returns:
+        vLLM's ``LLM``, the tokenizer, the checkpoint's configuration, and where it was read from.
     """
-    options = options or {}
     follows_tokens = record or n_slots > 1
     if follows_tokens and options.get("enable_prefix_caching"):
         raise ModelError(
@@ -184,18 +214,20 @@ def serve_model(
     arguments = {"dtype": dtype, "worker_extension_cls": _WORKER_EXTENSION, **options}
     if follows_tokens:
         arguments["enable_prefix_caching"] = False
-        # vLLM's newer runner, its default on GPUs, does not say which token of a step is whose.
+        # vLLM's newer runner, its default on GPUs, does not give the request of each token of a step.
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    with reading(name, expected="give a hub id or a folder with config.json, weights and tokenizer"):
+        place = find_checkpoint(name)
+        config = AutoConfig.from_pretrained(place.source, **place.options, **READING)
+        tokenizer = AutoTokenizer.from_pretrained(place.source, **place.options, **READING)
+    require_embedded(tokenizer, config.get_text_config().vocab_size, name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
         with _environment(variables):
             register()  # vLLM itself calls it once per process, perhaps before these variables were set
-            engine = LLM(name, **arguments)
+            engine = LLM(place.source, revision=place.revision, tokenizer_revision=place.revision, **arguments)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"vLLM cannot serve {name!r}: {str(error).strip().splitlines()[0]}") from error
-    served = Path(name).resolve().name if Path(name).is_dir() else name
-    return ServedModel(served, engine, tokenizer, config)
+    return engine, tokenizer, config, place
 
 
 def _require_known(options: Mapping[str, Any]) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from isogloss.backends.vllm.answers import require_room
+from isogloss.backends.model import Change
+from isogloss.backends.vllm.answers import READ, require_readable
 from isogloss.backends.vllm.loading import ServedModel
-from isogloss.backends.vllm.plugin.record import ITEM
-from isogloss.backends.vllm.plugin.slots import START
+from isogloss.backends.vllm.plugin.requests import ITEM, START
 from isogloss.errors import CorpusError
-from isogloss.steering import PHASES, Phase, Plan
+from isogloss.steering import PHASES, Phase, Steering
 
-__all__ = ["Routed", "changed_choices", "route_texts", "share_changed"]
+__all__ = ["Routed", "change_served", "route_texts", "share_changed"]
 
 
 class Routed:
@@ -23,26 +23,20 @@ class Routed:
         n_tokens: of each text.
         profiles: sums over tokens of the routers' probabilities, ``[n_texts, n_layers, n_experts]``.
         selections: tokens that chose each expert, the same shape.
-        choices: of each text, chosen experts ``[n_layers, n_tokens, top_k]``, ascending.
+        expert_ids: of each text, ``[n_layers, n_tokens, top_k]``, ascending.
     """
 
     def __init__(self, n_tokens: Sequence[int], recorded: dict[str, torch.Tensor]) -> None:
         self.n_tokens = tuple(n_tokens)
         self.profiles, self.selections = recorded["profiles"], recorded["selections"]
         sampled = recorded["sampled"].sort(-1).values
-        self.choices = [sampled[index, :, :n] for index, n in enumerate(self.n_tokens)]
+        self.expert_ids = [sampled[index, :, :n] for index, n in enumerate(self.n_tokens)]
 
 
 def route_texts(
     served: ServedModel, texts: Sequence[str], *, phase: Phase = "prompt", add_special_tokens: bool = True
 ) -> Routed:
-    """Run texts and record every choice.
-
-    Args:
-        served: the model, started with ``record``; a plan may be active.
-        texts: at least one.
-        phase: whether their tokens are read as a prompt's or as generated ones.
-        add_special_tokens: False for prompts that come from a chat template.
+    """Run texts, read as tokens of one phase, and record the chosen experts of every token.
 
     Raises:
         CorpusError: no texts, or one without tokens.
@@ -52,36 +46,24 @@ def route_texts(
     tokens = [list(served.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]) for text in texts]
     if not tokens or not all(tokens):
         raise CorpusError("a text has no token to measure; leave out empty texts")
-    require_room(served, tokens, 1)
-    from vllm import SamplingParams  # noqa: PLC0415 - there is a vLLM only where a model is served
-
+    require_readable(served, tokens, 1)
     places = [list(range(len(ids))) for ids in tokens]
     extra = [{ITEM: item, START: 0 if phase == "generation" else len(ids)} for item, ids in enumerate(tokens)]
     with served.recording([{"counted": place, "sampled": place} for place in places]) as recorded:
-        served.engine.generate(
-            [{"prompt_token_ids": ids} for ids in tokens],
-            [SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, extra_args=each) for each in extra],
-            use_tqdm=False,
-        )
+        served.run(tokens, [{**READ, "extra_args": each} for each in extra])
     return Routed([len(ids) for ids in tokens], recorded)
 
 
-def changed_choices(
-    served: ServedModel, plan: Plan, texts: Sequence[str], *, add_special_tokens: bool = True
-) -> dict[int, float]:
-    """Measure the share of tokens whose set of chosen experts differs under a plan, by decoder layer.
+def change_served(
+    served: ServedModel, plan: Steering, texts: Sequence[str], *, add_special_tokens: bool = True
+) -> Change:
+    """Measure the share of tokens whose set of chosen experts differs under a plan; see `Model.change`.
 
-    Texts are read once as tokens of each phase that the plan names; the larger share counts, layer by layer, as in
-    `isogloss.backends.huggingface.change.measure_change`.
+    vLLM gives no whole distributions, so there is no divergence. Texts are read once as tokens of each phase that the
+    plan names; the larger share counts, layer by layer, as in `isogloss.backends.huggingface.change.measure_change`.
 
     Where the engine's kernels round otherwise from run to run, as some do in 16 bits on several processes, experts
     that nearly tie move without any plan; such shares hold that noise.
-
-    Args:
-        served: the model, unsteered, started with ``record``.
-        plan: without conditions on languages.
-        texts: at least one.
-        add_special_tokens: False for prompts that come from a chat template.
 
     Raises:
         CorpusError: no texts, or one without tokens.
@@ -93,12 +75,12 @@ def changed_choices(
         for phase in plan.phases or PHASES[:1]:
             steered = route_texts(served, texts, phase=phase, add_special_tokens=add_special_tokens)
             shares.append(share_changed(plain, steered))
-    layers = [spec.layer for spec in served.specs]
-    return dict(zip(layers, torch.stack(shares).amax(0).tolist(), strict=True))
+    layers = [spec.layer for spec in served.routers]
+    return Change(dict(zip(layers, torch.stack(shares).amax(0).tolist(), strict=True)))
 
 
 def share_changed(first: Routed, second: Routed) -> torch.Tensor:
     """Return the share of tokens whose sets of chosen experts differ, ``[n_layers]`` float64."""
-    pairs = zip(first.choices, second.choices, strict=True)
+    pairs = zip(first.expert_ids, second.expert_ids, strict=True)
     counts = torch.stack([(before != after).any(-1).sum(-1) for before, after in pairs])
     return counts.sum(0).double() / sum(first.n_tokens)

@@ -11,16 +11,10 @@ The last option is a second lock: vLLM only logs a plugin that it cannot load, b
 
 from __future__ import annotations
 
-from isogloss.errors import IsoglossError, PlanError
+from isogloss.backends.vllm.plugin.refusals import RefusedError, expect_refusals
+from isogloss.errors import IsoglossError
 
 __all__ = ["RefusedError", "register"]
-
-
-class RefusedError(PlanError, SystemExit):
-    """Ends the process that nothing catches it in, with one line in place of a traceback through vLLM."""
-
-    def __init__(self, message: str) -> None:
-        SystemExit.__init__(self, message)
 
 
 def register() -> None:
@@ -30,12 +24,13 @@ def register() -> None:
         RefusedError: the environment asks for something that cannot be served, or another plugin owns the layers.
     """
     from isogloss.backends.vllm.plugin.install import install  # noqa: PLC0415 - vLLM loads this in every process
-    from isogloss.backends.vllm.plugin.settings import pass_on, read_settings  # noqa: PLC0415 - as above
+    from isogloss.backends.vllm.plugin.settings import pass_on, read_serving_settings  # noqa: PLC0415 - as above
 
     try:
-        settings = read_settings()
+        settings = read_serving_settings()
         if settings is not None:
             pass_on()
+            expect_refusals()
             install()
     except IsoglossError as error:
         raise RefusedError(f"isogloss: {error}") from None

@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from isogloss.backends.vllm.plugin.door import adding, admitting, opening, salted
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
-from isogloss.backends.vllm.plugin.settings import read_settings
-from isogloss.backends.vllm.plugin.slots import language_of
+from isogloss.backends.vllm.plugin.orphans import end_engine_with_parent
+from isogloss.backends.vllm.plugin.refusals import ending, refuse, telling
+from isogloss.backends.vllm.plugin.settings import read_serving_settings
 from isogloss.backends.vllm.plugin.worker import SteeredWorker
-from isogloss.errors import PlanError
+from isogloss.errors import IsoglossError, PlanError
 
 __all__ = ["install", "is_installed"]
 
@@ -27,18 +29,22 @@ def is_installed() -> bool:
 def install() -> None:
     """Replace vLLM's layer by one that can be steered, give workers the methods to do it, and keep caches apart.
 
-    The layer goes through vLLM's registry of pluggable layers. Four methods of vLLM are wrapped, for which it has no
-    registry: ``init_device`` of the worker's wrapper, after which the worker is one that steers; the engine's
-    ``__init__``, which then asks every worker what it serves; the engine's ``collective_rpc``, so that no cache
-    outlives the plan it was computed under; and the making of a request, so that requests in different languages share
-    no cache.
+    The layer goes through vLLM's registry of pluggable layers. Methods of vLLM are wrapped, for which it has no
+    registry: ``init_device`` of the worker's wrapper, after which the worker is one that steers; the start of the
+    engine's workers, which are then asked what they serve (a spawned engine loads plugins too late to have its own
+    ``__init__`` wrapped); the engine's ``collective_rpc``, so that no cache outlives the plan it was computed under;
+    the start of an engine, see `refusals`; and what a request passes on its way to the engine, see `door`.
 
     Raises:
         PlanError: another plugin owns the layers.
     """
     from vllm.model_executor.custom_op import PluggableLayer, op_registry_oot  # noqa: PLC0415 - as above
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner  # noqa: PLC0415 - as above
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - as above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415 - as above
+    from vllm.v1.engine.input_processor import InputProcessor  # noqa: PLC0415 - as above
+    from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415 - as above
+    from vllm.v1.executor.abstract import Executor  # noqa: PLC0415 - as above
     from vllm.v1.request import Request  # noqa: PLC0415 - as above
     from vllm.v1.worker.worker_base import WorkerWrapperBase  # noqa: PLC0415 - as above
 
@@ -46,22 +52,26 @@ def install() -> None:
         return
     if (owner := op_registry_oot.get(_LAYER)) is not None:
         raise PlanError(
-            f"{owner.__module__}.{owner.__qualname__} already stands in for vLLM's MoERunner; expected no other plugin "
+            f"{owner.__module__}.{owner.__qualname__} already replaces vLLM's MoERunner; expected no other plugin "
             "that does: name the plugins to load in VLLM_PLUGINS"
         )
     PluggableLayer.register_oot(name=_LAYER)(type("SteeredMoERunner", (SteeredLayer, MoERunner), {}))
     _wrap(WorkerWrapperBase, "init_device", _steering_worker)
-    _wrap(EngineCore, "__init__", _asking)
+    _wrap(Executor, "__init__", ending)
+    _wrap(Executor, "__init__", _asking)
     _wrap(EngineCore, "collective_rpc", _cache_reset)
-    _wrap(Request, "from_engine_core_request", _salted)
+    _wrap(AsyncLLM, "__init__", opening)
+    for engine in (AsyncLLM, LLMEngine):
+        _wrap(engine, "__init__", telling)
+    _wrap(AsyncLLM, "add_request", adding)
+    _wrap(InputProcessor, "process_inputs", admitting)
+    _wrap(Request, "from_engine_core_request", salted)
 
 
 def _wrap(owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     original = vars(owner)[name]
-    if isinstance(original, classmethod):
-        setattr(owner, name, classmethod(wrapper(original.__func__)))
-    else:
-        setattr(owner, name, wrapper(original))
+    is_classmethod = isinstance(original, classmethod)
+    setattr(owner, name, classmethod(wrapper(original.__func__)) if is_classmethod else wrapper(original))
 
 
 def _steering_worker(init_device: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,36 +86,41 @@ def _steering_worker(init_device: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _asking(init: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask every worker, on whatever machine: one that never heard of the plan would serve without it."""
+    """Ask every worker, on whatever machine, for its plan: one without the plugin would serve without it."""
 
     @functools.wraps(init)
-    def asking(engine: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
-        init(engine, *args, **kwargs)
-        settings = read_settings()
-        if settings is None:
+    def asking(executor: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
+        end_engine_with_parent()
+        init(executor, *args, **kwargs)
+        settings = read_serving_settings()
+        if settings is None or getattr(executor, "rpc_broadcast_mq", True) is None:  # another node's engine asks
             return
-        expected = None if settings.plan is None else settings.plan.sha256
         try:
-            found = [status["plan_sha256"] for status in engine.collective_rpc("isogloss_status")]
-        except Exception as error:
-            raise PlanError(
-                f"a worker does not know isogloss ({error}); expected all to serve the plan: install isogloss on every "
-                "machine, and pass its variables on (Ray: VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY=ISOGLOSS_)"
-            ) from error
-        if set(found) != {expected}:
-            raise PlanError(
-                f"workers serve the plans {found}; expected {expected} everywhere: is one file out of date?"
-            )
+            _require_served(executor, None if settings.plan is None else settings.plan.sha256)
+        except IsoglossError as error:
+            refuse(error)
 
     return asking
+
+
+def _require_served(executor: Any, expected: str | None) -> None:  # noqa: ANN401 - vLLM's own
+    try:
+        hashes = [status["plan_sha256"] for status in executor.collective_rpc("isogloss_status")]
+    except Exception as error:
+        raise PlanError(
+            f"a worker does not know isogloss ({error}); expected all to serve the plan: install isogloss on every "
+            "machine, and pass its variables on (Ray: VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY=ISOGLOSS_)"
+        ) from error
+    if set(hashes) != {expected}:
+        raise PlanError(f"workers serve the plans {hashes}; expected {expected} everywhere: is one file out of date?")
 
 
 def _cache_reset(collective_rpc: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(collective_rpc)
     def resetting(engine: Any, method: Any, timeout: Any = None, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - vLLM's own
-        if method != SteeredWorker.isogloss_load_plan.__name__:
-            return collective_rpc(engine, method, timeout, args, kwargs)
         results = collective_rpc(engine, method, timeout, args, kwargs)
+        if method != SteeredWorker.isogloss_load_plan.__name__:
+            return results
         # Running requests are computed anew under the plan that now holds, so that no text is of two plans.
         engine.reset_prefix_cache(
             reset_running_requests=True, reset_connector=engine.vllm_config.kv_transfer_config is not None
@@ -117,21 +132,10 @@ def _cache_reset(collective_rpc: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _require_agreement(results: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse that some workers serve one plan and some another, as where a path holds other files elsewhere."""
+    """Refuse that workers serve different plans, as where a path holds other files on another machine."""
     if len({result.get("plan_sha256") for result in results}) > 1:
-        found = [result.get("error") or result["plan_sha256"] for result in results]
+        plans = [result.get("error") or result["plan_sha256"] for result in results]
         raise PlanError(
-            f"workers no longer serve the same plan ({found}); expected one: give the plan as JSON text, or the same "
+            f"workers no longer serve the same plan ({plans}); expected one: give the plan as JSON text, or the same "
             "file on every machine, at once: until then answers are of no single plan"
         )
-
-
-def _salted(from_engine_core_request: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(from_engine_core_request)
-    def salted(cls: type, request: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
-        language = language_of(getattr(request.sampling_params, "extra_args", None))
-        if language is not None:
-            request.cache_salt = f"{request.cache_salt or ''}|isogloss:{language}"
-        return from_engine_core_request(cls, request, *args, **kwargs)
-
-    return salted

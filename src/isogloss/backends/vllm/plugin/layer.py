@@ -1,10 +1,10 @@
-"""Steers one Mixture-of-Experts layer of vLLM: edits logits between gate and choice, from buffers that a plan fills.
+"""Steers one Mixture-of-Experts layer of vLLM: edits its router logits, from buffers that a plan fills.
 
 Everything that a graph reads lies in buffers of fixed shape, so a plan is replaced by copying into them: nothing is
 compiled or captured again. Which arrays there are decides which operations a graph has (`Settings.kinds`).
 
-With one slot all tokens are edited alike. With several, ``token_slots`` says for every token of a step which row of
-the arrays edits it: there is one row per combination of language and phase.
+With one slot all tokens are edited alike. With several, ``token_slots`` holds for every token of a step the row of
+the arrays that edits it: there is one row per combination of language and phase.
 """
 
 from __future__ import annotations
@@ -16,30 +16,36 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
-from isogloss.backends.reference_router import choose
+from isogloss.backends.reference_router import choose_experts
 from isogloss.routing import RouterSpec
 from isogloss.steering import Kind, LayerEdit, apply_edit
+from isogloss.steering.fields import FLOAT32_MAX
 
 __all__ = ["LayerSteering", "Observation", "SteeredLayer", "bind"]
 
-_ARRAYS: dict[Kind, tuple[str, torch.dtype, float]] = {
-    "soft": ("soft", torch.float32, 0.0),
-    "adaptive": ("adaptive", torch.float32, 0.0),
-    "offset": ("offset", torch.float32, 0.0),
-    "suppress": ("suppress", torch.bool, 0.0),
-    "on": ("on", torch.bool, 0.0),
-    "off": ("off", torch.bool, 0.0),
-    "force": ("force_lift", torch.float32, -torch.inf),
-    "ban": ("ban", torch.bool, 0.0),
+_ARRAYS: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
+    "soft": (("soft",), torch.float32, 0.0),
+    "adaptive": (("adaptive",), torch.float32, 0.0),
+    "offset": (("offset",), torch.float32, 0.0),
+    "suppress": (("suppress",), torch.bool, 0.0),
+    "on": (("on",), torch.float32, -torch.inf),
+    "off": (("off",), torch.float32, torch.inf),
+    "force_lift": (("force",), torch.float32, -torch.inf),
+    "ban": (("ban",), torch.float32, torch.inf),
 }
-"""By kind: the array of `LayerEdit` that it fills, its dtype, and the value that changes nothing."""
+"""The arrays of `LayerEdit`: the kinds that fill each, its dtype, and the value that changes nothing."""
+
+_CHOICE: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
+    "least_score": (("force", "ban"), torch.float32, -FLOAT32_MAX)
+}
+"""What only the choice of the reference router reads, with ``ban``."""
 
 
 class Observation:
     """What one layer did in one forward that is watched.
 
     Attributes:
-        logits: ``[n_tokens, n_experts]`` float32, as the gate gave them.
+        logits: ``[n_tokens, n_experts]`` float32, as the router gave them.
         plain: ``[n_tokens, top_k]`` ids that the router chooses from the logits as they were.
         chosen: ids that it chose from the edited ones; None where a kernel chose for itself.
     """
@@ -69,8 +75,8 @@ class LayerSteering(torch.nn.Module):
         kinds: that plans may use.
         n_slots: rows of every array.
         token_slots: ``[max_tokens]`` int64, the row of each token of a step, shared by all layers; None for one slot.
-        choice: how the layer's router chooses, and its selection bias, where that or groups could undo what a plan
-            forces or bans; else None.
+        reference: how the layer's router chooses, and its selection bias, where that or groups could undo what a plan
+            forces or bans, so that the reference router chooses in its place; else None.
         fused: compile the edit into one kernel. On a GPU it runs inside an operation that vLLM's own compiler does not
             look into; on a processor it does, and this is of no use.
     """
@@ -86,18 +92,20 @@ class LayerSteering(torch.nn.Module):
         kinds: Sequence[Kind],
         n_slots: int,
         token_slots: torch.Tensor | None,
-        choice: tuple[RouterSpec, torch.Tensor | None] | None = None,
+        reference: tuple[RouterSpec, torch.Tensor | None] | None = None,
         fused: bool = False,
     ) -> None:
         super().__init__()
         self._apply_edit = _fused_edit() if fused else _edit
         self.n_experts = n_experts
-        self.names = tuple(_ARRAYS[kind][0] for kind in kinds)
-        self.choice = choice
+        arrays = _ARRAYS if reference is None else _ARRAYS | _CHOICE
+        self.arrays = {name: row for name, row in arrays.items() if set(row[0]) & set(kinds)}
+        self.edit_names = tuple(name for name in self.arrays if name in _ARRAYS)
+        self.choice_names = tuple(name for name in self.arrays if name in ("ban", *_CHOICE))
+        self.reference = reference
         self.plain_routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         self.observation: Observation | None = None
-        for kind in kinds:
-            name, dtype, neutral = _ARRAYS[kind]
+        for name, (_, dtype, neutral) in self.arrays.items():
             array = torch.full((n_slots, n_experts), neutral, dtype=dtype)
             self.register_buffer(name, array, persistent=False)
         self.register_buffer("token_slots", token_slots, persistent=False)
@@ -105,14 +113,8 @@ class LayerSteering(torch.nn.Module):
         self.register_buffer("expert_ids", None, persistent=False)
 
     def load(self, edits: Sequence[LayerEdit]) -> None:
-        """Replace what the layer does, in place.
-
-        Args:
-            edits: one per slot in use, NumPy arrays; the slots left over change nothing.
-        """
-        for name, _, neutral in _ARRAYS.values():
-            if name not in self.names:
-                continue
+        """Replace the edits in place, one per slot in use, NumPy arrays; the slots left over change nothing."""
+        for name, (_, _, neutral) in self.arrays.items():
             buffer = self.get_buffer(name)
             rows = torch.full(buffer.shape, neutral, dtype=buffer.dtype)
             for slot, edit in enumerate(edits):
@@ -121,24 +123,24 @@ class LayerSteering(torch.nn.Module):
             buffer.copy_(rows)
 
     def keep(self, max_tokens: int, top_k: int, device: torch.device) -> None:
-        """Keep the edited logits and the choice of every step in buffers, for capture."""
+        """Keep the edited logits and the chosen experts of every step in buffers, for capture."""
         self.logits = torch.zeros((max_tokens, self.n_experts), dtype=torch.float32, device=device)
         self.expert_ids = torch.zeros((max_tokens, top_k), dtype=torch.int64, device=device)
 
     def edit(self, router_logits: torch.Tensor) -> torch.Tensor:
         """Edit the logits ``[n_tokens, at least n_experts]`` of a step; the result is float32 where there is a kind."""
-        if not self.names:
+        if not self.edit_names:
             return router_logits
-        edited = self._apply_edit(router_logits[..., : self.n_experts], self._rows(router_logits.shape[0]))
+        rows = self._rows(router_logits.shape[0], self.edit_names)
+        edited = self._apply_edit(router_logits[..., : self.n_experts], rows)
         if router_logits.shape[-1] == self.n_experts:
             return edited
         return torch.cat([edited, router_logits[..., self.n_experts :].float()], dim=-1)
 
-    def _rows(self, n_tokens: int) -> LayerEdit:
-        if self.token_slots is None:
-            return LayerEdit(self.n_experts, **{name: self.get_buffer(name)[0] for name in self.names})
-        rows = self.token_slots[:n_tokens]
-        return LayerEdit(self.n_experts, **{name: self.get_buffer(name)[rows] for name in self.names})
+    def _rows(self, n_tokens: int, names: Sequence[str]) -> LayerEdit:
+        """Return some arrays of the edit: of all tokens, or one row per token."""
+        rows = 0 if self.token_slots is None else self.token_slots[:n_tokens]
+        return LayerEdit(self.n_experts, **{name: self.get_buffer(name)[rows] for name in names})
 
     def route(
         self,
@@ -147,17 +149,13 @@ class LayerSteering(torch.nn.Module):
         indices_type: torch.dtype | None,
         **options: Any,  # noqa: ANN401 - vLLM's own
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose experts from edited logits; stands in for the ``_compute_routing`` of vLLM's router.
-
-        Returns:
-            Weights ``[n_tokens, top_k]`` float32, and expert ids in ``indices_type``.
-        """
+        """Choose experts from edited logits, in place of the ``_compute_routing`` of vLLM's router."""
         assert self.plain_routing is not None  # noqa: S101 - set where this method is installed
-        if self.choice is None:
+        if self.reference is None:
             weights, ids = self.plain_routing(hidden_states, router_logits, indices_type, **options)
         else:
-            (spec, bias), edit = self.choice, self._rows(router_logits.shape[0])
-            weights, ids = choose(router_logits, spec, selection_bias=bias, edit=edit)
+            (spec, bias), edit = self.reference, self._rows(router_logits.shape[0], self.choice_names)
+            weights, ids = choose_experts(router_logits, spec, selection_bias=bias, edit=edit)
             ids = ids.to(torch.int32 if indices_type is None else indices_type)
         if self.logits is not None and self.expert_ids is not None:
             self.logits[: len(ids)] = router_logits[..., : self.n_experts]

@@ -1,7 +1,7 @@
 """Keeps the routing of named items while an engine runs them: sums over counted tokens, never the tokens themselves.
 
 A step of an engine holds tokens of many requests, and a long request takes several steps. Every step's buffers of
-edited logits and choices are split by request and position, and added up per item on the device.
+edited logits and expert ids are split by request and position, and added up per item on the device.
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 
+from isogloss.arrays import Int64Array
 from isogloss.backends.vllm.plugin.layer import LayerSteering
+from isogloss.backends.vllm.plugin.requests import ITEM
 from isogloss.errors import ModelError
 
-__all__ = ["ITEM", "Recorder"]
-
-ITEM = "isogloss_item"
-"""Extra argument of a request: number of the item that its tokens are of."""
-
-Int64 = npt.NDArray[np.int64]
+__all__ = ["Recorder"]
 
 
 class _Step(NamedTuple):
@@ -33,15 +29,15 @@ class _Step(NamedTuple):
         sampled: ``[3, n]``: place in the step, item, and place in the item's sample.
     """
 
-    sums: dict[str, Int64]
-    sampled: Int64
+    sums: dict[str, Int64Array]
+    sampled: Int64Array
 
 
 class Recorder:
     """Sums over the counted tokens of every item, on the device.
 
     Args:
-        layers: decoder layer -> steering that keeps logits and choices.
+        layers: decoder layer -> steering that keeps logits and expert ids.
         device: of their buffers.
     """
 
@@ -49,7 +45,7 @@ class Recorder:
         self.layers, self.device = tuple(layers), device
         kept = ((steering.logits, steering.expert_ids) for steering in layers.values())
         self._kept = [(logits, ids) for logits, ids in kept if logits is not None and ids is not None]
-        self._items: list[dict[str, Int64]] = []
+        self._items: list[dict[str, Int64Array]] = []
         self._left: list[set[int]] = []
         self._step: _Step | None = None
         self._arrays: dict[str, torch.Tensor] = {}
@@ -68,12 +64,12 @@ class Recorder:
         n, n_layers, n_experts = len(items), len(self._kept), logits.shape[1]
         n_sampled = max((len(item["sampled"]) for item in self._items), default=0)
         top_k = expert_ids.shape[1]
-        sums = dict.fromkeys(("profiles", "selections", "distinct_profiles"), torch.float32)
-        self._arrays = {name: torch.zeros((n, n_layers, n_experts), dtype=d) for name, d in sums.items()}
-        self._arrays["sampled"] = torch.zeros((n, n_layers, n_sampled, top_k), dtype=torch.int64)
-        self._arrays = {name: array.to(self.device) for name, array in self._arrays.items()}
+        shape, sampled = (n, n_layers, n_experts), (n, n_layers, n_sampled, top_k)
+        sums = ("profiles", "selections", "distinct_profiles")
+        self._arrays = {name: torch.zeros(shape, device=self.device) for name in sums}
+        self._arrays["sampled"] = torch.zeros(sampled, dtype=torch.int64, device=self.device)
 
-    def begin(self, extra: Sequence[Mapping[str, Any]], first: Int64, n_tokens: Int64) -> None:
+    def begin(self, extra: Sequence[Mapping[str, Any]], first: Int64Array, n_tokens: Int64Array) -> None:
         """Note which tokens of a step count.
 
         Args:
@@ -84,12 +80,12 @@ class Recorder:
         self._step = None
         if not self._items:
             return
-        rows: dict[str, list[Int64]] = {"counted": [], "distinct": []}
-        sampled: list[Int64] = []
+        rows: dict[str, list[Int64Array]] = {"counted": [], "distinct": []}
+        sampled: list[Int64Array] = []
         for request, begin, start, n in zip(extra, n_tokens.cumsum() - n_tokens, first, n_tokens, strict=True):
-            if ITEM not in request:
+            index = request.get(ITEM, len(self._items))
+            if index >= len(self._items):  # of a client that is none of the capture's
                 continue
-            index = int(request[ITEM])
             # A request that was pushed out of memory runs its tokens again: they count once.
             new = self._left[index].intersection(range(start, start + n))
             self._left[index] -= new

@@ -1,6 +1,6 @@
 """A worker extension for vLLM, ``Required``, that lets no worker start without the plugin.
 
-vLLM only logs a plugin that it cannot load, or that it was told to leave out, but stops without its worker extension.
+vLLM only logs a plugin that it cannot load, or that VLLM_PLUGINS leaves out, but stops without its worker extension.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__: list[str] = []
 
 
 class _Required:
-    """Adds nothing to a worker: that vLLM gets hold of it is the point."""
+    """Adds nothing to a worker: it is enough that vLLM can import it."""
 
 
 def __getattr__(name: str) -> type:

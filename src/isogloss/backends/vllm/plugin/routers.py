@@ -48,8 +48,8 @@ class ServedRouter:
         experts = getattr(getattr(method, "moe_kernel", None), "fused_experts", None)
         return type(method if experts is None else experts).__name__
 
-    def choice_spec(self) -> tuple[RouterSpec, torch.Tensor | None] | None:
-        """Describe a router that adds a bias to its scores or leaves groups out; None for one that does neither.
+    def reference(self) -> tuple[RouterSpec, torch.Tensor | None] | None:
+        """Return the spec and bias of a router that adds a bias to its scores or leaves groups out; None for another.
 
         Raises:
             ModelError: it chooses in a way that is not known here.
@@ -90,7 +90,7 @@ def find_served_routers(model: torch.nn.Module) -> dict[int, ServedRouter]:
     Raises:
         ModelError: there is none, or one is run by a class that edits do not reach.
     """
-    found: dict[int, ServedRouter] = {}
+    routers: dict[int, ServedRouter] = {}
     for name, module in model.named_modules():
         if not any(cls.__name__ == "MoERunner" for cls in type(module).__mro__):
             continue
@@ -103,18 +103,18 @@ def find_served_routers(model: torch.nn.Module) -> dict[int, ServedRouter]:
             )
         if not hasattr(runner.router, "_compute_routing") or "Simulator" in type(runner.router).__name__:
             raise ModelError(f"layer {layer} is routed by {type(runner.router).__name__}; expected a router of logits")
-        if layer in found:
+        if layer in routers:
             raise ModelError(f"layer {layer} has two routed parts, {name} the second; expected one per layer")
         block = model.get_submodule(name.rpartition(".")[0])
         gate = _gate(block, runner, layer)
-        found[layer] = ServedRouter(
+        routers[layer] = ServedRouter(
             layer, block, runner, _matrix(gate), gate.bias, int(runner.moe_config.experts_per_token)
         )
-    if not found:
+    if not routers:
         raise ModelError(
             f"{type(model).__name__} has no layer that vLLM's MoERunner runs; expected a Mixture-of-Experts model"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(routers.items()))
 
 
 def _gate(block: torch.nn.Module, runner: Any, layer: int) -> Any:  # noqa: ANN401 - vLLM's own
@@ -127,10 +127,10 @@ def _gate(block: torch.nn.Module, runner: Any, layer: int) -> Any:  # noqa: ANN4
         if getattr(module, "output_size", None) == n_experts and module not in experts
     ]
     if len(gates) != 1 or "Unquantized" not in type(gates[0].quant_method).__name__:
-        found = ", ".join(type(gate.quant_method).__name__ for gate in gates) or "none"
+        methods = ", ".join(type(gate.quant_method).__name__ for gate in gates) or "none"
         raise ModelError(
-            f"layer {layer}: found {found} beside the experts; expected one linear layer with {n_experts} outputs, the "
-            "router, not quantised: leave routers out of the quantisation"
+            f"layer {layer}: found {methods} beside the experts; expected one linear layer with {n_experts} outputs, "
+            "the router, not quantised: leave routers out of the quantisation"
         )
     return gates[0]
 
@@ -150,12 +150,8 @@ def _matrix(linear: Any) -> torch.Tensor:  # noqa: ANN401 - vLLM's own
 def fingerprint_of(model_type: str, routers: Mapping[int, ServedRouter]) -> Fingerprint:
     """Return what a plan must agree with, over all stages of a pipeline.
 
-    Args:
-        model_type: of the text configuration.
-        routers: of this process.
-
     Raises:
-        PlanError: layers differ in their numbers of experts or choices.
+        PlanError: layers differ in n_experts or top_k.
     """
     rows = [
         (layer, router.n_experts, router.top_k, router_bytes(router.weight, router.linear_bias))

@@ -1,10 +1,10 @@
-"""What a serving process is told by its environment, read and checked once at start.
+"""What the environment asks of a serving process, read and checked once at start.
 
 * ``ISOGLOSS_PLAN``   path of the plan to serve with.
 * ``ISOGLOSS_KINDS``  kinds that plans may use which replace it at run time: names separated by commas, or ``all``.
   Default: those of the plan.
 * ``ISOGLOSS_SLOTS``  most combinations of language and phase of such plans. Default: as many as the plan has.
-* ``ISOGLOSS_RECORD`` 1 keeps the router logits and choices of every step, for capture.
+* ``ISOGLOSS_RECORD`` 1 keeps the router logits and expert ids of every step, for capture.
 
 What an engine may do is fixed at start, since graphs are compiled and captured once; what it does can change.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from isogloss.errors import PlanError
 from isogloss.steering import KINDS, Kind, Plan, read_plan
 
-__all__ = ["Settings", "n_slots_of", "pass_on", "read_settings"]
+__all__ = ["ServingSettings", "n_slots_of", "pass_on", "read_serving_settings"]
 
 _PLAN, _KINDS, _SLOTS, _RECORD = "ISOGLOSS_PLAN", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD"
 _RAY = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
@@ -27,14 +27,14 @@ _MOST_SLOTS = 1024
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServingSettings:
     """What this process serves, and what it can be asked for later.
 
     Attributes:
         plan: to start with; None for none.
         kinds: that the engine can apply, in the order of `isogloss.steering.KINDS`.
-        n_slots: combinations of language and phase that it can tell apart; 1 where every token is edited alike.
-        record: whether router logits and choices are kept step by step.
+        n_slots: combinations of language and phase that it can distinguish; 1 where every token is edited alike.
+        record: whether router logits and expert ids are kept step by step.
     """
 
     plan: Plan | None
@@ -55,7 +55,7 @@ class Settings:
             )
         if (needed := n_slots_of(plan)) > self.n_slots:
             raise PlanError(
-                f"the plan tells {needed} combinations of language and phase apart; this engine was started for "
+                f"the plan distinguishes {needed} combinations of language and phase; this engine was started for "
                 f"{self.n_slots}: start it with {_SLOTS}={needed}"
             )
 
@@ -66,18 +66,12 @@ class Settings:
 
 
 def n_slots_of(plan: Plan) -> int:
-    """Return how many combinations of language and phase a plan tells apart, languages that it does not name as one."""
+    """Return how many combinations of language and phase a plan distinguishes, all languages without rules as one."""
     return (1 + len(plan.languages)) * (2 if plan.by_phase else 1)
 
 
-def read_settings(environ: Mapping[str, str] = os.environ) -> Settings | None:
-    """Read what the environment asks for.
-
-    Args:
-        environ: of the process.
-
-    Returns:
-        None where it names none of the variables: then the engine is left as it is.
+def read_serving_settings(environ: Mapping[str, str] = os.environ) -> ServingSettings | None:
+    """Read what the environment asks for; None where it names none of the variables, so that the engine stays as it is.
 
     Raises:
         PlanError: a variable has no meaning, or the plan cannot be read.
@@ -90,7 +84,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings | None:
     record = environ.get(_RECORD, "0")
     if record not in ("0", "1"):
         raise PlanError(f"{_RECORD} is {record!r}; expected 0 or 1")
-    return Settings(plan, kinds, slots, record == "1")
+    return ServingSettings(plan, kinds, slots, record == "1")
 
 
 def pass_on(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -106,7 +100,10 @@ def _read_plan(environ: Mapping[str, str]) -> Plan | None:
         return None
     if not environ[_PLAN].strip():
         raise PlanError(f"{_PLAN} is set and empty; expected the path of a plan: unset it to serve without one")
-    return read_plan(Path(environ[_PLAN]))
+    plan = read_plan(Path(environ[_PLAN]))
+    if not plan.interventions:
+        raise PlanError(f"{environ[_PLAN]}: the plan has no interventions; unset {_PLAN} to serve without a plan")
+    return plan
 
 
 def _read_kinds(text: str | None, plan: Plan | None) -> tuple[Kind, ...]:

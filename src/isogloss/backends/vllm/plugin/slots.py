@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isogloss.errors import LanguageError
-from isogloss.languages import resolve
 from isogloss.steering import PHASES, LayerEdit, Phase, Plan, compile_layer
 
-__all__ = ["LANGUAGE", "START", "Slots", "language_of"]
-
-LANGUAGE = "isogloss_language"
-"""Extra argument of a request: its language, any code; without it the unconditional interventions apply."""
-
-START = "isogloss_generation_start"
-"""Extra argument of a request: the position from which its tokens count as generated, though they were given."""
+__all__ = ["Slots"]
 
 
 @dataclass(frozen=True)
@@ -63,16 +54,13 @@ class Slots:
         first: npt.NDArray[np.int64],
         n_tokens: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int64]:
-        """Return the row of every token of a step.
+        """Return the row of every token of a step, ``[n_tokens.sum()]``; each argument is by request.
 
         Args:
-            languages: of each request of the step, full codes, in the order of its tokens.
-            starts: position from which the tokens of each request are generated.
-            first: position of each request's first token of this step.
-            n_tokens: of each request in this step.
-
-        Returns:
-            ``[n_tokens.sum()]``.
+            languages: full codes.
+            starts: position from which tokens are generated.
+            first: position of the first token of this step.
+            n_tokens: in this step.
         """
         order = {language: index for index, language in enumerate(self.languages, 1)}
         row = np.array([order.get(language or "", 0) for language in languages], dtype=np.int64)
@@ -81,12 +69,3 @@ class Slots:
         before = np.repeat(n_tokens.cumsum() - n_tokens, n_tokens)
         position = np.arange(n_tokens.sum()) - before + np.repeat(first, n_tokens)
         return np.repeat(2 * row, n_tokens) + (position >= np.repeat(starts, n_tokens))
-
-
-def language_of(extra: dict[str, Any] | None) -> str | None:
-    """Return the full code of the language that a request names, None where it names none or an unknown one."""
-    code = (extra or {}).get(LANGUAGE)
-    try:
-        return resolve(code) if isinstance(code, str) else None
-    except LanguageError:
-        return None

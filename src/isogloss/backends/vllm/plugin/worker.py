@@ -1,26 +1,30 @@
-"""A worker of vLLM that serves under a plan: binds it to the loaded model, proves it, and replaces it when told."""
+"""A worker of vLLM that serves under a plan: binds it to the loaded model, proves it, and replaces it when asked."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
 import torch
 
+from isogloss.backends.vllm.plugin.effect import observe_layers, require_effect
 from isogloss.backends.vllm.plugin.layer import LayerSteering, Observation, bind
-from isogloss.backends.vllm.plugin.probe import probe, require_effect, row_edits
 from isogloss.backends.vllm.plugin.record import Recorder
+from isogloss.backends.vllm.plugin.refusals import refuse
+from isogloss.backends.vllm.plugin.requests import LANGUAGE, START
 from isogloss.backends.vllm.plugin.routers import ServedRouter, find_served_routers, fingerprint_of
-from isogloss.backends.vllm.plugin.settings import Settings, read_settings
-from isogloss.backends.vllm.plugin.slots import START, Slots, language_of
+from isogloss.backends.vllm.plugin.settings import ServingSettings, read_serving_settings
+from isogloss.backends.vllm.plugin.slots import Slots
 from isogloss.errors import IsoglossError, PlanError
 from isogloss.steering import Plan, check_plan, parse_plan, read_plan
 
 __all__ = ["SteeredWorker"]
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger("vllm.isogloss")  # below vLLM's own, so that it is shown as vLLM's messages are
 
@@ -32,21 +36,21 @@ class SteeredWorker:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's own
         """Load the model, then steer it, or fail so that the engine does not start."""
-        settings = read_settings()
+        settings = read_serving_settings()
         worker: Any = self
-        if settings is not None:
+        if settings is None:
+            super().load_model(*args, **kwargs)  # type: ignore[misc]
+            return
+        try:
             # Graphs depend on what the engine can do, so their cache must tell that apart.
             config = worker.vllm_config
             config.additional_config = {**(config.additional_config or {}), "isogloss": settings.summary}
-        super().load_model(*args, **kwargs)  # type: ignore[misc]
-        if settings is None:
-            return
-        try:
+            _require_no_adapters(config)
+            super().load_model(*args, **kwargs)  # type: ignore[misc]
             self.isogloss = _Steering(worker, settings)
             self.isogloss.start()
         except IsoglossError as error:
-            sys.stderr.write(f"isogloss: {error}\n")  # vLLM's own report of a failed start is long
-            raise
+            refuse(error)
 
     def execute_model(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
         """Run a step, then add up what it routed where that is recorded."""
@@ -56,42 +60,33 @@ class SteeredWorker:
         return result
 
     def isogloss_status(self) -> dict[str, Any]:
-        """Say what is served, as JSON types."""
+        """Return what is served, as JSON types."""
         return self._steering().status()
 
-    def isogloss_load_plan(self, source: str) -> dict[str, Any]:
+    def isogloss_load_plan(self, source: object = None, *more: object) -> dict[str, Any]:
         """Replace the plan.
 
         Args:
-            source: path of a plan on the server's disk, a plan as JSON text, or nothing for none.
+            source: path of a plan on the server's disk, a plan as JSON text, or an empty text for none.
+            more: nothing else is taken.
 
         Returns:
             As `isogloss_status`; or ``error``; the previous plan then stays active.
         """
-        try:
-            self._steering().replace(_plan(source))
-            return self._steering().status()
-        except IsoglossError as error:
-            return {"error": str(error)}
+        return _answered(lambda: self._steering().load_plan(source, *more))
 
     def isogloss_probe(self) -> bytes | dict[str, Any]:
         """Return what every router of this process chooses for random hidden states, unsteered.
 
         Returns:
             A safetensors file: ``LAYER.logits`` ``[n_tokens, n_experts]`` float32, ``LAYER.chosen``
-            ``[n_tokens, top_k]`` int64, and ``LAYER.bias`` ``[n_experts]`` float32 where it adds one for the choice.
+            ``[n_tokens, top_k]`` int64, and ``LAYER.bias`` ``[n_experts]`` float32 where it adds a selection bias.
         """
-        try:
-            return self._steering().observe()
-        except IsoglossError as error:
-            return {"error": str(error)}
+        return _answered(lambda: self._steering().observe())
 
     def isogloss_record(self, items: list[dict[str, Any]] | None) -> bytes | dict[str, Any]:
         """Start recording the items named, or stop and return what was recorded; see `record.Recorder`."""
-        try:
-            return self._steering().record(items)
-        except IsoglossError as error:
-            return {"error": str(error)}
+        return _answered(lambda: self._steering().record(items))
 
     def _steering(self) -> _Steering:
         if self.isogloss is None:
@@ -99,16 +94,26 @@ class SteeredWorker:
         return self.isogloss
 
 
-def _plan(source: str) -> Plan | None:
-    if not source.strip():
-        return None
-    return parse_plan(source) if source.lstrip().startswith("{") else read_plan(source)
+def _require_no_adapters(config: Any) -> None:  # noqa: ANN401 - vLLM's own
+    if config.lora_config is not None:
+        raise PlanError(
+            "the engine is to load LoRA adapters (--enable-lora), for which it wraps the routers, so that no plan can "
+            "be proven; leave that out, or serve a checkpoint into which the adapter is merged"
+        )
+
+
+def _answered(call: Callable[[], _Result]) -> _Result | dict[str, str]:
+    """Return what a call returns, or its error, which the caller in another process raises again."""
+    try:
+        return call()
+    except IsoglossError as error:
+        return {"error": str(error)}
 
 
 class _Steering:
-    """Everything that one worker knows about plans."""
+    """The plan of one worker, and what it acts on."""
 
-    def __init__(self, worker: Any, settings: Settings) -> None:  # noqa: ANN401 - vLLM's own
+    def __init__(self, worker: Any, settings: ServingSettings) -> None:  # noqa: ANN401 - vLLM's own
         self.worker, self.settings = worker, settings
         self.config = worker.vllm_config
         self.routers = find_served_routers(worker.model_runner.get_model())
@@ -117,20 +122,14 @@ class _Steering:
         self.slots = Slots()
         self.changed: dict[str, dict[int, float]] = {}
         self.device = next(iter(self.routers.values())).weight.device
-        self.token_slots = self._token_slots()
+        self.max_tokens = int(self.config.scheduler_config.max_num_batched_tokens)
+        self.token_slots: torch.Tensor | None = None
+        if settings.n_slots > 1:
+            self.token_slots = torch.zeros(self.max_tokens, dtype=torch.int64, device=self.device)
         self.layers = {layer: self._bind(router) for layer, router in self.routers.items()}
         self.recorder = Recorder(self.layers, self.device) if settings.record else None
         if settings.record or settings.n_slots > 1:
             self._follow_steps()
-
-    def _token_slots(self) -> torch.Tensor | None:
-        if self.settings.n_slots == 1:
-            return None
-        return torch.zeros(self._max_tokens, dtype=torch.int64, device=self.device)
-
-    @property
-    def _max_tokens(self) -> int:
-        return int(self.config.scheduler_config.max_num_batched_tokens)
 
     def _bind(self, router: ServedRouter) -> LayerSteering:
         fixes = {"force", "ban"} & set(self.settings.kinds)
@@ -139,34 +138,42 @@ class _Steering:
             kinds=self.settings.kinds,
             n_slots=self.settings.n_slots,
             token_slots=self.token_slots,
-            choice=router.choice_spec() if fixes else None,
+            reference=router.reference() if fixes else None,
             fused=self.device.type != "cpu" and not self.config.model_config.enforce_eager,
         ).to(self.device)
         if self.settings.record:
-            steering.keep(self._max_tokens, router.top_k, self.device)
+            steering.keep(self.max_tokens, router.top_k, self.device)
         bind(router.runner, steering)
         return steering
 
     def start(self) -> None:
         """Apply the plan that the engine starts with."""
         self.replace(self.settings.plan)
-        if self.plan is not None:
-            for name, changed in self.changed.items():
-                most, least = (f"{each(changed.values(), default=0.0):.1%}" for each in (max, min))
-                _log.info(
-                    "isogloss: plan %s steers %d layers (%s); it changes the experts of %s to %s of random tokens",
-                    self.plan.sha256[:12],
-                    len(changed),
-                    name,
-                    least,
-                    most,
-                )
+        for name, changed in self.changed.items():
+            _log.info(
+                "isogloss: plan %s steers %d layers (%s); it changes the experts of %.1f%% to %.1f%% of random tokens",
+                self.plan.sha256[:12] if self.plan else None,
+                len(changed),
+                name,
+                *(100 * each(changed.values(), default=0.0) for each in (min, max)),
+            )
+
+    def load_plan(self, source: object, *more: object) -> dict[str, Any]:
+        """Replace the plan, see `SteeredWorker.isogloss_load_plan`."""
+        if more or not isinstance(source, str):
+            raise PlanError(
+                f"isogloss_load_plan was given {', '.join(type(each).__name__ for each in (source, *more))}; expected "
+                'one text: the path of a plan, a plan as JSON, or "" for none'
+            )
+        read = parse_plan if source.lstrip().startswith("{") else read_plan
+        self.replace(read(source) if source.strip() else None)
+        return self.status()
 
     def replace(self, plan: Plan | None) -> None:
         """Apply another plan, proven on random tokens; if that fails, the previous plan stays active.
 
         Raises:
-            PlanError: it is for another model, needs what the engine was not started for, or changes no choice.
+            PlanError: it is for another model, needs what the engine was not started for, or changes no chosen expert.
             ModelError: a layer cannot be steered.
         """
         before = self.plan, self.slots, self.changed
@@ -195,23 +202,23 @@ class _Steering:
         for row, name in enumerate(slots.names if plan is not None and plan.interventions else ()):
             if self.token_slots is not None:
                 self.token_slots.fill_(row)
-            own = row_edits(edits, row)
+            own = {layer: rows[row] for layer, rows in edits.items()}
             everywhere = set(own) <= set(self.layers)
             changed[name] = require_effect(self._probe(), own, name, everywhere=everywhere)
         self.plan, self.slots, self.changed = plan, slots, changed
 
     def _probe(self) -> dict[int, Observation]:
-        return probe(self.worker, self.layers, [router.block for router in self.routers.values()])
+        return observe_layers(self.worker, self.layers, [router.block for router in self.routers.values()])
 
     def observe(self) -> bytes:
         """Return what a probe saw, see `SteeredWorker.isogloss_probe`."""
         arrays: dict[str, torch.Tensor] = {}
         for layer, seen in self._probe().items():
             bias = getattr(self.routers[layer].runner.router, "e_score_correction_bias", None)
-            found = {"logits": seen.logits, "chosen": None if seen.plain is None else seen.plain.long(), "bias": bias}
+            parts = {"logits": seen.logits, "chosen": None if seen.plain is None else seen.plain.long(), "bias": bias}
             arrays |= {
                 f"{layer}.{name}": (array if name == "chosen" else array.float()).detach().cpu().contiguous()
-                for name, array in found.items()
+                for name, array in parts.items()
                 if array is not None
             }
         return safetensors.torch.save(arrays)
@@ -226,9 +233,13 @@ class _Steering:
 
     def status(self) -> dict[str, Any]:
         """Return what is served and what was proven, as JSON types."""
-        changed = {name: {str(layer): share for layer, share in found.items()} for name, found in self.changed.items()}
+        changed = {
+            name: {str(layer): share for layer, share in shares.items()} for name, shares in self.changed.items()
+        }
         return {
             "plan_sha256": None if self.plan is None else self.plan.sha256,
+            "languages": list(self.slots.languages),
+            "phases": [] if self.plan is None else list(self.plan.phases),
             "fingerprint": self.fingerprint.to_json(),
             "kernels": sorted({router.kernel for router in self.routers.values()}),
             "kinds": list(self.settings.kinds),
@@ -238,7 +249,7 @@ class _Steering:
         }
 
     def _follow_steps(self) -> None:
-        """Learn the order of requests in every step, from the one runner whose metadata tells it."""
+        """Read the order of requests in every step, from the one runner whose metadata contains it."""
         runner, parallel = self.worker.model_runner, self.config.parallel_config
         if not hasattr(runner, "_prepare_inputs") or not hasattr(runner, "input_batch"):
             raise PlanError(
@@ -254,9 +265,9 @@ class _Steering:
                 getattr(router.runner.moe_config, "is_sequence_parallel", False) for router in self.routers.values()
             ),
         }
-        if found := [name for name, active in unfit.items() if active]:
+        if active := [name for name, is_active in unfit.items() if is_active]:
             raise PlanError(
-                f"the engine runs with {', '.join(found)}; plans with conditions on language or phase, and capture, "
+                f"the engine runs with {', '.join(active)}; plans with conditions on language or phase, and capture, "
                 "need to know which token of a step is whose: leave that out"
             )
         prepare = runner._prepare_inputs  # noqa: SLF001 - see above
@@ -270,7 +281,7 @@ class _Steering:
         runner._prepare_inputs = follow  # noqa: SLF001 - see above
 
     def _begin_step(self, runner: Any) -> None:  # noqa: ANN401 - vLLM's own
-        """Say for every token of a step which row edits it, and whose it is."""
+        """Note for every token of a step which row edits it, and of which item it is."""
         batch = runner.input_batch
         n, ids = batch.num_reqs, batch.req_ids[: batch.num_reqs]
         first = batch.num_computed_tokens_cpu[:n].astype(np.int64)
@@ -279,7 +290,7 @@ class _Steering:
         extra = [getattr(runner.requests[each].sampling_params, "extra_args", None) or {} for each in ids]
         if self.token_slots is not None:
             starts = [each.get(START, given) for each, given in zip(extra, batch.num_prompt_tokens[:n], strict=True)]
-            languages = [language_of(each) for each in extra]
+            languages = [each.get(LANGUAGE) for each in extra]
             rows = self.slots.rows(languages, np.array(starts, dtype=np.int64), first=first, n_tokens=n_tokens)
             self.token_slots[: len(rows)].copy_(torch.from_numpy(rows), non_blocking=True)
         if self.recorder is not None:

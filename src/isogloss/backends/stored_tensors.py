@@ -1,13 +1,15 @@
-"""Where tensors lie in the safetensors files of a checkpoint, byte by byte, so that few of them can be read or changed.
+"""Where tensors lie in the safetensors files of a checkpoint, byte by byte, so that few bytes can be read or changed.
 
-The library reads tensors and writes whole files; a checkpoint of 60 GB whose biases take some kilobytes is copied as it
-is, and the bytes of the biases are changed in the copy. For that their places are read from the files' headers.
+The safetensors library reads whole tensors and writes whole files only. `isogloss bake` copies a checkpoint of 60 GB
+and changes some kilobytes of biases in the copy, and `hash_files` reads some bytes of every tensor; their places are in
+the files' headers.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,15 +18,16 @@ from typing import Any
 import torch
 
 from isogloss.errors import ModelError
-from isogloss.files import read_json
+from isogloss.files import parse_json, read_json
 
-__all__ = ["FLOATS", "StoredTensor", "read_places", "read_tensor", "to_bytes"]
+__all__ = ["FLOATS", "StoredTensor", "hash_files", "read_places", "read_tensor", "to_bytes"]
 
 FLOATS = MappingProxyType({"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16})
 """Of the dtypes of safetensors, those that a router's weight and bias may have."""
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_LENGTH = 8  # bytes of the number that says how long the header is
+_PIECE, _PIECES, _APART = 512, 8, 2**18  # bytes, least number, and most bytes from one to the next
+_LENGTH = 8  # bytes of the number that gives the length of the header
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -35,7 +38,7 @@ class StoredTensor:
     Attributes:
         name: in the file.
         file: name of the file, in the checkpoint's folder.
-        dtype: as safetensors spells it.
+        dtype: as safetensors writes it.
         shape: as stored.
         start: of its first byte in the file.
         stop: after its last byte.
@@ -58,10 +61,10 @@ def read_places(folder: Path) -> dict[str, StoredTensor]:
     """
     single, index = (folder / name for name in (_SINGLE, _INDEX))
     if single.is_file() == index.is_file():
-        found = "holds both" if single.is_file() else "holds neither"
+        both = "holds both" if single.is_file() else "holds neither"
         raise ModelError(
-            f"{folder} {found} {_SINGLE} and {_INDEX}; expected one of the two: it cannot be told what an engine would "
-            "load, so fetch the checkpoint again, or save it with model.save_pretrained(FOLDER)"
+            f"{folder} {both} {_SINGLE} and {_INDEX}; expected one of the two: it is not known which an "
+            "engine would load, so fetch the checkpoint again, or save it with model.save_pretrained(FOLDER)"
         )
     if single.is_file():
         return _header(single)
@@ -70,6 +73,33 @@ def read_places(folder: Path) -> dict[str, StoredTensor]:
     if absent := sorted(name for name, file in weight_map.items() if name not in headers[file]):
         raise ModelError(f"{index}: {absent[0]} is not in {weight_map[absent[0]]}; fetch the checkpoint again")
     return {name: headers[file][name] for name, file in weight_map.items()}
+
+
+def hash_files(folder: Path) -> str:
+    """Hash name, dtype, shape and pieces of every tensor of a checkpoint, without reading all of it again.
+
+    Pieces of 512 bytes begin at least every 256 KiB, and at least 8 times in a tensor, or in each of its slices where
+    it has three axes or more. So every contiguous change of 256 KiB is seen, and every one of an eighth of a tensor or
+    slice: the matrix of one expert that was scaled, negated, trained or replaced. A smaller change may be missed. The
+    hash does not depend on how the checkpoint is loaded, and sees nothing that is changed after loading.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ModelError: the folder holds no safetensors weights, or damaged ones.
+    """
+    places = sorted(read_places(folder).values(), key=lambda place: (place.file, place.start))
+    entries: dict[str, bytes] = {}
+    for file in dict.fromkeys(place.file for place in places):
+        with (folder / file).open("rb") as stream:
+            for place in (each for each in places if each.file == file):
+                digest = hashlib.sha256(f"{place.name} {place.dtype} {place.shape}".encode())
+                for start, stop in _pieces(place):
+                    stream.seek(start)
+                    digest.update(stream.read(stop - start))
+                entries[place.name] = digest.digest()
+    return hashlib.sha256(b"".join(entries[name] for name in sorted(entries))).hexdigest()
 
 
 def read_tensor(folder: Path, place: StoredTensor) -> torch.Tensor:
@@ -85,12 +115,24 @@ def to_bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
+def _pieces(place: StoredTensor) -> Iterator[tuple[int, int]]:
+    size = place.stop - place.start
+    n_slices = math.prod(place.shape[:-2])  # 1 for matrices and vectors
+    n_pieces = max(_PIECES * n_slices, math.ceil(size / _APART))
+    if size <= n_pieces * _PIECE:
+        yield place.start, place.stop
+        return
+    for piece in range(n_pieces):
+        start = place.start + size * piece // n_pieces
+        yield start, start + _PIECE
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     raw = read_json(index)
-    found = raw.get("weight_map") if isinstance(raw, dict) else None
-    if not isinstance(found, dict) or not found or not all(_is_plain(file) for file in found.values()):
+    files = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(files, dict) or not files or not all(_is_plain(file) for file in files.values()):
         raise ModelError(f"{index} has no weight_map of names to files beside it; fetch the checkpoint again")
-    return found
+    return files
 
 
 def _is_plain(file: object) -> bool:
@@ -106,7 +148,7 @@ def _header(path: Path) -> dict[str, StoredTensor]:
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(_LENGTH), "little")
-            raw = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
+            raw = parse_json(stream.read(length)) if length <= _LONGEST_HEADER else None
         size = path.stat().st_size
         entries = {name: entry for name, entry in raw.items() if name != "__metadata__"}  # type: ignore[union-attr] # below
         return {name: _place(path, name, entry, _LENGTH + length, size) for name, entry in entries.items()}

@@ -12,24 +12,24 @@ from isogloss.backends.vllm.plugin.layer import LayerSteering, Observation
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import LayerEdit
 
-__all__ = ["probe", "require_effect", "row_edits"]
+__all__ = ["observe_layers", "require_effect"]
 
 _PROBE_TOKENS = 256
 
 
 @torch.inference_mode()
-def probe(
+def observe_layers(
     worker: Any,  # noqa: ANN401 - vLLM's own
     layers: Mapping[int, LayerSteering],
     blocks: Sequence[torch.nn.Module],
 ) -> dict[int, Observation]:
-    """Run the model uncompiled, without touching any cache, each routed layer on random hidden states, and watch.
+    """Run the model uncompiled, without touching any cache, and observe each routed layer on random hidden states.
 
-    Attention has no tokens to look back on and leaves its output unset, so what comes out of it is not passed on.
+    Attention has no earlier tokens and leaves its output unset, so its output is not passed on.
 
     Args:
         worker: of vLLM, its model loaded.
-        layers: to watch.
+        layers: to observe.
         blocks: the modules that hold them.
 
     Raises:
@@ -37,25 +37,25 @@ def probe(
     """
     random = torch.Generator().manual_seed(0)
     hooks = [block.register_forward_pre_hook(partial(_randomise, random), with_kwargs=True) for block in blocks]
-    for steering in layers.values():
-        steering.observation = Observation()
+    seen = {layer: Observation() for layer in layers}
+    for layer, steering in layers.items():
+        steering.observation = seen[layer]
     try:
         _forward(worker, random)
-        seen = {layer: steering.observation for layer, steering in layers.items()}
     finally:
         for steering in layers.values():
             steering.observation = None
         for hook in hooks:
             hook.remove()
     for layer, observation in seen.items():
-        if observation is None or observation.plain is None:
+        if observation.plain is None:
             raise ModelError(f"layer {layer} did not run in a probe forward, so no plan can act there")
         if observation.chosen is None:
             raise ModelError(
-                f"the kernel of layer {layer} chooses experts by itself, so a plan's effect cannot be proven there; "
-                "choose one that is handed a choice, by --moe-backend (triton, marlin, cutlass)"
+                f"the kernel of layer {layer} chooses experts itself, so a plan's effect cannot be proven there; "
+                "use one that receives expert ids, by --moe-backend (triton, marlin, cutlass)"
             )
-    return {layer: observation for layer, observation in seen.items() if observation is not None}
+    return seen
 
 
 def _randomise(
@@ -91,11 +91,11 @@ def _forward(worker: Any, random: torch.Generator) -> None:  # noqa: ANN401 - vL
 def require_effect(
     seen: Mapping[int, Observation], edits: Mapping[int, LayerEdit], name: str, *, everywhere: bool
 ) -> dict[int, float]:
-    """Check what was seen under one row of a plan.
+    """Check what was observed under one row of a plan.
 
     Args:
         seen: by layer.
-        edits: of that row, by layer; those of other stages of a pipeline are passed over.
+        edits: of that row, by layer; those of other stages of a pipeline are left out.
         name: of the row.
         everywhere: whether this process has all layers, so that some must change.
 
@@ -103,7 +103,7 @@ def require_effect(
         Layer with an edit -> share of tokens whose set of chosen experts is not the one of the unedited logits.
 
     Raises:
-        PlanError: no choice changed in any layer, a token chose a banned expert, or did not choose a forced one.
+        PlanError: no chosen expert changed, a token chose a banned expert, or did not choose a forced one.
     """
     changed: dict[int, float] = {}
     for layer, edit in edits.items():
@@ -121,12 +121,13 @@ def require_effect(
 
 
 def _ids(ids: torch.Tensor | None) -> torch.Tensor:
-    assert ids is not None  # noqa: S101 - `probe` has seen to it
+    assert ids is not None  # noqa: S101 - `observe_layers` has checked it
     return ids.long().sort(-1).values.cpu()
 
 
 def _require_promises(layer: int, edit: LayerEdit, chosen: torch.Tensor) -> None:
-    for name, array, expected in (("forced", edit.force_rank, 1.0), ("banned", edit.ban, 0.0)):
+    banned = None if edit.ban is None else edit.ban < 0
+    for name, array, expected in (("forced", edit.force_rank, 1.0), ("banned", banned, 0.0)):
         for expert in () if array is None else array.nonzero()[0].tolist():
             share = (chosen == expert).any(-1).float().mean().item()
             if share != expected:
@@ -134,8 +135,3 @@ def _require_promises(layer: int, edit: LayerEdit, chosen: torch.Tensor) -> None
                     f"in layer {layer}, {share:.1%} of random tokens chose expert {expert}, which is {name}; expected "
                     f"{expected:.0%}: this engine undoes the plan, serve another way"
                 )
-
-
-def row_edits(edits: Mapping[int, Sequence[LayerEdit]], row: int) -> dict[int, LayerEdit]:
-    """Return the edits of one row, by layer."""
-    return {layer: rows[row] for layer, rows in edits.items()}

@@ -1,0 +1,72 @@
+"""One road for all forms in which a plan or an adapter leaves for an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from isogloss.backends.bake.baked import Baked, bake_checkpoint
+from isogloss.backends.bake.edits import Change
+from isogloss.backends.bake.gguf import bake_gguf, write_gguf_adapter
+from isogloss.backends.bake.gguf_file import is_gguf
+from isogloss.backends.bake.peft import write_peft, write_vllm
+from isogloss.errors import ModelError, PlanError
+from isogloss.steering import Plan
+
+__all__ = ["FORMS", "bake"]
+
+FORMS = ("checkpoint", "peft", "vllm", "gguf-lora", "gguf")
+"""A whole checkpoint; an adapter for PEFT, for vLLM or for llama.cpp; a whole GGUF file."""
+
+_OF_GGUF = ("gguf-lora", "gguf")
+_INSIDE = ("checkpoint", "gguf")
+
+
+def bake(  # noqa: PLR0913 - options that every caller names
+    model: str,
+    change: Change,
+    output: Path,
+    *,
+    form: str | None = None,
+    verify: bool = True,
+    loading: Mapping[str, Any] | None = None,
+    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Baked:
+    """Write a plan or an adapter in a form that engines serve without any code of ours.
+
+    Args:
+        model: hub id or folder, or ``organism``; for the forms of GGUF the model's GGUF file.
+        change: an adapter; or, for the forms ``checkpoint`` and ``gguf``, a plan of kind ``offset`` alone, without
+            conditions, for a model whose routers have a bias.
+        output: a folder that does not exist or is empty; for the forms of GGUF a file that does not exist.
+        form: one of `FORMS`; by default ``gguf`` for a GGUF file, else ``checkpoint``.
+        verify: of the form ``checkpoint``: load and compare the model and its copy.
+        loading: how they are then loaded: arguments of `isogloss.backends.huggingface.load_model`.
+        busy: makes a context that shows what runs inside it.
+
+    Raises:
+        PlanError: the plan or adapter is for another model, or has no place in that form.
+        ModelError: the model is not of the kind that the form needs, is damaged, or is being written.
+        FileError: the output is in use, or cannot be written.
+    """
+    path = Path(model)
+    of_gguf = path.is_file() and (is_gguf(path) or path.suffix == ".gguf")
+    form = form or ("gguf" if of_gguf else "checkpoint")
+    if form not in FORMS:
+        raise ModelError(f"there is no form {form!r}; choose {', '.join(FORMS)}")
+    if isinstance(change, Plan) and form not in _INSIDE:
+        raise PlanError(f"a plan cannot be written as {form}; expected an adapter: make one with `isogloss adapt`")
+    if (form in _OF_GGUF) != of_gguf:
+        found = "a GGUF file" if of_gguf else "no GGUF file"
+        wanted = "the model's GGUF file" if form in _OF_GGUF else "a hub id or folder of a checkpoint"
+        raise ModelError(f"{model} is {found}; expected {wanted} for --as {form}")
+    if form == "gguf":
+        return bake_gguf(path, change, output)
+    if form == "checkpoint":
+        return bake_checkpoint(model, change, output, verify=verify, loading=loading, busy=busy)
+    assert not isinstance(change, Plan)  # noqa: S101 - refused above
+    if form == "gguf-lora":
+        return write_gguf_adapter(path, change, output)
+    return (write_peft if form == "peft" else write_vllm)(model, change, output)

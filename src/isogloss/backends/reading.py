@@ -1,0 +1,118 @@
+"""How a checkpoint's files are read: no code of theirs runs, and what a library cannot read is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from isogloss.corpora import split_revision
+from isogloss.errors import IsoglossError, ModelError
+
+__all__ = ["READING", "Checkpoint", "find_checkpoint", "reading", "require_embedded"]
+
+READING = MappingProxyType({"trust_remote_code": False})
+"""Arguments of every call that reads a checkpoint: transformers would else ask, on stdout, whether its code may run."""
+
+_ADAPTER = "adapter_config.json"
+_LONGEST = 300  # characters of a library's message
+
+
+class Checkpoint(NamedTuple):
+    """Where a checkpoint is read from.
+
+    Attributes:
+        source: folder or hub id.
+        revision: commit of the hub's repository; None for a folder.
+    """
+
+    source: str
+    revision: str | None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Arguments of what reads from it."""
+        return {} if self.revision is None else {"revision": self.revision}
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+    """Find a checkpoint, and, of a hub id, the commit that its branch, tag or commit after ``@`` now stands for.
+
+    All of a checkpoint is then read from that commit, though the branch may move meanwhile. Inside `reading`.
+
+    Raises:
+        ModelError: the repository holds an adapter alone.
+        OSError: the hub does not give it.
+    """
+    from transformers.utils import CONFIG_NAME  # noqa: PLC0415 - a second, and most of this file needs none of it
+    from transformers.utils.hub import cached_file, extract_commit_hash  # noqa: PLC0415 - as above
+
+    source, revision = split_revision(name)
+    if Path(source).exists():
+        return Checkpoint(source, None)
+    try:
+        config = cached_file(source, CONFIG_NAME, revision=revision)
+    except OSError:
+        with suppress(OSError):
+            if cached_file(source, _ADAPTER, revision=revision):
+                raise _adapter(name) from None
+        raise
+    return Checkpoint(source, extract_commit_hash(config, None))
+
+
+def _adapter(name: str) -> ModelError:
+    return ModelError(
+        f"cannot load model {name!r}: it is a LoRA adapter ({_ADAPTER}), which adds to a model; merge it first, "
+        "with peft's merge_and_unload() and save_pretrained(FOLDER), and give that folder"
+    )
+
+
+@contextmanager
+def reading(name: str, *, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises about a checkpoint into a ModelError of one line.
+
+    Args:
+        name: of the checkpoint, a hub id or a folder.
+        expected: what to give instead, which ends the message.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, is an adapter, or needs code of its own.
+    """
+    folder = Path(name)
+    if (folder / _ADAPTER).is_file():
+        raise _adapter(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"cannot load model {name!r}: the folder holds no config.json; {expected}")
+    try:
+        yield
+    except IsoglossError:
+        raise
+    except Exception as error:  # libraries raise anything about files that are not as they expect
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"cannot load model {name!r}: it needs code of its own, which isogloss never runs; give a checkpoint "
+                "that transformers loads by itself: see `isogloss models`"
+            ) from error
+        where = "the folder exists" if folder.exists() else "no such folder, and the hub did not give it"
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"cannot load model {name!r} ({where}): {first[:_LONGEST]}; {expected}") from error
+
+
+def require_embedded(tokenizer: Any, n_embeddings: int, name: str) -> None:  # noqa: ANN401 - transformers' own
+    """Refuse a tokenizer with a token that the model has no embedding for; on a GPU its use stops the process.
+
+    Raises:
+        ModelError: names the first of these tokens.
+    """
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    # Classes of tokenizers add special tokens of their own, which no text gives that does not write them out.
+    unused = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - used
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= n_embeddings and i not in unused)
+    if beyond:
+        raise ModelError(
+            f"the tokenizer of {name!r} has {len(beyond)} tokens that the model has no embedding for ({beyond[0][1]!r} "
+            f"is {beyond[0][0]}, and the model has {n_embeddings:,}); give the tokenizer that the model was trained "
+            "with, or resize the embeddings and save both"
+        )

@@ -1,0 +1,67 @@
+"""The routing of one text, token by token: what `isogloss show` draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isogloss.arrays import Float32Array, Int64Array
+
+__all__ = ["TokenRouting", "token_texts"]
+
+_BROKEN = "\ufffd"  # what decoders write for a part of a character
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRouting:
+    """What every router did with every token of a text, and what the model predicts after the last one.
+
+    Attributes:
+        token_ids: ``[n_tokens]``, special tokens included.
+        router_logits: ``[n_layers, n_tokens, n_experts]`` float32, before any gating function; under a plan, after it.
+        expert_ids: ``[n_layers, n_tokens, top_k]``, the greatest weight first.
+        weights: ``[n_layers, n_tokens, top_k]`` float32, that mix the experts' outputs, in the same order.
+        next_probabilities: ``[vocabulary]`` float32, of the token after the last one.
+    """
+
+    token_ids: Int64Array
+    router_logits: Float32Array
+    expert_ids: Int64Array
+    weights: Float32Array
+    next_probabilities: Float32Array
+
+    def likeliest(self, n: int) -> list[tuple[int, float]]:
+        """Return the ``n`` likeliest next tokens with their probabilities, the likeliest first."""
+        order = np.argsort(-self.next_probabilities, kind="stable")[:n]
+        return [(int(token), float(self.next_probabilities[token])) for token in order]
+
+    def ranks(self) -> Int64Array:
+        """Return where each chosen expert stands among all by its logit, 1 for the greatest: as ``expert_ids``."""
+        chosen = np.take_along_axis(self.router_logits, self.expert_ids, axis=-1)
+        return np.asarray((self.router_logits[:, :, None, :] > chosen[..., None]).sum(axis=-1) + 1)
+
+
+def token_texts(tokenizer: Any, token_ids: Int64Array) -> list[tuple[str, int, int]]:  # noqa: ANN401 - transformers' own
+    """Write every token as text: one whose bytes are a part of a character gets the whole of it.
+
+    Args:
+        tokenizer: with ``decode``.
+        token_ids: ``[n_tokens]``.
+
+    Returns:
+        For each token its text, its place among the tokens that share this text, from 1, and their number.
+    """
+    texts: list[tuple[str, int, int]] = []
+    before, start = "", 0
+    for place in range(len(token_ids)):
+        whole = tokenizer.decode(token_ids[: place + 1].tolist(), skip_special_tokens=False)
+        last = place == len(token_ids) - 1
+        if whole.endswith(_BROKEN) and not last:
+            continue
+        text = whole.removeprefix(before)
+        n = place + 1 - start
+        texts += [(text, part, n) for part in range(1, n + 1)]
+        before, start = whole, place + 1
+    return texts

@@ -1,0 +1,89 @@
+"""Shows over HTTP which plan is served, and replaces it for who has the key: a ``--middleware`` of vLLM's server.
+
+``GET /isogloss/plan`` answers everybody with the plan's hash, languages and phases. ``PUT`` of a plan's JSON replaces
+it, ``DELETE`` leaves none. Both need ``Authorization: Bearer`` and the value of ``ISOGLOSS_ADMIN_KEY``, and are
+answered as `SteeredWorker.isogloss_load_plan` is. vLLM's development mode, which answers whoever reaches the port, is
+not needed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+__all__ = ["Plans"]
+
+PATH = "/isogloss/plan"
+KEY = "ISOGLOSS_ADMIN_KEY"
+_LARGEST = 2**24
+_SHOWN = ("plan_sha256", "languages", "phases")
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class Plans:
+    """An ASGI application around vLLM's own, which answers one path and passes all others on."""
+
+    def __init__(self, app: _App) -> None:
+        self.app = app
+        self._asking = asyncio.Lock()  # however many ask for the plan, the engine is asked once at a time
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Answer a request, see the module."""
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
+            await self.app(scope, receive, send)
+            return
+        try:
+            status, answer = await self._answer(scope, receive)
+        except Exception as error:  # noqa: BLE001 - whatever the engine reports: this one request has failed
+            status, answer = 500, {"error": f"the engine did not answer: {error}"}
+        content = json.dumps(answer).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, scope: _Message, receive: _Receive) -> tuple[int, dict[str, Any]]:
+        engine = scope["app"].state.engine_client
+        if scope["method"] == "GET":
+            async with self._asking:
+                served = (await engine.collective_rpc("isogloss_status"))[0]
+            return 200, {name: served[name] for name in _SHOWN}
+        if scope["method"] not in ("PUT", "DELETE"):
+            return 405, {"error": "expected GET, PUT or DELETE"}
+        if refusal := _refusal(dict(scope["headers"]).get(b"authorization", b"")):
+            return 401, {"error": refusal}
+        source = await _read(receive) if scope["method"] == "PUT" else ""
+        if source is None:
+            return 400, {"error": f"expected a plan as JSON, of at most {_LARGEST} bytes"}
+        results = await engine.collective_rpc("isogloss_load_plan", args=(source,))
+        return (400 if "error" in results[0] else 200), results[0]
+
+
+def _refusal(authorization: bytes) -> str | None:
+    key = os.environ.get(KEY)
+    if not key:
+        return f"the server was started without {KEY}; expected one to replace plans"
+    given = authorization.removeprefix(b"Bearer ")
+    matches = given != authorization and hmac.compare_digest(given, key.encode())
+    return None if matches else f"expected Authorization: Bearer and the value of {KEY}"
+
+
+async def _read(receive: _Receive) -> str | None:
+    """Return the body where it can be a plan; a path on the server's disk is none."""
+    content, more = b"", True
+    while more and len(content) <= _LARGEST:
+        message = await receive()
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.lstrip().startswith("{") and len(content) <= _LARGEST else None

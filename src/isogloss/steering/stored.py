@@ -1,0 +1,46 @@
+"""What steers a model, as a path names it: the file of a plan, or the folder of a router adapter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from isogloss.errors import PlanError
+from isogloss.steering.adapter import RouterAdapter
+from isogloss.steering.adapter_folder import read_adapter, write_adapter
+from isogloss.steering.plan import Plan, read_plan, write_plan
+
+__all__ = ["keep", "read_steering"]
+
+_PLAN, _ADAPTER = "plan.json", "adapter"
+
+
+def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
+    """Read a plan from its file, or a router adapter from its folder.
+
+    Raises:
+        PlanError: there is neither, or it is damaged.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise PlanError(
+            f"cannot read the plan or adapter {path}: no such file or folder; expected a plan's file, from `isogloss "
+            "plan`, or an adapter's folder, from `isogloss adapt`"
+        )
+    return read_adapter(place) if place.is_dir() else read_plan(place)
+
+
+def keep(plan: Plan | RouterAdapter, folder: Path) -> None:
+    """Write ``plan.json``, or the folder ``adapter``, into a folder of results; what a killed process left is replaced.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    if isinstance(plan, Plan):
+        write_plan(plan, folder / _PLAN)
+        return
+    place = folder / _ADAPTER
+    if place.is_dir():
+        shutil.rmtree(place)
+    write_adapter(plan, place)

@@ -1,0 +1,112 @@
+"""What a server shows of its plan over HTTP, and who may replace it; with an engine that notes what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from isogloss.backends.vllm.plugin.plans import Plans
+
+STATUS = {"plan_sha256": "ab12", "languages": ["swh_Latn"], "phases": [], "kinds": ["ban"]}
+
+
+class Engine:
+    """Of one worker."""
+
+    def __init__(self):
+        self.told = []
+
+    async def collective_rpc(self, method, args=()):
+        if method == "isogloss_load_plan":
+            self.told += args
+            return [{"error": "for another model"} if "foreign" in args[0] else STATUS]
+        assert method == "isogloss_status"
+        return [STATUS]
+
+
+async def passed_on(_scope, _receive, send):
+    """VLLM's own application."""
+    await send({"type": "http.response.start", "status": 418, "headers": []})
+    await send({"type": "http.response.body", "body": b"null"})
+
+
+@pytest.fixture
+def engine():
+    """A new one."""
+    return Engine()
+
+
+@pytest.fixture
+def ask(engine, monkeypatch):
+    """Send a request, in parts, to a server with a key."""
+    monkeypatch.setenv("ISOGLOSS_ADMIN_KEY", "sesame")
+
+    def asked(method, *parts, path="/isogloss/plan", key="sesame"):
+        headers = [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
+        app = SimpleNamespace(state=SimpleNamespace(engine_client=engine))
+        scope = {"type": "http", "method": method, "path": path, "headers": headers, "app": app}
+        messages = [{"body": part, "more_body": True} for part in parts] + [{"body": b""}]
+        sent = []
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(Plans(passed_on)(scope, receive, send))
+        return sent[0]["status"], json.loads(sent[1]["body"])
+
+    return asked
+
+
+def test_everybody_sees_which_plan_is_served(ask):
+    """Its hash and what it tells apart, without a key; nothing of the server."""
+    assert ask("GET", key=None) == (200, {"plan_sha256": "ab12", "languages": ["swh_Latn"], "phases": []})
+    assert ask("GET", path="/v1/models")[0] == 418
+    assert ask("POST")[0] == 405
+
+
+def test_who_has_the_key_replaces_the_plan(ask, engine):
+    """By its content, or by none; a plan that is refused is answered with the reason."""
+    assert ask("PUT", b' {"a', b'":1}') == (200, STATUS)
+    assert ask("DELETE") == (200, STATUS)
+    assert ask("PUT", b'{"foreign": 1}') == (400, {"error": "for another model"})
+    assert engine.told == [' {"a":1}', "", '{"foreign": 1}']
+
+
+@pytest.mark.parametrize("key", [None, "", "Sesame", "sesame ", "sésame"])
+def test_nobody_else_does(ask, engine, key):
+    """Nor anybody, where the server has no key."""
+    for method in ("PUT", "DELETE"):
+        status, answer = ask(method, b"{}", key=key)
+        assert (status, "ISOGLOSS_ADMIN_KEY" in answer["error"]) == (401, True)
+    assert engine.told == []
+
+
+def test_a_server_without_a_key_takes_no_plan(ask, engine, monkeypatch):
+    """An empty one is none."""
+    for change in (lambda: monkeypatch.setenv("ISOGLOSS_ADMIN_KEY", ""), monkeypatch.undo):
+        change()
+        assert ask("DELETE", key="")[0] == 401
+    assert engine.told == []
+
+
+@pytest.mark.parametrize("content", [b"", b"/etc/passwd", b"\xff{", b"{" + b" " * 2**24])
+def test_what_is_no_plan_is_not_handed_on(ask, engine, content):
+    """The engine would take a path for one, and nothing for the wish to serve without."""
+    assert ask("PUT", content)[0] == 400
+    assert engine.told == []
+
+
+def test_an_engine_that_cannot_answer_fails_that_request(ask, engine, monkeypatch):
+    """As where it was started without isogloss's variables."""
+
+    async def fail(*_args, **_kwargs):
+        raise RuntimeError("no such method")
+
+    monkeypatch.setattr(engine, "collective_rpc", fail)
+    assert ask("GET") == (500, {"error": "the engine did not answer: no such method"})
