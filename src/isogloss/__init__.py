@@ -19,51 +19,78 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isogloss.backends.model import CaptureOptions, Model
     from isogloss.backends.open import load
-    from isogloss.evaluation.run import RunOptions
-    from isogloss.evaluation.tasks import load_task as task
-    from isogloss.face import analyze, capture, evaluate, find_experts, report, steer
+    from isogloss.evaluation import RunOptions
+    from isogloss.evaluation import load_task as task
+    from isogloss.face import analyze, find_experts, report, steer
+    from isogloss.learning import AdaptOptions, LearnOptions
     from isogloss.runs import Run, open_run
-    from isogloss.steering import Intervention, Plan, read_plan, write_plan
-    from isogloss.workflows.corpora import open_corpus as corpus
+    from isogloss.steering import Intervention, Plan, RouterAdapter, read_adapter, read_plan, write_adapter, write_plan
+    from isogloss.workflows import Ablation, ablate, adapt, learn
+    from isogloss.workflows import capture_corpus as capture
+    from isogloss.workflows import evaluate_plan as evaluate
+    from isogloss.workflows import open_corpus as corpus
+    from isogloss.workflows import show_texts as show
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ablation",
+    "AdaptOptions",
     "CaptureOptions",
     "Intervention",
+    "LearnOptions",
     "Model",
     "Plan",
+    "RouterAdapter",
     "Run",
     "RunOptions",
     "__version__",
+    "ablate",
+    "adapt",
     "analyze",
     "capture",
     "corpus",
     "evaluate",
     "find_experts",
+    "learn",
     "load",
     "open_run",
+    "read_adapter",
     "read_plan",
     "report",
+    "show",
     "steer",
     "task",
+    "write_adapter",
     "write_plan",
 ]
 
 _WHERE = {
+    "AdaptOptions": "isogloss.learning",
+    "adapt": "isogloss.workflows",
+    "Ablation": "isogloss.workflows",
+    "ablate": "isogloss.workflows",
     "CaptureOptions": "isogloss.backends.model",
+    "capture": "isogloss.workflows:capture_corpus",
+    "evaluate": "isogloss.workflows:evaluate_plan",
     "Intervention": "isogloss.steering",
+    "LearnOptions": "isogloss.learning",
+    "learn": "isogloss.workflows",
     "Model": "isogloss.backends.model",
     "Plan": "isogloss.steering",
+    "RouterAdapter": "isogloss.steering",
     "Run": "isogloss.runs",
-    "RunOptions": "isogloss.evaluation.run",
-    "corpus": "isogloss.workflows.corpora:open_corpus",
+    "RunOptions": "isogloss.evaluation",
+    "corpus": "isogloss.workflows:open_corpus",
     "load": "isogloss.backends.open",
     "open_run": "isogloss.runs",
+    "read_adapter": "isogloss.steering",
     "read_plan": "isogloss.steering",
-    "task": "isogloss.evaluation.tasks:load_task",
+    "show": "isogloss.workflows:show_texts",
+    "task": "isogloss.evaluation:load_task",
+    "write_adapter": "isogloss.steering",
     "write_plan": "isogloss.steering",
-    **dict.fromkeys(("analyze", "capture", "evaluate", "find_experts", "report", "steer"), "isogloss.face"),
+    **dict.fromkeys(("analyze", "find_experts", "report", "steer"), "isogloss.face"),
 }
 
 
@@ -71,9 +98,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
     if name not in _WHERE:
         raise AttributeError(f"module 'isogloss' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, _, attribute = _WHERE[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute or name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -33,4 +33,4 @@ class ModelError(IsoglossError):
 
 
 class PlanError(IsoglossError):
-    """A plan is malformed, impossible for its routers, or was made for another model."""
+    """A plan or router adapter is malformed, impossible for its routers, or was made for another model."""

@@ -10,53 +10,16 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from isogloss.analysis import Analysis, AnalysisRequest, ExpertTable, analyze_run
-from isogloss.analysis.expert_query import ExpertQuery, Rule
-from isogloss.analysis.expert_query import find_experts as answer_query
-from isogloss.backends.model import CaptureOptions, Model
-from isogloss.corpora import Corpus
+from isogloss.analysis import Analysis, AnalysisRequest, ExpertQuery, ExpertTable, Rule, analyze_run, query_experts
+from isogloss.backends.model import Model
 from isogloss.errors import RunError
-from isogloss.evaluation.run import RunOptions
-from isogloss.evaluation.summary import EvaluationSummary
-from isogloss.evaluation.tasks import Task, load_task
+from isogloss.evaluation import EvaluationSummary
 from isogloss.languages import resolve
-from isogloss.reports import make_report, write_report
+from isogloss.reports import join_reports, make_report, write_report
 from isogloss.runs import Run
-from isogloss.steering import Plan
-from isogloss.workflows.capture import CaptureRequest, capture_corpus
-from isogloss.workflows.evaluate import evaluate_plan
+from isogloss.steering import Steering, note_other_commit
 
-__all__ = ["analyze", "capture", "evaluate", "find_experts", "report", "steer"]
-
-
-def capture(
-    model: Model,
-    corpus: Corpus,
-    out: str | Path,
-    *,
-    plan: Plan | None = None,
-    distinct_from: str | None = None,
-    options: CaptureOptions | None = None,
-) -> Run:
-    """Run a corpus through a model and keep its routing, language by language.
-
-    Args:
-        model: unsteered.
-        corpus: the texts; see `isogloss.corpus`.
-        out: folder of the Run, new or of a stopped capture of the same model and corpus; languages that it holds are
-            not captured again.
-        plan: active during the capture; None for none.
-        distinct_from: language of the corpus; profiles are then also taken over the tokens that its texts do not have.
-        options: what is counted, and in which portions.
-
-    Raises:
-        ModelError: the routers do not choose as their family's row says.
-        CorpusError: a text cannot be counted.
-        RunError: the folder holds something else.
-        PlanError: the plan is for another model.
-    """
-    request = CaptureRequest(options or CaptureOptions(), plan, distinct_from=distinct_from)
-    return capture_corpus(model, corpus, Path(out), request)
+__all__ = ["analyze", "find_experts", "report", "steer"]
 
 
 def analyze(
@@ -119,70 +82,51 @@ def find_experts(  # noqa: PLR0913 - the parameters of four rules, by name
     query = ExpertQuery(
         rule, threshold, layers, languages=tuple(languages), target=tuple(target), top=top, pivot=resolve(pivot)
     )
-    return answer_query(run, query, base=base)
+    return query_experts(run, query, base=base)
 
 
-def steer(model: Model, plan: Plan) -> AbstractContextManager[None]:
-    """Apply a plan to everything that the model runs inside the context; afterwards the model is as before.
+def steer(model: Model, plan: Steering) -> AbstractContextManager[None]:
+    """Apply a plan or a router adapter to all that runs inside the context; afterwards the model is as before.
 
     Args:
         model: see `isogloss.load`.
-        plan: for this model. Of one with rules by language, choose those of a request: ``plan.for_request("sw")``.
+        plan: for this model, or a router adapter. Of a plan with rules by language, choose those of a request:
+            ``plan.for_request("sw")``.
 
     Raises:
         PlanError: the plan is for another model, has rules by language, or another plan is active.
     """
+    note_other_commit(plan, model.revision)
     return model.steer(plan)
 
 
-def evaluate(
-    model: Model,
-    plan: Plan,
-    *,
-    task: str | Task,
-    out: str | Path,
-    arms: Sequence[str] = ("random:1",),
-    options: RunOptions | None = None,
-) -> EvaluationSummary:
-    """Ask the same questions without the plan, with it, and under other plans, and compare item by item.
-
-    Args:
-        model: unsteered.
-        plan: under test.
-        task: name of a task, or one from `isogloss.task`, which chooses languages and items.
-        out: folder of the evaluation, new or of a stopped one with the same settings.
-        arms: what to compare with, such as ``random:3``, ``early``, ``suppress``, ``strength=0.1,0.25``.
-        options: how items are answered.
-
-    Raises:
-        PlanError: the plan is for another model or changes nothing on the task's own prompts.
-        RunError: the folder holds something else.
-    """
-    questions = load_task(task) if isinstance(task, str) else task
-    return evaluate_plan(model, questions, plan, out=Path(out), arms=arms, options=options)
-
-
-def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path) -> Path:
+def report(*results: Analysis | EvaluationSummary | ExpertTable, out: str | Path, force: bool = False) -> Path:
     """Write results into one HTML file that needs no network.
 
     Args:
-        *results: an analysis, an evaluation, or both; tables of experts beside them.
-        out: the file.
+        *results: an analysis, an evaluation, or both, with tables of experts beside them; or several analyses, several
+            evaluations, or both, which are drawn over each other.
+        out: the file, new, or of a report, which is replaced.
+        force: replace a file of any kind.
 
     Returns:
         ``out``.
 
     Raises:
-        RunError: there is neither an analysis nor an evaluation, or there are two of one sort.
+        RunError: there is neither an analysis nor an evaluation, or tables of experts stand beside several of one sort.
+        FileError: the file cannot be written, or is of another kind.
     """
     analyses = [result for result in results if isinstance(result, Analysis)]
     evaluations = [result for result in results if isinstance(result, EvaluationSummary)]
     experts = [result for result in results if isinstance(result, ExpertTable)]
-    if max(len(analyses), len(evaluations)) != 1:
-        raise RunError(
-            f"a report is made from one analysis, one evaluation, or both; found {len(analyses)} analyses and "
-            f"{len(evaluations)} evaluations"
-        )
-    page = make_report(next(iter(analyses), None), next(iter(evaluations), None), experts=experts)
-    write_report(Path(out), page)
+    if not analyses and not evaluations:
+        raise RunError("a report is made from analyses, evaluations, or both; found neither")
+    if max(len(analyses), len(evaluations)) == 1:
+        page = make_report(next(iter(analyses), None), next(iter(evaluations), None), experts=experts)
+    elif experts:
+        raise RunError("tables of experts stand beside one analysis and one evaluation; leave out either")
+    else:
+        pages = [make_report(each, None) for each in analyses] + [make_report(None, each) for each in evaluations]
+        page = join_reports({f"{place}. {each.title}": each for place, each in enumerate(pages, start=1)})
+    write_report(Path(out), page, force=force)
     return Path(out)

@@ -7,21 +7,24 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, TypeVar, cast
 
-from isogloss.errors import FileError, LanguageError, RunError
+from isogloss.errors import FileError, IsoglossError, RunError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
+    "LONGEST_NAME",
+    "Name",
     "Number",
     "Record",
-    "claim_folder",
+    "contrast",
     "decode",
     "from_json",
     "parse_json",
@@ -30,7 +33,6 @@ __all__ = [
     "read_json",
     "read_typed",
     "remove_stale",
-    "require_threads",
     "sha256",
     "shorten",
     "to_json",
@@ -39,7 +41,11 @@ __all__ = [
     "write_typed",
 ]
 
+LONGEST_NAME = 1000
+"""Characters of a name, and of a key of an object: what is longer is none, and no page or line has room for it."""
+
 _LONGEST_VALUE, _MOST_PROBLEMS = 80, 3  # characters and fields in one line of a message
+_LARGEST_JSON = 2**28
 _TEMPORARY = ".{name}.tmp"
 _EMPTY: tuple[object, ...] = (None, [], {})
 
@@ -55,6 +61,10 @@ class _NanForNull:
 
         return core_schema.no_info_before_validator_function(cls._read, handler(source))
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own
+        return {"anyOf": [handler(schema), {"type": "null"}]}
+
     @staticmethod
     def _read(value: object) -> object:
         return math.nan if value is None else value
@@ -64,12 +74,27 @@ Number = Annotated[float, _NanForNull]
 """A float of a result: NaN where it is not known, which JSON holds as null."""
 
 
+class _AsLongAsAName:
+    """Tells pydantic to refuse a text that is longer than any name."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: Callable[[object], Any]) -> Any:  # noqa: ANN401 - pydantic's own
+        from pydantic_core import core_schema  # noqa: PLC0415 - as above
+
+        return core_schema.str_schema(max_length=LONGEST_NAME)
+
+
+Name = Annotated[str, _AsLongAsAName]
+"""A text of a result that is shown in headings and lines: a name, at most `LONGEST_NAME` characters."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file atomically: a crash leaves the old content or the new, never a part.
+    """Write a file atomically: a crash leaves the old content or the new, never a part; a link keeps its target.
 
     Raises:
         FileError: the folder is missing, or cannot be written.
     """
+    path = Path(os.path.realpath(path))  # what replaces a link would leave the file that others read as it was
     temporary = path.with_name(_TEMPORARY.format(name=path.name))
     try:
         with temporary.open("wb") as stream:
@@ -171,11 +196,31 @@ def shorten(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
+def contrast(one: object, other: object) -> str:
+    """Write what differs between two values: of mappings the keys, of sequences the first place, of texts where."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        parts = [f"{key}: {contrast(one.get(key), other.get(key))}" for key in keys[:_MOST_PROBLEMS]]
+        return "; ".join(parts) + (f"; and {len(keys) - _MOST_PROBLEMS} more" if len(keys) > _MOST_PROBLEMS else "")
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        if len(one) != len(other):
+            return f"{len(one)} and {len(other)} values"
+        place = next(place for place, (ours, theirs) in enumerate(zip(one, other, strict=True)) if ours != theirs)
+        return f"value {place + 1}: {contrast(one[place], other[place])}"
+    texts = shorten(one), shorten(other)
+    if texts[0] == texts[1]:  # both are cut before the place in which they differ
+        characters = enumerate(zip(repr(one), repr(other), strict=False))
+        place = next((place for place, (ours, theirs) in characters if ours != theirs), 0)
+        texts = shorten(repr(one)[place:]), shorten(repr(other)[place:])
+        return f"from character {place}: {' and '.join(texts)}"
+    return " and ".join(texts)
+
+
 class Record:
     """Base of dataclasses that are written with all their fields, and read back although newer ones have more.
 
-    Floats are annotated as `Number`, so that null and NaN stand for each other. Where JSON has other names or another
-    shape, a class overrides `to_json` and `fields_of_json`.
+    Floats are annotated as `Number`, so that null is read as NaN, and NaN written as null. Where JSON has other names
+    or another shape, a class overrides `to_json` and `fields_of_json`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -239,7 +284,7 @@ def _validated(kind: type[Result], raw: object, where: object) -> Result:
         result: Result = _adapter(cast("Any", kind)).validate_python(raw)
     except ValidationError as error:
         raise _misread(where, problems(error)) from error
-    except LanguageError as error:  # of a class's own checks
+    except IsoglossError as error:  # of a class's own checks
         raise _misread(where, str(error)) from error
     return result
 
@@ -280,67 +325,29 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def claim_folder(folder: Path, record: str, settings: dict[str, Any]) -> None:
-    """Create a folder for work with these settings, or reopen one that was created with the same settings.
-
-    Args:
-        folder: new, empty, or created by an earlier call.
-        record: name of the file that stores the settings.
-        settings: JSON types.
-
-    Raises:
-        RunError: the folder was created with other settings, or contains anything else.
-    """
-    path = folder / record
-    if path.is_file():
-        stored = read_json(path)
-        require_threads(folder, before=stored.get("threads"), now=settings.get("threads"))
-        differing = sorted(key for key in settings if key != "threads" and stored.get(key) != settings[key])
-        if differing:
-            raise RunError(
-                f"{folder} was started with other settings ({', '.join(differing)}); repeat that command or choose a "
-                "new folder"
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not empty and has no {record}; choose a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-
-
-def require_threads(folder: Path, *, before: int | None, now: int | None) -> None:
-    """Refuse to go on with work that was computed on another number of threads of a processor.
-
-    How many threads share a sum decides the order of its terms: the last digits of what is there and of what follows
-    would differ.
-
-    Args:
-        folder: of the work.
-        before: threads on which it was begun; None where that is unknown or does not matter.
-        now: threads of this process; likewise.
-
-    Raises:
-        RunError: names the variable that sets it.
-    """
-    if before is not None and now is not None and before != now:
-        raise RunError(
-            f"{folder} was begun on {before} threads, and this process computes on {now}, which rounds sums in another "
-            f"order: set OMP_NUM_THREADS={before} and run the command again, or choose another folder"
-        )
-
-
 def remove_stale(folder: Path) -> None:
     """Delete the temporary files of interrupted `write_atomically` calls."""
     for path in folder.glob(_TEMPORARY.format(name="*")):
         path.unlink()
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file; a failure is a RunError that names the file."""
+def read_bytes(path: Path, *, most: int = 2**30, error: type[IsoglossError] = RunError) -> bytes:
+    """Read an ordinary file: no pipe or device, which might never end.
+
+    Args:
+        path: of the file.
+        most: bytes that a file of this kind has at most; a larger one is refused unread.
+        error: raised where the file cannot be read; the message names it.
+    """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); check the path, or restore the file") from error
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+            return path.read_bytes()
+    except OSError as failure:
+        raise error(f"{path}: cannot be read ({failure.strerror}); check the path, or restore the file") from failure
+    if stat.S_ISREG(status.st_mode):
+        raise error(f"{path} is larger than {most / 2**20:,.0f} MiB ({status.st_size:,} bytes); check the path")
+    raise error(f"{path}: not an ordinary file; check the path")
 
 
 def sha256(content: bytes) -> str:
@@ -350,7 +357,7 @@ def sha256(content: bytes) -> str:
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type before it is checked
     """Read a file of strict JSON, as `parse_json` does; RunError names the file if it cannot be read."""
-    content = read_bytes(path)
+    content = read_bytes(path, most=_LARGEST_JSON)
     try:
         return parse_json(content)
     except ValueError as error:
@@ -376,6 +383,8 @@ def _no_constant(name: str) -> NoReturn:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
+    if (longest := max(map(len, unique), default=0)) > LONGEST_NAME:
+        raise ValueError(f"an object has a key of {longest:,} characters; expected at most {LONGEST_NAME:,}")
     if len(unique) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} more than once")

@@ -121,16 +121,7 @@ def resolve(code: str) -> str:
 
 
 def script(code: str) -> str:
-    """Return the ISO 15924 script of a language.
-
-    Args:
-        code: anything that `resolve` accepts.
-
-    Returns:
-        Four letters, as in ``Latn``.
-
-    Raises:
-        LanguageError: as `resolve`.
+    """Return the ISO 15924 script of a language, given as `resolve` accepts it.
 
     Example:
         >>> script("ru")
@@ -142,14 +133,7 @@ def script(code: str) -> str:
 def display_name(code: str) -> str:
     """Return the English name of a language, with its script if FLORES-200 has it in several.
 
-    Args:
-        code: anything that `resolve` accepts.
-
-    Returns:
-        A name that differs between any two codes of FLORES-200.
-
-    Raises:
-        LanguageError: as `resolve`.
+    The code is one that `resolve` accepts; names differ between any two codes of FLORES-200.
 
     Example:
         >>> [display_name(code) for code in ("sw", "zh", "ace_Arab")]
@@ -159,13 +143,7 @@ def display_name(code: str) -> str:
 
 
 def from_name(name: str) -> str:
-    """Return the full code of a language given by its English name.
-
-    Args:
-        name: as in ``Bengali``; case does not matter.
-
-    Returns:
-        The code as `resolve` returns it.
+    """Return the full code of a language given by its English name in any case.
 
     Raises:
         LanguageError: no language or no single script is known for this name.

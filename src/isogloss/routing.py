@@ -7,11 +7,12 @@ differ in the order of scoring, choosing and renormalising; `RouterSpec` names t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+
+from isogloss.arrays import FloatArray, IntArray
 
 __all__ = [
     "Fingerprint",
@@ -29,8 +30,6 @@ __all__ = [
     "softmax",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.integer[Any]]
 
 Phase: TypeAlias = Literal["prompt", "generation"]
 """Prompt tokens are given; generation tokens were written by the model and are fed back to it."""
@@ -98,8 +97,10 @@ class Fingerprint:
         layers: routed layers, 0-based in the decoder stack.
         n_experts: routed experts per layer.
         top_k: experts chosen per token.
-        router_sha256: hash of all router weights, and of biases in their linear layers, rounded to bfloat16 so that the
-            loading dtype does not matter.
+        router_sha256: hash of all router weights, and of biases in their linear layers, rounded to bfloat16 so that
+            loading in float32 or bfloat16 does not matter.
+        float16_sha256: the same rounded to float16; None in files of older versions. Loading in float16 rounds small
+            weights more than bfloat16 does, so models agree where either hash does.
     """
 
     model_type: str
@@ -107,10 +108,12 @@ class Fingerprint:
     n_experts: int
     top_k: int
     router_sha256: str
+    float16_sha256: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return {**asdict(self), "layers": list(self.layers)}
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**given, "layers": list(self.layers)}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
@@ -119,7 +122,10 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> dict[str, tuple[Any, Any]]:
         """Return the fields that differ, with their values as (own, other)."""
-        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        names = [each.name for each in fields(self) if each.compare]
+        if self.float16_sha256 is not None and self.float16_sha256 == other.float16_sha256:
+            names.remove("router_sha256")
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -143,9 +149,11 @@ def route(
     expert_scale: FloatArray | None = None,
     edit_choice: Callable[[FloatArray], FloatArray] | None = None,
 ) -> Routing:
-    """Choose experts and weights for every token, in float32.
+    """Choose experts and weights for every token, in float32; ties go to the lower expert id.
 
-    Ties go to the lower expert id.
+    Ties are those of the float32 scores, also where float64 would tell them apart. vLLM's kernels take the lower id
+    too; ``torch.topk``, which transformers calls, leaves the order of equal values open. So where a model is compared
+    with this function, either expert of a tie is right.
 
     Args:
         router_logits: ``[n_tokens, n_experts]`` before any gating function.
@@ -153,9 +161,6 @@ def route(
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
         expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
         edit_choice: function applied to the scores that are ranked; the weights do not change.
-
-    Returns:
-        Expert ids, best first, and combine weights.
 
     Raises:
         ValueError: shapes do not fit the spec, or the bias is missing or unexpected.
@@ -259,13 +264,7 @@ def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
 
 
 def profile(router_logits: FloatArray) -> FloatArray:
-    """Average the tokens' softmax over all experts.
-
-    Args:
-        router_logits: ``[n_tokens, n_experts]``, the counted tokens of one sequence.
-
-    Returns:
-        ``[n_experts]``, sums to 1.
+    """Average the softmax of the counted tokens of one sequence, ``[n_tokens, n_experts]``, to ``[n_experts]``.
 
     Source:
         arXiv 2510.04694, equation 1.
@@ -286,14 +285,9 @@ def entropy(profiles: FloatArray) -> FloatArray:
 
 
 def consistency(expert_ids: IntArray, n_experts: int) -> float:
-    """Mean Jaccard similarity of the chosen sets over all pairs of tokens.
+    """Mean Jaccard similarity of the chosen sets ``[n_tokens, top_k]`` over all pairs of tokens of one sequence.
 
-    Args:
-        expert_ids: ``[n_tokens, top_k]`` of the (sampled) tokens of one sequence.
-        n_experts: routed experts.
-
-    Returns:
-        Between 0 and 1; NaN for fewer than two tokens.
+    Between 0 and 1; NaN for fewer than two tokens.
 
     Source:
         arXiv 2510.04694, section 4.4.

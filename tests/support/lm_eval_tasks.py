@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from isogloss.evaluation.tasks import load_task
+from isogloss.evaluation import load_task
 
 if importlib.util.find_spec("lm_eval") is not None:
     # Before any test: when they are first imported, lm-eval and what it imports set environment variables.

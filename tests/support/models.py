@@ -21,8 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from isogloss.backends.families import FAMILIES as ROWS
 from isogloss.backends.families import REFUSED
-from isogloss.backends.huggingface import LoadedModel
-from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.huggingface import HuggingFaceModel
 from isogloss.organism.tokenizer import train_tokenizer
 
 TEXTS = (
@@ -74,6 +73,9 @@ REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.
 # Plain attention, compressed keys and values, attention that minds left padding, Mamba, sliding windows.
 FEW = ("olmoe", "deepseek_v3", "deepseek_v4", "jamba", "gemma4")
 
+OTHER_KERNELS = ("inkling_text",)
+"""Families whose convolutions torch computes by another kernel where a gradient is asked for."""
+
 
 def each_family(names=FAMILIES, *, quick=REPRESENTATIVES):
     """Run a test for families: all of them in `make test-all`.
@@ -93,7 +95,7 @@ def tiny(model_type, *, dtype=torch.float32, seed=0):
 
     In 16 bits it is loaded from a checkpoint, since some families then keep their routers in float32.
     """
-    return LoadedModel(copy.deepcopy(_untouched(model_type, dtype, seed)), tokenizer(), name=f"tiny-{model_type}")
+    return HuggingFaceModel(copy.deepcopy(_untouched(model_type, dtype, seed)), tokenizer(), name=f"tiny-{model_type}")
 
 
 @functools.cache
@@ -118,9 +120,28 @@ def checkpoint(model_type, seed=0):
     return folder
 
 
+def hooked_logits(loaded, ids):
+    """Product of what each router reads, by a hook of torch, and its own weight: ``[n_layers, n_tokens, n_experts]``.
+
+    The oracle of a capture, for families whose router module holds the weight itself.
+    """
+    found = []
+
+    def keep(router, inputs):
+        hidden = inputs[0].reshape(-1, inputs[0].shape[-1])
+        found.append(torch.nn.functional.linear(hidden, router.weight, getattr(router, "bias", None)))
+
+    handles = [router.module.register_forward_pre_hook(keep) for router in loaded.router_modules]
+    with torch.no_grad():
+        loaded.model(torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    return torch.stack(found)
+
+
 def choose_the_worst(loaded, layer):
     """Break a router: it returns the experts with the lowest logits, with the weights of the best."""
-    router = loaded.routers[layer].module
+    router = loaded.router_modules[layer].module
     forward = router.forward
 
     def worst(hidden):
@@ -132,4 +153,4 @@ def choose_the_worst(loaded, layer):
 
 def generate(loaded, prompts, **options):
     """Answer prompts greedily, in batches."""
-    return HuggingFaceModel(loaded).generate(prompts, **options)
+    return loaded.generate(prompts, **options)

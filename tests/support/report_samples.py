@@ -7,12 +7,13 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from isogloss.analysis import Analysis, Estimate, ExpertTable
+from isogloss.analysis import Analysis, ExpertTable
 from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.output_language import OutputLanguage
 from isogloss.evaluation.paired import Comparison, LanguageComparison, PairedScores
 from isogloss.evaluation.summary import Dose, EvaluationSummary
 from isogloss.reports import Report
+from isogloss.statistics import Estimate
 
 ATTACK = "<script>alert(1)</script>"
 CODES = ("eng_Latn", "swh_Latn", "ben_Beng", "zho_Hans")
@@ -188,8 +189,8 @@ class Numbers:
     def mantel(self, controls: tuple[str, ...] = ()) -> dict[str, object]:
         """A Mantel test as printed."""
         ends = [self(), self()]
-        found = {"correlation": self.estimate(), "leave_one_out": ends, "p_value": self(), "n_permutations": 999}
-        return {**found, "controls": list(controls), "method": "pearson", "alternative": "greater"}
+        fields = {"correlation": self.estimate(), "leave_one_out": ends, "p_value": self(), "n_permutations": 999}
+        return {**fields, "controls": list(controls), "method": "pearson", "alternative": "greater"}
 
 
 BANDS = {"early": [0, 1], "middle": [2, 4], "late": [5, 5]}
@@ -310,6 +311,7 @@ def parts(codes: tuple[str, ...] = CODES, *, word: str = "", numbers: Numbers | 
     edges = {"start": 2, "end": 4, "start_interval": [1, 2], "end_interval": [4, 5]}
     return {
         "bands": bands,
+        "divergence_by_band": {code: {band: numbers.estimate() for band in bands} for code in others},
         "middle_by_language": {
             code: {**edges, "is_u_shape": bool(place % 2), "depth": numbers.estimate()}
             for place, code in enumerate(others)

@@ -80,8 +80,10 @@ def write(path: Path, languages=LANGUAGES, manifest: Manifest = MANIFEST, *, see
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Read all files of a folder, hidden ones too."""
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    """Read all files of a folder, hidden ones too, but for the lock of a process that has ended, which is empty."""
+    read = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert not read.pop(".lock", b"")
+    return read
 
 
 def with_notes(*notes: str) -> Manifest:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from isogloss.analysis.contrast import ContrastRule, contrast_corpora, contrast_experts, contrast_languages
+from isogloss.analysis.changes import DivergenceChange, divergence_change
 from isogloss.analysis.correlation import (
+    LEAST_CORRELATED,
     LayerCorrelation,
     accuracy_correlation,
     band_correlation,
     correlate,
     correlate_measures,
 )
-from isogloss.analysis.curves import analyze, consistency_by_language, entropy_by_language
-from isogloss.analysis.delta import DeltaRule, delta_experts, language_experts, task_experts
+from isogloss.analysis.curves import analyze_curves, consistency_by_language, default_bands, entropy_by_language
+from isogloss.analysis.differences import ContrastRule, DeltaRule
 from isogloss.analysis.divergence import (
     divergence,
     divergence_ceiling,
@@ -19,81 +20,91 @@ from isogloss.analysis.divergence import (
     shuffled_divergence,
 )
 from isogloss.analysis.domains import DomainCurve, domain_divergence
-from isogloss.analysis.experts import ExpertRow, ExpertTable
+from isogloss.analysis.expert_query import ExpertQuery, Rule, query_experts
+from isogloss.analysis.experts import (
+    ExpertRow,
+    ExpertTable,
+    experts_among_languages,
+    find_in_groups,
+    language_experts,
+    task_experts,
+)
+from isogloss.analysis.language_values import read_measure
 from isogloss.analysis.layers import MiddleLayers, middle_layers
 from isogloss.analysis.mantel import MantelTest, mantel
 from isogloss.analysis.overlap import OverlapCurve, OverlapPoint, expert_overlap
 from isogloss.analysis.pairs import PairwiseDivergence, pairwise_divergence
-from isogloss.analysis.parts import AnalysisRequest, analyze_run, default_bands
+from isogloss.analysis.parts import AnalysisRequest, analyze_run
 from isogloss.analysis.references import ReferenceDistance, reference_distances, token_overlap_distance
 from isogloss.analysis.resources import ResourceRow, ResourceRule, ResourceTable, language_resources, relate
 from isogloss.analysis.result import Analysis, BandPairs, Controls
-from isogloss.analysis.shares import ShareRule, experts_by_share, share_experts
-from isogloss.analysis.specificity import SpecificityRule, experts_by_specificity, specificity_experts
-from isogloss.analysis.statistics import Estimate, Resampling, bootstrap_counts, chance_consistency
-from isogloss.analysis.structure import LanguageStructure, language_structure
+from isogloss.analysis.shares import ShareRule
+from isogloss.analysis.specificity import SpecificityRule
+from isogloss.analysis.structure import LanguageStructure, LayerMatch, ReferenceTest, language_structure
+from isogloss.analysis.tables import measures, write_tables
 from isogloss.analysis.tree import LanguageTree, language_tree
 
 __all__ = [
+    "LEAST_CORRELATED",
     "Analysis",
     "AnalysisRequest",
     "BandPairs",
     "ContrastRule",
     "Controls",
     "DeltaRule",
+    "DivergenceChange",
     "DomainCurve",
-    "Estimate",
+    "ExpertQuery",
     "ExpertRow",
     "ExpertTable",
     "LanguageStructure",
     "LanguageTree",
     "LayerCorrelation",
+    "LayerMatch",
     "MantelTest",
     "MiddleLayers",
     "OverlapCurve",
     "OverlapPoint",
     "PairwiseDivergence",
     "ReferenceDistance",
-    "Resampling",
+    "ReferenceTest",
     "ResourceRow",
     "ResourceRule",
     "ResourceTable",
+    "Rule",
     "ShareRule",
     "SpecificityRule",
     "accuracy_correlation",
-    "analyze",
+    "analyze_curves",
     "analyze_run",
     "band_correlation",
-    "bootstrap_counts",
-    "chance_consistency",
     "consistency_by_language",
-    "contrast_corpora",
-    "contrast_experts",
-    "contrast_languages",
     "correlate",
     "correlate_measures",
     "default_bands",
-    "delta_experts",
     "divergence",
     "divergence_ceiling",
+    "divergence_change",
     "divergence_from_pivot",
     "domain_divergence",
     "entropy_by_language",
     "expert_overlap",
-    "experts_by_share",
-    "experts_by_specificity",
+    "experts_among_languages",
+    "find_in_groups",
     "language_experts",
     "language_resources",
     "language_structure",
     "language_tree",
     "mantel",
+    "measures",
     "middle_layers",
     "pairwise_divergence",
+    "query_experts",
+    "read_measure",
     "reference_distances",
     "relate",
-    "share_experts",
     "shuffled_divergence",
-    "specificity_experts",
     "task_experts",
     "token_overlap_distance",
+    "write_tables",
 ]

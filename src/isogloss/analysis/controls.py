@@ -2,42 +2,27 @@
 
 Languages that share tokens share routes, and a router is linear, so that its routing may only mirror its input. Both
 are optional at capture (``--distinct-from``, ``--hidden-states``). The third control, texts that are no translations of
-each other, needs nothing and is part of `isogloss.analysis.analyze`; the fourth compares two Runs, of the prompt and of
-what the model wrote after it.
+each other, needs nothing and is part of `isogloss.analysis.analyze_curves`; the fourth compares two Runs, of the prompt
+and of what the model wrote after it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isogloss.analysis.correlation import LEAST_LANGUAGES, LayerCorrelation, correlate
-from isogloss.analysis.divergence import divergence, language_distributions, other_languages
-from isogloss.analysis.statistics import (
+from isogloss.analysis.correlation import LEAST_CORRELATED, LayerCorrelation, correlate
+from isogloss.analysis.divergence import Curves, divergence, estimate_languages, other_languages, read_shares
+from isogloss.arrays import FloatArray
+from isogloss.errors import RunError
+from isogloss.files import Number, Record
+from isogloss.runs import Run, header_differences, text_differences
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    bootstrap_counts,
-    estimate_means,
-    require_items,
 )
-from isogloss.errors import RunError
-from isogloss.files import Number, Record
-from isogloss.runs import header_differences
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy.typing as npt
-
-    from isogloss.runs import Run
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-
-Curves = dict[str, tuple[Estimate, ...]]
-"""By language: one Estimate per routed layer."""
 
 __all__ = [
     "DistinctTokens",
@@ -51,7 +36,7 @@ __all__ = [
 N_BLOCKS = 20
 """Blocks of items that the jackknife leaves out in turn."""
 
-LEAST_ITEMS = 4
+LEAST_OF_CKA = 4
 """The unbiased estimate of CKA divides by n - 3."""
 
 _Z = 1.959964
@@ -80,7 +65,7 @@ class HiddenStates(Record):
         cka: by language, per routed layer: unbiased linear CKA over items (see `cka`), which no common direction of
             all hidden states can raise; interval by the jackknife.
         mirror: per routed layer, over languages: correlation of the routing's divergence with 1 - cosine. Near 1,
-            routing says no more about languages than its input does. Empty with fewer than four languages.
+            routing separates languages no more than its input does. Empty with fewer than four languages.
     """
 
     cosine: Curves
@@ -91,27 +76,20 @@ class HiddenStates(Record):
 def distinct_divergence(run: Run, pivot: str, *, resampling: Resampling = DEFAULT_RESAMPLING) -> DistinctTokens:
     """Estimate the divergence from the pivot on tokens whose ids do not occur in the pivot's text.
 
-    The pivot keeps all its tokens; the other language keeps those that are its own.
-
-    Args:
-        run: captured with ``--distinct-from`` the pivot.
-        pivot: reference language.
-        resampling: of the items, as for the divergence on all tokens.
-
-    Returns:
-        Curves with ``n`` the items that have distinct tokens; NaN where there are none.
+    The pivot keeps all its tokens; the other language keeps those that are its own. ``n`` counts the items that have
+    distinct tokens; NaN where there are none.
 
     Raises:
         RunError: the Run has no such profiles, or they leave out another language's tokens.
     """
-    found = run.manifest.distinct_from
-    if found != pivot:
+    captured = run.manifest.distinct_from
+    if captured != pivot:
+        instead = f"with {captured} instead" if captured else "without"
         raise RunError(
-            f"tokens not shared with {pivot}: this run was captured {f'with {found} instead' if found else 'without'}; "
-            f"capture it with --distinct-from {pivot}"
+            f"tokens not shared with {pivot}: this run was captured {instead}; capture it with --distinct-from {pivot}"
         )
-    reference = language_distributions(run.load(pivot), pivot, "profile")
-    counts = bootstrap_counts(len(reference), n_resamples=resampling.n_resamples, seed=resampling.seed)
+    reference = read_shares(run, pivot)
+    counts = resampling.draw(len(reference))
     curves, share = {}, {}
     for language in other_languages(run, pivot):
         routing = run.load(language)
@@ -121,13 +99,13 @@ def distinct_divergence(run: Run, pivot: str, *, resampling: Resampling = DEFAUL
         kept = tokens > 0
         values = np.full(profiles.shape[:2], np.nan)
         values[kept] = divergence(reference[kept], profiles[kept])
-        curves[language] = estimate_means(values, counts, level=resampling.level)
+        curves[language] = resampling.estimate(values, counts)
         share[language] = float(tokens.sum(dtype=np.int64) / routing.tokens.sum(dtype=np.int64))
     return DistinctTokens(curves, share)
 
 
 def _gram(rows: FloatArray) -> FloatArray:
-    """Inner products of all items; centred for the sake of rounding alone, the estimate removes any common shift."""
+    """Inner products of all items; centred to limit rounding, as the estimate removes any common shift anyway."""
     rows = rows - rows.mean(axis=0, dtype=np.float64)
     gram = np.asarray(rows @ rows.T, dtype=np.float64)
     np.fill_diagonal(gram, 0.0)
@@ -151,7 +129,7 @@ def _alignment(one: FloatArray, other: FloatArray) -> float:
 def _jackknifed(one: FloatArray, other: FloatArray) -> Estimate:
     n = len(one)
     value, blocks = _alignment(one, other), np.array_split(np.arange(n), min(N_BLOCKS, n))
-    if n <= LEAST_ITEMS + max(map(len, blocks)):
+    if n <= LEAST_OF_CKA + max(map(len, blocks)):
         return Estimate(value, float("nan"), float("nan"), n)
     without = []
     for block in blocks:
@@ -162,18 +140,12 @@ def _jackknifed(one: FloatArray, other: FloatArray) -> Estimate:
 
 
 def cka(x: FloatArray, y: FloatArray) -> Estimate:
-    """Estimate the linear centred kernel alignment of two sets of hidden states over the same items.
+    """Estimate the linear centred kernel alignment of two sets of hidden states ``[n_items, size]`` of the same items.
 
     The unbiased estimate: 1 for equal, rotated or rescaled states, 0 on average for unrelated ones (the usual biased
-    one tends to 1 where there are more dimensions than items). It can be negative.
-
-    Args:
-        x: ``[n_items, size]``.
-        y: ``[n_items, other_size]``.
-
-    Returns:
-        Value with a 95 % interval by the jackknife over blocks of items (a bootstrap would repeat items, which are
-        alike to themselves); the interval is NaN with few items, the value where a side does not vary.
+    one tends to 1 where there are more dimensions than items). It can be negative. The 95 % interval is a jackknife
+    over blocks of items (a bootstrap would repeat items, which are alike to themselves), NaN with few items; the value
+    is NaN where a side does not vary.
 
     Raises:
         ValueError: unequal numbers of items, or fewer than four.
@@ -186,8 +158,8 @@ def cka(x: FloatArray, y: FloatArray) -> Estimate:
         >>> round(cka(x, 3 * x[:, ::-1] + 1).value, 6)
         1.0
     """
-    if len(x) != len(y) or len(x) < LEAST_ITEMS:
-        raise ValueError(f"{len(x)} and {len(y)} items; expected as many on both sides, at least {LEAST_ITEMS}")
+    if len(x) != len(y) or len(x) < LEAST_OF_CKA:
+        raise ValueError(f"{len(x)} and {len(y)} items; expected as many on both sides, at least {LEAST_OF_CKA}")
     return _jackknifed(_gram(x), _gram(y))
 
 
@@ -202,7 +174,7 @@ def hidden_similarity(
     run: Run,
     pivot: str,
     *,
-    routing: Mapping[str, tuple[Estimate, ...]] | None = None,
+    routing: Curves | None = None,
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> HiddenStates:
     """Compare what the routers read in every language with what they read in the pivot.
@@ -210,39 +182,34 @@ def hidden_similarity(
     Args:
         run: captured with ``--hidden-states``, at least four items.
         pivot: reference language.
-        routing: divergence from the pivot by language and layer, as `analyze` gives it; needed for ``mirror``.
+        routing: divergence from the pivot by language and layer, as `analyze_curves` gives it; needed for ``mirror``.
         resampling: of the items, for the cosine.
-
-    Returns:
-        Both similarities per routed layer for each language but the pivot.
 
     Raises:
         RunError: the Run has no hidden states, or too few items.
     """
     n_items = run.manifest.shape[0]
-    if run.manifest.hidden_size is None or n_items < LEAST_ITEMS:
+    if run.manifest.hidden_size is None or n_items < LEAST_OF_CKA:
         raise RunError(
             f"what the routers read: this run has {n_items} items and hidden states of size "
-            f"{run.manifest.hidden_size}; capture at least {LEAST_ITEMS} items with --hidden-states"
+            f"{run.manifest.hidden_size}; capture at least {LEAST_OF_CKA} items with --hidden-states"
         )
-    others = other_languages(run, pivot)
-    counts = bootstrap_counts(n_items, n_resamples=resampling.n_resamples, seed=resampling.seed)
-    everything = slice(None)
+    counts, everything = resampling.draw(n_items), slice(None)
     reference = run.load_items(pivot, "hidden", everything)
     grams = [_gram(layer) for layer in np.moveaxis(reference, 1, 0)]
     cosine, similar = {}, {}
-    for language in others:
+    for language in other_languages(run, pivot):
         hidden = run.load_items(language, "hidden", everything)
-        cosine[language] = estimate_means(_cosines(reference, hidden), counts, level=resampling.level)
+        cosine[language] = resampling.estimate(_cosines(reference, hidden), counts)
         similar[language] = tuple(
             _jackknifed(gram, _gram(layer)) for gram, layer in zip(grams, np.moveaxis(hidden, 1, 0), strict=True)
         )
     return HiddenStates(cosine, similar, _mirror(routing or {}, cosine))
 
 
-def _mirror(routing: Mapping[str, tuple[Estimate, ...]], cosine: Curves) -> tuple[LayerCorrelation, ...]:
+def _mirror(routing: Curves, cosine: Curves) -> tuple[LayerCorrelation, ...]:
     both = [language for language in cosine if language in routing]
-    if len(both) < LEAST_LANGUAGES:
+    if len(both) < LEAST_CORRELATED:
         return ()
     diverging = np.array([[point.value for point in routing[language]] for language in both])
     apart = 1.0 - np.array([[point.value for point in cosine[language]] for language in both])
@@ -252,34 +219,28 @@ def _mirror(routing: Mapping[str, tuple[Estimate, ...]], cosine: Curves) -> tupl
 def phase_divergence(prompt: Run, generation: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
     """Estimate how far the routing of what a model writes lies from the routing of the prompt before it.
 
-    Args:
-        prompt: Run of texts.
-        generation: Run of what the same model wrote after the same texts (``--phase generation``).
-        resampling: of the items.
-
-    Returns:
-        For each language that both have, divergence per item, mean over items, per routed layer.
+    ``generation`` is the Run of what the same model wrote after the texts of ``prompt`` (``--phase generation``). Of
+    each language that both have, the curve is the mean over items of the divergence of each item.
 
     Raises:
-        RunError: a Run is pooled, the phases are not prompt and generation, the Runs are of different models or items,
+        RunError: a Run is pooled, the phases are not prompt and generation, the Runs are of different models or texts,
             or share no language.
     """
     for run in (prompt, generation):
-        require_items(run.manifest.granularity, "comparing phases")
+        run.manifest.require_items("comparing phases")
     ours, theirs = prompt.manifest, generation.manifest
     if (ours.phase, theirs.phase) != ("prompt", "generation"):
         raise RunError(f"phases are {ours.phase} and {theirs.phase}; expected a run of prompts and one of generations")
     ignored = ("phase", "new_tokens", "notes", "distinct_from", "hidden_size", "token_scope", "packages", "seed")
-    differences = header_differences(ours, theirs, ignore=ignored)
+    differences = [*header_differences(ours, theirs, ignore=ignored), *text_differences(ours, theirs)]
     languages = [language for language in prompt.languages if language in generation.languages]
     if differences or not languages:
         raise RunError(
             f"{prompt.path} and {generation.path} differ in {'; '.join(differences) or 'all their languages'}; capture "
             "both phases of the same texts with the same model"
         )
-    counts = bootstrap_counts(ours.shape[0], n_resamples=resampling.n_resamples, seed=resampling.seed)
-    curves = {}
-    for language in languages:
-        sides = (language_distributions(run.load(language), language, "profile") for run in (prompt, generation))
-        curves[language] = estimate_means(divergence(*sides), counts, level=resampling.level)
-    return curves
+
+    def measure(language: str) -> FloatArray:
+        return divergence(read_shares(prompt, language), read_shares(generation, language))
+
+    return estimate_languages(prompt, languages, measure, resampling)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isogloss.analysis.experts import layer_positions
-from isogloss.analysis.statistics import Estimate
+from isogloss.analysis.layers import layer_positions
+from isogloss.arrays import FloatArray
 from isogloss.errors import LanguageError
 from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.floating[Any]]
+from isogloss.statistics import Estimate
 
 __all__ = ["LayerCorrelation", "accuracy_correlation", "band_correlation", "correlate", "correlate_measures"]
 
-LEAST_LANGUAGES = 4
+LEAST_CORRELATED = 4
 """Fisher's interval divides by the root of n - 3."""
 
 
@@ -70,12 +64,7 @@ def _spearman(correlation: float, n: int) -> Estimate:
 def correlate(x: FloatArray, y: FloatArray) -> LayerCorrelation:
     """Correlate two variables over languages, with 95 % intervals.
 
-    Args:
-        x: ``[n_languages]``, at least 4.
-        y: ``[n_languages]``.
-
-    Returns:
-        NaN throughout where a variable is constant.
+    Both are ``[n_languages]``, at least 4; the result is NaN throughout where a variable is constant.
 
     Raises:
         ValueError: fewer than four values, or not as many of both.
@@ -85,8 +74,8 @@ def correlate(x: FloatArray, y: FloatArray) -> LayerCorrelation:
         Psychometrika 65, 23-28.
     """
     n = len(x)
-    if n < LEAST_LANGUAGES or len(y) != n:
-        raise ValueError(f"{n} and {len(y)} values; a correlation needs as many of both, at least {LEAST_LANGUAGES}")
+    if n < LEAST_CORRELATED or len(y) != n:
+        raise ValueError(f"{n} and {len(y)} values; a correlation needs as many of both, at least {LEAST_CORRELATED}")
     kept = [np.arange(n) != left_out for left_out in range(n)]
     without = [_pearson(x[keep], y[keep]) for keep in kept]
     ranks = _ranks(x), _ranks(y)
@@ -98,23 +87,14 @@ def correlate(x: FloatArray, y: FloatArray) -> LayerCorrelation:
 def accuracy_correlation(
     divergence: Mapping[str, Sequence[Estimate]], accuracy: Mapping[str, float]
 ) -> tuple[LayerCorrelation, ...]:
-    """Correlate accuracy with divergence over the languages that have both, in every layer.
+    """Correlate accuracy, in any unit, with divergence over the languages that have both, in every layer.
 
     The pivot takes no part: its divergence from itself is zero by definition.
-
-    Args:
-        divergence: language to one Estimate per layer.
-        accuracy: language to accuracy, in any unit.
-
-    Returns:
-        One correlation per layer.
 
     Raises:
         LanguageError: fewer than four languages have both.
     """
-    both = _with_both(divergence, accuracy)
-    scores = np.array([accuracy[language] for language in both])
-    values = np.array([[estimate.value for estimate in divergence[language]] for language in both])
+    values, scores = _arrays_of_both(divergence, accuracy)
     return tuple(correlate(column, scores) for column in values.T)
 
 
@@ -125,42 +105,39 @@ def band_correlation(
     layers: Sequence[int],
     bands: Mapping[str, tuple[int, int]],
 ) -> dict[str, LayerCorrelation]:
-    """Correlate accuracy with the mean divergence over each band of layers.
+    """Correlate accuracy, in any unit, with the mean divergence over each band of layers.
 
-    Args:
-        divergence: language to one Estimate per layer; without the pivot.
-        accuracy: language to accuracy, in any unit.
-        layers: decoder layer of each position of the curves.
-        bands: name to first and last decoder layer, inclusive, such as the middle layers.
-
-    Returns:
-        One correlation per band.
+    ``layers`` are the decoder layers of the curves, which are without the pivot's; a band is its first and last decoder
+    layer, inclusive.
 
     Raises:
         LanguageError: fewer than four languages have both.
         RunError: a band holds no routed layer.
     """
     places = {name: layer_positions(layers, within) for name, within in bands.items()}
-    both = _with_both(divergence, accuracy)
-    scores = np.array([accuracy[language] for language in both])
-    values = np.array([[estimate.value for estimate in divergence[language]] for language in both])
+    values, scores = _arrays_of_both(divergence, accuracy)
     return {name: correlate(values[:, positions].mean(axis=1), scores) for name, positions in places.items()}
 
 
-def correlate_measures(one: Mapping[str, float], other: Mapping[str, float]) -> LayerCorrelation:
-    """Correlate two measures over the languages that have both.
+def _arrays_of_both(
+    divergence: Mapping[str, Sequence[Estimate]], accuracy: Mapping[str, float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return divergence ``[n_languages, n_layers]`` and accuracy ``[n_languages]`` of the languages that have both."""
+    both = _with_both(divergence, accuracy)
+    values = np.array([[estimate.value for estimate in divergence[language]] for language in both])
+    return values, np.array([accuracy[language] for language in both])
 
-    Args:
-        one: language to value; NaN where a language has none.
-        other: language to value.
+
+def correlate_measures(one: Mapping[str, float], other: Mapping[str, float]) -> LayerCorrelation:
+    """Correlate two measures over the languages that have both; NaN in the first one marks a language without it.
 
     Raises:
         LanguageError: fewer than four languages have both.
 
     Example:
         >>> load = {"deu_Latn": 0.2, "fra_Latn": 0.1, "swh_Latn": 0.5, "tel_Telu": 0.7}
-        >>> found = correlate_measures(load, {"deu_Latn": 90, "fra_Latn": 91, "swh_Latn": 60, "tel_Telu": 55})
-        >>> round(found.pearson.value, 2), found.pearson.n
+        >>> correlation = correlate_measures(load, {"deu_Latn": 90, "fra_Latn": 91, "swh_Latn": 60, "tel_Telu": 55})
+        >>> round(correlation.pearson.value, 2), correlation.pearson.n
         (-0.97, 4)
     """
     both = _with_both(
@@ -173,9 +150,9 @@ def _with_both(
     routed: Mapping[str, object], accuracy: Mapping[str, float], what: str = "divergence and accuracy"
 ) -> list[str]:
     both = [language for language in routed if language in accuracy]
-    if len(both) < LEAST_LANGUAGES:
+    if len(both) < LEAST_CORRELATED:
         raise LanguageError(
-            f"{len(both)} languages have {what}; a correlation needs {LEAST_LANGUAGES} besides the pivot, and there "
+            f"{len(both)} languages have {what}; a correlation needs {LEAST_CORRELATED} besides the pivot, and there "
             f"are {', '.join(both) or 'none'}: add languages to the file of measures or to the run"
         )
     return both

@@ -2,101 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isogloss.analysis.correlation import accuracy_correlation
 from isogloss.analysis.divergence import (
+    Curves,
     Distributions,
     Quantity,
     as_pivots,
     ceiling_between,
     default_quantity,
+    estimate_languages,
     from_pivots,
     other_languages,
     read_distributions,
     shuffled_from_pivots,
     shuffled_partners,
 )
-from isogloss.analysis.layers import MiddleLayers, middle_layers
+from isogloss.analysis.layers import MiddleLayers, layer_positions, middle_layers, thirds
 from isogloss.analysis.result import Analysis
-from isogloss.analysis.statistics import (
+from isogloss.analysis.threads import in_threads
+from isogloss.analysis.translations import TranslationExcess, translation_excess
+from isogloss.arrays import FloatArray, IntArray
+from isogloss.errors import RunError
+from isogloss.runs import Run
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    bootstrap_counts,
     chance_consistency,
-    estimate_means,
-    require_items,
     resampled_means,
 )
-from isogloss.analysis.threads import in_threads
-from isogloss.errors import RunError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from isogloss.runs import Run
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-    IntArray = npt.NDArray[np.integer[Any]]
-    Curves = dict[str, tuple[Estimate, ...]]
-
-__all__ = ["analyze", "consistency_by_language", "entropy_by_language"]
-
-
-def _draws(run: Run, resampling: Resampling) -> IntArray:
-    return bootstrap_counts(run.manifest.shape[0], n_resamples=resampling.n_resamples, seed=resampling.seed)
-
-
-def _entropy(run: Run, language: str, quantity: Quantity) -> FloatArray:
-    if run.manifest.granularity == "items":
-        return run.load_items(language, "entropy", slice(None))
-    return read_distributions(run, language, quantity).entropy
+__all__ = ["analyze_curves", "consistency_by_language", "default_bands", "entropy_by_language"]
 
 
 def entropy_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
     """Estimate the mean routing entropy of every language in every routed layer, in nats.
 
-    Args:
-        run: with items, or pooled: then the entropy of the pooled selections, which is higher than a mean over items
-            and carries no interval.
-        resampling: of the items.
-
-    Returns:
-        One Estimate per routed layer for each language.
+    Of a pooled Run it is the entropy of the pooled selections, which is higher than a mean over items and carries no
+    interval.
     """
-    counts, quantity = _draws(run, resampling), default_quantity(run.manifest.granularity)
-    return {
-        language: estimate_means(_entropy(run, language, quantity), counts, level=resampling.level)
-        for language in run.languages
-    }
+
+    def measure(language: str) -> FloatArray:
+        if run.manifest.granularity == "items":
+            return run.load_items(language, "entropy", slice(None))
+        return read_distributions(run, language, default_quantity(run.manifest)).entropy
+
+    return estimate_languages(run, run.languages, measure, resampling)
 
 
 def consistency_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
     """Estimate how alike the expert sets of two tokens of an item are, for every language and routed layer.
 
-    Args:
-        run: with items.
-        resampling: of the items.
-
-    Returns:
-        One Estimate per routed layer for each language. Items with a single token have no pair and do not count.
+    Items with a single token have no pair and do not count.
 
     Raises:
         RunError: the Run is pooled.
     """
-    require_items(run.manifest.granularity, "consistency")
-    counts = _draws(run, resampling)
-    return {
-        language: estimate_means(run.load_items(language, "consistency", slice(None)), counts, level=resampling.level)
-        for language in run.languages
-    }
+    run.manifest.require_items("consistency")
+    measure = partial(run.load_items, name="consistency", items=slice(None))
+    return estimate_languages(run, run.languages, measure, resampling)
 
 
 @dataclass(frozen=True)
@@ -108,18 +78,19 @@ class _Setting:
     quantity: Quantity
     partners: IntArray | None
     counts: IntArray
-    level: float
+    resampling: Resampling
 
     def estimate(self, values: FloatArray) -> tuple[Estimate, ...]:
-        return estimate_means(values, self.counts, level=self.level)
+        return self.resampling.estimate(values, self.counts)
 
 
 @dataclass(frozen=True)
 class _Measures:
-    """What is kept of one language: curves, and its divergence ``[n_items, n_layers]`` for the middle layers."""
+    """What is kept of one language: curves, and its divergences ``[n_items, n_layers]`` for what joins languages."""
 
     curves: dict[str, tuple[Estimate, ...]]
     divergence: FloatArray | None = None
+    shuffled: FloatArray | None = None
     ceiling: tuple[float, ...] = ()
 
 
@@ -138,39 +109,29 @@ def _measure(setting: _Setting, language: str) -> _Measures:
     curves["divergence"] = from_pivots(pivots, own)
     ceiling = np.mean([ceiling_between(pivot, own) for pivot in pivots], axis=0).mean(axis=0)
     estimates = {name: setting.estimate(values) for name, values in curves.items()}
-    return _Measures(estimates, curves["divergence"], tuple(ceiling.tolist()))
+    return _Measures(estimates, curves["divergence"], curves.get("shuffled"), tuple(ceiling.tolist()))
 
 
-def _curves(found: Mapping[str, _Measures], name: str) -> Curves:
-    return {language: part.curves[name] for language, part in found.items() if name in part.curves}
-
-
-def _refusals(granularity: str, n_items: int) -> dict[str, str]:
-    refused = {}
-    for metric in ("consistency", "shuffled", "intervals"):
-        try:
-            require_items(granularity, metric)
-        except RunError as error:
-            refused[metric] = str(error)
-    if granularity == "items" and n_items == 1:
-        refused = {
-            metric: f"{metric}: needs at least two items; this run has one" for metric in ("shuffled", "intervals")
-        }
-    return refused
+def _curves(measures: Mapping[str, _Measures], name: str) -> Curves:
+    return {language: part.curves[name] for language, part in measures.items() if name in part.curves}
 
 
 def _middle(measured: FloatArray, setting: _Setting) -> MiddleLayers:
     """Find the middle layers of divergence ``[n_items, n_layers]``, with the resamples of its curve."""
     layers = tuple(spec.layer for spec in setting.run.manifest.routers)
     resampled = resampled_means(measured, setting.counts) if len(measured) > 1 else None
-    return middle_layers(measured.mean(axis=0), resampled, layers=layers, n_items=len(measured), level=setting.level)
+    return middle_layers(
+        measured.mean(axis=0), resampled, layers=layers, n_items=len(measured), level=setting.resampling.level
+    )
 
 
 def _middles(
-    found: Mapping[str, _Measures], setting: _Setting
+    measures: Mapping[str, _Measures], setting: _Setting
 ) -> tuple[MiddleLayers | None, dict[str, MiddleLayers], dict[str, str]]:
-    """Find the middle layers of the mean curve, of every language's, and say why where there are none."""
-    measured = {language: part.divergence for language, part in found.items() if part.divergence is not None}
+    """Find the middle layers of the mean curve, of every language's, and the reason where there are none."""
+    measured = {language: part.divergence for language, part in measures.items() if part.divergence is not None}
+    if setting.run.manifest.is_sets:
+        return None, {}, {"middle_layers": "layers of which only sets of experts are known cannot be compared"}
     try:
         middle = _middle(np.mean(list(measured.values()), axis=0), setting)
     except RunError as error:
@@ -179,60 +140,99 @@ def _middles(
     return middle, dict(zip(measured, own, strict=True)), {}
 
 
-def analyze(
+def _translations(
+    measures: Mapping[str, _Measures], within: tuple[int, int], setting: _Setting
+) -> TranslationExcess | None:
+    """Compare translations with items that are none, in a range of layers and outside; None without shuffling."""
+    first, last = within
+    divergence = {code: part.divergence for code, part in measures.items() if part.divergence is not None}
+    shuffled = {code: part.shuffled for code, part in measures.items() if part.shuffled is not None}
+    if not shuffled:
+        return None
+    inside = [first <= spec.layer <= last for spec in setting.run.manifest.routers]
+    return translation_excess(divergence, shuffled, setting.counts, inside=inside, resampling=setting.resampling)
+
+
+def default_bands(analysis: Analysis) -> dict[str, tuple[int, int]]:
+    """Name the layers before, in and after the middle; `thirds` of the layers where no middle was found."""
+    layers = analysis.layers
+    if not analysis.has_middle:
+        return thirds(layers)
+    start, end = (layers.index(edge) for edge in analysis.middle)
+    parts = [layers[:start], layers[start : end + 1], layers[end + 1 :]]
+    return {name: (part[0], part[-1]) for name, part in zip(("early", "middle", "late"), parts, strict=False) if part}
+
+
+def analyze_curves(
     run: Run,
     *,
     pivot: str | Sequence[str] = "eng_Latn",
     accuracy: Mapping[str, float] | None = None,
+    bands: Mapping[str, tuple[int, int]] | None = None,
     quantity: Quantity | None = None,
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Analysis:
-    """Measure divergence, entropy, consistency and the middle layers of a Run.
+    """Measure divergence, entropy, consistency and the middle layers of a Run; `analyze_run` adds the other parts.
 
     Args:
         run: with the pivot and at least one more language; with items, or pooled (imported counts).
         pivot: reference language, ``xxx_Xxxx``, or several; each stays in memory.
         accuracy: language to benchmark accuracy, to be correlated with divergence.
+        bands: name to first and last decoder layer; by default `default_bands`.
         quantity: what divergence compares; by default profiles, and selections in a pooled Run.
         resampling: of the items; the same resamples serve all languages and layers.
 
-    Returns:
-        Curves, ceilings and middle layers, as far as they could be computed; `analyze_run` adds the other parts.
-
     Raises:
         LanguageError: a pivot is absent, given twice or alone, or accuracy covers fewer than four other languages.
-        RunError: an item has no counted tokens, or a file is damaged.
+        RunError: an item has no counted tokens, a file is damaged, or a band holds no routed layer.
     """
     manifest, others, pivots = run.manifest, other_languages(run, pivot), as_pivots(pivot)
-    quantity = quantity or default_quantity(manifest.granularity)
-    n_items, counts = manifest.shape[0], _draws(run, resampling)
+    quantity = quantity or default_quantity(manifest)
+    n_items = manifest.shape[0]
     shuffles = manifest.granularity == "items" and n_items > 1
     setting = _Setting(
         run=run,
         pivots={code: read_distributions(run, code, quantity) for code in pivots},
         quantity=quantity,
         partners=shuffled_partners(n_items, resampling.seed) if shuffles else None,
-        counts=counts,
-        level=resampling.level,
+        counts=resampling.draw(n_items),
+        resampling=resampling,
     )
-    found = dict(zip(run.languages, in_threads(partial(_measure, setting), run.languages), strict=True))
-    middle, middle_by_language, refused = _middles(found, setting)
-    curves = _curves(found, "divergence")
-    return Analysis(
+    measures = dict(zip(run.languages, in_threads(partial(_measure, setting), run.languages), strict=True))
+    middle, middle_by_language, refused = _middles(measures, setting)
+    if manifest.is_sets:
+        refused["entropy"] = "a set of experts does not say how evenly they are used"
+    curves = _curves(measures, "divergence")
+    analysis = Analysis(
         pivot=",".join(pivots),
         layers=tuple(spec.layer for spec in manifest.routers),
         n_experts=manifest.routers[0].n_experts,
         granularity=manifest.granularity,
         quantity=quantity,
         divergence=curves,
-        divergence_ceiling={name: found[name].ceiling for name in others},
-        shuffled=_curves(found, "shuffled"),
-        entropy=_curves(found, "entropy"),
-        consistency=_curves(found, "consistency"),
+        divergence_ceiling={name: measures[name].ceiling for name in others},
+        shuffled=_curves(measures, "shuffled"),
+        entropy={} if manifest.is_sets else _curves(measures, "entropy"),
+        consistency=_curves(measures, "consistency"),
         consistency_chance=tuple(chance_consistency(spec.n_experts, spec.top_k) for spec in manifest.routers),
         middle_layers=middle,
         correlation=accuracy_correlation(curves, accuracy) if accuracy else (),
-        refused={**_refusals(manifest.granularity, n_items), **refused},
+        refused={**manifest.refusals("consistency", "shuffled", "intervals"), **refused},
         resampling=resampling,
         middle_by_language=middle_by_language,
     )
+    return _with_bands(analysis, dict(bands) if bands else default_bands(analysis), measures, setting)
+
+
+def _with_bands(
+    analysis: Analysis, bands: dict[str, tuple[int, int]], measures: Mapping[str, _Measures], setting: _Setting
+) -> Analysis:
+    """Add the mean divergence of every language over the layers of each band."""
+    places = [layer_positions(analysis.layers, within) for within in bands.values()]
+    means = {}
+    for language, part in measures.items():
+        if part.divergence is not None:
+            columns = np.stack([part.divergence[:, positions].mean(axis=1) for positions in places], axis=1)
+            means[language] = dict(zip(bands, setting.estimate(columns), strict=True))
+    described = replace(analysis, bands=bands, divergence_by_band=means)
+    return replace(described, translations=_translations(measures, bands[described.described_band], setting))

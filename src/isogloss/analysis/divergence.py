@@ -12,33 +12,24 @@ precision the rounding of entropies, divided by the little room that near-unifor
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from isogloss.analysis.statistics import (
+from isogloss.analysis.threads import in_threads
+from isogloss.arrays import FloatArray, IntArray
+from isogloss.errors import LanguageError, RunError
+from isogloss.runs import Manifest, Run
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    bootstrap_counts,
-    estimate_means,
-    require_items,
 )
-from isogloss.analysis.threads import in_threads
-from isogloss.errors import LanguageError, RunError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from isogloss.runs import LanguageRouting, Run
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-    IntArray = npt.NDArray[np.integer[Any]]
 
 __all__ = [
+    "Curves",
     "Distributions",
     "Quantity",
     "as_distributions",
@@ -49,16 +40,20 @@ __all__ = [
     "divergence",
     "divergence_ceiling",
     "divergence_from_pivot",
+    "estimate_languages",
     "from_pivots",
-    "language_distributions",
     "other_languages",
     "read_distributions",
+    "read_shares",
     "shuffled_divergence",
     "shuffled_from_pivots",
     "shuffled_partners",
 ]
 
 Quantity = Literal["profile", "selection"]
+
+Curves = dict[str, tuple[Estimate, ...]]
+"""By language: one Estimate per routed layer."""
 
 UNIFORM_NATS = 1e-10
 """Two profiles that are together closer to uniform than this are both uniform up to rounding (0/0 below)."""
@@ -105,13 +100,7 @@ def _negative_entropy(p: FloatArray, q: FloatArray, buffers: FloatArray, out: Fl
 
 
 def as_distributions(profiles: FloatArray | IntArray) -> Distributions:
-    """Rescale profiles to sum to 1, and compute their entropies.
-
-    Args:
-        profiles: ``[..., n_experts]``, not negative.
-
-    Returns:
-        The same shape, float64.
+    """Rescale profiles, ``[..., n_experts]``, to sum to 1, and compute their entropies.
 
     Raises:
         ValueError: a negative, infinite or NaN entry, or a zero sum.
@@ -138,11 +127,11 @@ def _entropy_of_mean(p: FloatArray, q: FloatArray) -> FloatArray:
     if p.shape == q.shape:
         p, q = (part.reshape(-1, shape[-1]) for part in (p, q))
     p, q = np.broadcast_arrays(np.atleast_2d(p), np.atleast_2d(q))
-    found = np.empty(p.shape[:-1])
+    minus = np.empty(p.shape[:-1])
     buffers, blocks = _blocks(p.shape)
     for rows in blocks:
-        _negative_entropy(p[rows], q[rows], buffers, found[rows])
-    return np.negative(found).reshape(shape[:-1])
+        _negative_entropy(p[rows], q[rows], buffers, minus[rows])
+    return np.negative(minus).reshape(shape[:-1])
 
 
 def _mean_entropy(p: Distributions, q: Distributions) -> tuple[FloatArray, FloatArray]:
@@ -196,19 +185,27 @@ def divergence(p: FloatArray, q: FloatArray) -> FloatArray:
 def divergence_ceiling(p: FloatArray, q: FloatArray) -> FloatArray:
     """Bound what `divergence` can reach given both entropies: ``min(1, log 2 / (log E - H̄))``.
 
-    JSD is at most log 2, so two peaky profiles on different experts stay below 1.
-
-    Args:
-        p: ``[..., n_experts]``, not negative; rescaled to sum to 1.
-        q: ``[..., n_experts]``, broadcast against ``p``.
-
-    Returns:
-        ``[...]`` above 0, at most 1.
+    JSD is at most log 2, so two peaked profiles on different experts stay below 1. Arguments as `divergence`; the
+    result ``[...]`` is above 0, at most 1.
     """
     return ceiling_between(as_distributions(p), as_distributions(q))
 
 
-def _named(profiles: FloatArray | IntArray, language: str, quantity: Quantity) -> Distributions:
+def read_shares(run: Run, language: str) -> FloatArray:
+    """Read a language's profiles, rescaled to sum to 1, as float64; shape and errors as `read_distributions`."""
+    return 2 * read_distributions(run, language, "profile").halves
+
+
+def read_distributions(run: Run, language: str, quantity: Quantity, items: slice = slice(None)) -> Distributions:
+    """Read the distributions over experts that a divergence compares, ``[n_items, n_layers, n_experts]``.
+
+    ``profile`` is the Run's mean routing weights; ``selection`` the share of all choices that went to each expert
+    (selection rate divided by top_k).
+
+    Raises:
+        RunError: an item has no counted tokens, or the file is missing or damaged.
+    """
+    profiles = run.load_items(language, f"{quantity}s", items)
     try:
         return as_distributions(profiles)
     except ValueError as error:
@@ -217,46 +214,12 @@ def _named(profiles: FloatArray | IntArray, language: str, quantity: Quantity) -
         ) from error
 
 
-def language_distributions(routing: LanguageRouting, language: str, quantity: Quantity) -> FloatArray:
-    """Choose the distributions over experts that a divergence compares.
+def default_quantity(manifest: Manifest) -> Quantity:
+    """Profiles where there are items, or nothing else was published; selections where counts were imported.
 
-    Args:
-        routing: of one language.
-        language: its name, for the message.
-        quantity: ``profile`` is the Run's mean routing weights; ``selection`` the share of all choices that went to
-            each expert (selection rate divided by top_k).
-
-    Returns:
-        ``[n_items, n_layers, n_experts]`` float64, sums to 1.
-
-    Raises:
-        RunError: an item has no counted tokens, or the Run has no such quantity.
+    Gate weights beside counts vary by publisher.
     """
-    return 2 * _named(routing.profiles if quantity == "profile" else routing.selections, language, quantity).halves
-
-
-def read_distributions(run: Run, language: str, quantity: Quantity, items: slice = slice(None)) -> Distributions:
-    """Read the distributions that a divergence compares from disk, and nothing else.
-
-    Args:
-        run: the Run.
-        language: full code.
-        quantity: as `language_distributions` has it.
-        items: which to read.
-
-    Returns:
-        ``[n_items, n_layers, n_experts]``.
-
-    Raises:
-        RunError: an item has no counted tokens, or the file is missing or damaged.
-    """
-    name = "profiles" if quantity == "profile" else "selections"
-    return _named(run.load_items(language, name, items), language, quantity)
-
-
-def default_quantity(granularity: str) -> Quantity:
-    """Profiles where there are items; selections where counts were imported, whose gate weights vary by publisher."""
-    return "profile" if granularity == "items" else "selection"
+    return "selection" if manifest.granularity == "pooled" and manifest.has_selections else "profile"
 
 
 def as_pivots(pivot: str | Sequence[str]) -> tuple[str, ...]:
@@ -306,19 +269,12 @@ def divergence_from_pivot(
     *,
     quantity: Quantity | None = None,
     resampling: Resampling = DEFAULT_RESAMPLING,
-) -> dict[str, tuple[Estimate, ...]]:
+) -> Curves:
     """Estimate the divergence of every language from the pivot, or from a set of pivots, in every routed layer.
 
-    From a set it is the mean over the pivots of the divergence from each, per item; the pivots have no curve.
-
-    Args:
-        run: with at least one language that is no pivot.
-        pivot: reference language, ``xxx_Xxxx``, or several.
-        quantity: what is compared; by default profiles, and selections in a pooled Run.
-        resampling: of the items; the same resamples for all languages and layers.
-
-    Returns:
-        One Estimate per routed layer and non-pivot language; in a pooled Run without intervals.
+    From a set it is the mean over the pivots of the divergence from each, per item; the pivots have no curve. By
+    default profiles are compared, and selections in a pooled Run, whose curves have no intervals. The same resamples
+    serve all languages and layers.
 
     Raises:
         LanguageError: a pivot is absent or given twice, or the pivots are alone.
@@ -326,27 +282,26 @@ def divergence_from_pivot(
     Source:
         arXiv 2510.04694, equation 2; the intervals and the sets are ours.
     """
-    chosen = quantity or default_quantity(run.manifest.granularity)
-    others = other_languages(run, pivot)
+    chosen = quantity or default_quantity(run.manifest)
     references = [read_distributions(run, code, chosen) for code in as_pivots(pivot)]
-    counts = bootstrap_counts(run.manifest.shape[0], n_resamples=resampling.n_resamples, seed=resampling.seed)
 
-    def estimate(language: str) -> tuple[Estimate, ...]:
-        found = from_pivots(references, read_distributions(run, language, chosen))
-        return estimate_means(found, counts, level=resampling.level)
+    def measure(language: str) -> FloatArray:
+        return from_pivots(references, read_distributions(run, language, chosen))
 
-    return dict(zip(others, in_threads(estimate, others), strict=True))
+    return estimate_languages(run, other_languages(run, pivot), measure, resampling)
+
+
+def estimate_languages(
+    run: Run, languages: Sequence[str], measure: Callable[[str], FloatArray], resampling: Resampling
+) -> Curves:
+    """Estimate the means over items of what ``measure`` gives for a language, ``[n_items, n_layers]``, in threads."""
+    counts = resampling.draw(run.manifest.shape[0])
+    curves = in_threads(lambda language: resampling.estimate(measure(language), counts), languages)
+    return dict(zip(languages, curves, strict=True))
 
 
 def shuffled_partners(n_items: int, seed: int) -> IntArray:
-    """Pair every item with another one at random, never with itself.
-
-    Args:
-        n_items: at least 2.
-        seed: of the random generator.
-
-    Returns:
-        ``[n_items]``, a permutation without fixed points.
+    """Pair every item with another one at random, never with itself: a permutation ``[n_items]`` without fixed points.
 
     Raises:
         ValueError: fewer than two items.
@@ -365,33 +320,21 @@ def shuffled_divergence(
     *,
     languages: Sequence[str] | None = None,
     resampling: Resampling = DEFAULT_RESAMPLING,
-) -> dict[str, tuple[Estimate, ...]]:
+) -> Curves:
     """Estimate the noise ceiling: divergence of items that are not translations of each other.
 
-    Item i of each language, the pivot included, is compared with item j of the pivot. A language whose divergence
-    reaches this level shares no more with the pivot than unrelated texts do.
-
-    Args:
-        run: with items.
-        pivot: reference language, or several: the mean over them.
-        languages: those to compare; by default all, the pivot included.
-        resampling: of the items; that an item also serves as a partner once is not resampled.
-
-    Returns:
-        One Estimate per routed layer for each language.
+    Item i of each language, by default all, the pivot included, is compared with item j of the pivot. A language whose
+    divergence reaches this level shares no more with the pivot than unrelated texts do. That an item also serves as a
+    partner once is not resampled.
 
     Raises:
         RunError: the Run is pooled.
     """
-    require_items(run.manifest.granularity, "shuffled pairing")
+    run.manifest.require_items("shuffled pairing")
     references = [read_distributions(run, code, "profile") for code in as_pivots(pivot)]
-    n_items = run.manifest.shape[0]
-    partners = shuffled_partners(n_items, resampling.seed)
-    counts = bootstrap_counts(n_items, n_resamples=resampling.n_resamples, seed=resampling.seed)
+    partners = shuffled_partners(run.manifest.shape[0], resampling.seed)
 
-    def estimate(language: str) -> tuple[Estimate, ...]:
-        found = shuffled_from_pivots(references, read_distributions(run, language, "profile"), partners)
-        return estimate_means(found, counts, level=resampling.level)
+    def measure(language: str) -> FloatArray:
+        return shuffled_from_pivots(references, read_distributions(run, language, "profile"), partners)
 
-    compared = tuple(languages or run.languages)
-    return dict(zip(compared, in_threads(estimate, compared), strict=True))
+    return estimate_languages(run, tuple(languages or run.languages), measure, resampling)

@@ -7,34 +7,28 @@ for the noise that any two texts would show.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from isogloss.analysis.divergence import divergence, language_distributions, shuffled_partners
-from isogloss.analysis.experts import corpus_groups, layer_positions
-from isogloss.analysis.layers import MiddleLayers, middle_layers
-from isogloss.analysis.statistics import (
+from isogloss.analysis.divergence import divergence, read_shares, shuffled_partners
+from isogloss.analysis.groups import LEAST_ITEMS, corpus_groups
+from isogloss.analysis.layers import MiddleLayers, layer_positions, middle_layers
+from isogloss.arrays import FloatArray, IntArray
+from isogloss.errors import RunError
+from isogloss.files import Name, Record
+from isogloss.runs import Run
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    bootstrap_counts,
-    percentile_interval,
-    require_items,
+    estimates,
 )
-from isogloss.errors import RunError
-from isogloss.files import Record
-
-if TYPE_CHECKING:
-    from isogloss.analysis.experts import FloatArray, IntArray
-    from isogloss.runs import Run
 
 __all__ = ["DomainCurve", "domain_divergence"]
 
 DRAWS = 8
 """Random partners of each item; more draws narrow the part of the interval that comes from the pairing."""
-
-LEAST_ITEMS = 2
 
 
 @dataclass(frozen=True)
@@ -58,9 +52,9 @@ class DomainCurve(Record):
         resampling: behind the intervals.
     """
 
-    language: str
-    corpus: str
-    base: str
+    language: Name
+    corpus: Name
+    base: Name
     layers: tuple[int, ...]
     raw: tuple[Estimate, ...]
     floor: tuple[Estimate, ...]
@@ -124,12 +118,6 @@ def _divergences(one: FloatArray, other: FloatArray, first: IntArray, second: In
     return np.concatenate([divergence(one[first[i : i + 1000]], other[second[i : i + 1000]]) for i in parts])
 
 
-def _estimates(values: FloatArray, resampled: FloatArray, *, n: int, level: float) -> tuple[Estimate, ...]:
-    low, high = percentile_interval(resampled, level=level)
-    columns = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
-    return tuple(Estimate(*ends, n) for ends in columns)
-
-
 def domain_divergence(
     task_run: Run,
     base_run: Run,
@@ -140,16 +128,15 @@ def domain_divergence(
 ) -> DomainCurve:
     """Measure how far task texts are routed from generic texts in one language, layer by layer.
 
+    Both Runs have at least two items, whose profiles are compared; ``n`` counts the items of the smaller one.
+
     Args:
-        task_run: of the task's texts, with at least two items.
-        base_run: of generic texts, captured from the same model, with at least two items.
+        task_run: of the task's texts.
+        base_run: of generic texts, captured from the same model.
         language: ``xxx_Xxxx``, usually the pivot.
         middle: first and last decoder layer that are to be compared with the others; None for none.
         resampling: of the items of both Runs, independently. Pairs count as often as both of their items were drawn,
             which makes intervals a little wide rather than narrow.
-
-    Returns:
-        Curves of profiles' divergence; ``n`` counts the items of the smaller Run.
 
     Raises:
         RunError: a Run is pooled or has a single item, the Runs are of different routers, or the given middle is
@@ -160,42 +147,31 @@ def domain_divergence(
         arXiv 2510.04694 (∩-shape of domains); pairing at random, floor and intervals are ours.
     """
     for run in (task_run, base_run):
-        require_items(run.manifest.granularity, "divergence of domains")
+        run.manifest.require_items("divergence of domains")
     layers = corpus_groups(task_run, base_run, language).decoder_layers
-    task, generic = (language_distributions(run.load(language), language, "profile") for run in (task_run, base_run))
+    task, generic = (read_shares(run, language) for run in (task_run, base_run))
     n = min(len(task), len(generic))
     if n < LEAST_ITEMS:
         raise RunError(f"divergence of domains pairs items; a Run has {n}: capture at least {LEAST_ITEMS} of each")
     raw, floor = _task_pairs(task, generic, resampling.seed), _floor_pairs(generic, resampling.seed)
-    task_counts, counts = _two_draws(len(task), len(generic), resampling)
-    raw_drawn, floor_drawn = _with_pairs(raw.resampled(task_counts, counts), floor.resampled(counts, counts))
+    task_counts, counts = resampling.draw(len(task)), resampling.draw(len(generic), stream=1)
+    raw_drawn, floor_drawn = raw.resampled(task_counts, counts), floor.resampled(counts, counts)
+    known = ~(np.isnan(raw_drawn) | np.isnan(floor_drawn)).any(axis=1)  # else none of the drawn pairs was measured
     raw_mean, floor_mean = raw.values.mean(axis=0), floor.values.mean(axis=0)
-    excess, drawn, level = raw_mean - floor_mean, raw_drawn - floor_drawn, resampling.level
+    excess, drawn, level = raw_mean - floor_mean, (raw_drawn - floor_drawn)[known], resampling.level
     return DomainCurve(
         language=language,
         corpus=task_run.manifest.corpus["name"],
         base=base_run.manifest.corpus["name"],
         layers=layers,
-        raw=_estimates(raw_mean, raw_drawn, n=n, level=level),
-        floor=_estimates(floor_mean, floor_drawn, n=len(generic), level=level),
-        excess=_estimates(excess, drawn, n=n, level=level),
+        raw=estimates(raw_mean, raw_drawn[known], n=n, level=level),
+        floor=estimates(floor_mean, floor_drawn[known], n=len(generic), level=level),
+        excess=estimates(excess, drawn, n=n, level=level),
         hump=_hump(excess, drawn, layers, n=n, level=level),
         middle_range=middle,
         rise=_rise(excess, drawn, layer_positions(layers, middle), n=n, level=level) if middle else None,
         resampling=resampling,
     )
-
-
-def _with_pairs(raw: FloatArray, floor: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Leave out resamples of so few different items that none of their pairs was measured."""
-    known = ~(np.isnan(raw) | np.isnan(floor)).any(axis=1)
-    return raw[known], floor[known]
-
-
-def _two_draws(n_task: int, n_generic: int, resampling: Resampling) -> tuple[IntArray, IntArray]:
-    """Draw both corpora's items from two streams."""
-    n, seed = resampling.n_resamples, resampling.seed
-    return bootstrap_counts(n_task, n_resamples=n, seed=seed), bootstrap_counts(n_generic, n_resamples=n, seed=seed + 1)
 
 
 def _hump(
@@ -213,4 +189,4 @@ def _rise(excess: FloatArray, drawn: FloatArray, inside: list[int], *, n: int, l
         raise RunError("the given middle is all routed layers; name a smaller one with --layers A-B")
     values = excess[inside].mean() - excess[outside].mean()
     resampled = drawn[:, inside].mean(axis=1) - drawn[:, outside].mean(axis=1)
-    return _estimates(values[None], resampled[:, None], n=n, level=level)[0]
+    return estimates(values[None], resampled[:, None], n=n, level=level)[0]

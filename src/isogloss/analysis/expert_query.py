@@ -1,21 +1,19 @@
-"""Finds experts by one of the four rules, as a command or a sweep asks for them."""
+"""Finds experts by one of the four rules, from the options of a command or a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from isogloss.analysis.contrast import ContrastRule, contrast_corpora, contrast_languages
-from isogloss.analysis.delta import DeltaRule, language_experts, task_experts
-from isogloss.analysis.experts import ExpertTable
-from isogloss.analysis.shares import ShareRule, experts_by_share
-from isogloss.analysis.specificity import SpecificityRule, experts_by_specificity
+from isogloss.analysis.differences import ContrastRule, DeltaRule
+from isogloss.analysis.experts import ExpertTable, experts_among_languages, language_experts, task_experts
+from isogloss.analysis.shares import ShareRule
+from isogloss.analysis.specificity import SpecificityRule
 from isogloss.errors import RunError
 from isogloss.languages import resolve
 from isogloss.runs import Run
 
-__all__ = ["ExpertQuery", "Rule", "find_experts"]
+__all__ = ["ExpertQuery", "Rule", "query_experts"]
 
 Rule = Literal["delta", "share", "contrast", "specificity"]
 
@@ -59,7 +57,7 @@ class ExpertQuery:
     sign: Literal["both", "positive", "negative"] | None = None
 
 
-def find_experts(run: Run, query: ExpertQuery, *, base: Run | None = None) -> ExpertTable:
+def query_experts(run: Run, query: ExpertQuery, *, base: Run | None = None) -> ExpertTable:
     """Apply a rule to a Run.
 
     Args:
@@ -74,7 +72,9 @@ def find_experts(run: Run, query: ExpertQuery, *, base: Run | None = None) -> Ex
     """
     _check(query, base)
     try:
-        return _FINDERS[query.rule](run, query, base)
+        if query.rule in _KINDS:
+            return experts_among_languages(run, _language_rule(query, run.languages))
+        return _compared(run, query, base)
     except ValueError as error:  # a number outside its range
         raise RunError(f"rule {query.rule}: {error}") from error
 
@@ -96,72 +96,41 @@ def _check(query: ExpertQuery, base: Run | None) -> None:
         raise RunError(f"the {query.rule} rule needs --threshold, --top, or both")
 
 
-def _languages(query: ExpertQuery) -> tuple[str, ...]:
-    return tuple(resolve(code) for code in query.languages)
+def _language_rule(query: ExpertQuery, present: tuple[str, ...]) -> ShareRule | SpecificityRule:
+    languages, target = _codes(query.languages) or present, _codes(query.target)
+    threshold = query.threshold or 0.0
+    if query.rule == "share":
+        if query.top is None:
+            raise RunError("the share rule needs --top (the paper: 20 for common, 15 for exclusive experts)")
+        share: Literal["common", "exclusive"] = "exclusive" if query.kind == "exclusive" else "common"
+        return ShareRule(share, languages, target, query.top, threshold, query.layers)
+    if len(target) > 1:
+        raise RunError(f"the specificity rule has one --target; found {', '.join(target)}")
+    kind: Literal["specific", "overlap"] = "overlap" if query.kind == "overlap" else "specific"
+    alpha = 10.0 if query.alpha is None else query.alpha
+    return SpecificityRule(kind, languages, (*target, None)[0], alpha, threshold, query.top, query.layers)
 
 
-def _by_delta(run: Run, query: ExpertQuery, base: Run | None) -> ExpertTable:
-    rule, languages, pivot = DeltaRule(query.threshold or 0.0, query.layers), _languages(query), resolve(query.pivot)
+def _compared(run: Run, query: ExpertQuery, base: Run | None) -> ExpertTable:
+    threshold, languages, pivot = query.threshold or 0.0, _codes(query.languages), resolve(query.pivot)
+    rule = (
+        DeltaRule(threshold, query.layers)
+        if query.rule == "delta"
+        else ContrastRule(threshold, query.top, query.sign or "both", query.layers)
+    )
     if base is not None:
-        return task_experts(run, base, language=_one(languages, pivot), rule=rule)
-    if len(languages) != 1:
+        if len(languages) > 1:
+            raise RunError(f"--base compares two Runs in one language; found {', '.join(languages)}: name one, or none")
+        return task_experts(run, base, language=(*languages, pivot)[0], rule=rule)
+    if query.rule == "delta" and len(languages) != 1:
         raise RunError("the delta rule compares with --base RUN, or one language (--languages L) with the pivot")
-    return language_experts(run, languages[0], pivot=pivot, rule=rule)
-
-
-def _by_contrast(run: Run, query: ExpertQuery, base: Run | None) -> ExpertTable:
-    rule = ContrastRule(query.threshold or 0.0, query.top, query.sign or "both", query.layers)
-    languages, pivot = _languages(query), resolve(query.pivot)
-    if base is not None:
-        return contrast_corpora(run, base, language=_one(languages, pivot), rule=rule)
     if len(languages) not in (1, 2):
         raise RunError(
             "the contrast rule compares with --base RUN, two languages (--languages A,B), or one with the pivot"
         )
     first, second = (*languages, pivot)[:2]
-    return contrast_languages(run, first, base=second, rule=rule)
+    return language_experts(run, first, pivot=second, rule=rule)
 
 
-def _one(languages: tuple[str, ...], pivot: str) -> str:
-    """Choose the language in which two Runs are compared."""
-    if len(languages) > 1:
-        raise RunError(f"--base compares two Runs in one language; found {', '.join(languages)}: name one, or none")
-    return (*languages, pivot)[0]
-
-
-def _by_share(run: Run, query: ExpertQuery, _base: Run | None) -> ExpertTable:
-    if query.top is None:
-        raise RunError("the share rule needs --top (the paper: 20 for common, 15 for exclusive experts)")
-    rule = ShareRule(
-        kind="exclusive" if query.kind == "exclusive" else "common",
-        languages=_languages(query) or tuple(run.languages),
-        target=tuple(resolve(code) for code in query.target),
-        top=query.top,
-        threshold=query.threshold or 0.0,
-        layers=query.layers,
-    )
-    return experts_by_share(run, rule)
-
-
-def _by_specificity(run: Run, query: ExpertQuery, _base: Run | None) -> ExpertTable:
-    target = tuple(resolve(code) for code in query.target)
-    if len(target) > 1:
-        raise RunError(f"the specificity rule has one --target; found {', '.join(target)}")
-    rule = SpecificityRule(
-        kind="overlap" if query.kind == "overlap" else "specific",
-        languages=_languages(query) or tuple(run.languages),
-        target=target[0] if target else None,
-        alpha=10.0 if query.alpha is None else query.alpha,
-        threshold=query.threshold or 0.0,
-        top=query.top,
-        layers=query.layers,
-    )
-    return experts_by_specificity(run, rule)
-
-
-_FINDERS: dict[Rule, Callable[[Run, ExpertQuery, Run | None], ExpertTable]] = {
-    "delta": _by_delta,
-    "share": _by_share,
-    "contrast": _by_contrast,
-    "specificity": _by_specificity,
-}
+def _codes(languages: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(resolve(code) for code in languages)

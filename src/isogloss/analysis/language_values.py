@@ -17,8 +17,7 @@ __all__ = ["read_measure"]
 _KEY = re.compile(r"(?:.*_)?([A-Za-z]{3}_[A-Za-z]{4})")
 """A full code, alone or behind the prefix of a task, as in ``belebele_arb_Arab``."""
 
-_DELIMITERS = "\t;,"
-"""In the order tried: a header with a tab may well hold a comma too, hardly the other way round."""
+_DELIMITERS = "\t;,"  # in the order tried: a header with a tab may well hold a comma, hardly the other way round
 _COLUMNS = 2
 
 
@@ -50,9 +49,9 @@ def read_measure(path: Path) -> dict[str, float]:
 
 
 def _language(text: str, place: str) -> str:
-    found = _KEY.fullmatch(text.strip())
+    match = _KEY.fullmatch(text.strip())
     try:
-        return resolve(found[1] if found else text)
+        return resolve(match[1] if match else text)
     except LanguageError as error:
         raise LanguageError(f"{place}: {error}") from error
 

@@ -10,22 +10,17 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from isogloss.analysis.statistics import Estimate, Resampling
+from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import LanguageError
 from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-    IntArray = npt.NDArray[np.integer[Any]]
+from isogloss.statistics import Estimate, Resampling
 
 __all__ = [
-    "LEAST_LANGUAGES",
+    "LEAST_PERMUTED",
     "MANTEL_RESAMPLING",
     "Alternative",
     "MantelTest",
@@ -34,13 +29,12 @@ __all__ = [
     "checked_distances",
     "mantel",
     "permuted_correlations",
-    "require_languages",
 ]
 
 Method = Literal["pearson", "spearman"]
 Alternative = Literal["greater", "two-sided"]
 
-LEAST_LANGUAGES = 5
+LEAST_PERMUTED = 5
 """Four languages have 24 orders: no p-value below 0.042, and none that survives a correction for a second test."""
 
 MANTEL_RESAMPLING = Resampling(n_permutations=999)
@@ -108,8 +102,8 @@ class PermutedCorrelations:
     def p_values_of_search(self, alternative: Alternative = "greater") -> FloatArray:
         """Give the p-value of each distance when the best of all was looked for, ``[n_x]``.
 
-        Every correlation is held against the greatest that each permutation reaches in any column, so the least of
-        these p-values is the honest one of the best column, however dependent the columns are.
+        Every correlation is compared with the greatest that each permutation reaches in any column, so the least of
+        these p-values is valid for the best column, however dependent the columns are.
 
         Source:
             Single-step max-T: Westfall & Young, Resampling-Based Multiple Testing (1993), section 2.5.
@@ -144,8 +138,8 @@ def mantel(
     The interval comes from leaving out one language at a time, on Fisher's scale, with Student's t on n - 1 degrees of
     freedom. Where languages were drawn independently it covered the true correlation in 92 to 99 % of samples of 8 to
     100 languages, simulated at a level of 95 % with and without a control. Languages that come in families make it too
-    narrow. It may reach below zero where the p-value is small: one asks how far another draw of languages would give
-    another correlation, the other whether these languages could be in any order.
+    narrow. It may reach below zero where the p-value is small: the interval describes how the correlation would
+    vary over other samples of languages, the p-value whether these languages could be in any order.
 
     A permutation test of distances is exact where languages are exchangeable. They are not where both distances follow
     a third structure, such as place: then the plain test rejects far too often, and the partial test, with that
@@ -155,7 +149,7 @@ def mantel(
     Args:
         x: ``[n, n]`` distances of at least 5 languages, symmetric, finite; the diagonal is not read.
         y: ``[n, n]``, same languages in the same order.
-        control: name to ``[n, n]`` distance to hold still.
+        control: name to ``[n, n]`` distance to control for.
         method: ``spearman`` replaces every distance by its rank over the pairs first.
         alternative: ``greater`` or ``two-sided``.
         resampling: permutations, seed, and level of the interval. Where n! does not exceed the permutations by more
@@ -177,8 +171,8 @@ def mantel(
     Example:
         >>> places = np.array([0.0, 1, 2, 4, 7, 11])
         >>> far = abs(places[:, None] - places)
-        >>> found = mantel(far, far**2)
-        >>> round(found.correlation.value, 2), found.n_permutations
+        >>> test = mantel(far, far**2)
+        >>> round(test.correlation.value, 2), test.n_permutations
         (0.97, 719)
     """
     controls = dict(control or {})
@@ -194,43 +188,25 @@ def permuted_correlations(
     method: Method = "pearson",
     resampling: Resampling = MANTEL_RESAMPLING,
 ) -> PermutedCorrelations:
-    """Correlate several distances with one other, observed and under one set of permutations.
-
-    Args:
-        stack: ``[n_x, n, n]``, such as the divergence of every layer.
-        y: ``[n, n]``.
-        controls: each ``[n, n]``.
-        method: ``pearson`` or ``spearman``.
-        resampling: permutations and seed.
-
-    Returns:
-        As in `mantel`, for every distance of the stack.
-
-    Raises:
-        LanguageError: fewer than five languages.
-        ValueError: as `mantel`.
-    """
+    """Do as `mantel` for every distance of a stack ``[n_x, n, n]``, under one set of permutations."""
     matrices = [checked_distances(matrix) for matrix in (y, *stack, *controls)]
     sizes = {len(matrix) for matrix in matrices}
     if len(sizes) != 1:
         raise ValueError(f"distances of {sorted(sizes)} languages; expected the same languages in all")
     (n,) = sizes
-    require_languages(n, "a Mantel test")
+    _require_enough(n, "a Mantel test")
     pairs = np.stack([_standardised(matrix, method) for matrix in matrices])
     reference, rest = pairs[0], pairs[1:]
-    layers, held = rest[: len(stack)], rest[len(stack) :]
-    both = [_observed(layer, reference, held, n) for layer in layers]
-    permuted = _permuted(layers, reference, _basis(held), _permutations(n, resampling))
+    layers, controlled = rest[: len(stack)], rest[len(stack) :]
+    both = [_observed(layer, reference, controlled, n) for layer in layers]
+    permuted = _permuted(layers, reference, _basis(controlled), _permutations(n, resampling))
     observed = np.array([value for value, _ in both])
     permuted[:, np.isnan(observed)] = np.nan
     return PermutedCorrelations(observed, permuted, np.stack([without for _, without in both]), resampling.level)
 
 
 def checked_distances(distances: FloatArray) -> FloatArray:
-    """Return a distance as float64 with a zero diagonal, or say why it is none.
-
-    Args:
-        distances: ``[n, n]``.
+    """Return distances ``[n, n]`` as float64 with a zero diagonal.
 
     Raises:
         ValueError: not square, not symmetric, or an entry off the diagonal that is not finite.
@@ -246,16 +222,12 @@ def checked_distances(distances: FloatArray) -> FloatArray:
     return (square + square.T) / 2
 
 
-def require_languages(n: int, what: str) -> None:
-    """Refuse a permutation test over too few languages.
-
-    Raises:
-        LanguageError: fewer than five; the message states the least p-value they allow.
-    """
-    if n < LEAST_LANGUAGES:
+def _require_enough(n: int, what: str) -> None:
+    """Refuse a permutation test over fewer than five languages; LanguageError states the least p-value they allow."""
+    if n < LEAST_PERMUTED:
         raise LanguageError(
             f"{what} over {n} languages is refused: their {math.factorial(n)} orders allow no p-value below "
-            f"{1 / math.factorial(n):.3f}; at least {LEAST_LANGUAGES} languages are needed: capture more"
+            f"{1 / math.factorial(n):.3f}; at least {LEAST_PERMUTED} languages are needed: capture more"
         )
 
 
@@ -280,9 +252,9 @@ def _square(pairs: FloatArray, n: int) -> FloatArray:
     return full
 
 
-def _observed(x: FloatArray, y: FloatArray, held: FloatArray, n: int) -> tuple[float, FloatArray]:
+def _observed(x: FloatArray, y: FloatArray, controlled: FloatArray, n: int) -> tuple[float, FloatArray]:
     """Return the (partial) correlation, and that without each language, from sums of products alone."""
-    variables = _square(np.concatenate([x[None], y[None], held]), n)
+    variables = _square(np.concatenate([x[None], y[None], controlled]), n)
     products = np.einsum("aij,bij->iab", variables, variables)
     sums = variables.sum(axis=2).T
     all_products, all_sums = products.sum(axis=0) / 2, sums.sum(axis=0) / 2
@@ -301,8 +273,8 @@ def _partial(covariance: FloatArray) -> FloatArray:
     left = covariance[..., :2, :2]
     if covariance.shape[-1] > 2:  # noqa: PLR2004 - the first two are correlated, the others are controls
         across = covariance[..., :2, 2:]
-        held = np.linalg.pinv(covariance[..., 2:, 2:], rcond=DEGENERATE, hermitian=True)
-        left = left - across @ held @ np.swapaxes(across, -1, -2)
+        inverse = np.linalg.pinv(covariance[..., 2:, 2:], rcond=DEGENERATE, hermitian=True)
+        left = left - across @ inverse @ np.swapaxes(across, -1, -2)
     first, second = left[..., 0, 0], left[..., 1, 1]
     # The variables have length 1, so what is left of them is a share.
     known = (first > DEGENERATE) & (second > DEGENERATE)
@@ -310,11 +282,11 @@ def _partial(covariance: FloatArray) -> FloatArray:
     return np.where(known, np.clip(left[..., 0, 1] / scale, -1.0, 1.0), np.nan)
 
 
-def _basis(held: FloatArray) -> FloatArray:
+def _basis(controlled: FloatArray) -> FloatArray:
     """Return orthonormal rows that span the controls; fewer than the controls where they depend on each other."""
-    if not len(held):
-        return held
-    _, lengths, directions = np.linalg.svd(held, full_matrices=False)
+    if not len(controlled):
+        return controlled
+    _, lengths, directions = np.linalg.svd(controlled, full_matrices=False)
     return np.asarray(directions[lengths > np.sqrt(DEGENERATE)])
 
 

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from isogloss.analysis.delta import require_rates
-from isogloss.analysis.experts import corpus_groups, language_groups
-from isogloss.analysis.statistics import (
+from isogloss.analysis.differences import DeltaRule
+from isogloss.analysis.groups import LEAST_ITEMS, corpus_groups, language_groups
+from isogloss.arrays import BoolArray, FloatArray, IntArray
+from isogloss.errors import LanguageError, RunError
+from isogloss.files import Name, Number, Record
+from isogloss.runs import Run
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    percentile_interval,
+    estimates,
     resampled_means,
 )
-from isogloss.errors import LanguageError, RunError
-from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from isogloss.analysis.experts import BoolArray, FloatArray, IntArray
-    from isogloss.runs import Run
 
 __all__ = ["OverlapCurve", "OverlapPoint", "expert_overlap", "overlap_distribution"]
-
-LEAST_ITEMS = 2
 
 
 @dataclass(frozen=True)
@@ -40,8 +33,8 @@ class OverlapPoint(Record):
         threshold: τ of both.
         n_task: experts whose rate in the pivot is higher by more than τ on task texts than on generic ones.
         n_multilingual: experts whose rate on generic texts is higher by more than τ in some language than in the pivot.
-        overlap: experts that are both; its interval resamples the items of both corpora. A resample adds noise to the
-            noise of the data, so that intervals of counts lie above the value where many experts are near τ.
+        overlap: experts that are both; its interval resamples the items of both corpora, and holds the value (see
+            `isogloss.statistics.interval_around`).
         jaccard: overlap divided by experts that are either; NaN where there are none.
         expected: overlap on average where the experts of each layer are permuted.
         p_fewer: probability of as little overlap or less under such permutations, exact.
@@ -72,10 +65,10 @@ class OverlapCurve(Record):
         resampling: behind the intervals.
     """
 
-    pivot: str
-    languages: tuple[str, ...]
-    corpus: str
-    base: str
+    pivot: Name
+    languages: tuple[Name, ...]
+    corpus: Name
+    base: Name
     layers: tuple[int, ...]
     points: tuple[OverlapPoint, ...]
     resampling: Resampling
@@ -84,13 +77,8 @@ class OverlapCurve(Record):
 def overlap_distribution(first: IntArray, second: IntArray, n_experts: int) -> FloatArray:
     """Give the exact distribution of the overlap of two sets of experts under permutations within layers.
 
-    Args:
-        first: ``[n_layers]``, experts of one set in each layer.
-        second: ``[n_layers]``, of the other.
-        n_experts: per layer.
-
-    Returns:
-        ``[greatest overlap + 1]`` probabilities of 0, 1, …: the convolution of one hypergeometric law per layer.
+    ``first`` and ``second`` are the sizes of the sets in each layer, ``[n_layers]``; the result is the probabilities of
+    0, 1, …: the convolution of one hypergeometric law per layer.
 
     Example:
         >>> overlap_distribution(np.array([1, 1]), np.array([1, 1]), 2).tolist()
@@ -127,7 +115,7 @@ def expert_overlap(
 
     Returns:
         One point per threshold. Both rules subtract the same pivot rates, whose noise makes them agree a little more
-        than permutations know of.
+        than under permutations.
 
     Raises:
         RunError: a Run is pooled or has a single item, the Runs are of different routers, or the layers hold none.
@@ -138,8 +126,8 @@ def expert_overlap(
         arXiv 2510.04694, section on task and multilingual experts (disjoint at τ >= 0.3); expectation, exact
         probabilities and intervals are ours.
     """
-    require_rates(task_run)
-    require_rates(base_run)
+    for run in (task_run, base_run):
+        DeltaRule.require(run)
     if not all(0 <= threshold <= 1 for threshold in thresholds):
         raise ValueError(f"thresholds {list(thresholds)}; a difference of rates lies between 0 and 1")
     languages = tuple(language for language in base_run.languages if language != pivot)
@@ -149,16 +137,15 @@ def expert_overlap(
     if groups.least_items < LEAST_ITEMS:
         raise RunError(f"the overlap's interval needs items; a Run has {groups.least_items}: capture at least two")
     task_counts, counts = (counts.astype(np.int64) for counts in groups.resampled(resampling))
-    task, pivot_rates = groups.as_rates().selections
+    task, pivot_rates = groups.rates()
     base, base_drawn = pivot_rates.mean(axis=0), _drawn(pivot_rates, counts)
     task_gain, task_drawn = task.mean(axis=0) - base, _drawn(task, task_counts) - base_drawn
     gain, gain_drawn = np.full_like(task_gain, -np.inf), np.full_like(task_drawn, -np.inf)
     for language in languages:
-        (rates,) = language_groups(base_run, [language]).within(layers).as_rates().selections
+        (rates,) = language_groups(base_run, [language]).within(layers).rates()
         np.maximum(gain, rates.mean(axis=0) - base, out=gain)
         np.maximum(gain_drawn, _drawn(rates, counts) - base_drawn, out=gain_drawn)
-    n = groups.least_items
-    points = []
+    n, points = groups.least_items, []
     for threshold in thresholds:
         sets = task_gain > threshold, gain > threshold
         drawn = _overlap(task_drawn > threshold, gain_drawn > threshold)
@@ -186,11 +173,8 @@ def _point(
     values = _overlap(*sets)
     n_experts = sets[0].shape[-1]
     law = overlap_distribution(sizes[0], sizes[1], n_experts)
-    low, high = percentile_interval(drawn.T, level=level)
-    overlap, jaccard = (
-        Estimate(float(values[place]), float(low[place]), float(high[place]), n) for place in range(len(values))
-    )
-    found = int(values[0])
+    overlap, jaccard = estimates(values, drawn.T, n=n, level=level)
+    shared = int(values[0])
     return OverlapPoint(
         threshold=float(threshold),
         n_task=int(sizes[0].sum()),
@@ -198,6 +182,6 @@ def _point(
         overlap=overlap,
         jaccard=jaccard,
         expected=float((sizes[0] * sizes[1]).sum() / n_experts),
-        p_fewer=min(1.0, float(law[: found + 1].sum())),
-        p_more=min(1.0, float(law[found:].sum())),
+        p_fewer=min(1.0, float(law[: shared + 1].sum())),
+        p_more=min(1.0, float(law[shared:].sum())),
     )

@@ -6,9 +6,10 @@ the divergence of the two mean distributions over items, in which texts that dif
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,19 +21,12 @@ from isogloss.analysis.divergence import (
     default_quantity,
     read_distributions,
 )
-from isogloss.analysis.statistics import Array, require_items
+from isogloss.analysis.layers import layer_positions
 from isogloss.analysis.threads import MAX_THREADS, in_threads
-from isogloss.errors import LanguageError, RunError
+from isogloss.arrays import FloatArray, StoredArray
+from isogloss.errors import LanguageError
 from isogloss.files import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-
-    from isogloss.runs import Run
-
-    FloatArray = npt.NDArray[np.floating[Any]]
+from isogloss.runs import Run
 
 __all__ = ["By", "PairwiseDivergence", "pairwise_divergence"]
 
@@ -60,43 +54,14 @@ class PairwiseDivergence(Record):
 
     languages: tuple[str, ...]
     layers: tuple[int, ...]
-    values: Array
+    values: StoredArray
     by: By
     quantity: Quantity
     n_items: int
 
     def band(self, first: int, last: int) -> FloatArray:
-        """Average the routed layers of a band.
-
-        Args:
-            first: decoder layer, 0-based.
-            last: decoder layer, inclusive.
-
-        Returns:
-            ``[n_languages, n_languages]``, symmetric, zero on the diagonal.
-
-        Raises:
-            RunError: no routed layer lies in the band.
-        """
-        return np.asarray(self.values[_positions(self.layers, (first, last))].mean(axis=0))
-
-
-def _positions(layers: tuple[int, ...], band: tuple[int, int] | None) -> slice:
-    first, last = band or (layers[0], layers[-1])
-    inside = [position for position, layer in enumerate(layers) if first <= layer <= last]
-    if not inside:
-        raise RunError(f"no routed layer in {first}-{last}; the routed layers are {', '.join(map(str, layers))}")
-    return slice(inside[0], inside[-1] + 1)
-
-
-def _compared(run: Run, languages: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = run.languages if languages is None else tuple(languages)
-    absent = [language for language in chosen if language not in run.languages]
-    if absent:
-        raise LanguageError(f"{', '.join(absent)} not in this run; it holds {', '.join(run.languages)}")
-    if len(set(chosen)) < max(2, len(chosen)):
-        raise LanguageError(f"languages {', '.join(chosen) or '(none)'}: expected at least two, none twice")
-    return chosen
+        """Average the decoder layers ``first`` to ``last``; RunError where no routed layer lies there."""
+        return np.asarray(self.values[layer_positions(self.layers, (first, last))].mean(axis=0))
 
 
 def _parts(length: int, size: int) -> Iterator[slice]:
@@ -136,9 +101,9 @@ def _rows(held: Distributions, totals: FloatArray, row: int) -> None:
     """Add up, item by item, the divergence of one language from all that come after it."""
     _, n_items, *cell = held.halves.shape
     for items in _parts(n_items, max(1, TILE // int(np.prod(cell)))):
-        found = between(held[row : row + 1, items], held[row + 1 :, items])
-        for item in range(found.shape[1]):
-            totals[row, row + 1 :] += found[:, item]
+        apart = between(held[row : row + 1, items], held[row + 1 :, items])
+        for item in range(apart.shape[1]):
+            totals[row, row + 1 :] += apart[:, item]
 
 
 def _sum_over_items(reading: _Reading, languages: tuple[str, ...]) -> FloatArray:
@@ -151,8 +116,8 @@ def _sum_over_items(reading: _Reading, languages: tuple[str, ...]) -> FloatArray
         now = held[:, : items.stop - items.start]
 
         def keep(place: int, items: slice = items, now: Distributions = now) -> None:
-            found = reading.read(languages[place], items)
-            now.halves[place], now.entropy[place] = found.halves, found.entropy
+            part = reading.read(languages[place], items)
+            now.halves[place], now.entropy[place] = part.halves, part.entropy
 
         in_threads(keep, range(n))
         in_threads(partial(_rows, now, totals), range(n - 1))
@@ -193,11 +158,15 @@ def pairwise_divergence(
     """
     if by not in ("items", "means"):
         raise ValueError(f"by is {by!r}; expected 'items' or 'means'")
-    manifest, chosen = run.manifest, _compared(run, languages)
+    manifest, chosen = run.manifest, run.languages if languages is None else tuple(languages)
+    run.require(chosen)
+    if len(set(chosen)) < max(2, len(chosen)):
+        raise LanguageError(f"languages {', '.join(chosen) or '(none)'}: expected at least two, none twice")
     if by == "items":
-        require_items(manifest.granularity, "pairwise divergence by items")
-    routed = tuple(router.layer for router in manifest.routers)
-    reading = _Reading(run, quantity or default_quantity(manifest.granularity), _positions(routed, layers))
+        manifest.require_items("pairwise divergence by items")
+    inside = layer_positions([router.layer for router in manifest.routers], layers)
+    kept = slice(inside[0], inside[-1] + 1)  # layers ascend; a slice copies nothing
+    reading = _Reading(run, quantity or default_quantity(manifest), kept)
     if by == "items":
         above = _sum_over_items(reading, chosen) / manifest.shape[0]
     else:

@@ -10,24 +10,23 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from isogloss.analysis.controls import distinct_divergence, hidden_similarity, phase_divergence
 from isogloss.analysis.correlation import band_correlation
-from isogloss.analysis.curves import analyze
+from isogloss.analysis.curves import analyze_curves
 from isogloss.analysis.domains import domain_divergence
-from isogloss.analysis.experts import layer_positions
 from isogloss.analysis.overlap import expert_overlap
 from isogloss.analysis.pairs import By, PairwiseDivergence, pairwise_divergence
 from isogloss.analysis.references import REFERENCE_NAMES, reference_distances, token_overlap_distance
 from isogloss.analysis.resources import ResourceRule, language_resources, relate
 from isogloss.analysis.result import Analysis, BandPairs, Controls
-from isogloss.analysis.statistics import DEFAULT_RESAMPLING, Resampling
 from isogloss.analysis.structure import LanguageStructure, language_structure
+from isogloss.arrays import FloatArray
 from isogloss.errors import IsoglossError, LanguageError
-from isogloss.runs import Run
+from isogloss.runs import Run, common_status
+from isogloss.statistics import DEFAULT_RESAMPLING, Resampling
 
-__all__ = ["AnalysisRequest", "analyze_run", "default_bands"]
+__all__ = ["AnalysisRequest", "analyze_run"]
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 11))
 """Thresholds of the Δ rule at which task experts and multilingual experts are compared."""
@@ -45,8 +44,8 @@ class AnalysisRequest:
         bands: name to first and last decoder layer; by default the layers before, in and after the middle.
         accuracy: language to benchmark accuracy, in any unit.
         resource: language to a measure of resources, such as its share of the training text.
-        task: Run of task texts in the pivot, against which the Run at hand is generic text.
-        generation: Run of what the model wrote after the texts of the Run at hand.
+        task: Run of task texts in the pivot, against which the analysed Run is generic text.
+        generation: Run of what the model wrote after the texts of the analysed Run.
         resampling: of everything.
     """
 
@@ -74,26 +73,12 @@ class _Parts:
             return None
 
 
-def default_bands(analysis: Analysis) -> dict[str, tuple[int, int]]:
-    """Name the layers before, in and after the middle; thirds of the layers where no middle was found."""
-    layers = analysis.layers
-    if analysis.middle_layers is None:
-        parts = [part.tolist() for part in np.array_split(np.array(layers), min(3, len(layers)))]
-    else:
-        start, end = (layers.index(edge) for edge in analysis.middle)
-        parts = [list(layers[:start]), list(layers[start : end + 1]), list(layers[end + 1 :])]
-    return {name: (part[0], part[-1]) for name, part in zip(("early", "middle", "late"), parts, strict=False) if part}
-
-
 def analyze_run(run: Run, request: AnalysisRequest | None = None) -> Analysis:
-    """Compute everything that a Run allows.
+    """Compute everything that a Run allows; ``refused`` names what it cannot give.
 
     Args:
         run: with the pivot and at least one more language.
         request: pivot, bands, and what to relate the routing with.
-
-    Returns:
-        All parts; ``refused`` names what the Run cannot give.
 
     Raises:
         LanguageError: a pivot is absent, or accuracy was given for too few languages of the Run.
@@ -101,10 +86,10 @@ def analyze_run(run: Run, request: AnalysisRequest | None = None) -> Analysis:
     """
     request = request or AnalysisRequest()
     resampling = request.resampling
-    analysis = analyze(run, pivot=request.pivot, accuracy=request.accuracy, resampling=resampling)
-    bands = dict(request.bands) if request.bands else default_bands(analysis)
-    for within in bands.values():
-        layer_positions(analysis.layers, within)  # an error of the request, not of a part
+    analysis = analyze_curves(
+        run, pivot=request.pivot, accuracy=request.accuracy, bands=request.bands, resampling=resampling
+    )
+    bands = analysis.bands
     parts = _Parts({**analysis.refused})
     pairs = parts.attempt("pairs", lambda: pairwise_divergence(run, by=request.by))
     resources = parts.attempt(
@@ -113,10 +98,12 @@ def analyze_run(run: Run, request: AnalysisRequest | None = None) -> Analysis:
     measures = {"accuracy": request.accuracy, "resource": request.resource}
     return replace(
         analysis,
-        bands=bands,
         layer_pairs=pairs,
         manifest=run.manifest,
-        pairs=_band_pairs(pairs, bands) if pairs else None,
+        status=common_status(*(each.manifest for each in (run, request.task, request.generation) if each)),
+        pairs=BandPairs(pairs.languages, pairs.by, {name: pairs.band(*ends) for name, ends in bands.items()})
+        if pairs
+        else None,
         structure=_structure(run, pairs, bands, parts) if pairs else None,
         resources=resources,
         accuracy=band_correlation(analysis.divergence, request.accuracy, layers=analysis.layers, bands=bands)
@@ -127,10 +114,6 @@ def analyze_run(run: Run, request: AnalysisRequest | None = None) -> Analysis:
         **_domain(run, request, analysis),
         refused=parts.refused,
     )
-
-
-def _band_pairs(pairs: PairwiseDivergence, bands: Mapping[str, tuple[int, int]]) -> BandPairs:
-    return BandPairs(pairs.languages, pairs.by, {name: pairs.band(*ends) for name, ends in bands.items()})
 
 
 def _controls(run: Run, request: AnalysisRequest, analysis: Analysis, parts: _Parts) -> Controls:
@@ -151,8 +134,8 @@ def _controls(run: Run, request: AnalysisRequest, analysis: Analysis, parts: _Pa
 def _structure(
     run: Run, pairs: PairwiseDivergence, bands: Mapping[str, tuple[int, int]], parts: _Parts
 ) -> LanguageStructure | None:
-    """Test routing against every account of distance that is at hand."""
-    references: dict[str, npt.NDArray[np.float64]] = {}
+    """Test routing against every account of distance that is available."""
+    references: dict[str, FloatArray] = {}
     known = parts.attempt("URIEL", lambda: reference_distances(pairs.languages, REFERENCE_NAMES))
     if known is None:
         known = reference_distances(pairs.languages, ("script",))
@@ -174,7 +157,7 @@ def _domain(run: Run, request: AnalysisRequest, analysis: Analysis) -> dict[str,
         return {}
     if len(request.pivot) > 1:
         raise LanguageError(f"task texts are compared in one language; name one pivot, not {', '.join(request.pivot)}")
-    middle = analysis.middle if analysis.middle_layers else None
+    middle = analysis.middle if analysis.has_middle else None
     (pivot,), task = request.pivot, request.task
     return {
         "domain": domain_divergence(task, run, language=pivot, middle=middle, resampling=request.resampling),

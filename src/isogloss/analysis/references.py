@@ -1,4 +1,4 @@
-"""How far apart languages are by other accounts: genealogy, typology, place, script, shared tokens.
+"""How far apart languages are by other measures: genealogy, typology, place, script, shared tokens.
 
 Genealogy, typology and place come from the URIEL knowledge base in the data files of the package lang2vec, which the
 extra ``languages`` installs. Its code is not imported: it needs a module that setuptools no longer has.
@@ -11,20 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from isogloss.arrays import BoolArray, FloatArray, StoredArray
 from isogloss.errors import LanguageError, RunError
+from isogloss.files import Record
 from isogloss.languages import resolve, script
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from isogloss.runs import Run
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-    BoolArray = npt.NDArray[np.bool_]
+from isogloss.runs import Run
 
 __all__ = ["REFERENCE_NAMES", "ReferenceDistance", "reference_distances", "token_overlap_distance"]
 
@@ -37,15 +32,15 @@ REFERENCE_NAMES = ("genealogical", "typological", *_PARTS, "geographic", "script
 # that of Chinese ends at Sino-Tibetan. Latgalian is listed as Latvian, Twi as Akan, both written Norwegians as one.
 _IN_TREE = {"lvs": "lav", "ltg": "lav", "nno": "nor", "nob": "nor", "twi": "aka", "zho": "cmn"}
 
-# FLORES code -> macrolanguage under which URIEL describes this very standard language: under the individual code it has
-# no or hardly any observed features. Macrolanguages that are groups of languages (Quechua, Fula) stand for none.
+# FLORES code -> macrolanguage under which URIEL describes this standard language: under the individual code it has
+# no or hardly any observed features. Macrolanguages that are groups of languages (Quechua, Fula) describe none of them.
 _IN_FEATURES = dict(
     pair.split(":")
     for pair in "arb:ara azj:aze gaz:orm lvs:lav nno:nor npi:nep ory:ori pbt:pus twi:aka zsm:msa".split()  # noqa: SIM905 - a table
 )
 
 _ISOLATES = frozenset({"eus"})
-"""Languages whose empty row in the tree is knowledge: they have no relatives."""
+"""Languages whose empty row in the tree is correct: they have no relatives."""
 
 KNOWN_SHARE = 0.4
 """A language is known to a part of typology when this share of its features was observed. Any two such languages of
@@ -57,30 +52,24 @@ on it at all."""
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceDistance:
-    """A distance between languages that owes nothing to a model.
+class ReferenceDistance(Record):
+    """A distance between languages that does not depend on any model.
 
     Attributes:
         name: one of `REFERENCE_NAMES`.
         languages: full codes, in the order of both axes.
         values: ``[n, n]`` in [0, 1], symmetric, zero on the diagonal; NaN in the rows and columns of unknown languages.
-        unknown: full codes of the languages that the source does not know.
+        unknown: full codes of the languages that are missing from the source.
         source: where the distance comes from, and its formula.
         version: of the source.
     """
 
     name: str
     languages: tuple[str, ...]
-    values: FloatArray
+    values: StoredArray
     unknown: tuple[str, ...]
     source: str
     version: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; NaN becomes None."""
-        values = [[float(value) if np.isfinite(value) else None for value in row] for row in self.values]
-        plain = {"name": self.name, "source": self.source, "version": self.version}
-        return {**plain, "languages": list(self.languages), "unknown": list(self.unknown), "values": values}
 
 
 def reference_distances(
@@ -103,7 +92,7 @@ def reference_distances(
     Args:
         languages: as `isogloss.languages.resolve` accepts them, none twice.
         names: the distances wanted; all but ``script`` need the extra ``languages``.
-        imputed: take URIEL's predictions of features, which know every language, in place of observations.
+        imputed: take URIEL's predictions of features, which cover every language, in place of observations.
 
     Returns:
         The distances by name, in the order asked for.
@@ -130,16 +119,10 @@ def reference_distances(
 
 
 def token_overlap_distance(run: Run, languages: Sequence[str] | None = None) -> FloatArray:
-    """Measure how little of their tokens two languages have in common: the rival explanation of shared routing.
+    """Measure how few tokens two languages have in common: the rival explanation of shared routing.
 
-    One minus the sum over token ids of the lesser relative frequency, which is the total variation distance.
-
-    Args:
-        run: captured with its vocabulary.
-        languages: of the Run; by default all, sorted.
-
-    Returns:
-        ``[n, n]`` in [0, 1]; 1 where no token is shared.
+    One minus the sum over token ids of the lesser relative frequency, which is the total variation distance:
+    ``[n, n]`` in [0, 1], 1 where no token is shared. By default of all languages of the Run, sorted.
 
     Raises:
         RunError: the Run lacks a language, or was imported or captured without vocabularies.
@@ -155,7 +138,7 @@ def token_overlap_distance(run: Run, languages: Sequence[str] | None = None) -> 
     counts = [run.load_items(code, "vocabulary_counts", everything).astype(np.float64) for code in codes]
     shares = [count / count.sum() for count in counts]
     distances = np.zeros((len(codes), len(codes)))
-    here = np.zeros(1 + max((int(found[-1]) for found in ids), default=0))
+    here = np.zeros(1 + max((int(each[-1]) for each in ids), default=0))
     for i in range(len(codes)):
         here[ids[i]] = shares[i]
         for j in range(i + 1, len(codes)):
@@ -193,13 +176,13 @@ def _described(name: str, codes: tuple[str, ...], values: FloatArray, source: tu
 
 def _genealogical(codes: Sequence[str]) -> FloatArray:
     rows, data, _ = _table("family_features.npz")
-    found = [_IN_TREE.get(code[:3], code[:3]) for code in codes]
-    ancestors = _rows(data, rows, found)
-    known = (np.nansum(ancestors, axis=1) > 0) | np.isin(found, list(_ISOLATES))
+    listed = [_IN_TREE.get(code[:3], code[:3]) for code in codes]
+    ancestors = _rows(data, rows, listed)
+    known = (np.nansum(ancestors, axis=1) > 0) | np.isin(listed, list(_ISOLATES))
     angles = _angles(np.nan_to_num(ancestors), np.ones(ancestors.shape, dtype=bool))
     angles[~known] = angles[:, ~known] = np.nan
     # Equal ancestors are distance 0, and an isolate is at 0 from itself in another script.
-    same = np.array(found)[:, None] == np.array(found)
+    same = np.array(listed)[:, None] == np.array(listed)
     return np.asarray(np.where(same & known, 0.0, angles))
 
 
@@ -207,7 +190,7 @@ def _typological(codes: Sequence[str], part: str, *, imputed: bool) -> FloatArra
     rows, data, features = _table("feature_predictions.npz" if imputed else "feature_averages.npz")
     columns = np.char.startswith(features, _PARTS[part])
     values = _rows(data, rows, [_IN_FEATURES.get(code[:3], code[:3]) for code in codes])[:, columns]
-    observed = np.asarray(values >= 0)  # URIEL writes -1 where it knows nothing; NaN is no code of URIEL
+    observed = np.asarray(values >= 0)  # URIEL writes -1 where nothing was observed; NaN is no code of URIEL
     angles = _angles(np.where(observed, values, 0.0), observed)
     unknown = observed.mean(axis=1) < KNOWN_SHARE
     angles[unknown] = angles[:, unknown] = np.nan
@@ -215,10 +198,8 @@ def _typological(codes: Sequence[str], part: str, *, imputed: bool) -> FloatArra
 
 
 def _geographic(codes: Sequence[str]) -> FloatArray:
-    """Recover places from their distances to 299 known points, then measure between them.
-
-    The cosine of a great circle is linear in the unit vector of the place, so least squares give the vector.
-    """
+    """Recover places from their distances to 299 known points, then measure between them."""
+    # The cosine of a great circle is linear in the unit vector of the place, so least squares give the vector.
     rows, data, points = _table("geocoord_features.npz")
     latitude, longitude = np.radians([[float(angle) for angle in point.split("_")[1:]] for point in points]).T
     anchors = np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)])
@@ -233,12 +214,7 @@ def _geographic(codes: Sequence[str]) -> FloatArray:
 
 
 def _angles(values: FloatArray, known: BoolArray) -> FloatArray:
-    """Return the angle between rows over the columns known in both, 1 for a right one; NaN where none is shared.
-
-    Args:
-        values: ``[n, n_features]``, not negative; 0 where unknown.
-        known: the same shape.
-    """
+    """Return the angle between rows over the columns known in both, 1 for a right one; NaN where none is shared."""
     shared = known.astype(np.float64)
     values = values.astype(np.float64)
     squares = (values**2) @ shared.T
@@ -268,14 +244,8 @@ def _table(file: str) -> tuple[dict[str, int], FloatArray, npt.NDArray[np.str_]]
 
 
 def _package() -> importlib.metadata.Distribution:
-    """Find lang2vec among the installed packages, without importing it.
-
-    A search by module name would not do: beside the package, lang2vec installs a script ``lang2vec.py`` into the folder
-    of commands, which every command finds first.
-
-    Raises:
-        LanguageError: the extra is not installed.
-    """
+    """Find lang2vec among the installed packages, without importing it; LanguageError where it is missing."""
+    # A search by module name finds the script lang2vec.py, which the package installs into the folder of commands.
     try:
         return importlib.metadata.distribution("lang2vec")
     except importlib.metadata.PackageNotFoundError:

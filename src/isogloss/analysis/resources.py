@@ -5,37 +5,34 @@ All of it is relative to the languages present, as the share rule is, so the lan
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from isogloss.analysis.correlation import LayerCorrelation, correlate_measures
-from isogloss.analysis.experts import ItemGroups, language_groups, layer_positions
+from isogloss.analysis.layers import layer_positions
 from isogloss.analysis.shares import language_shares
-from isogloss.analysis.statistics import (
+from isogloss.arrays import FloatArray, IntArray
+from isogloss.errors import LanguageError
+from isogloss.files import Name, Record
+from isogloss.runs import Run
+from isogloss.statistics import (
     DEFAULT_RESAMPLING,
     Estimate,
     Resampling,
-    bootstrap_counts,
     chance_consistency,
-    estimate_means,
-    percentile_interval,
-    require_items,
+    interval_around,
 )
-from isogloss.errors import LanguageError, RunError
-from isogloss.files import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from isogloss.analysis.experts import FloatArray, IntArray
-    from isogloss.runs import Run
 
 __all__ = ["COLUMNS", "ResourceRow", "ResourceRule", "ResourceTable", "coverage_sizes", "language_resources", "relate"]
 
 BLOCK_ENTRIES = 4_000_000
 """Resamples x languages x experts in memory at a time: 32 MB of float64."""
+
+READ_ENTRIES = 2**25
+"""Languages x items x layers x experts in memory at a time: 128 MiB of int32."""
 
 COUNTED = ("exclusive", "common", "exclusive_load", "common_load", "coverage")
 COLUMNS = (*COUNTED, "consistency")
@@ -54,7 +51,7 @@ class ResourceRule(Record):
         coverage: share of a language's selections that the fewest experts are to carry, above 0, at most 1.
     """
 
-    languages: tuple[str, ...]
+    languages: tuple[Name, ...]
     top: int = 15
     exclusive_threshold: float = 0.4
     common_threshold: float = 0.7
@@ -73,13 +70,14 @@ class ResourceRule(Record):
 
 @dataclass(frozen=True)
 class ResourceRow(Record):
-    """One language in one band of layers. Intervals resample items; counts of experts are summed over the band.
+    """One language in one band of layers; counts of experts are summed over the band.
+
+    Intervals resample items, and hold the value; see `isogloss.statistics.interval_around`.
 
     Attributes:
         language: ``xxx_Xxxx``.
         band: name of the band.
-        exclusive: experts exclusive to the language among the listed ones. A resample adds noise to the noise of the
-            data, so that intervals of counts may lie beside the value where many experts are near the threshold.
+        exclusive: experts exclusive to the language among the listed ones.
         common: experts common to the listed languages and kept by this one.
         exclusive_load: share of the language's selections that fall on its exclusive experts, 0 to 1.
         common_load: on those common ones.
@@ -88,8 +86,8 @@ class ResourceRow(Record):
             the band's layers; None where refused.
     """
 
-    language: str
-    band: str
+    language: Name
+    band: Name
     exclusive: Estimate
     common: Estimate
     exclusive_load: Estimate
@@ -118,19 +116,16 @@ class ResourceTable(Record):
 
     def column(self, name: str, band: str) -> dict[str, float]:
         """Return one column's values in one band by language; empty where it was refused."""
+        return {language: estimate.value for language, estimate in self.estimates(name, band).items()}
+
+    def estimates(self, name: str, band: str) -> dict[str, Estimate]:
+        """Return one column in one band by language; empty where it was refused."""
         values = {row.language: getattr(row, name) for row in self.rows if row.band == band}
-        return {language: estimate.value for language, estimate in values.items() if estimate is not None}
+        return {language: estimate for language, estimate in values.items() if estimate is not None}
 
 
 def coverage_sizes(counts: FloatArray | IntArray, coverage: float) -> IntArray:
-    """Count the fewest experts that carry a share of the selections.
-
-    Args:
-        counts: ``[..., n_experts]``, not negative, each row with a positive sum.
-        coverage: above 0, at most 1.
-
-    Returns:
-        ``[...]``, from 1 to n_experts.
+    """Count the fewest experts that carry a share of the selections ``[..., n_experts]``: ``[...]``, at least 1.
 
     Example:
         >>> int(coverage_sizes(np.array([1, 50, 30, 19]), 0.8))
@@ -154,31 +149,64 @@ def _measure(counts: FloatArray | IntArray, tokens: FloatArray | IntArray, rule:
     )
 
 
-def _over_layers(layers: list[FloatArray], totals: FloatArray) -> FloatArray:
-    """Unite the layers of a band: sums of counts, loads divided by selections, mean coverage."""
-    united = np.sum(layers, axis=0)
-    united[..., 2:4] /= totals[..., None]
-    united[..., 4] /= len(layers)
-    return np.asarray(united)
+def _by_layer(run: Run, languages: Sequence[str], positions: Sequence[int]) -> Iterator[tuple[int, list[IntArray]]]:
+    """Yield every position and the languages' selections ``[n_items, n_experts]`` there; few layers at a time."""
+    n_items, _, n_experts = run.manifest.shape
+    step = max(1, READ_ENTRIES // (len(languages) * n_items * n_experts))
+    for first in range(min(positions), max(positions) + 1, step):
+        wanted = slice(first, first + step)
+        read = [run.load_items(language, "selections", slice(None), layers=wanted) for language in languages]
+        for place in range(read[0].shape[1]):
+            if first + place in positions:
+                yield first + place, [array[:, place] for array in read]
 
 
-def _blocks(groups: ItemGroups, resampling: Resampling) -> Iterator[FloatArray]:
-    """Yield weights ``[n, n_items]`` of a part of the resamples."""
-    n_experts = groups.selections[0].shape[-1]
-    size = max(1, BLOCK_ENTRIES // (len(groups.selections) * n_experts))
-    weights = bootstrap_counts(groups.least_items, n_resamples=resampling.n_resamples, seed=resampling.seed)
-    for start in range(0, len(weights), size):
-        yield weights[start : start + size].astype(np.float64)
+@dataclass
+class _Drawn:
+    """One band in resamples ``[n_resamples, n_languages, ...]``, layer by layer.
+
+    Attributes:
+        sums: of what `_measure` gives, over the layers so far.
+        totals: of all selections, likewise.
+        n_layers: so far.
+    """
+
+    sums: FloatArray
+    totals: FloatArray
+    n_layers: int = 0
+
+    def add(self, rows: slice, measured: FloatArray, totals: FloatArray) -> None:
+        """Add one layer's block of resamples."""
+        self.sums[rows] += measured
+        self.totals[rows] += totals
+
+    def united(self) -> FloatArray:
+        """Return ``[n_resamples, n_languages, 5]``: counts of experts, loads as shares, the mean coverage."""
+        united = self.sums.copy()
+        united[..., 2:4] /= self.totals[..., None]
+        united[..., 4] /= self.n_layers
+        return united
 
 
-def _weighted(groups: ItemGroups, weights: FloatArray, rule: ResourceRule) -> FloatArray:
-    """Measure a band in resamples, ``[n_resamples, n_languages, 5]``."""
-    tokens, measured, totals = weights @ np.stack(groups.tokens, axis=-1), [], np.zeros(1)
-    for position in range(len(groups.decoder_layers)):
-        counts = np.stack([weights @ array[:, position] for array in groups.selections], axis=1)
-        measured.append(_measure(counts, tokens, rule))
-        totals = totals + counts.sum(axis=-1)
-    return _over_layers(measured, totals)
+def _measure_bands(
+    run: Run, rule: ResourceRule, places: Mapping[str, list[int]], weights: FloatArray
+) -> dict[str, FloatArray]:
+    """Measure bands under weights of the items ``[n, n_items]``: ``[n, n_languages, 5]`` each."""
+    tokens = np.stack([run.load_items(language, "tokens", slice(None)) for language in rule.languages], axis=-1)
+    shape = len(weights), len(rule.languages)
+    drawn = {name: _Drawn(np.zeros((*shape, len(COUNTED))), np.zeros(shape)) for name in places}
+    step = max(1, BLOCK_ENTRIES // (len(rule.languages) * run.manifest.shape[2]))
+    used = sorted({position for positions in places.values() for position in positions})
+    for position, selections in _by_layer(run, rule.languages, used):
+        bands = [drawn[name] for name, positions in places.items() if position in positions]
+        for rows in (slice(first, first + step) for first in range(0, len(weights), step)):
+            counts = np.stack([weights[rows] @ array for array in selections], axis=1)
+            measured, totals = _measure(counts, weights[rows] @ tokens, rule), counts.sum(axis=-1)
+            for band in bands:
+                band.add(rows, measured, totals)
+        for band in bands:
+            band.n_layers += 1
+    return {name: each.united() for name, each in drawn.items()}
 
 
 def language_resources(
@@ -191,13 +219,10 @@ def language_resources(
     """Count each language's experts, the load on them, and how few carry most of it, by band of layers.
 
     Args:
-        run: with all languages of the rule; with items, or pooled.
+        run: with all languages of the rule; with items, or pooled: then without intervals and consistency.
         rule: languages and cuts.
         bands: name to first and last decoder layer, inclusive.
         resampling: of the items, the same for all languages.
-
-    Returns:
-        One row per band and language. A pooled Run gives no intervals and no consistency; the table says so.
 
     Raises:
         LanguageError: a language is not in the Run.
@@ -206,36 +231,25 @@ def language_resources(
     Source:
         Share rule of arXiv 2601.14050; loads, coverage and intervals are ours.
     """
-    groups = language_groups(run, rule.languages)
-    places = {name: layer_positions(groups.decoder_layers, within) for name, within in bands.items()}
-    refused = _refusals(run.manifest.granularity, groups.least_items)
+    run.require(rule.languages)
+    decoder_layers = [spec.layer for spec in run.manifest.routers]
+    places = {name: layer_positions(decoder_layers, within) for name, within in bands.items()}
+    refused = run.manifest.refusals("consistency", "intervals")
     consistency = {} if "consistency" in refused else _consistency(run, rule.languages, places, resampling)
+    n_items = run.manifest.shape[0]
+    resamples = np.empty((0, n_items)) if "intervals" in refused else resampling.draw(n_items)
+    weights = np.concatenate([np.ones((1, n_items)), resamples])
     rows = []
-    for name, within in bands.items():
-        here = groups.within(within)
-        values = _weighted(here, np.ones((1, here.least_items)), rule)[0]
+    for name, measured in _measure_bands(run, rule, places, weights).items():
+        values, drawn = measured[0], measured[1:]
         low, high = np.full((2, *values.shape), np.nan)
-        if "intervals" not in refused:
-            drawn = [_weighted(here, weights, rule) for weights in _blocks(here, resampling)]
-            low, high = percentile_interval(np.concatenate(drawn), level=resampling.level)
+        if len(drawn):
+            low, high = interval_around(values, drawn, level=resampling.level)
         for place, language in enumerate(rule.languages):
-            numbers = zip(values[place].tolist(), low[place].tolist(), high[place].tolist(), strict=True)
-            estimates = (Estimate(value, start, end, groups.least_items) for value, start, end in numbers)
-            counted = dict(zip(COUNTED, estimates, strict=True))
+            numbers = zip(COUNTED, values[place].tolist(), low[place].tolist(), high[place].tolist(), strict=True)
+            counted = {column: Estimate(value, start, end, n_items) for column, value, start, end in numbers}
             rows.append(ResourceRow(language, name, **counted, consistency=consistency.get((name, language))))
     return ResourceTable(rule, dict(bands), tuple(rows), refused, resampling)
-
-
-def _refusals(granularity: str, n_items: int) -> dict[str, str]:
-    refused = {}
-    for metric in ("consistency", "intervals"):
-        try:
-            require_items(granularity, metric)
-        except RunError as error:
-            refused[metric] = str(error)
-    if granularity == "items" and n_items == 1:
-        refused["intervals"] = "intervals: need at least two items; this run has one"
-    return refused
 
 
 def _consistency(
@@ -243,23 +257,18 @@ def _consistency(
 ) -> dict[tuple[str, str], Estimate]:
     """Estimate consistency minus chance, the mean over each band's layers, by band and language."""
     chance = np.array([chance_consistency(spec.n_experts, spec.top_k) for spec in run.manifest.routers])
-    n_items = run.manifest.shape[0]
-    counts = bootstrap_counts(n_items, n_resamples=resampling.n_resamples, seed=resampling.seed)
-    found = {}
+    counts = resampling.draw(run.manifest.shape[0])
+    estimates = {}
     for language in languages:
         above = run.load_items(language, "consistency", slice(None)) - chance
         columns = np.stack([above[:, positions].mean(axis=1) for positions in places.values()], axis=1)
-        for name, estimate in zip(places, estimate_means(columns, counts, level=resampling.level), strict=True):
-            found[name, language] = estimate
-    return found
+        for name, estimate in zip(places, resampling.estimate(columns, counts), strict=True):
+            estimates[name, language] = estimate
+    return estimates
 
 
 def relate(table: ResourceTable, measure: Mapping[str, float]) -> dict[str, dict[str, LayerCorrelation]]:
     """Correlate every column of every band with a measure of the languages, such as their share of web text.
-
-    Args:
-        table: from `language_resources`.
-        measure: language to value, in any unit.
 
     Returns:
         Band to column to correlation, ``n`` languages each; refused columns are left out, constant ones are NaN.

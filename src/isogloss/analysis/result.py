@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from isogloss.analysis.controls import Curves, DistinctTokens, HiddenStates
+from isogloss.analysis.controls import DistinctTokens, HiddenStates
 from isogloss.analysis.correlation import LayerCorrelation
-from isogloss.analysis.divergence import Quantity
+from isogloss.analysis.divergence import Curves, Quantity
 from isogloss.analysis.domains import DomainCurve
-from isogloss.analysis.layers import MiddleLayers
+from isogloss.analysis.layers import THIRDS, MiddleLayers
 from isogloss.analysis.overlap import OverlapCurve
 from isogloss.analysis.pairs import By, PairwiseDivergence
 from isogloss.analysis.resources import ResourceTable
-from isogloss.analysis.statistics import DEFAULT_RESAMPLING, Array, Estimate, Resampling
 from isogloss.analysis.structure import LanguageStructure
+from isogloss.analysis.translations import TranslationExcess
+from isogloss.arrays import StoredArray
 from isogloss.errors import RunError
-from isogloss.files import Number, Record, to_json
+from isogloss.files import Name, Number, Record, to_json
 from isogloss.notebook import Shown, drawn
-from isogloss.runs import Manifest
+from isogloss.runs import Manifest, RunStatus
+from isogloss.statistics import DEFAULT_RESAMPLING, Estimate, Resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +44,19 @@ class BandPairs(Record):
         languages: rows and columns, in this order.
         by: ``items`` or ``means``, as `PairwiseDivergence` has it.
         bands: name to ``[n_languages, n_languages]``.
+
+    Raises:
+        ValueError: on construction, where the matrices do not fit the languages.
     """
 
-    languages: tuple[str, ...]
+    languages: tuple[Name, ...]
     by: By
-    bands: dict[str, Array]
+    bands: dict[str, StoredArray]
+
+    def __post_init__(self) -> None:
+        n = len(self.languages)
+        if len(set(self.languages)) < n or any(matrix.shape != (n, n) for matrix in self.bands.values()):
+            raise ValueError(f"matrices of pairs do not fit {n} different languages; expected [{n}, {n}] in every band")
 
 
 @dataclass(frozen=True)
@@ -79,13 +89,15 @@ class Analysis(Record, Shown):
         quantity: distribution that divergence compares, ``profile`` or ``selection``.
         divergence_ceiling: by non-pivot language, what divergence can reach at these entropies, mean over items.
         shuffled: by language, divergence of items that are not translations (noise ceiling).
+        translations: how much closer translations are routed than items that are none; None in a pooled Run.
         entropy: by language, in nats; of profiles per item, or of the pooled distribution.
         consistency: by language, mean Jaccard similarity of the sets chosen for two tokens.
         consistency_chance: per layer, that similarity for sets drawn at random.
-        middle_layers: of the mean divergence curve over non-pivot languages.
+        middle_layers: of the mean divergence curve over non-pivot languages; they are a middle if ``is_u_shape``.
         middle_by_language: middle layers of every non-pivot language's own curve.
         correlation: per layer, of accuracy with divergence.
         bands: name to first and last decoder layer, inclusive, as used below.
+        divergence_by_band: by non-pivot language and band: each item's divergence is averaged over the band's layers.
         pairs: divergence of every two languages by band.
         structure: trees by band, and what they agree with.
         resources: exclusive and common experts, and how concentrated a language's routing is.
@@ -96,12 +108,16 @@ class Analysis(Record, Shown):
         overlap: of task experts and multilingual experts.
         refused: name of what could not be computed, and why.
         resampling: behind the intervals.
+        status: ``partial`` where a Run behind it is unfinished; such numbers will change.
         layer_pairs: divergence of every two languages in every layer; not in the JSON, whose size it would multiply
             (``pairs.parquet`` has it).
         manifest: of the Run; None where the analysis was read back from its JSON, which does not hold it.
+
+    Raises:
+        ValueError: on construction, where the pairs lack a language of the curves or of a tree.
     """
 
-    pivot: str
+    pivot: Name
     n_experts: int
     divergence: Curves
     layers: tuple[int, ...] = ()
@@ -112,10 +128,12 @@ class Analysis(Record, Shown):
     entropy: Curves = field(default_factory=dict)
     consistency: Curves = field(default_factory=dict)
     consistency_chance: tuple[Number, ...] = ()
+    translations: TranslationExcess | None = None
     middle_layers: MiddleLayers | None = None
     middle_by_language: dict[str, MiddleLayers] = field(default_factory=dict)
     correlation: tuple[LayerCorrelation, ...] = ()
     bands: dict[str, tuple[int, int]] = field(default_factory=dict)
+    divergence_by_band: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     pairs: BandPairs | None = None
     structure: LanguageStructure | None = None
     resources: ResourceTable | None = None
@@ -126,8 +144,17 @@ class Analysis(Record, Shown):
     overlap: OverlapCurve | None = None
     refused: dict[str, str] = field(default_factory=dict)
     resampling: Resampling = DEFAULT_RESAMPLING
+    status: RunStatus = "complete"
     layer_pairs: PairwiseDivergence | None = None
     manifest: Manifest | None = None
+
+    def __post_init__(self) -> None:
+        if self.pairs is None:
+            return
+        trees = self.structure.bands.values() if self.structure else ()
+        drawn_languages = {*self.languages, *(code for band in trees for code in band.tree.languages)}
+        if missing := sorted(drawn_languages - set(self.pairs.languages)):
+            raise ValueError(f"pairs.languages: lacks {missing[0]}, which the rest of the analysis has")
 
     @property
     def pivots(self) -> tuple[str, ...]:
@@ -144,11 +171,37 @@ class Analysis(Record, Shown):
         """First and last middle layer, as ``layers`` of a rule or of a plan takes them.
 
         Raises:
-            RunError: no middle layers were found.
+            RunError: no middle was found: too few layers, or no U-shape.
         """
-        if self.middle_layers is None:
-            raise RunError(f"no middle layers: {self.refused.get('middle_layers')}; set layers = [first, last]")
+        if self.middle_layers is None or not self.middle_layers.is_u_shape:
+            raise RunError(f"no middle layers: {self.no_middle}; set layers = [first, last]")
         return self.middle_layers.start, self.middle_layers.end
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether the mean curve has a middle: layers in which it is lower than before and after."""
+        return self.middle_layers is not None and self.middle_layers.is_u_shape
+
+    @property
+    def no_middle(self) -> str:
+        """Why there is no middle; empty where there is one."""
+        return self.middle_layers.reason if self.middle_layers else self.refused.get("middle_layers", "")
+
+    @property
+    def described_band(self) -> str:
+        """The band that sentences are about: the middle, the second third where there is none, else the first band."""
+        known = [band for band in ("middle", THIRDS[1]) if band in self.bands]
+        return known[0] if known else next(iter(self.bands))
+
+    def band_words(self, band: str) -> str:
+        """Name a band in a sentence, such as ``the middle layers (8-34)``."""
+        (first, last), middle = self.bands[band], self.middle_layers
+        if band in THIRDS:
+            return f"the {band} of the layers ({first}-{last})"
+        # Older files call the best segment so, whether or not it is a middle.
+        if band == "middle" and middle and not middle.is_u_shape and (first, last) == (middle.start, middle.end):
+            return f"layers {first}-{last}"
+        return f"the {band} layers ({first}-{last})"
 
     @property
     def is_pooled(self) -> bool:
@@ -176,10 +229,7 @@ class Analysis(Record, Shown):
         return drawn(self, name)
 
     def to_frame(self, name: str = "divergence") -> pd.DataFrame:
-        """Return one of the tidy tables that `isogloss.analysis.tables` describes.
-
-        Args:
-            name: a table, such as ``pairs``, or a measure of the table ``curves``, such as ``divergence``.
+        """Return a tidy table that `isogloss.analysis.tables` describes, or a measure of the table ``curves``.
 
         Raises:
             RunError: this analysis has no such table.
@@ -224,6 +274,6 @@ class Analysis(Record, Shown):
         return given
 
     def __repr__(self) -> str:
-        middle = "" if self.middle_layers is None else f", middle {self.middle[0]}-{self.middle[1]}"
+        middle = "" if not self.has_middle else f", middle {self.middle[0]}-{self.middle[1]}"
         n = len(self.divergence)
         return f"Analysis({n} language{'' if n == 1 else 's'} against {self.pivot}, {len(self.layers)} layers{middle})"

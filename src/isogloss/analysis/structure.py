@@ -6,57 +6,36 @@ routing for that reason alone. The p-value of the best layer is corrected for se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from isogloss.analysis.layers import layer_positions, thirds
 from isogloss.analysis.mantel import (
-    LEAST_LANGUAGES,
+    LEAST_PERMUTED,
     MANTEL_RESAMPLING,
     MantelTest,
     PermutedCorrelations,
     checked_distances,
     permuted_correlations,
 )
-from isogloss.analysis.statistics import Resampling, holm
+from isogloss.analysis.pairs import PairwiseDivergence
 from isogloss.analysis.tree import LanguageTree, language_tree
-from isogloss.errors import RunError
-from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.floating[Any]]
+from isogloss.arrays import BoolArray, FloatArray
+from isogloss.files import Name, Number, Record
+from isogloss.statistics import Resampling, holm
 
 __all__ = [
     "BandStructure",
     "LanguageStructure",
-    "LayerDistances",
     "LayerMatch",
     "ReferenceTest",
     "language_structure",
 ]
 
 RIVALS = ("token_overlap", "script")
-N_BANDS = 3
-
-
-class LayerDistances(Protocol):
-    """Distances between languages in every layer, such as `PairwiseDivergence`."""
-
-    @property
-    def languages(self) -> Sequence[str]:
-        """Full codes, in the order of the last two axes."""
-
-    @property
-    def layers(self) -> Sequence[int]:
-        """Decoder layers, ascending, in the order of the first axis."""
-
-    @property
-    def values(self) -> FloatArray:
-        """``[n_layers, n, n]``, symmetric and finite off the diagonal."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +47,14 @@ class ReferenceTest(Record):
         p_adjusted: of the plain test, by Holm over the references of the band.
         partial: controlling for the rivals; None where there are none, or it was refused.
         partial_p_adjusted: of the partial test, by Holm over the references of the band; None without it.
-        left_out: languages that the reference does not know; the partial test may leave out more (see its ``n``).
+        left_out: languages that are missing from the reference; the partial test may leave out more (see its ``n``).
     """
 
     plain: MantelTest
     p_adjusted: Number
     partial: MantelTest | None
     partial_p_adjusted: float | None
-    left_out: tuple[str, ...]
+    left_out: tuple[Name, ...]
 
 
 @dataclass(frozen=True)
@@ -108,6 +87,9 @@ class LayerMatch(Record):
         n: languages.
         n_permutations: behind the p-values.
         controls: names of the distances controlled for.
+
+    Raises:
+        ValueError: on construction, where correlations and p-values are not of the same layers.
     """
 
     layer: int
@@ -117,7 +99,18 @@ class LayerMatch(Record):
     p_values: tuple[Number, ...]
     n: int
     n_permutations: int
-    controls: tuple[str, ...]
+    controls: tuple[Name, ...]
+
+    @property
+    def correlation(self) -> float:
+        """The greatest correlation of any layer; NaN where there is none."""
+        return max((value for value in self.correlations if value == value), default=math.nan)  # noqa: PLR0124 - NaN
+
+    def __post_init__(self) -> None:
+        if len(self.p_values) != len(self.correlations):
+            raise ValueError(
+                f"{len(self.correlations)} correlations and {len(self.p_values)} p-values; expected one per layer"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,16 +120,16 @@ class LanguageStructure(Record):
     Attributes:
         languages: full codes.
         layers: decoder layers.
-        rivals: references that the partial tests hold still.
+        rivals: references that the partial tests control for.
         bands: by name.
         matches: best layer by name of the reference.
         partial_matches: the same, controlling for the rivals.
         refused: tests that were not run, by name (``name`` or ``name, partial``), and why.
     """
 
-    languages: tuple[str, ...]
+    languages: tuple[Name, ...]
     layers: tuple[int, ...]
-    rivals: tuple[str, ...]
+    rivals: tuple[Name, ...]
     bands: Mapping[str, BandStructure]
     matches: Mapping[str, LayerMatch]
     partial_matches: Mapping[str, LayerMatch]
@@ -144,7 +137,7 @@ class LanguageStructure(Record):
 
 
 def language_structure(
-    distances: LayerDistances,
+    distances: PairwiseDivergence,
     references: Mapping[str, FloatArray],
     *,
     rivals: Sequence[str] | None = None,
@@ -153,16 +146,16 @@ def language_structure(
 ) -> LanguageStructure:
     """Build trees by band of layers, and test what routing agrees with.
 
-    One set of permutations serves all layers and bands of a reference, which makes the search for the best layer an
-    honest one. Read the warning of `mantel` before calling a partial correlation a cause.
+    One set of permutations serves all layers and bands of a reference, which makes the correction for searching the
+    best layer exact. Read the warning of `mantel` before calling a partial correlation a cause.
 
     Args:
         distances: of all pairs of languages in every layer.
         references: name to ``[n, n]`` in the same order of languages; NaN where a language is unknown. A language is
-            left out of the tests against references that do not know it.
-        rivals: names of references to hold still in partial tests (never against themselves); by default
+            left out of the tests against references that lack it.
+        rivals: names of references that partial tests control for (never themselves); by default
             ``token_overlap`` and ``script``, as far as they are given.
-        bands: name to first and last decoder layer, inclusive; by default thirds, ``early``, ``middle`` and ``late``.
+        bands: name to first and last decoder layer, inclusive; by default `thirds`.
         resampling: permutations and seed; the level of the intervals.
 
     Returns:
@@ -175,15 +168,16 @@ def language_structure(
     """
     stack = np.stack([checked_distances(layer) for layer in distances.values])
     chosen = _rivals(stack.shape[1:], references, rivals)
-    edges = dict(bands) if bands is not None else _thirds(distances.layers)
-    means = [stack[_inside(distances.layers, edge, name)].mean(axis=0) for name, edge in edges.items()]
+    edges = dict(bands) if bands is not None else thirds(distances.layers)
+    means = [stack[layer_positions(distances.layers, edge)].mean(axis=0) for edge in edges.values()]
     study = _Study(np.concatenate([stack, np.array(means)]), tuple(distances.languages), references, resampling)
     refused: dict[str, str] = {}
-    plain = {name: found for name in references if (found := study.run(name, (), refused))}
+    plain = {name: test for name in references if (test := study.run(name, (), refused))}
     partial = {
-        name: found
+        name: test
         for name in plain
-        if (held := tuple(rival for rival in chosen if rival != name)) and (found := study.run(name, held, refused))
+        if (controls := tuple(rival for rival in chosen if rival != name))
+        and (test := study.run(name, controls, refused))
     }
     n_layers = len(stack)
     trees = [language_tree(mean, study.languages) for mean in means]
@@ -204,7 +198,7 @@ def language_structure(
 def _rivals(
     shape: tuple[int, ...], references: Mapping[str, FloatArray], rivals: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Choose the references to hold still; ValueError where references or rivals do not fit."""
+    """Choose the references to control for; ValueError where references or rivals do not fit."""
     chosen = tuple(name for name in RIVALS if name in references) if rivals is None else tuple(rivals)
     wrong = [name for name, matrix in references.items() if np.shape(matrix) != shape]
     if wrong:
@@ -215,7 +209,7 @@ def _rivals(
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Agreement:
     """Correlations of every layer and band with one reference."""
 
     null: PermutedCorrelations
@@ -235,30 +229,30 @@ class _Study:
     references: Mapping[str, FloatArray]
     resampling: Resampling
 
-    def run(self, name: str, controls: tuple[str, ...], refused: dict[str, str]) -> _Found | None:
+    def run(self, name: str, controls: tuple[str, ...], refused: dict[str, str]) -> _Agreement | None:
         """Test one reference in every layer and band, or note why not."""
         wanted = [np.array(self.references[key], dtype=np.float64) for key in (name, *controls)]
         kept = np.flatnonzero(_known(wanted))
         left_out = tuple(code for place, code in enumerate(self.languages) if place not in set(kept.tolist()))
         title = f"{name}, partial" if controls else name
-        if len(kept) < LEAST_LANGUAGES:
+        if len(kept) < LEAST_PERMUTED:
             refused[title] = (
-                f"{len(kept)} of {len(self.languages)} languages are known; at least {LEAST_LANGUAGES} are needed for "
+                f"{len(kept)} of {len(self.languages)} languages are known; at least {LEAST_PERMUTED} are needed for "
                 "p-values that survive a correction"
             )
             return None
         window = np.ix_(kept, kept)
-        y, *held = (matrix[window] for matrix in wanted)
+        y, *rivals = (matrix[window] for matrix in wanted)
         layers = self.stack[:, window[0], window[1]]
-        null = permuted_correlations(layers, y, held, resampling=self.resampling)
+        null = permuted_correlations(layers, y, rivals, resampling=self.resampling)
         if np.isnan(null.observed).all():
             why = f"or determined by {', '.join(controls)}" if controls else "or routing is"
             refused[title] = f"the same distance between all {len(kept)} languages that are known, {why}"
             return None
-        return _Found(null, controls, left_out)
+        return _Agreement(null, controls, left_out)
 
 
-def _known(matrices: Sequence[FloatArray]) -> npt.NDArray[np.bool_]:
+def _known(matrices: Sequence[FloatArray]) -> BoolArray:
     """Keep languages so that no distance among them is NaN, leaving out first those that lack most."""
     lacking = np.any([np.isnan(matrix) for matrix in matrices], axis=0)
     np.fill_diagonal(lacking, val=False)
@@ -268,35 +262,22 @@ def _known(matrices: Sequence[FloatArray]) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def _thirds(layers: Sequence[int]) -> dict[str, tuple[int, int]]:
-    parts = [part for part in np.array_split(np.asarray(layers), N_BANDS) if len(part)]
-    names = ("early", "middle", "late") if len(parts) == N_BANDS else [f"layer {part[0]}" for part in parts]
-    return {name: (int(part[0]), int(part[-1])) for name, part in zip(names, parts, strict=True)}
-
-
-def _inside(layers: Sequence[int], edge: tuple[int, int], name: str) -> npt.NDArray[np.bool_]:
-    chosen = (np.asarray(layers) >= edge[0]) & (np.asarray(layers) <= edge[1])
-    if not chosen.any():
-        raise RunError(
-            f"band {name} is {edge[0]} to {edge[1]}; no routed layer lies in it: use {layers[0]} to {layers[-1]}"
-        )
-    return chosen
-
-
-def _band_tests(plain: Mapping[str, _Found], partial: Mapping[str, _Found], position: int) -> dict[str, ReferenceTest]:
-    tests = {name: found.test(position) for name, found in plain.items()}
-    held = {name: found.test(position) for name, found in partial.items()}
+def _band_tests(
+    plain: Mapping[str, _Agreement], partial: Mapping[str, _Agreement], position: int
+) -> dict[str, ReferenceTest]:
+    tests = {name: agreement.test(position) for name, agreement in plain.items()}
+    partials = {name: agreement.test(position) for name, agreement in partial.items()}
     adjusted = _holm({name: test.p_value for name, test in tests.items()})
-    held_adjusted = _holm({name: test.p_value for name, test in held.items()})
+    partial_adjusted = _holm({name: test.p_value for name, test in partials.items()})
     return {
-        name: ReferenceTest(test, adjusted[name], held.get(name), held_adjusted.get(name), plain[name].left_out)
+        name: ReferenceTest(test, adjusted[name], partials.get(name), partial_adjusted.get(name), plain[name].left_out)
         for name, test in tests.items()
     }
 
 
-def _matches(found: Mapping[str, _Found], layers: Sequence[int]) -> dict[str, LayerMatch]:
+def _matches(agreements: Mapping[str, _Agreement], layers: Sequence[int]) -> dict[str, LayerMatch]:
     matches = {}
-    for name, one in found.items():
+    for name, one in agreements.items():
         null = one.null.first(len(layers))
         if np.isnan(null.observed).all():
             continue

@@ -8,43 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from isogloss.analysis.correlation import LayerCorrelation
 from isogloss.analysis.resources import COLUMNS
 from isogloss.analysis.result import Analysis
-from isogloss.analysis.statistics import Estimate
-from isogloss.analysis.structure import LayerMatch, ReferenceTest
 from isogloss.errors import RunError
 from isogloss.files import write_atomically
+from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import pandas as pd
 
 __all__ = ["TABLES", "measures", "tidy_rows", "tidy_tables", "to_frame", "write_tables"]
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def tidy_rows(analysis: Analysis, name: str) -> list[Row]:
-    """Lay a part of an analysis out as rows, without pandas.
-
-    Args:
-        analysis: of one Run.
-        name: of `TABLES`, such as ``curves``.
-
-    Returns:
-        One mapping per row; missing numbers are NaN, and the columns are those of `tidy_tables`.
-    """
+def tidy_rows(analysis: Analysis, name: str) -> list[TableRow]:
+    """Lay out one of `TABLES` as rows with the columns of `tidy_tables`, without pandas; missing numbers are NaN."""
     return list(TABLES[name](analysis))
 
 
 def to_frame(analysis: Analysis, name: str) -> pd.DataFrame:
-    """Lay one part of an analysis out as a table.
-
-    Args:
-        analysis: of one Run.
-        name: of `TABLES`, ``pairs``, or a measure of ``curves``, such as ``divergence``.
+    """Lay out one of `TABLES`, ``pairs``, or one measure of ``curves``, such as ``divergence``.
 
     Raises:
         RunError: the analysis has no such table; the message names those that it has.
@@ -68,17 +55,16 @@ def to_frame(analysis: Analysis, name: str) -> pd.DataFrame:
 def tidy_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     """Lay an analysis out as tables.
 
-    Args:
-        analysis: of one Run.
-
     Returns:
         By name, those that have rows; missing numbers are NaN, layers are decoder layers:
 
         * ``curves``: measure, language, layer, value, low, high, n; the measures are ``divergence``, ``shuffled``,
-          ``entropy`` (nats), ``consistency``, ``distinct_divergence``, ``hidden_cosine``, ``hidden_cka`` and ``phase``;
+          ``excess`` (the second minus the first), ``entropy`` (nats), ``consistency``, ``distinct_divergence``,
+          ``hidden_cosine``, ``hidden_cka`` and ``phase``;
         * ``pairs``: layer, language, other, divergence; every two languages once; only where the analysis was made in
           this process;
-        * ``middle``: language (empty for all together), start, end, their intervals' ends, is_u_shape, depth;
+        * ``middle``: language (empty for all together), start, end, their intervals' ends, is_u_shape, p_value, rise,
+          depth;
         * ``resources``: language, band, measure, value, low, high, n;
         * ``correlations``: measure, with, band or layer, coefficient, value, low, high, n, least and greatest with one
           language left out;
@@ -98,10 +84,7 @@ def tidy_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 
 def write_tables(analysis: Analysis, folder: Path) -> tuple[Path, ...]:
-    """Write one Parquet file per table into a folder; each file is there whole or not at all.
-
-    Returns:
-        The files.
+    """Write one Parquet file per table into a folder, atomically, and return the files.
 
     Raises:
         FileError: the folder cannot be written.
@@ -115,16 +98,13 @@ def write_tables(analysis: Analysis, folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _estimate(point: Estimate) -> Row:
-    return {"value": point.value, "low": point.low, "high": point.high, "n": point.n}
-
-
 def measures(analysis: Analysis) -> dict[str, Mapping[str, Sequence[Estimate]]]:
     """Return the measures of the table ``curves``: name to language to one Estimate per routed layer."""
     distinct, hidden = analysis.controls.distinct, analysis.controls.hidden
     return {
         "divergence": analysis.divergence,
         "shuffled": analysis.shuffled,
+        "excess": analysis.translations.by_language if analysis.translations else {},
         "entropy": analysis.entropy,
         "consistency": analysis.consistency,
         "distinct_divergence": distinct.divergence if distinct else {},
@@ -134,11 +114,11 @@ def measures(analysis: Analysis) -> dict[str, Mapping[str, Sequence[Estimate]]]:
     }
 
 
-def _curves(analysis: Analysis) -> Iterator[Row]:
+def _curves(analysis: Analysis) -> Iterator[TableRow]:
     for measure, curves in measures(analysis).items():
         for language, curve in curves.items():
             for layer, point in zip(analysis.layers, curve, strict=True):
-                yield {"measure": measure, "language": language, "layer": layer, **_estimate(point)}
+                yield {"measure": measure, "language": language, "layer": layer, **vars(point)}
 
 
 def _pairs(analysis: Analysis) -> dict[str, npt.NDArray[Any]]:
@@ -157,7 +137,7 @@ def _pairs(analysis: Analysis) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _middle(analysis: Analysis) -> Iterator[Row]:
+def _middle(analysis: Analysis) -> Iterator[TableRow]:
     for language, middle in {"": analysis.middle_layers, **analysis.middle_by_language}.items():
         if middle is not None:
             start, end = (span or (None, None) for span in (middle.start_interval, middle.end_interval))
@@ -170,26 +150,28 @@ def _middle(analysis: Analysis) -> Iterator[Row]:
                 "end_low": end[0],
                 "end_high": end[1],
                 "is_u_shape": middle.is_u_shape,
-                **{f"depth_{name}": number for name, number in _estimate(middle.depth).items()},
+                "p_value": middle.p_value,
+                "rise": middle.rise,
+                **{f"depth_{name}": number for name, number in vars(middle.depth).items()},
             }
 
 
-def _resources(analysis: Analysis) -> Iterator[Row]:
+def _resources(analysis: Analysis) -> Iterator[TableRow]:
     for row in analysis.resources.rows if analysis.resources else ():
         for measure in COLUMNS:
             point: Estimate | None = getattr(row, measure)
             if point is not None:
-                yield {"language": row.language, "band": row.band, "measure": measure, **_estimate(point)}
+                yield {"language": row.language, "band": row.band, "measure": measure, **vars(point)}
 
 
-def _coefficients(where: Row, correlation: LayerCorrelation) -> Iterator[Row]:
+def _coefficients(where: TableRow, correlation: LayerCorrelation) -> Iterator[TableRow]:
     least, greatest = correlation.leave_one_out
     for coefficient, point in (("pearson", correlation.pearson), ("spearman", correlation.spearman)):
         ends = {"left_out_least": least, "left_out_greatest": greatest} if coefficient == "pearson" else {}
-        yield {**where, "coefficient": coefficient, **_estimate(point), **ends}
+        yield {**where, "coefficient": coefficient, **vars(point), **ends}
 
 
-def _correlations(analysis: Analysis) -> Iterator[Row]:
+def _correlations(analysis: Analysis) -> Iterator[TableRow]:
     hidden = analysis.controls.hidden
     for layer, correlation in zip(analysis.layers, analysis.correlation, strict=False):
         yield from _coefficients({"measure": "divergence", "with": "accuracy", "layer": layer}, correlation)
@@ -203,47 +185,37 @@ def _correlations(analysis: Analysis) -> Iterator[Row]:
         yield from _coefficients({"measure": "divergence", "with": "1 - hidden_cosine", "layer": layer}, correlation)
 
 
-def _references(analysis: Analysis) -> Iterator[Row]:
-    if analysis.structure is None:
-        return
-    for band, structure in analysis.structure.bands.items():
+def _references(analysis: Analysis) -> Iterator[TableRow]:
+    for band, structure in analysis.structure.bands.items() if analysis.structure else ():
         for reference, test in structure.tests.items():
-            for where in _tests(test):
-                yield {"band": band, "reference": reference, **where}
+            for mantel, adjusted in ((test.plain, test.p_adjusted), (test.partial, test.partial_p_adjusted)):
+                if mantel is not None:
+                    where = {"band": band, "reference": reference, "controls": ", ".join(mantel.controls)}
+                    point = {"correlation": mantel.correlation.value, **vars(mantel.correlation)}
+                    del point["value"]
+                    yield {**where, **point, "p_value": mantel.p_value, "p_adjusted": adjusted}
 
 
-def _tests(test: ReferenceTest) -> Iterator[Row]:
-    for mantel, adjusted in ((test.plain, test.p_adjusted), (test.partial, test.partial_p_adjusted)):
-        if mantel is not None:
-            point = mantel.correlation
-            ends = {"correlation": point.value, "low": point.low, "high": point.high, "n": point.n}
-            p_values = {"p_value": mantel.p_value, "p_adjusted": adjusted}
-            yield {"controls": ", ".join(mantel.controls), **ends, **p_values}
-
-
-def _matches(analysis: Analysis) -> Iterator[Row]:
-    if analysis.structure is None:
-        return
-    for matches in (analysis.structure.matches, analysis.structure.partial_matches):
+def _matches(analysis: Analysis) -> Iterator[TableRow]:
+    structure = analysis.structure
+    for matches in (structure.matches, structure.partial_matches) if structure else ():
         for reference, match in matches.items():
-            yield from _layers(reference, match, analysis.structure.layers)
+            same = {"reference": reference, "controls": ", ".join(match.controls)}
+            rows = zip(structure.layers if structure else (), match.correlations, match.p_values, strict=True)
+            for layer, correlation, p_value in rows:
+                numbers = {"correlation": correlation, "p_value": p_value, "is_best": layer == match.layer}
+                yield {**same, "layer": layer, **numbers}
 
 
-def _layers(reference: str, match: LayerMatch, layers: Sequence[int]) -> Iterator[Row]:
-    for layer, correlation, p_value in zip(layers, match.correlations, match.p_values, strict=True):
-        where = {"reference": reference, "controls": ", ".join(match.controls), "layer": layer}
-        yield {**where, "correlation": correlation, "p_value": p_value, "is_best": layer == match.layer}
-
-
-def _domain(analysis: Analysis) -> Iterator[Row]:
+def _domain(analysis: Analysis) -> Iterator[TableRow]:
     domain = analysis.domain
     for measure in ("raw", "floor", "excess") if domain else ():
         points: Sequence[Estimate] = getattr(domain, measure)
         for layer, point in zip(domain.layers if domain else (), points, strict=True):
-            yield {"measure": measure, "layer": layer, **_estimate(point)}
+            yield {"measure": measure, "layer": layer, **vars(point)}
 
 
-def _overlap(analysis: Analysis) -> Iterator[Row]:
+def _overlap(analysis: Analysis) -> Iterator[TableRow]:
     for point in analysis.overlap.points if analysis.overlap else ():
         overlap = point.overlap
         yield {
@@ -259,7 +231,7 @@ def _overlap(analysis: Analysis) -> Iterator[Row]:
         }
 
 
-TABLES: dict[str, Callable[[Analysis], Iterator[Row]]] = {
+TABLES: dict[str, Callable[[Analysis], Iterator[TableRow]]] = {
     "curves": _curves,
     "middle": _middle,
     "resources": _resources,

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from isogloss.analysis.mantel import checked_distances
-from isogloss.analysis.statistics import Array
+from isogloss.arrays import FloatArray, IntArray, StoredArray
 from isogloss.errors import LanguageError
-from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.floating[Any]]
+from isogloss.files import Name, Number, Record
 
 __all__ = ["LanguageTree", "Linkage", "language_tree"]
 
@@ -34,27 +29,28 @@ class LanguageTree(Record):
         languages: full codes in the order of the leaves, so that neighbours are as close as the tree allows.
         linkage: ``[n - 1, 4]`` as scipy writes it; leaf i is ``languages[i]``.
         cophenetic: correlation of the distances with the heights at which the tree joins the languages, at most 1; NaN
-            where all distances are equal. Low values say that a tree is a poor picture of these distances.
+            where all distances are equal. Where it is low, a tree represents these distances poorly.
         method: of the linkage.
+
+    Raises:
+        ValueError: on construction, where the linkage is no tree of these languages.
     """
 
-    languages: tuple[str, ...]
-    linkage: Array
+    languages: tuple[Name, ...]
+    linkage: StoredArray
     cophenetic: Number
     method: Linkage
 
+    def __post_init__(self) -> None:
+        n_steps = len(self.languages) - 1
+        made = np.arange(len(self.languages), len(self.languages) + n_steps)[:, None]  # nodes before each step
+        if self.linkage.shape != (n_steps, 4) or not np.all((self.linkage[:, :2] >= 0) & (self.linkage[:, :2] < made)):
+            raise ValueError(
+                f"the linkage is no tree of {n_steps + 1} languages; expected [n - 1, 4] as scipy writes it"
+            )
+
     def clusters(self, k: int) -> tuple[tuple[str, ...], ...]:
-        """Cut the tree into ``k`` groups.
-
-        Args:
-            k: 1 to the number of languages.
-
-        Returns:
-            The groups in the order of the leaves.
-
-        Raises:
-            ValueError: k is out of range.
-        """
+        """Cut the tree into ``k`` groups, in the order of the leaves; ValueError where it has not so many languages."""
         n = len(self.languages)
         if not 1 <= k <= n:
             raise ValueError(f"k is {k}; a tree of {n} languages has 1 to {n} clusters")
@@ -66,8 +62,8 @@ class LanguageTree(Record):
     def newick(self) -> str:
         """Return the tree in Newick format, for programs that draw trees.
 
-        The way from leaf to leaf along the branches is the height at which the tree joins them. Codes are quoted: bare
-        underscores mean blanks in this format.
+        The path from leaf to leaf along the branches is as long as the height at which the tree joins them. Codes are
+        quoted: bare underscores mean blanks in this format.
         """
         n = len(self.languages)
         texts = [f"'{language}'" for language in self.languages]
@@ -85,10 +81,10 @@ class LanguageTree(Record):
 
 
 def language_tree(distances: FloatArray, languages: Sequence[str], *, method: Linkage = "average") -> LanguageTree:
-    """Cluster languages by their distances.
+    """Cluster languages by their distances ``[n, n]``, whose diagonal is not read.
 
     Args:
-        distances: ``[n, n]``, symmetric, finite, not negative; the diagonal is not read.
+        distances: symmetric, finite, not negative.
         languages: full codes in the same order, at least 3.
         method: how far apart two groups are: mean, greatest or least distance between their languages, or
             ``weighted``. Methods that need points in a space (``ward``, ``centroid``) do not suit a divergence.
@@ -168,9 +164,7 @@ def _with_near_neighbours(merges: FloatArray, distances: FloatArray) -> FloatArr
     return turned
 
 
-def _shortest_orders(
-    children: npt.NDArray[np.integer[Any]], distances: FloatArray
-) -> tuple[list[npt.NDArray[np.integer[Any]]], list[FloatArray]]:
+def _shortest_orders(children: IntArray, distances: FloatArray) -> tuple[list[IntArray], list[FloatArray]]:
     """Return the leaves of every node, and the least length of an order of them by its first and its last leaf.
 
     A length is the sum of distances between neighbours; infinite where no order has these ends.
@@ -187,5 +181,5 @@ def _shortest_orders(
 
 
 def _least_sums(one: FloatArray, other: FloatArray) -> FloatArray:
-    """Return the matrix product in which sums stand for products and the least of them for their sum."""
+    """Return the matrix product over (min, +): sums in place of products, and their least in place of their sum."""
     return np.stack([np.min(row[:, None] + other, axis=0) for row in one])

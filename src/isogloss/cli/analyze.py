@@ -1,4 +1,4 @@
-"""`isogloss analyze`: everything that one Run can say."""
+"""`isogloss analyze`: everything that one Run shows."""
 # ruff: noqa: PLC0415 - heavy rooms are imported when the command runs, so that help is instant
 
 from __future__ import annotations
@@ -7,15 +7,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_json, codes, layer_range
+from isogloss.cli.options import Subparsers, add_force, add_json, codes, parse_layers
 from isogloss.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from isogloss.analysis import Analysis, AnalysisRequest
+    from isogloss.analysis import Analysis, AnalysisRequest, ResourceTable
 
 __all__ = ["register_analyze"]
-
-_EXPERTS = ("exclusive", "common", "coverage")
 
 
 def _band(text: str) -> tuple[str, tuple[int, int]]:
@@ -23,7 +21,7 @@ def _band(text: str) -> tuple[str, tuple[int, int]]:
     name, _, layers = text.partition("=")
     if not name or not layers:
         raise argparse.ArgumentTypeError(f"{text!r} is no band; expected NAME=A-B such as middle=8-35")
-    return name, layer_range(layers)
+    return name, parse_layers(layers)
 
 
 def register_analyze(subparsers: Subparsers) -> None:
@@ -65,20 +63,23 @@ def register_analyze(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="folder for JSON and Parquet tables, for `isogloss report` and other programs",
     )
+    add_force(parser)
     add_json(parser)
     parser.set_defaults(command=_analyze)
 
 
 def _analyze(options: argparse.Namespace) -> None:
+    from isogloss import open_run
     from isogloss.analysis import analyze_run
-    from isogloss.runs import open_run
-    from isogloss.workflows.analysis import write_analysis
-    from isogloss.workflows.progress import busy
+    from isogloss.progress import busy
+    from isogloss.workflows import require_analysis_folder, write_analysis
 
+    if options.output:
+        require_analysis_folder(options.output, force=options.force)
     with busy("analyze"):
         run = open_run(options.run)
         analysis = analyze_run(run, _request(options))
-        paths = write_analysis(analysis, run, options.output) if options.output else ()
+        paths = write_analysis(analysis, run, options.output, force=options.force) if options.output else ()
     if options.json:
         print_json(analysis.to_json())
         return
@@ -88,10 +89,9 @@ def _analyze(options: argparse.Namespace) -> None:
 
 
 def _request(options: argparse.Namespace) -> AnalysisRequest:
-    from isogloss.analysis import AnalysisRequest
-    from isogloss.analysis.language_values import read_measure
+    from isogloss import open_run
+    from isogloss.analysis import AnalysisRequest, read_measure
     from isogloss.languages import resolve
-    from isogloss.runs import open_run
 
     return AnalysisRequest(
         pivot=tuple(resolve(code) for code in options.pivot),
@@ -110,27 +110,36 @@ def _show(analysis: Analysis) -> None:
 
     for sentence in describe_run(analysis):
         print_line(sentence)
-    bands = [f"{name} {first}-{last}" for name, (first, last) in analysis.bands.items()]
-    print_table(["language", *bands, "exclusive", "common", "experts for 80 %"], _rows(analysis))
-    print_line(
-        f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers. Exclusive and common "
-        "experts, and experts a layer that carry 80 %, by band. --json has every layer, interval and test."
-    )
+    bands = [f"{band} {first}-{last}" for band, (first, last) in analysis.bands.items()]
+    print_table(["language", *bands], _rows(analysis))
+    sizes = {mean.n for means in analysis.divergence_by_band.values() for mean in means.values()}
+    behind = "pooled counts, no interval" if analysis.is_pooled else f"n = {min(sizes)} items"
+    print_line(f"Divergence from {analysis.pivot} by {analysis.quantity}, mean over layers; {behind}.")
+    if analysis.resources is not None:
+        print_table(
+            ["language", "layers", "exclusive", "common", "experts that carry most"], _experts(analysis.resources)
+        )
+        print_line(
+            f"Experts of {', '.join(analysis.resources.rule.languages)} by the share rule, summed over the layers, and "
+            f"how few of a layer carry {analysis.resources.rule.coverage:.0%} of the selections; {behind}."
+        )
+    print_line("--json has every layer, interval and test.")
     for what, why in analysis.refused.items():
         print_line(f"{what}: not computed, {why}")
 
 
 def _rows(analysis: Analysis) -> list[list[str]]:
-    means = analysis.by_band(analysis.divergence)
     return [
-        [language, *(f"{value:.3f}" for value in bands.values()), *_experts(analysis, language)]
-        for language, bands in means.items()
+        [language, *(mean.text() for mean in bands.values())] for language, bands in analysis.divergence_by_band.items()
     ]
 
 
-def _experts(analysis: Analysis, language: str) -> list[str]:
-    """Exclusive and common experts and the size of coverage, in the bands' order."""
-    resources = analysis.resources
-    if resources is None:
-        return ["", "", ""]
-    return [" / ".join(f"{resources.column(name, band)[language]:.0f}" for band in analysis.bands) for name in _EXPERTS]
+def _experts(resources: ResourceTable) -> list[list[str]]:
+    """Write the counted experts of every language and band with their intervals."""
+    return [
+        [
+            *(row.language, row.band, row.exclusive.text("{:.0f}".format), row.common.text("{:.0f}".format)),
+            row.coverage.text("{:.1f}".format),
+        ]
+        for row in sorted(resources.rows, key=lambda row: row.language)
+    ]

@@ -1,68 +1,128 @@
-"""`bake`: a checkpoint that is steered in any engine, without a plugin."""
+"""`bake`: what any engine serves, steered, without a plugin."""
 # ruff: noqa: PLC0415 - the imports inside functions are the point: help is instant
 
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_json, add_loading, add_output
+from isogloss.cli.options import Subparsers, add_json, add_loading, add_output, number
 from isogloss.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
     from isogloss.backends.bake import Baked
+    from isogloss.steering import Plan, RouterAdapter
 
 __all__ = ["register_bake"]
 
+_PLACES = {
+    "checkpoint": "in the {dtype} {tensors}",
+    "gguf": "in the {dtype} {tensors}",
+    "gguf-lora": "written for llama.cpp, for the weights",
+    "peft": "written for PEFT, for the weights",
+    "vllm": "written for vLLM, for the weights",
+}
+_SHOWN = 5e-5  # of what is shown in hundredths of a percent
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def register_bake(subparsers: Subparsers) -> None:
     """Add `bake`."""
-    parser = subparsers.add_parser("bake", help="write a checkpoint with a plan's offsets added to its routers' biases")
-    parser.add_argument("model", metavar="MODEL", help="hub id or folder of a model whose router logits have a bias")
+    parser = subparsers.add_parser("bake", help="write a plan's offsets or an adapter in a form that any engine serves")
+    parser.add_argument("model", metavar="MODEL", help="hub id or folder of a model, or its GGUF file")
     parser.add_argument(
-        "--plan", type=Path, required=True, metavar="PLAN.json", help="a plan with only offset interventions"
+        "--plan",
+        "--adapter",
+        dest="changes",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PLAN",
+        help="an adapter, several of which add up; or a plan with only offset interventions, for a model whose router "
+        "logits have a bias",
+    )
+    parser.add_argument("--scale", type=number(), default=1.0, help="factor on the adapter (default 1)")
+    parser.add_argument(
+        "--as",
+        dest="form",
+        choices=tuple(_PLACES),
+        help="the whole checkpoint (default), an adapter for PEFT, vLLM or llama.cpp, or the whole GGUF file (default "
+        "for a GGUF file)",
     )
     parser.add_argument(
         "--no-verify",
         action="store_true",
-        help="only check the files, without loading and comparing the model and its copy",
+        help="checkpoint: only check the files, without loading and comparing the model and its copy",
     )
     add_loading(parser)
-    add_output(parser, "folder of the checkpoint, new or empty")
+    add_output(parser, "folder, new or empty; of GGUF a file that does not exist")
     add_json(parser)
     parser.set_defaults(command=_bake)
 
 
 def _bake(options: argparse.Namespace) -> None:
-    from isogloss.backends.bake import bake_plan
-    from isogloss.steering import read_plan
-    from isogloss.workflows.progress import busy
+    from isogloss.backends.bake import bake
+    from isogloss.progress import busy
 
-    plan = read_plan(options.plan)
     loading = {name: getattr(options, name) for name in ("dtype", "device", "dequantize")}
     verify = not options.no_verify
-    baked = bake_plan(options.model, plan, options.output, verify=verify, loading=loading, busy=busy)
+    baked = bake(
+        options.model, _change(options), options.output, form=options.form, verify=verify, loading=loading, busy=busy
+    )
     if options.json:
         print_json(baked.to_json())
     else:
         _show(baked)
 
 
+def _change(options: argparse.Namespace) -> Plan | RouterAdapter:
+    """Read what is to be baked: a plan, or the sum of all adapters, scaled."""
+    from isogloss.errors import PlanError
+    from isogloss.steering import Plan, read_steering
+
+    first, *more = [read_steering(path) for path in options.changes]
+    adapters = [each for each in (first, *more) if not isinstance(each, Plan)]
+    if isinstance(first, Plan) and not more:
+        if options.scale != 1:
+            raise PlanError("--scale is a factor on an adapter; found a plan: give the strength to `isogloss plan`")
+        return first
+    if len(adapters) <= len(more):
+        raise PlanError("--plan names a plan beside others; expected one plan, or adapters: unite plans by `--into`")
+    return functools.reduce(operator.add, adapters).scaled(options.scale)
+
+
 def _show(baked: Baked) -> None:
-    """Say how exact the copy is, what it lacks, and where it lies, last."""
+    """Print how exact what was written is, what it lacks, and its path, last."""
     dtype, rounding = _DTYPES[baked.dtype], baked.largest_rounding
     how = "exact" if not rounding else f"exact up to rounding to {dtype}, at most {rounding:.2g} logits"
-    print_line(f"plan {baked.plan_sha256[:12]} is in the {dtype} biases of {baked.n_layers} routers: {how}")
-    if (found := baked.verification) is None:
-        print_line("not verified: the written biases were read back, but no model was loaded")
-    else:
-        print_line(
-            f"verified on {found.n_texts} texts ({found.n_tokens} tokens): router logits equal the steered ones up to "
-            f"rounding, the largest difference is {found.largest_difference:.2g}"
-        )
+    if baked.change == "adapter" and baked.lost_share >= _SHOWN:
+        how = f"rounding to {dtype} loses {baked.lost_share:.2%} of the change"
+    elif baked.change == "adapter" and rounding:
+        how = f"exact up to rounding to {dtype}"
+    place = _PLACES[baked.form].format(dtype=dtype, tensors="biases" if baked.change == "plan" else "weights")
+    print_line(f"{baked.change} {baked.sha256[:12]} is {place} of {baked.n_layers} routers: {how}")
+    if baked.form == "checkpoint":
+        _show_verification(baked)
     if baked.left_out:
         print_line(f"left out, since these weights are not steered: {', '.join(baked.left_out)}")
     print_line(str(baked.path))
+
+
+def _show_verification(baked: Baked) -> None:
+    if (check := baked.verification) is None:
+        tensors = "biases" if baked.change == "plan" else "weights"
+        print_line(f"not verified: the written {tensors} were read back, but no model was loaded")
+    elif baked.change == "plan":
+        print_line(
+            f"verified on {check.n_texts} texts ({check.n_tokens} tokens): router logits equal the steered ones up to "
+            f"rounding, the largest difference is {check.largest_difference:.2g}"
+        )
+    else:
+        print_line(
+            f"verified on {check.n_texts} texts ({check.n_tokens} tokens): the adapter changes router logits by up to "
+            f"{check.largest_change:.2g}; those of the copy differ from the exact ones by at most "
+            f"{check.largest_difference:.2g}"
+        )

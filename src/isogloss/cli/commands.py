@@ -9,84 +9,72 @@ from typing import TYPE_CHECKING
 
 from isogloss.cli import output
 from isogloss.cli.options import (
+    SEED,
     Subparsers,
     add_backend,
     add_corpus,
     add_expert_kind,
     add_expert_options,
+    add_force,
     add_json,
     add_loading,
     add_output,
     add_pivot,
     codes,
     loading_options,
+    number,
+    whole_number,
 )
 
 if TYPE_CHECKING:
+    from isogloss import CaptureOptions, Run
     from isogloss.analysis import ExpertTable
-    from isogloss.backends.model import CaptureOptions
 
 __all__ = [
     "register_capture",
-    "register_demo",
     "register_experts",
     "register_import",
     "register_merge",
     "register_organism",
     "register_plan",
     "register_report",
-    "register_study",
 ]
-
-
-def register_demo(subparsers: Subparsers) -> None:
-    """Add `demo`."""
-    parser = subparsers.add_parser("demo", help="run a complete study on the included model, offline")
-    add_output(parser, "folder of the study (default %(default)s)", default="isogloss-demo")
-    add_json(parser)
-    parser.set_defaults(command=_demo)
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from isogloss.workflows.study import DEMO, run_study
-
-    output.show_study(run_study(DEMO, options.output), as_json=options.json)
-
-
-def register_study(subparsers: Subparsers) -> None:
-    """Add `study`."""
-    parser = subparsers.add_parser("study", help="capture, analyse, plan, evaluate and report as configured in a file")
-    parser.add_argument("study", type=Path, metavar="STUDY.toml")
-    add_output(parser, "folder of the study")
-    add_json(parser)
-    parser.set_defaults(command=_study)
-
-
-def _study(options: argparse.Namespace) -> None:
-    from isogloss.workflows.study import read_study, run_study
-
-    output.show_study(run_study(read_study(options.study), options.output), as_json=options.json)
 
 
 def register_capture(subparsers: Subparsers) -> None:
     """Add `capture`."""
     parser = subparsers.add_parser("capture", help="run a corpus through a model and record its routing")
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
+    parser.add_argument(
+        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
+    )
     add_corpus(parser, required=True)
     parser.add_argument(
         "--tokens",
-        choices=("content", "all"),
+        choices=("content", "all", "user", "assistant"),
         default="content",
-        help="whether special tokens are counted (default content: they are not)",
+        help="which tokens are counted: the texts' own (default content), all with special tokens and those of the "
+        "chat template, or, with --chat, those of the user's or the assistant's messages",
+    )
+    parser.add_argument(
+        "--first-tokens",
+        type=whole_number(1),
+        metavar="N",
+        help="count only the first N of them in each text, so that languages are compared at the same positions",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="write every text through the model's chat template, as the user's message, or as question and answer "
+        "where the corpus has both; thinking off where the template knows it",
     )
     parser.add_argument(
         "--batch-tokens",
-        type=int,
+        type=whole_number(1),
         default=8192,
         metavar="N",
         help="tokens per forward pass; vllm: tokens per call of vLLM",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed for sampling the tokens of the consistency measure")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed for sampling the tokens of the consistency measure")
     parser.add_argument(
         "--phase",
         choices=("prompt", "generation"),
@@ -94,7 +82,10 @@ def register_capture(subparsers: Subparsers) -> None:
         help="count the tokens of the texts, or those that the model generates after each text",
     )
     parser.add_argument(
-        "--new-tokens", type=int, metavar="N", help="maximum number of generated tokens per text (default 64)"
+        "--new-tokens",
+        type=whole_number(1),
+        metavar="N",
+        help="maximum number of generated tokens per text (default 64)",
     )
     parser.add_argument(
         "--distinct-from",
@@ -107,7 +98,7 @@ def register_capture(subparsers: Subparsers) -> None:
     add_backend(parser)
     add_loading(parser)
     parser.add_argument(
-        "--plan", type=Path, metavar="PLAN.json", help="steer the model by this plan during the capture"
+        "--plan", type=Path, metavar="PLAN", help="steer the model by this plan or router adapter during the capture"
     )
     add_output(parser, "folder of the Run; repeat the command to resume a stopped capture")
     add_json(parser)
@@ -115,34 +106,42 @@ def register_capture(subparsers: Subparsers) -> None:
 
 
 def _capture(options: argparse.Namespace) -> None:
-    from isogloss.backends.open import load
+    from isogloss import load
     from isogloss.languages import resolve
-    from isogloss.steering import read_plan
-    from isogloss.workflows.capture import CaptureRequest, capture_corpus
-    from isogloss.workflows.corpora import open_corpus
+    from isogloss.runs import require_run_folder
+    from isogloss.steering import RouterAdapter, read_steering
+    from isogloss.workflows import capture_corpus, open_corpus_to_capture
 
-    counted, loading = _counted(options), loading_options(options, hidden_states=options.hidden_states)
-    plan = read_plan(options.plan) if options.plan else None
+    require_run_folder(options.output)
+    plan, counted = read_steering(options.plan) if options.plan else None, _counted(options)
+    is_adapter = isinstance(plan, RouterAdapter)
+    loading = loading_options(options, hidden_states=options.hidden_states, adapter=is_adapter)
     languages = options.languages
     if languages is not None and options.distinct_from is not None:
-        # The pivot's text is read also where its routing is not asked for.
+        # The pivot's text is read also where its routing is not captured.
         languages = (*languages, *({resolve(options.distinct_from)} - {resolve(language) for language in languages}))
-    corpus = open_corpus(options.corpus, languages=languages, split=options.split, n_items=options.items)
-    request = CaptureRequest(counted, plan, options.languages, options.distinct_from)
-    output.show_run(
-        capture_corpus(load(options.model, **loading), corpus, options.output, request), as_json=options.json
+    corpus = open_corpus_to_capture(options.corpus, languages=languages, split=options.split, n_items=options.items)
+    run = capture_corpus(
+        load(options.model, **loading),
+        corpus,
+        options.output,
+        plan=plan,
+        languages=options.languages,
+        distinct_from=options.distinct_from,
+        options=counted,
     )
+    output.show_run(run, as_json=options.json)
 
 
 def _counted(options: argparse.Namespace) -> CaptureOptions:
     """Read what `capture` counts; refuse what contradicts itself before a model is loaded."""
-    from isogloss.backends.model import CaptureOptions
+    from isogloss import CaptureOptions
     from isogloss.errors import IsoglossError
 
-    if options.new_tokens is not None and (options.phase != "generation" or options.new_tokens < 1):
+    if options.new_tokens is not None and options.phase != "generation":
         raise IsoglossError(
-            f"--new-tokens {options.new_tokens} with --phase {options.phase}; expected --phase generation and a number "
-            "of at least 1, or no --new-tokens"
+            f"--new-tokens {options.new_tokens} with --phase {options.phase}; expected --phase generation, or no "
+            "--new-tokens"
         )
     return CaptureOptions(
         token_scope=options.tokens,
@@ -151,25 +150,46 @@ def _counted(options: argparse.Namespace) -> CaptureOptions:
         phase=options.phase,
         new_tokens=options.new_tokens or CaptureOptions.new_tokens,
         hidden_states=options.hidden_states,
+        chat=options.chat,
+        first_tokens=options.first_tokens,
     )
 
 
 def register_import(subparsers: Subparsers) -> None:
     """Add `import`."""
     parser = subparsers.add_parser("import", help="convert published counts into a pooled Run")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--format", choices=("counts-json",), default="counts-json")
+    parser.add_argument("source", type=Path, metavar="PATH", help="folder of counts-json; else a file")
+    parser.add_argument(
+        "--format",
+        choices=("counts-json", "mass-json", "expert-sets"),
+        default="counts-json",
+        help="counts of selections, one file per language; summed combine weights; or sets of experts",
+    )
+    parser.add_argument("--category", metavar="NAME", help="mass-json: this category alone, as text in English")
+    parser.add_argument("--experts", type=whole_number(1), metavar="N", help="expert-sets: experts per layer")
     add_output(parser, "folder of the Run")
     add_json(parser)
     parser.set_defaults(command=_import)
 
 
 def _import(options: argparse.Namespace) -> None:
-    from isogloss.runs import import_counts_json
-    from isogloss.workflows.progress import busy
+    from isogloss.errors import RunError
+    from isogloss.progress import busy
+    from isogloss.runs import import_counts_json, import_expert_sets, import_mass_json, require_run_folder
 
+    kind = options.format
+    if options.category and kind != "mass-json":
+        raise RunError(f"--category is for mass-json; {kind} has none")
+    if (options.experts is None) is (kind == "expert-sets"):
+        raise RunError("expert-sets needs --experts N, the experts per layer; the other formats take none")
+    require_run_folder(options.output)
     with busy("import"):
-        run = import_counts_json(options.folder, options.output)
+        if kind == "mass-json":
+            run = import_mass_json(options.source, options.output, category=options.category)
+        elif kind == "expert-sets":
+            run = import_expert_sets(options.source, options.output, n_experts=options.experts)
+        else:
+            run = import_counts_json(options.source, options.output)
     output.show_run(run, as_json=options.json)
 
 
@@ -183,9 +203,10 @@ def register_merge(subparsers: Subparsers) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from isogloss.runs import merge
-    from isogloss.workflows.progress import busy
+    from isogloss.progress import busy
+    from isogloss.runs import merge, require_run_folder
 
+    require_run_folder(options.output)
     with busy("merge"):
         run = merge(options.runs, options.output)
     output.show_run(run, as_json=options.json)
@@ -213,7 +234,7 @@ def register_plan(subparsers: Subparsers) -> None:
     add_expert_kind(parser, "--expert-kind", "--share-kind")
     parser.add_argument("--kind", required=True, help="how the experts' logits are edited, such as soft or ban")
     parser.add_argument(
-        "--strength", type=float, help="soft, adaptive: λ; offset: logits; other kinds have no strength"
+        "--strength", type=number(), help="soft, adaptive: λ; offset: logits; other kinds have no strength"
     )
     parser.add_argument("--phase", choices=("prompt", "generation"), help="edit only these tokens (default: both)")
     parser.add_argument(
@@ -225,33 +246,40 @@ def register_plan(subparsers: Subparsers) -> None:
         metavar="PLAN.json",
         help="combine with this plan for the same model, for example one for other languages",
     )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="make the plan although a Run's capture has not finished"
+    )
     add_output(parser, "the plan's file")
+    add_force(parser)
     add_json(parser)
     parser.set_defaults(command=_plan)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from isogloss.steering import conditional, read_plan, united, write_plan
+    from isogloss import read_plan, write_plan
+    from isogloss.steering import conditional, require_plan_file, united
 
+    require_plan_file(options.output, force=options.force)
     other = read_plan(options.into) if options.into else None
-    plan = _find(options).plan(options.kind, strength=options.strength)
+    plan = _find(options).plan(options.kind, strength=options.strength, allow_partial=options.allow_partial)
     plan = conditional(plan, phase=options.phase, languages=options.for_languages)
     if other is not None:
         plan = united(other, plan)
-    write_plan(plan, options.output)
+    write_plan(plan, options.output, force=options.force)
     output.show_plan(plan, options.output, as_json=options.json)
 
 
 def _find(options: argparse.Namespace) -> ExpertTable:
-    from isogloss.analysis.expert_query import ExpertQuery, find_experts
-    from isogloss.runs import open_run
-    from isogloss.workflows.progress import busy
+    from isogloss import open_run
+    from isogloss.analysis import ExpertQuery, query_experts
+    from isogloss.progress import busy
 
-    run = open_run(options.run)
+    run, base = open_run(options.run), open_run(options.base) if options.base else None
+    layers = _middle(base or run, options.pivot) if options.layers == "middle" else options.layers
     query = ExpertQuery(
         rule=options.rule,
         threshold=options.threshold,
-        layers=options.layers,
+        layers=layers,
         kind=options.expert_kind,
         languages=options.languages,
         target=options.target,
@@ -261,26 +289,46 @@ def _find(options: argparse.Namespace) -> ExpertTable:
         sign=options.sign,
     )
     with busy("experts"):
-        return find_experts(run, query, base=open_run(options.base) if options.base else None)
+        return query_experts(run, query, base=base)
+
+
+def _middle(run: Run, pivot: str) -> tuple[int, int]:
+    """Find the middle layers of a Run; RunError where there are none."""
+    from isogloss.analysis import analyze_curves
+    from isogloss.errors import RunError
+    from isogloss.progress import busy
+
+    with busy("analyze"):
+        analysis = analyze_curves(run, pivot=pivot)
+    if not analysis.has_middle:
+        raise RunError(f"--layers middle: {run.path} has no middle layers: {analysis.no_middle}; give a range A-B")
+    return analysis.middle
 
 
 def register_report(subparsers: Subparsers) -> None:
     """Add `report`."""
     parser = subparsers.add_parser(
-        "report", help="write an HTML report of a Run, an analysis, an evaluation or a study"
+        "report", help="write an HTML report of a Run, an analysis, an evaluation, a learned plan or a study"
     )
-    parser.add_argument("source", type=Path, metavar="RUN|ANALYSIS|EVAL|STUDY")
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="+",
+        metavar="RUN|ANALYSIS|EVAL|LEARNED|STUDY",
+        help="a folder; several Runs, analyses, evaluations or studies are drawn over each other",
+    )
     add_pivot(parser)
     add_output(parser, "the HTML file")
+    add_force(parser)
     parser.set_defaults(command=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
+    from isogloss.progress import busy
     from isogloss.reports import report_on
-    from isogloss.workflows.progress import busy
 
     with busy("report"):
-        path = report_on(options.source, options.output, pivot=options.pivot)
+        path = report_on(options.source, options.output, pivot=options.pivot, force=options.force)
     output.show_path(path)
 
 
@@ -289,8 +337,10 @@ def register_organism(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("organism", help="train the included model, or evaluate such a model")
     actions: Subparsers = parser.add_subparsers(required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train from a seed; repeat the command to resume")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--tokens", type=int, default=None, help="training tokens (default: the shipped model's)")
+    train.add_argument("--seed", type=SEED, default=0)
+    train.add_argument(
+        "--tokens", type=whole_number(1), default=None, help="training tokens (default: the shipped model's)"
+    )
     train.add_argument(
         "--text", type=Path, metavar="DIR", help="folder of parallel texts (xxx_Xxxx.*) to add to the training data"
     )
@@ -299,16 +349,17 @@ def register_organism(subparsers: Subparsers) -> None:
     card = actions.add_parser("card", help="evaluate a trained model and write its model card")
     card.add_argument("model", type=Path, metavar="DIR", help="folder of a finished training")
     add_output(card, "the card's file")
+    add_force(card)
     card.set_defaults(command=_card)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from isogloss.workflows.organism import train_organism
+    from isogloss.workflows import train_organism
 
     output.show_path(train_organism(options.output, seed=options.seed, tokens=options.tokens, text=options.text))
 
 
 def _card(options: argparse.Namespace) -> None:
-    from isogloss.workflows.organism import write_card
+    from isogloss.workflows import write_card
 
-    output.show_path(write_card(options.model, options.output))
+    output.show_path(write_card(options.model, options.output, force=options.force))

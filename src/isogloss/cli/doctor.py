@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from isogloss.backends.open import BACKENDS
 from isogloss.cli.options import Subparsers, add_backend, add_corpus, add_json, add_loading, loading_options
 from isogloss.cli.output import print_json, print_line
-from isogloss.errors import CorpusError, PlanError
+from isogloss.errors import CorpusError, ModelError, PlanError
 
 if TYPE_CHECKING:
-    from isogloss.workflows.doctor import Diagnosis
+    from isogloss.workflows import Diagnosis
 
 __all__ = ["register_doctor"]
 
@@ -25,8 +25,24 @@ _CHECK_FAILED = 1
 def register_doctor(subparsers: Subparsers) -> None:
     """Add `doctor`."""
     parser = subparsers.add_parser("doctor", help="check that capture and steering work correctly on a model")
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
-    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="test this plan instead of a built-in one")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'; none with --server",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="ask a running server of vLLM or llama.cpp, such as http://localhost:8000, whether an adapter acts there, "
+        "and on its own requests alone",
+    )
+    parser.add_argument(
+        "--adapter", metavar="NAME", help="the adapter, as the server names it; default: the only one that it has"
+    )
+    parser.add_argument(
+        "--plan", type=Path, metavar="PLAN", help="test this plan or router adapter instead of a built-in plan"
+    )
     parser.add_argument("--language", metavar="L", help="test the plan's interventions for this language")
     add_corpus(parser, required=False, purpose="estimate its capture: ")
     add_backend(parser)
@@ -36,13 +52,16 @@ def register_doctor(subparsers: Subparsers) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.server is not None:
+        return _ask_server(options)
+    if options.model is None or options.adapter is not None:
+        raise ModelError("expected MODEL; or --server URL, perhaps with --adapter NAME, to ask a running server")
     from isogloss.languages import resolve
-    from isogloss.steering import read_plan
-    from isogloss.workflows.corpora import open_corpus
-    from isogloss.workflows.doctor import examine
+    from isogloss.steering import RouterAdapter, read_steering
+    from isogloss.workflows import examine, open_corpus
 
-    loading = loading_options(options, corpus=options.corpus)
-    plan = read_plan(options.plan) if options.plan else None
+    plan = read_steering(options.plan) if options.plan else None
+    loading = loading_options(options, corpus=options.corpus, adapter=isinstance(plan, RouterAdapter))
     if options.language is not None and plan is None:
         raise PlanError("--language chooses among the rules of a plan; found none: name it by --plan")
     language = None if options.language is None else resolve(options.language)
@@ -55,13 +74,30 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if diagnosis.ok else _CHECK_FAILED
 
 
+def _ask_server(options: argparse.Namespace) -> int:
+    from isogloss.workflows import examine_server
+
+    if options.model is not None or options.plan is not None:
+        raise ModelError("--server asks a server about an adapter that it has; leave MODEL and --plan out")
+    diagnosis = examine_server(options.server, options.adapter)
+    if options.json:
+        print_json(diagnosis.to_json())
+    else:
+        _show_checks(diagnosis)
+    return 0 if diagnosis.ok else _CHECK_FAILED
+
+
+def _show_checks(diagnosis: Diagnosis) -> None:
+    for check in diagnosis.checks:
+        print_line(f"{'ok' if check.ok else 'FAILED':8}{check.name:11}{check.detail}")
+
+
 def _show(diagnosis: Diagnosis, options: argparse.Namespace) -> None:
     """Print one line per check, then what to do next."""
     if options.json:
         print_json(diagnosis.to_json())
         return
-    for check in diagnosis.checks:
-        print_line(f"{'ok' if check.ok else 'FAILED':8}{check.name:10}{check.detail}")
+    _show_checks(diagnosis)
     print_line(_advice(diagnosis, options))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from isogloss.cli import output
 from isogloss.cli.options import (
+    SEED,
     Subparsers,
     add_backend,
     add_json,
@@ -17,19 +18,21 @@ from isogloss.cli.options import (
     add_pivot,
     codes,
     loading_options,
+    number,
+    whole_number,
 )
 from isogloss.errors import RunError
 
 if TYPE_CHECKING:
     from isogloss.backends.model import Sampling
-    from isogloss.evaluation.tasks import Task
-    from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
+    from isogloss.evaluation import LmEvalTasks, Task
 
 __all__ = ["register_evaluate"]
 
 _ARMS = (
     "random[:N], early, late, layers=A-B[:TABLE.json], suppress, strength=S,S,…, experts=NAME:TABLE.json or "
-    "plan=NAME:FILE.json; tables as `isogloss experts --json` prints them; repeatable (default: random:1)"
+    "plan=NAME:PLAN, of an adapter also other-probes; tables as `isogloss experts --json` prints them; repeatable "
+    "(default: random:5)"
 )
 _SAMPLING = ("top_p", "top_k", "seed")
 _LM_EVAL = "lm-eval:"
@@ -42,8 +45,12 @@ def register_evaluate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate", help="compare answers with and without a plan, item by item, with controls"
     )
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder, or 'organism'")
-    parser.add_argument("--plan", type=Path, required=True, metavar="PLAN.json")
+    parser.add_argument(
+        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
+    )
+    parser.add_argument(
+        "--plan", type=Path, required=True, metavar="PLAN", help="file of a plan, or folder of a router adapter"
+    )
     parser.add_argument(
         "--task",
         required=True,
@@ -56,16 +63,20 @@ def register_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: folder with your own tasks")
     parser.add_argument("--split", help="dev for model selection, test for confirmation (default: all items)")
     parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the task")
-    parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
+    parser.add_argument("--items", type=whole_number(1), metavar="N", help="only the first N items")
     parser.add_argument("--arms", action="append", default=[], metavar="ARM", help=_ARMS)
-    parser.add_argument("--controls", type=int, metavar="N", help="the same as --arms random:N")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default %(default)s)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="sample answers (default: greedy)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="with --temperature: nucleus sampling")
+    parser.add_argument("--controls", type=whole_number(0), metavar="N", help="the same as --arms random:N")
     parser.add_argument(
-        "--top-k", type=int, metavar="K", help="with --temperature: sample from the K most likely tokens"
+        "--batch-size", type=whole_number(1), default=64, metavar="N", help="items per batch (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, help="with --temperature: seed of the sampling (default 0)")
+    parser.add_argument("--temperature", type=number(above=0), metavar="T", help="sample answers (default: greedy)")
+    parser.add_argument(
+        "--top-p", type=number(above=0, most=1), metavar="P", help="with --temperature: nucleus sampling"
+    )
+    parser.add_argument(
+        "--top-k", type=whole_number(1), metavar="K", help="with --temperature: sample from the K most likely tokens"
+    )
+    parser.add_argument("--seed", type=SEED, help="with --temperature: seed of the sampling (default 0)")
     add_backend(parser)
     add_pivot(parser)
     add_loading(parser)
@@ -75,20 +86,22 @@ def register_evaluate(subparsers: Subparsers) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from isogloss.backends.open import load
-    from isogloss.evaluation.arms import make_arms
-    from isogloss.evaluation.run import RunOptions
+    from isogloss import load
+    from isogloss.evaluation import SETTINGS, RunOptions, make_arms
+    from isogloss.folders import require_folder
     from isogloss.languages import resolve
-    from isogloss.steering import read_plan
-    from isogloss.workflows.evaluate import evaluate_plan
+    from isogloss.steering import RouterAdapter, read_steering
+    from isogloss.workflows import evaluate_plan
 
-    loading = loading_options(options)
+    require_folder(options.output, SETTINGS)
+    plan = read_steering(options.plan)
+    loading = loading_options(options, adapter=isinstance(plan, RouterAdapter))
     run_options = RunOptions(options.batch_size, _sampling(options), resolve(options.pivot))
-    plan, arms = read_plan(options.plan), _arms(options)
+    arms = _arms(options)
     make_arms(plan, arms)  # refuses before a model is loaded
     task = _task(options)
     model = load(options.model, **loading)
-    summary = evaluate_plan(model, task, plan, out=options.output, arms=arms, options=run_options)
+    summary = evaluate_plan(model, plan, task=task, out=options.output, arms=arms, options=run_options)
     output.show_evaluation(summary, as_json=options.json)
 
 
@@ -96,11 +109,11 @@ def _task(options: argparse.Namespace) -> Task | LmEvalTasks:
     """Load a task of our own, or those of lm-eval."""
     if not options.task.startswith(_LM_EVAL):
         _refuse(options, _OF_LM_EVAL, f"--task {options.task}", f"--task {_LM_EVAL}NAME")
-        from isogloss.evaluation.tasks import load_task
+        from isogloss.evaluation import load_task
 
         return load_task(options.task, languages=options.languages, n_items=options.items, split=options.split)
     _refuse(options, _OF_TASKS, f"--task {options.task}", "a task that isogloss runs itself")
-    from isogloss.evaluation.tasks.lm_eval import LmEvalOptions, LmEvalTasks, tasks_in
+    from isogloss.evaluation import LmEvalOptions, LmEvalTasks, tasks_in
     from isogloss.languages import resolve
 
     names = tuple(options.task.removeprefix(_LM_EVAL).split(","))
@@ -121,7 +134,9 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str, ins
 def _arms(options: argparse.Namespace) -> list[str]:
     if options.controls is not None:
         return [*options.arms, f"random:{options.controls}"]
-    return options.arms or ["random:1"]
+    from isogloss.evaluation import N_RANDOM
+
+    return options.arms or [f"random:{N_RANDOM}"]
 
 
 def _sampling(options: argparse.Namespace) -> Sampling | None:

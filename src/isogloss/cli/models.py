@@ -44,4 +44,4 @@ def _row(support: Support) -> list[str]:
         return [support.model_type, "", "", "refused", support.reason or ""]
     note = textwrap.shorten(re.split("[;:]", support.note)[0], _LONGEST_NOTE, placeholder=" …")
     versions = ", ".join(support.transformers) or support.status
-    return [support.model_type, support.example or "", support.choice, versions, note]
+    return [support.model_type, support.example or "", support.selection, versions, note]

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from isogloss.backends.open import BACKENDS, refuse_unsupported
 from isogloss.errors import IsoglossError
 
 __all__ = [
+    "SEED",
     "Subparsers",
     "add_backend",
     "add_corpus",
     "add_expert_kind",
     "add_expert_options",
+    "add_force",
     "add_json",
     "add_loading",
     "add_output",
     "add_pivot",
     "codes",
     "engine_argument",
-    "layer_range",
     "loading_options",
+    "number",
+    "parse_layers",
+    "whole_number",
 ]
 
+Kind = TypeVar("Kind", int, float)
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
 _OURS = {
     "model": "the command's first argument names it",
     "tokenizer": "texts are read by the model's own",
-    "revision": "give a folder with that revision as the model",
+    "revision": "give MODEL@REVISION as the command's first argument",
     "dtype": "give --dtype",
+    "tokenizer_revision": "it is that of the model",
     "worker_extension_cls": "isogloss needs it for its own",
 }
 """Arguments of vLLM that isogloss sets, and what to do instead."""
@@ -47,7 +55,7 @@ def codes(text: str) -> tuple[str, ...]:
     return parts
 
 
-def layer_range(text: str) -> tuple[int, int]:
+def parse_layers(text: str) -> tuple[int, int]:
     """Read ``A-B``, inclusive."""
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if not match or int(match[1]) > int(match[2]):
@@ -55,6 +63,58 @@ def layer_range(text: str) -> tuple[int, int]:
             f"{text!r} is not a range of layers; expected A-B such as 10-39, 0-based, inclusive"
         )
     return int(match[1]), int(match[2])
+
+
+def _layers_or_middle(text: str) -> tuple[int, int] | Literal["middle"]:
+    """Read ``A-B``, or the word ``middle``."""
+    return "middle" if text == "middle" else parse_layers(text)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return what reads an integer from ``least`` to ``most``, both included, and refuses any other by its range."""
+
+    def read(text: str) -> int:
+        value = _read(int, text, least, most)
+        if value is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {_range(least, most)}")
+        return value
+
+    return read
+
+
+def number(
+    least: float | None = None, most: float | None = None, *, above: float | None = None
+) -> Callable[[str], float]:
+    """Return what reads a finite number from ``least``, or above ``above``, to ``most``, and refuses any other."""
+
+    def read(text: str) -> float:
+        value = _read(float, text, least, most)
+        if value is None or not math.isfinite(value) or (above is not None and value <= above):
+            bounds = _range(least, most) if above is None else f"above {above:g}"
+            bounds += f" and at most {most:g}" if above is not None and most is not None else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}")
+        return value
+
+    return read
+
+
+def _read(kind: type[Kind], text: str, least: float | None, most: float | None) -> Kind | None:
+    """Return a number inside a range, else None."""
+    try:
+        value = kind(text)
+    except ValueError:
+        return None
+    return value if (least is None or value >= least) and (most is None or value <= most) else None
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is None or most is None:
+        return "that is finite" if least is None else f"of at least {least:g}"
+    return f"from {least:g} to {most:g}"
+
+
+SEED = whole_number(0, 2**32 - 1)
+"""Reads a seed, of the size that every generator of random numbers takes."""
 
 
 def engine_argument(text: str) -> tuple[str, Any]:
@@ -87,12 +147,13 @@ def add_corpus(parser: argparse.ArgumentParser, *, required: bool, purpose: str 
     parser.add_argument(
         "--corpus",
         required=required,
-        help=f"{purpose}folder, .jsonl, .tsv, organism, or flores_plus or belebele from the hub (NAME:DIR for a copy; "
-        "belebele also from a DIR with flores200/ and belebele/passage_to_flores200.json)",
+        help=f"{purpose}folder, .jsonl, .tsv, organism, or from the hub flores_plus, belebele, gsm8k_instruct or "
+        "medinstruct (NAME:DIR for a copy; belebele also from a DIR with flores200/ and "
+        "belebele/passage_to_flores200.json)",
     )
     parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the corpus")
     parser.add_argument("--split", help="split to read, if the corpus has splits")
-    parser.add_argument("--items", type=int, metavar="N", help="only the first N items")
+    parser.add_argument("--items", type=whole_number(1), metavar="N", help="only the first N items")
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +193,7 @@ def loading_options(options: argparse.Namespace, **asked: object) -> dict[str, A
 
     Args:
         options: of a parser with `add_backend` and `add_loading`.
-        **asked: what else the backend is asked for, as `isogloss.backends.open.refuse_unsupported` takes it.
+        **asked: what else the backend must support, as `isogloss.backends.open.refuse_unsupported` takes it.
 
     Raises:
         IsoglossError: an option has no meaning for the backend, or an argument came twice.
@@ -153,6 +214,11 @@ def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | Non
     )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``."""
+    parser.add_argument("--force", action="store_true", help="replace what -o names although it is of another kind")
+
+
 def add_pivot(parser: argparse.ArgumentParser) -> None:
     """Add ``--pivot``."""
     parser.add_argument("--pivot", default="eng_Latn", help="reference language (default %(default)s)")
@@ -165,11 +231,17 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", choices=rules, required=True, help="how experts are selected")
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=number(0),
         help="of the rule's statistic: a difference or share between 0 and 1, or a specificity; contrast and "
         "specificity may do with --top alone",
     )
-    parser.add_argument("--layers", type=layer_range, metavar="A-B", help="decoder layers, 0-based, inclusive")
+    parser.add_argument(
+        "--layers",
+        type=_layers_or_middle,
+        metavar="A-B|middle",
+        help="decoder layers, 0-based, inclusive (papers often count from 1); middle: the layers in which `isogloss "
+        "analyze` finds that the languages of the base, or of RUN, meet",
+    )
     parser.add_argument(
         "--base", type=Path, metavar="RUN", help="delta, contrast: Run of other texts, such as generic ones"
     )
@@ -186,11 +258,11 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top",
-        type=int,
+        type=whole_number(1),
         metavar="K",
         help="share: experts kept per language and layer; contrast, specificity: the K greatest over all layers",
     )
-    parser.add_argument("--alpha", type=float, help="specificity: how much frequent use counts (default 10)")
+    parser.add_argument("--alpha", type=number(0), help="specificity: how much frequent use counts (default 10)")
     parser.add_argument(
         "--sign",
         choices=("both", "positive", "negative"),

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness before one model: its requests and scores, our answers.
+"""Tasks of lm-evaluation-harness for one model: its requests and scores, our answers.
 
 A document's line holds the answers to its requests, and the values that lm-eval gives it in every metric after every
 filter. So a finished evaluation is compared in another metric without running anything.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from isogloss.backends.chat_template import TemplateDate
 from isogloss.backends.joint_texts import JointText
 from isogloss.backends.model import Model, Sampling
 from isogloss.errors import PlanError, RunError
@@ -26,39 +27,42 @@ from isogloss.evaluation.paired import Better
 from isogloss.evaluation.records import DocumentRecord, ItemRecord, LmEvalSettings, RunSettings
 from isogloss.evaluation.summarise import Facts, MetricOfTasks, summarise
 from isogloss.evaluation.summary import ArmEffect, EvaluationSummary
-from isogloss.evaluation.tasks.lm_eval import Continued, LmEvalTasks, Requests, language_of
-from isogloss.steering import Plan
+from isogloss.evaluation.tasks.lm_eval import Continued, LmEvalTasks, Requests, task_language
+from isogloss.steering import Steering
 
 __all__ = ["AskedLmEval"]
 
-Answers = Mapping[str, Mapping[str, Sequence[DocumentRecord]]]
+DocumentAnswers = Mapping[str, Mapping[str, Sequence[DocumentRecord]]]
 """Arm to task to records in the order of the documents."""
 
 _ROUNDING = 1e-6  # between lm-eval's mean and ours
-_TOP_K = 50  # what transformers keeps where neither a task nor the checkpoint says so
+_TOP_K = 50  # what transformers keeps where neither a task nor the checkpoint sets it
 _OF_DRAWS = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")  # would shape draws as well
 
 
 class AskedLmEval:
-    """Tasks of lm-eval before one model; each stands where a language stands elsewhere.
+    """Tasks of lm-eval, prepared for one model; each task takes the place of a language.
 
     Args:
         model: that is asked.
         source: the tasks.
+        today: the date for chat templates that write one; None for today's.
     """
 
     settings: type[RunSettings] = LmEvalSettings
     record: type[Any] = DocumentRecord
 
-    def __init__(self, model: Model, source: LmEvalTasks) -> None:
+    def __init__(self, model: Model, source: LmEvalTasks, today: TemplateDate | None = None) -> None:
         self.model, self.source, self.name = model, source, source.name
+        self.today = today or TemplateDate()
         self.requests = Requests(model.tokenizer, model.context_length)
         self.uses_chat = source.options.chat
-        source.build(self.requests)
+        with self.today.fixed():
+            source.build(self.requests)
         self.questions: Mapping[str, Sequence[Question]] = {
             name: _questions(task) for name, task in source.tasks.items()
         }
-        self.stored = model.describe().get("generation_config", {})
+        self.stored = model.describe().get("generation_config_ignored", {})
 
     def describe(self) -> dict[str, Any]:
         """Return all that decides the answers besides the model, plans and batches, as JSON types."""
@@ -67,20 +71,21 @@ class AskedLmEval:
             "task": self.name,
             "harness": {**asdict(self.source.options), "version": self.source.version},
             "versions": self._versions(),
+            "date": self.today.kept,
             "items_sha256": hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         }
 
     def _versions(self) -> dict[str, Any]:
         return {name: task.VERSION for name, task in self.source.tasks.items()}
 
-    def adapt(self, plan: Plan, language: str) -> Plan:
-        """Return what of a plan applies to the documents of a task, whose name says their language.
+    def adapt(self, plan: Steering, language: str) -> Steering:
+        """Return the part of a plan that applies to the documents of a task, whose name ends in their language.
 
         Raises:
-            PlanError: the plan has rules for some languages alone, and the name says none; or for one phase alone, and
-                the task measures texts that have no prompt.
+            PlanError: the plan has rules for some languages alone, and the name contains none; or for one phase alone,
+                and the task measures texts that have no prompt.
         """
-        code = language_of(language)
+        code = task_language(language)
         if plan.languages and code is None:
             raise PlanError(
                 f"the plan has rules for some languages alone, and the name of task {language} ends in no language; "
@@ -90,7 +95,7 @@ class AskedLmEval:
         if plan.by_phase and "loglikelihood_rolling" in kinds:
             raise PlanError(
                 f"the plan edits prompt and generation differently, but task {language} measures texts without a "
-                "prompt, so nothing says which of their tokens are an answer; use other tasks, or a plan without "
+                "prompt, so it is unknown which of their tokens are an answer; use other tasks, or a plan without "
                 "conditions on phases"
             )
         return plan.for_request(code)
@@ -104,7 +109,7 @@ class AskedLmEval:
             each.resps, each.filtered_resps = [], {}  # the next arm is asked the same
         return records
 
-    def summarise(self, answers: Answers, facts: Facts) -> EvaluationSummary:
+    def summarise(self, answers: DocumentAnswers, facts: Facts) -> EvaluationSummary:
         """Compare every arm with the baseline in one metric.
 
         Returns:
@@ -118,23 +123,23 @@ class AskedLmEval:
         values, left_out = self._values(answers)
         metric = _metric(sorted({name for _, name in values}), self.source.metric)
         names = _names([task for task, name in values if name == metric])
-        chosen = {
+        selected = {
             arm: {name: [_in_metric(row, metric) for row in by_task[task]] for task, name in names.items()}
             for arm, by_task in answers.items()
         }
         view = MetricOfTasks(
             self.name,
             metric,
-            chosen[BASELINE],
+            selected[BASELINE],
             self._better(metric, names),
-            _margin([row.value for by_name in chosen.values() for row in by_name.get(facts.pivot, ())]),
+            _margin([row.value for by_name in selected.values() for row in by_name.get(facts.pivot, ())]),
         )
         effects = {
-            arm: ArmEffect(effect.changed, {name: effect.kl[task] for task, name in names.items()})
+            arm: ArmEffect(effect.changed, {name: effect.kl[task] for task, name in names.items() if task in effect.kl})
             for arm, effect in facts.effects.items()
         }
         return replace(
-            summarise(view, chosen, replace(facts, effects=effects)),
+            summarise(view, selected, replace(facts, effects=effects)),
             metrics=tuple(sorted({name for _, name in values})),
             left_out=tuple(left_out),
             harness=f"lm-eval {self.source.version}",
@@ -148,7 +153,7 @@ class AskedLmEval:
             raise RunError(f"in metric {metric!r}, higher is better in some of the tasks alone; evaluate them apart")
         return "higher" if higher.pop() else "lower"
 
-    def _values(self, answers: Answers) -> tuple[set[tuple[str, str]], list[str]]:
+    def _values(self, answers: DocumentAnswers) -> tuple[set[tuple[str, str]], list[str]]:
         """Return (task, metric) of what can be compared document by document, and ``TASK: METRIC`` of what cannot."""
         kept, left_out = set(), []
         for task, rows in sorted(answers[BASELINE].items()):
@@ -276,7 +281,7 @@ def _sampling(how: Mapping[str, Any], stored: Mapping[str, Any]) -> Sampling | N
     """Read how a task draws tokens, as transformers does where the task leaves it to the checkpoint; None for greedy.
 
     Raises:
-        RunError: the task or the checkpoint asks for more.
+        RunError: the task or the checkpoint needs anything else.
     """
     given = {name: value for name, value in how.items() if (name, value) not in (("num_beams", 1), ("use_cache", True))}
     drawn = bool(given.pop("do_sample", False))
@@ -284,7 +289,7 @@ def _sampling(how: Mapping[str, Any], stored: Mapping[str, Any]) -> Sampling | N
     odd = [*given, *(name for name in _OF_DRAWS if drawn and name in stored)]
     if odd:
         raise RunError(
-            f"the task generates with {', '.join(sorted(odd))}, which is not done here; choose a task that generates "
+            f"the task generates with {', '.join(sorted(odd))}, which is not supported; choose a task that generates "
             "greedily or with temperature, top_p and top_k"
         )
     if not drawn:
@@ -294,7 +299,7 @@ def _sampling(how: Mapping[str, Any], stored: Mapping[str, Any]) -> Sampling | N
 
 
 def _metric(metrics: Sequence[str], wanted: str | None) -> str:
-    """Find the metric asked for, or the first."""
+    """Return the requested metric, or the first."""
     alike = [name for name in metrics if wanted is None or wanted in (name, name.partition(",")[0])]
     if not alike or (wanted is not None and wanted not in alike and len(alike) > 1):
         raise RunError(
@@ -306,7 +311,7 @@ def _metric(metrics: Sequence[str], wanted: str | None) -> str:
 
 def _names(tasks: Iterable[str]) -> dict[str, str]:
     """Task to language, or to its own name where it has none, or shares it with another task."""
-    languages = {task: language_of(task) or task for task in sorted(tasks)}
+    languages = {task: task_language(task) or task for task in sorted(tasks)}
     counts = Counter(languages.values())
     return {task: name if counts[name] == 1 else task for task, name in languages.items()}
 

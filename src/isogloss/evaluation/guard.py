@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from isogloss.analysis.statistics import Estimate, bootstrap_counts, resampled_means
+from isogloss.arrays import FloatArray
 from isogloss.evaluation.paired import Better
 from isogloss.evaluation.proportions import paired_difference_interval, share_upper_bound
-from isogloss.evaluation.scores import FloatArray, is_right_or_wrong, paired_arrays
+from isogloss.evaluation.scores import is_right_or_wrong, paired_arrays
 from isogloss.files import Number
+from isogloss.statistics import Estimate, bootstrap_counts, resampled_means
 
 __all__ = ["Guard", "Verdict", "guard_pivot"]
 
@@ -33,6 +34,8 @@ class Guard:
         margin: largest loss that is accepted, in the unit of the scores.
         level: one-sided coverage of either bound.
         n: items.
+        steered: whether any rule of the plan applies to the pivot; where none does, its answers are the unsteered
+            ones, and the change is 0 exactly.
     """
 
     verdict: Verdict
@@ -42,6 +45,7 @@ class Guard:
     margin: float
     level: float
     n: int
+    steered: bool = True
 
     @property
     def gain(self) -> Estimate:
@@ -60,22 +64,17 @@ def guard_pivot(
 ) -> Guard:
     """Test that the plan's arm is not worse than the baseline by more than a margin (one-sided non-inferiority).
 
-    Scores of 0 and 1 are bounded by Tango's interval. Where no item flips, as when both arms are right throughout, the
-    share of items that might flip is bounded exactly (rule of three): 299 items are needed to rule out a loss of one
-    point at 95 %. Other scores are bounded by bootstrap percentiles, and not at all where no score changed.
+    The arms hold ``[n_items]`` bool or finite scores of the same items. Scores of 0 and 1 are bounded by Tango's
+    interval. Where no item flips, as when both arms are right throughout, the share of items that might flip is bounded
+    exactly (rule of three): 299 items are needed to rule out a loss of one point at 95 %. Other scores are bounded by
+    bootstrap percentiles, and not at all where no score changed.
 
-    Args:
-        baseline: ``[n_items]`` bool or finite scores of the pivot without the plan.
-        steered: ``[n_items]`` scores with the plan, same items in the same order.
-        margin: largest loss that is accepted, in the unit of the scores, above 0; the default is one point of
-            accuracy.
-        better: whether higher or lower scores are better.
-        level: one-sided coverage, above 0.5 and below 1.
-        seed: of the random generator.
+    ``margin`` is the largest loss that is accepted, in the unit of the scores; the default is one point of accuracy.
+    ``level`` is the one-sided coverage.
 
     Raises:
         RunError: no scores, or not of the same items.
-        ValueError: a margin or level out of range.
+        ValueError: a margin of 0 or less, or a level outside 0.5 to 1.
     """
     if margin <= 0.0 or not 0.5 < level < 1.0:  # noqa: PLR2004 - below a half, the bounds would change places
         raise ValueError(f"margin is {margin} and level {level}; expected a margin above 0 and a level of 0.5 to 1")

@@ -6,25 +6,19 @@ is not a whole batch, and that batch is answered again: no item is lost, and non
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from isogloss.errors import FileError, RunError
 from isogloss.evaluation.records import SETTINGS, ItemRecord
-from isogloss.files import claim_folder, from_json, read_bytes, remove_stale, to_json, write_json
+from isogloss.files import from_json, parse_json, read_bytes, remove_stale, to_json
+from isogloss.folders import leftovers
+from isogloss.resuming import claim_folder
 
-__all__ = ["Journal", "claim", "locked"]
-
-_LOCK = ".lock"
-_UNCLAIMED = {_LOCK, f".{SETTINGS}.tmp"}  # what a process that is killed before it has claimed a folder may leave
-_IDENTITY = ("item", "prompt_sha256")
+__all__ = ["Journal", "claim"]
 
 
 class Journal:
@@ -43,13 +37,13 @@ class Journal:
         self.path, self.items, self.batch_size, self.kind = path, list(items), batch_size, kind
 
     def resume(self) -> list[Any]:
-        """Return the records of all finished batches, after cutting off what a killed process left behind them.
+        """Return the records of all finished batches, after cutting off what a killed process left after them.
 
         Raises:
             RunError: the file is damaged before its last batch, or holds other items.
             FileError: the file cannot be cut.
         """
-        if not self.path.is_file():
+        if not self.path.exists():
             return []
         content = read_bytes(self.path)
         lines = content.split(b"\n")
@@ -88,9 +82,9 @@ class Journal:
         if is_new and os.name == "posix":
             _flush_folder(self.path.parent)
 
-    def _require_items(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _require_items(self, records: Sequence[dict[str, Any]]) -> None:
         for number, (record, expected) in enumerate(zip(records, self.items, strict=False), start=1):
-            if tuple(record.get(name) for name in _IDENTITY) != expected:
+            if (record.get("item"), record.get("prompt_sha256")) != expected:
                 raise RunError(
                     f"{self.path}:{number} is of item {record.get('item')!r}; expected item {expected[0]!r} with the "
                     "prompt of this evaluation; remove the file and run the command again"
@@ -105,92 +99,28 @@ class Journal:
             raise FileError(f"cannot write {self.path}: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, for one process; the operating system lets go when the process ends or dies.
-
-    Where the work inside fails before it has claimed a new folder, the folder is removed again.
+def claim(folder: Path, settings: object, *, arms: Iterable[str] = ()) -> None:
+    """Claim a locked folder for work with these settings, a dataclass, or resume one with equal settings.
 
     Raises:
-        RunError: another process holds it, or it is in use for something else.
-        FileError: it cannot be made or locked.
+        RunError: it was claimed with other settings; the message names them.
     """
-    _require_free(folder)
-    path = folder / _LOCK
-    # The soft lock that filelock falls back to is a mere file, which a killed process would leave behind.
-    lock = FileLock(path, blocking=False, fallback_to_soft=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-    except Timeout:
-        raise RunError(
-            f"another process is working in {folder}{_holder(path)}; wait for it to end, or choose another folder "
-            "for this one"
-        ) from None
-    except OSError as error:
-        lock.release()
-        raise FileError(f"cannot write {folder}: {error.strerror}; choose a folder that is yours") from error
-    with held:
-        try:
-            yield
-        except Exception:
-            _remove_unclaimed(folder)
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # the folder may be gone
-                os.truncate(path, 0)
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Claim a locked folder for an evaluation with these settings, or take up one with equal settings.
-
-    Raises:
-        RunError: it holds an evaluation with other settings; the message names them.
-    """
-    if (folder / SETTINGS).is_file():
-        claim_folder(folder, SETTINGS, settings)
-    else:
-        write_json(folder / SETTINGS, settings)
-    remove_stale(folder)
-    for arm in settings["arms"]:
-        (folder / arm).mkdir(exist_ok=True)
-        remove_stale(folder / arm)
+    claim_folder(folder, SETTINGS, settings, ignored=leftovers(SETTINGS))
+    for each in (folder, *(folder / arm for arm in arms)):
+        each.mkdir(exist_ok=True)
+        remove_stale(each)
 
 
 def _readable(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     """Yield records up to the first line that is none."""
     for line in lines:
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = parse_json(line)
         except ValueError:
             return
         if not isinstance(record, dict):
             return
         yield record
-
-
-def _require_free(folder: Path) -> None:
-    if (folder / SETTINGS).is_file() or not folder.exists():
-        return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - _UNCLAIMED:
-        raise RunError(f"{folder} is in use and has no {SETTINGS}; choose another folder")
-
-
-def _remove_unclaimed(folder: Path) -> None:
-    if {path.name for path in folder.iterdir()} <= _UNCLAIMED:
-        with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; then the folder stays, empty
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-
-
-def _holder(lock: Path) -> str:
-    """Name the process that wrote a lock file, in brackets; empty where it cannot be read."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # Windows lets nobody read a locked file
-        if holder := lock.read_text(encoding="utf-8"):
-            return f" ({holder})"
-    return ""
 
 
 def _flush_folder(folder: Path) -> None:

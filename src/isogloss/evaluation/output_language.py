@@ -1,4 +1,4 @@
-"""Says in which language a model answered, and how often that was the language of the question.
+"""Detects in which language a model answered, and how often that was the language of the question.
 
 A plan may raise accuracy by making the model answer in the pivot, or break its language while answers stay right; the
 share of outputs in the right language, before and after, shows either.
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from isogloss.analysis.statistics import Estimate
 from isogloss.errors import LanguageError, RunError
-from isogloss.evaluation.paired import accuracy, paired_scores
+from isogloss.evaluation.paired import paired_scores
 from isogloss.languages import resolve, script
+from isogloss.statistics import Estimate
 
-__all__ = ["MIN_LETTERS", "OutputLanguage", "compare_output_language", "output_language", "output_language_rate"]
+__all__ = ["MIN_LETTERS", "OutputLanguage", "compare_output_language", "output_language"]
 
 MIN_LETTERS = 40
 """Letters, with the marks on them, below which a text is not judged.
@@ -67,11 +67,11 @@ class OutputLanguage:
 def output_language(text: str, *, among: Collection[str] | None = None) -> str | None:
     """Detect the language of a text, offline.
 
-    Digits, punctuation and formulas are set aside first. The script of most letters limits what the text can be; of
-    the languages written in it, the most probable counts. Simplified and traditional Chinese are told apart by their
-    characters. The detector knows 176 languages and is unsure of small ones: of FLORES-200 sentences cut to 40 letters
-    it finds English, German and Russian in over 97 %, Swahili in 56 % and Yoruba in 11 %, and takes much Malay for
-    Indonesian; of whole sentences, Swahili in 90 %. `among` helps where the languages that may occur are known.
+    Digits, punctuation and formulas are removed first. The script of most letters limits what the text can be; of the
+    languages written in it, the most probable one is returned. Simplified and traditional Chinese are distinguished by
+    their characters. The detector knows 176 languages and is unsure of small ones: of FLORES-200 sentences cut to 40
+    letters it finds English, German and Russian in over 97 %, Swahili in 56 % and Yoruba in 11 %, and takes much Malay
+    for Indonesian; of whole sentences, Swahili in 90 %. `among` helps where the languages that may occur are known.
 
     Args:
         text: as the model wrote it.
@@ -96,7 +96,7 @@ def output_language(text: str, *, among: Collection[str] | None = None) -> str |
     """
     letters = _letters(text)
     written = _script(letters)
-    if written is None or not _is_long_enough(letters, written):
+    if written is None or not _is_judged(letters):
         return None
     wanted = None if among is None else frozenset(map(resolve, among))
     for label in _ranked(letters):
@@ -104,27 +104,6 @@ def output_language(text: str, *, among: Collection[str] | None = None) -> str |
         if code is not None and (wanted is None or code in wanted):
             return code
     return None
-
-
-def output_language_rate(
-    outputs: Sequence[str], language: str, *, among: Collection[str] | None = None
-) -> Estimate | None:
-    """Estimate the share of outputs that are in one language.
-
-    Args:
-        outputs: texts of one arm. Those that are too short to judge, such as bare numbers, are left out; an empty
-            output counts as not being in the language.
-        language: the language that is wanted.
-        among: as in `output_language`; ``language`` is added to it.
-
-    Returns:
-        Share with a 95 % Wilson interval, whose ``n`` counts the outputs judged; None where none could be judged.
-
-    Raises:
-        LanguageError: an unknown code.
-    """
-    judged = [verdict for verdict in _judge(outputs, language, among) if verdict is not None]
-    return accuracy(judged) if judged else None
 
 
 def compare_output_language(
@@ -136,7 +115,11 @@ def compare_output_language(
         baseline: outputs without the plan.
         steered: outputs with the plan, same items in the same order.
         language: the language that is wanted.
-        among: as in `output_language_rate`.
+        among: as in `output_language`; ``language`` is added to it.
+
+    Returns:
+        Rates over the outputs that could be judged in both arms. Those that are too short to judge, such as bare
+        numbers, are left out; an empty output counts as not being in the language.
 
     Raises:
         RunError: the arms have different numbers of outputs.
@@ -149,7 +132,7 @@ def compare_output_language(
         )
     before, after = _judge(baseline, language, among), _judge(steered, language, among)
     both = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
-    rates = paired_scores([a for a, _ in both], [b for _, b in both]) if both else None
+    rates = paired_scores(*zip(*both, strict=True)) if both else None
     return OutputLanguage(
         baseline=rates.baseline if rates else None,
         steered=rates.steered if rates else None,
@@ -161,22 +144,23 @@ def compare_output_language(
 
 
 def _judge(outputs: Sequence[str], language: str, among: Collection[str] | None) -> list[bool | None]:
-    """Per output: is it in the language; None where that cannot be said. Silence is not the language."""
+    """Per output: is it in the language; None where that is unknown. An empty output is not in the language."""
     wanted = resolve(language)
     candidates = None if among is None else {wanted, *among}
     verdicts: list[bool | None] = []
     for output in outputs:
-        found = output_language(output, among=candidates)
+        detected = output_language(output, among=candidates)
         # Long enough but fitting no language that may occur: not in the language.
-        unjudged = found is None and bool(output.strip()) and not _is_judged(output)
-        verdicts.append(None if unjudged else found == wanted)
+        unjudged = detected is None and bool(output.strip()) and not _is_judged(_letters(output))
+        verdicts.append(None if unjudged else detected == wanted)
     return verdicts
 
 
-def _is_judged(text: str) -> bool:
-    letters = _letters(text)
+def _is_judged(letters: str) -> bool:
+    """Whether there are enough letters; vowel signs count, since Indic scripts write many vowels as marks."""
     written = _script(letters)
-    return written is not None and _is_long_enough(letters, written)
+    needed = MIN_LETTERS // 2 if written in _DENSE else MIN_LETTERS
+    return written is not None and len(letters.replace(" ", "")) >= needed
 
 
 def _letters(text: str) -> str:
@@ -193,11 +177,6 @@ def _script(letters: str) -> str | None:
         written = _SCRIPTS.get(first_word, "Zzzz")
         counts[written] += 2 if written in _DENSE else 1
     return counts.most_common(1)[0][0] if counts else None
-
-
-def _is_long_enough(letters: str, written: str) -> bool:
-    needed = MIN_LETTERS // 2 if written in _DENSE else MIN_LETTERS
-    return len(letters.replace(" ", "")) >= needed  # vowel signs count: Indic scripts write many vowels as marks
 
 
 def _in_script(label: str, written: str, letters: str) -> str | None:
@@ -245,7 +224,7 @@ def _code(label: str) -> str | None:
 
 def _ranked(letters: str) -> list[str]:
     """Labels of the detector, most probable first."""
-    return [str(found["lang"]) for found in _detector().detect(letters, model="lite", k=_N_LABELS)]
+    return [str(label["lang"]) for label in _detector().detect(letters, model="lite", k=_N_LABELS)]
 
 
 @cache

@@ -1,7 +1,7 @@
 """Compares two arms that scored the same items: exact tests, differences with intervals, one summary.
 
 Both arms see every item, so differences are taken per item. Over languages, items and languages are both resampled,
-because a study has a sample of each; for the languages at hand, items alone.
+because a study has a sample of each; for the given languages, items alone.
 
 Scores of 0 and 1 (right or wrong) get Wilson's interval per arm, Tango's for the difference, and McNemar's exact test;
 other scores (chrF of a sentence, bits per byte of an item, F1) get percentile bootstrap intervals and a sign-flip test.
@@ -17,7 +17,14 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from isogloss.analysis.statistics import (
+from isogloss.arrays import FloatArray
+from isogloss.errors import RunError
+from isogloss.evaluation.power import detectable_change, detectable_mean
+from isogloss.evaluation.proportions import paired_difference_interval, share_interval
+from isogloss.evaluation.scores import common_languages, is_right_or_wrong, paired_arrays, score_array
+from isogloss.evaluation.significance import mcnemar_exact, sign_flip
+from isogloss.files import Number
+from isogloss.statistics import (
     Estimate,
     benjamini_hochberg,
     bootstrap_counts,
@@ -26,12 +33,6 @@ from isogloss.analysis.statistics import (
     percentile_interval,
     resampled_means,
 )
-from isogloss.errors import RunError
-from isogloss.evaluation.power import detectable_change, detectable_mean
-from isogloss.evaluation.proportions import paired_difference_interval, share_interval
-from isogloss.evaluation.scores import FloatArray, common_languages, is_right_or_wrong, paired_arrays, score_array
-from isogloss.evaluation.significance import mcnemar_exact, sign_flip
-from isogloss.files import Number
 
 __all__ = [
     "SIGNIFICANT",
@@ -41,10 +42,9 @@ __all__ = [
     "Outcome",
     "PairedScores",
     "accuracy",
-    "compare",
     "compare_arms",
+    "compare_scores",
     "outcome_of",
-    "paired_difference",
     "paired_scores",
 ]
 
@@ -126,17 +126,14 @@ class Comparison:
 
 
 def outcome_of(difference: Estimate, better: Better = "higher") -> Outcome | None:
-    """Say what the interval of a difference shows: better or worse scores; None where it shows neither."""
+    """Return what the interval of a difference shows: better or worse scores; None where it shows neither."""
     if difference.side is None:
         return None
     return "better" if (difference.side == "above") == (better == "higher") else "worse"
 
 
 def accuracy(correct: npt.ArrayLike) -> Estimate:
-    """Estimate the accuracy of one arm, with Wilson's 95 % interval.
-
-    Args:
-        correct: ``[n_items]``, true or 1 where right.
+    """Estimate the accuracy of one arm from ``[n_items]`` right or wrong, with Wilson's 95 % interval.
 
     Raises:
         RunError: other scores than 0 and 1, or none.
@@ -153,15 +150,10 @@ def paired_scores(
 ) -> PairedScores:
     """Estimate the mean score of both arms and their difference, with 95 % intervals over items.
 
-    Scores of 0 and 1 get Wilson's interval per arm and Tango's for the difference, which depend on no seed. Others get
-    percentile intervals: each resample draws items and takes both arms' scores of them, so the pairing is kept; where
-    all items have the same score, or there is one item, these say nothing.
-
-    Args:
-        baseline: ``[n_items]`` bool or finite scores without the plan.
-        steered: ``[n_items]`` bool or finite scores with the plan, same items in the same order.
-        n_resamples: bootstrap resamples.
-        seed: of the random generator.
+    The arms hold ``[n_items]`` bool or finite scores of the same items in the same order. Scores of 0 and 1 get
+    Wilson's interval per arm and Tango's for the difference, which depend on no seed. Others get percentile intervals:
+    each resample draws items and takes both arms' scores of them, so the pairing is kept; where all items have the same
+    score, or there is one item, these are not informative.
 
     Raises:
         RunError: no scores, or not of the same items.
@@ -171,14 +163,7 @@ def paired_scores(
     return _graded(pairs, n_resamples=n_resamples, seed=seed) if graded else _right_or_wrong(pairs)
 
 
-def paired_difference(
-    baseline: npt.ArrayLike, steered: npt.ArrayLike, *, n_resamples: int = 1000, seed: int = 0
-) -> Estimate:
-    """Estimate the mean score with the plan minus that without; the ``difference`` of `paired_scores`."""
-    return paired_scores(baseline, steered, n_resamples=n_resamples, seed=seed).difference
-
-
-def compare(
+def compare_scores(
     baseline: Mapping[str, npt.ArrayLike],
     steered: Mapping[str, npt.ArrayLike],
     *,
@@ -234,27 +219,17 @@ def compare_arms(
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> dict[str, Comparison]:
-    """Compare several arms with one baseline.
+    """Compare several arms with one baseline; arguments and errors as of `compare_scores`.
 
     ``p_adjusted`` and ``p_bh`` of an arm take its own languages as the family, which answers what that arm does;
     ``p_familywise`` takes every language of every arm, which is the one to use when looking for any effect anywhere.
-
-    Args:
-        baseline: language to scores without a plan.
-        arms: name to language to scores, as in `compare`.
-        better: as in `compare`.
-        seed: of the random generator.
-        n_resamples: bootstrap resamples.
-
-    Raises:
-        RunError: as `compare`.
     """
-    found = {
-        name: compare(baseline, scores, better=better, seed=seed, n_resamples=n_resamples)
+    comparisons = {
+        name: compare_scores(baseline, scores, better=better, seed=seed, n_resamples=n_resamples)
         for name, scores in arms.items()
     }
-    family = [(name, language) for name, comparison in found.items() for language in comparison.per_language]
-    adjusted = holm([found[name].per_language[language].p_value for name, language in family])
+    family = [(name, language) for name, comparison in comparisons.items() for language in comparison.per_language]
+    adjusted = holm([comparisons[name].per_language[language].p_value for name, language in family])
     p_values = dict(zip(family, adjusted, strict=True))
     return {
         name: replace(
@@ -264,7 +239,7 @@ def compare_arms(
                 for language, entry in comparison.per_language.items()
             },
         )
-        for name, comparison in found.items()
+        for name, comparison in comparisons.items()
     }
 
 
@@ -322,8 +297,8 @@ def _mean_scores(resampled: FloatArray, scores: Sequence[PairedScores]) -> Paire
 def _mean_estimate(resampled: FloatArray, languages: Sequence[Estimate]) -> Estimate:
     """Estimate one mean from its resamples, ``[n_resamples]``.
 
-    One language keeps its own interval. Where every resample is alike, no item showed any spread, and the mean of the
-    languages' own ends stands in: it would be right if one draw of items decided all languages, so it is wide enough.
+    One language keeps its own interval. Where all resamples are equal, no item showed any spread, and the mean of the
+    languages' own ends is used: it would be exact if one draw of items decided all languages, so it is wide enough.
     """
     low, high = (float(end) for end in percentile_interval(resampled))
     if len(languages) == 1 or math.isclose(low, high, rel_tol=0.0, abs_tol=1e-12):

@@ -1,4 +1,4 @@
-"""Says how large a difference must be for an evaluation of a given size to find it."""
+"""Computes how large a difference must be for an evaluation of a given size to detect it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ _PRECISION = 1e-9
 
 
 def mcnemar_power(difference: float, *, n_items: int, flipped: float, alpha: float = 0.05) -> float:
-    """Give the chance that the exact McNemar test finds a gain.
+    """Return the probability that the exact McNemar test finds p <= alpha and more items gained than lost.
 
-    Args:
-        difference: true gain as a share of items, between 0 and ``flipped``.
-        n_items: items, the same in both arms.
-        flipped: true share of items on which the arms differ, above 0 and at most 1.
-        alpha: two-sided level of the test.
-
-    Returns:
-        Probability that p <= alpha and more items are gained than lost.
+    ``difference`` is the true gain as a share of items, between 0 and ``flipped``, the true share of items on which the
+    arms differ, which is above 0 and at most 1.
 
     Source:
         Enumeration: the number of flipped items is binomial, and so, given it, is the number gained.
@@ -34,25 +28,17 @@ def mcnemar_power(difference: float, *, n_items: int, flipped: float, alpha: flo
     if not 0.0 <= difference <= flipped <= 1.0 or flipped == 0.0:
         raise ValueError(f"difference is {difference} and flipped {flipped}; expected 0 <= difference <= flipped <= 1")
     n_flipped = np.arange(n_items + 1)
-    found = binom.sf(_needed(n_items, alpha) - 1, n_flipped, min(1.0, (1.0 + difference / flipped) / 2.0))
-    return float(binom.pmf(n_flipped, n_items, flipped) @ found)
+    detected = binom.sf(_needed(n_items, alpha) - 1, n_flipped, min(1.0, (1.0 + difference / flipped) / 2.0))
+    return float(binom.pmf(n_flipped, n_items, flipped) @ detected)
 
 
 @lru_cache(maxsize=4096)
 def detectable_change(n_items: int, n_flipped: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Give the smallest gain that the exact McNemar test finds with the given chance.
+    """Return the smallest gain, a share of items, that the exact McNemar test detects with the given power.
 
     The share of items that flip is taken as observed; a gain above it flips more, and then every flip is a gain. It
-    tells what the evaluation could have seen, not what is there.
-
-    Args:
-        n_items: items, at least 1.
-        n_flipped: items on which the arms differed, 0 to ``n_items``.
-        power: chance to find it, above ``alpha`` and below 1.
-        alpha: two-sided level of the test.
-
-    Returns:
-        A share of items; NaN where not even all items gained would be found (5 items at 5 %).
+    describes what the evaluation could have detected, not the effect that there is. NaN where not even all items gained
+    would be detected (5 items at 5 %).
 
     Example:
         >>> round(detectable_change(250, 25), 3)
@@ -72,15 +58,9 @@ def detectable_change(n_items: int, n_flipped: int, *, power: float = 0.8, alpha
 
 
 def detectable_mean(standard_error: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Give the smallest mean difference that a two-sided test finds with the given chance: 2.8 standard errors.
+    """Return the smallest mean difference that a two-sided test detects with the given power: 2.8 standard errors.
 
-    Args:
-        standard_error: of the mean difference; 0 or NaN where it is not known.
-        power: chance to find it.
-        alpha: two-sided level of the test.
-
-    Returns:
-        In the units of the standard error; NaN where it is not known.
+    NaN where the standard error is 0 or NaN, and thus not known.
     """
     quantile = NormalDist().inv_cdf
     known = standard_error > 0.0

@@ -15,15 +15,7 @@ _LARGEST = 1e9  # in place of an infinite score, which a search by secants canno
 
 
 def share_interval(n_right: int, n_items: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Give Wilson's interval for a share.
-
-    Args:
-        n_right: items that are right.
-        n_items: items in all, at least 1.
-        level: coverage, above 0 and below 1.
-
-    Returns:
-        Low and high end, between 0 and 1; never of width zero.
+    """Return Wilson's interval for the share of items that are right, between 0 and 1; never of width zero.
 
     Source:
         Wilson (1927); statsmodels ``proportion_confint(method="wilson")``.
@@ -39,12 +31,7 @@ def share_interval(n_right: int, n_items: int, *, level: float = 0.95) -> tuple[
 
 
 def share_upper_bound(n_found: int, n_items: int, *, level: float = 0.95) -> float:
-    """Give the exact upper bound of a share: with none found, about 3 out of n at 95 % (the rule of three).
-
-    Args:
-        n_found: items of the kind that is counted.
-        n_items: items in all, at least 1.
-        level: one-sided coverage, above 0 and below 1.
+    """Return the exact one-sided upper bound of a share: with none counted, about 3 out of n at 95 % (rule of three).
 
     Source:
         Clopper and Pearson (1934); statsmodels ``proportion_confint(method="beta")``.
@@ -59,20 +46,18 @@ def share_upper_bound(n_found: int, n_items: int, *, level: float = 0.95) -> flo
 
 
 def paired_difference_interval(n_gained: int, n_lost: int, *, n_items: int, level: float = 0.95) -> tuple[float, float]:
-    """Give Tango's score interval for the difference of two shares on the same items.
+    """Return Tango's score interval for the second arm's share minus the first's, on the same items.
 
-    Its ends are the differences that a score test would just reject. Exact coverage of the 95 % interval, against that
-    of the percentile bootstrap: at 50 items of which 5 % flip, 98.9 % against 85 %; at 200 items of which 1 % flip,
-    98.4 % against 87 %; where 10 % or more flip, both cover 95 to 96 % (the bootstrap 92 to 96 %).
+    Its ends are the differences that a score test would just reject: between -1 and 1, never of width zero. Exact
+    coverage of the 95 % interval, against that of the percentile bootstrap: at 50 items of which 5 % flip, 98.9 %
+    against 85 %; at 200 items of which 1 % flip, 98.4 % against 87 %; where 10 % or more flip, both cover 95 to 96 %
+    (the bootstrap 92 to 96 %).
 
     Args:
         n_gained: items that only the second arm got right.
         n_lost: items that only the first arm got right.
         n_items: items in all, at least ``n_gained + n_lost`` and 1.
         level: coverage, above 0 and below 1.
-
-    Returns:
-        Low and high end of the second arm's share minus the first's, between -1 and 1; never of width zero.
 
     Source:
         Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample design

@@ -1,8 +1,8 @@
 """Runs a task under several arms, batch by batch, and compares each arm with the baseline, item by item.
 
 An evaluation is a folder: ``settings.json`` (all that decides the answers), one folder per arm with ``effect.json``,
-``plan.json`` and ``xxx_Xxxx.jsonl`` (one line per item, appended batch by batch), and ``summary.json``. Started again
-with the same settings, it resumes; killed or not, it ends with the same bytes.
+``plan.json`` or the folder ``adapter``, and ``xxx_Xxxx.jsonl`` (one line per item, appended batch by batch), and
+``summary.json``. Started again with the same settings, it resumes; killed or not, it ends with the same bytes.
 
 Batches are made once, from the items in order, so every arm sees the same prompts in batches of the same shape.
 """
@@ -11,31 +11,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isogloss.backends.model import Model, Sampling
-from isogloss.errors import RunError
-from isogloss.evaluation.arms import BASELINE, PLAN
+from isogloss.backends.chat_template import TemplateDate
+from isogloss.backends.model import Change, Model, Sampling
+from isogloss.errors import PlanError, RunError
+from isogloss.evaluation.arms import BASELINE, PLAN, require_interventions
 from isogloss.evaluation.asked import AskedTask
 from isogloss.evaluation.asked_lm_eval import AskedLmEval
-from isogloss.evaluation.journal import Journal, claim, locked
-from isogloss.evaluation.records import SETTINGS, RunSettings
+from isogloss.evaluation.journal import Journal, claim
+from isogloss.evaluation.paired import paired_scores
+from isogloss.evaluation.records import SETTINGS, RunSettings, kept_date
 from isogloss.evaluation.summarise import Facts
-from isogloss.evaluation.summary import SUMMARY, ArmEffect, EvaluationSummary
-from isogloss.evaluation.tasks import Task
-from isogloss.files import from_json, read_typed, to_json, write_typed
-from isogloss.steering import Plan, write_plan
+from isogloss.evaluation.summary import PROBE_ITEMS, SUMMARY, ArmEffect, EvaluationSummary
+from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
+from isogloss.evaluation.tasks.task import Task
+from isogloss.files import from_json, read_typed, write_typed
+from isogloss.folders import locked
+from isogloss.statistics import Estimate
+from isogloss.steering import Steering, keep
 
-__all__ = ["BASELINE", "PLAN", "Asked", "RunOptions", "evaluate"]
+__all__ = ["Asked", "RunOptions", "answer_items", "answer_unsteered", "ask", "changes", "run_evaluation"]
 
 Asked = AskedTask | AskedLmEval
-"""A task before one model."""
+"""A task prepared for one model."""
 
-_PROBE_ITEMS = 4
 _EFFECT = "effect.json"
 
 
@@ -61,10 +65,41 @@ class RunOptions:
             raise RunError(f"batch size {self.batch_size}; expected at least 1")
 
 
-def evaluate(
+def ask(
     model: Model,
-    task: Task | Asked,
-    arms: Mapping[str, Plan | None],
+    task: Task | LmEvalTasks,
+    sampling: Sampling | None = None,
+    *,
+    today: TemplateDate | None = None,
+) -> Asked:
+    """Prepare a task for a model.
+
+    Args:
+        model: that is asked.
+        task: the items.
+        sampling: how tokens are drawn; None for greedy answers.
+        today: the date for chat templates that write one, `kept_date` of the folder to resume; None for today's.
+
+    Raises:
+        RunError: ``sampling`` is given and the task generates nothing.
+    """
+    return AskedTask(model, task, sampling, today) if isinstance(task, Task) else AskedLmEval(model, task, today)
+
+
+def changes(asked: Asked, plan: Steering) -> Iterator[tuple[str, Change]]:
+    """Measure what a plan changes on the first questions of each language that it steers, one after the other."""
+    for language, questions in asked.questions.items():
+        texts = [question.text for question in questions[:PROBE_ITEMS]]
+        own = asked.adapt(plan, language)
+        if own.is_empty:
+            continue
+        yield language, asked.model.change(own, texts, add_special_tokens=not asked.uses_chat)
+
+
+def run_evaluation(
+    model: Model,
+    task: Task | LmEvalTasks | Asked,
+    arms: Mapping[str, Steering | None],
     *,
     out: Path,
     options: RunOptions | None = None,
@@ -74,45 +109,76 @@ def evaluate(
 
     Args:
         model: unsteered.
-        task: items with the same ids in every language; or what is asked of this model already.
-        arms: name to plan; ``baseline`` (None) is added and answered first. ``plan`` is the arm under test, all others
-            are its controls. Of a plan with conditions on languages, each language's items are answered under what
-            `Plan.for_request` chooses.
+        task: with the same items in every language; or what `ask` made of it for this model.
+        arms: name to plan or router adapter; ``baseline`` (None) is added and answered first. ``plan`` is the arm
+            under test, all others are its controls. Of a plan with conditions on languages, each language's items are
+            answered under what `Plan.for_request` chooses.
         out: folder of the evaluation, new or from a stopped run with the same settings.
         options: how items are answered.
-        progress: told the number of items answered, those of an earlier run included.
+        progress: called with the number of items answered, those of an earlier run included.
 
     Returns:
         The summary, as written to ``summary.json``.
 
     Raises:
-        PlanError: a plan belongs to another model, or changes no chosen expert on the task's own prompts.
+        PlanError: a plan is empty, belongs to another model, or changes no chosen expert on the task's own prompts.
         RunError: ``out`` holds an evaluation with other settings, is damaged, or another process works there.
     """
     options = options or RunOptions()
     if arms.get(BASELINE) is not None or arms.get(PLAN) is None:
         raise RunError(f"arms are {sorted(arms)}; expected one named {PLAN}, and {BASELINE} only without a plan")
-    asked = AskedTask(model, task, options.sampling) if isinstance(task, Task) else task
+    require_interventions(arms)
+    if isinstance(task, Task | LmEvalTasks):
+        task = ask(model, task, options.sampling, today=kept_date(out))
+    asked = task
     if options.sampling is not None and isinstance(asked, AskedLmEval):
-        raise RunError(f"{asked.name} says itself how answers are drawn; leave the temperature out")
-    plans: dict[str, Plan | None] = {BASELINE: None, **arms}
-    run = _Run(model, asked, options, out, progress or _silent)
+        raise RunError(f"{asked.name} defines how answers are drawn; leave the temperature out")
+    plans: dict[str, Steering | None] = {BASELINE: None, **arms}
+    run = _Run(model, asked, options, out, progress or (lambda _: None))
     settings = run.settings(plans)
-    claimed = to_json(settings)
-    with locked(out):
-        if (out / SETTINGS).is_file():
-            claim(out, claimed)  # refuses other settings before anything is measured
+    with locked(out, SETTINGS):
+        if is_begun := (out / SETTINGS).is_file():
+            claim(out, settings, arms=plans)  # refuses other settings before anything is measured
         effects = {name: run.effect(name, plan) for name, plan in plans.items() if plan is not None}
-        claim(out, claimed)
+        if not is_begun:
+            claim(out, settings, arms=plans)
         for name, effect in effects.items():
             _keep(out / name, plans[name], effect)
-        answers = {
-            name: {each: run.answer(name, plan, each) for each in asked.questions} for name, plan in plans.items()
-        }
+        answers: dict[str, dict[str, list[Any]]] = {}
+        for name, plan in plans.items():
+            unsteered = answers.get(BASELINE, {})
+            answers[name] = {each: run.answer(name, plan, each, unsteered.get(each, [])) for each in asked.questions}
         facts = Facts(model.name, settings.engine, options.pivot, plans, effects)
         summary = asked.summarise(answers, facts)
         write_typed(out / SUMMARY, summary)
     return summary
+
+
+def answer_unsteered(
+    asked: AskedTask,
+    *,
+    out: Path,
+    options: RunOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Estimate]:
+    """Answer every item without any plan, and return the mean score by language, with its interval over items.
+
+    Args:
+        asked: a task prepared by `ask` for the model.
+        out: folder, new or from a stopped run with the same settings: the same files as of an evaluation, with the
+            baseline alone.
+        options: how items are answered.
+        progress: called with the number of items answered, those of an earlier run included.
+
+    Raises:
+        RunError: ``out`` was begun with other settings, is damaged, or another process works there.
+    """
+    run = _Run(asked.model, asked, options or RunOptions(), out, progress or (lambda _: None))
+    with locked(out, SETTINGS):
+        claim(out, run.settings({BASELINE: None}), arms=[BASELINE])
+        answers = {each: run.answer(BASELINE, None, each, []) for each in asked.questions}
+    scores = {each: [record.value for record in records] for each, records in answers.items()}
+    return {each: paired_scores(values, values).baseline for each, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -125,7 +191,7 @@ class _Run:
     out: Path
     progress: Callable[[int], None]
 
-    def settings(self, plans: Mapping[str, Plan | None]) -> RunSettings:
+    def settings(self, plans: Mapping[str, Steering | None]) -> RunSettings:
         """Return all that decides the answers, as it will be read back."""
         settings = {
             **self.model.describe(),
@@ -136,44 +202,75 @@ class _Run:
         }
         return from_json(self.asked.settings, json.loads(json.dumps(settings, default=str)), SETTINGS)
 
-    def effect(self, name: str, plan: Plan) -> ArmEffect:
+    def effect(self, name: str, plan: Steering) -> ArmEffect:
         """Measure what a plan changes on the first questions, or read what a stopped run measured; refuse no effect."""
         path = self.out / name / _EFFECT
         if path.is_file():
             return read_typed(path, ArmEffect)
-        changes = {}
-        for language, questions in self.asked.questions.items():
-            texts = [question.text for question in questions[:_PROBE_ITEMS]]
-            own = self.asked.adapt(plan, language)
-            changes[language] = self.model.change(own, texts, add_special_tokens=not self.asked.uses_chat)
-        largest = max(changes, key=lambda language: sum(changes[language].changed.values()))
-        changes[largest].require(plan)
-        layers = changes[largest].changed
-        mean = {k: math.fsum(each.changed[k] for each in changes.values()) / len(changes) for k in layers}
-        return ArmEffect(mean, {language: each.kl for language, each in changes.items()})
+        measured = dict(changes(self.asked, plan))
+        if not measured:
+            raise PlanError(
+                f"arm {name}: its rules are for {', '.join(plan.languages)}, and none of them was asked; evaluate one"
+            )
+        largest = max(measured.values(), key=lambda change: sum(change.changed.values()))
+        largest.require(plan)
+        mean = {k: math.fsum(each.changed[k] for each in measured.values()) / len(measured) for k in largest.changed}
+        return ArmEffect(mean, {language: each.kl for language, each in measured.items()})
 
-    def answer(self, name: str, plan: Plan | None, language: str) -> list[Any]:
-        """Answer what is not yet answered, and return all records of one arm in one language."""
-        questions, size = self.asked.questions[language], self.options.batch_size
-        identity = [(question.item_id, question.sha256) for question in questions]
-        journal = Journal(self.out / name / f"{language}.jsonl", identity, batch_size=size, kind=self.asked.record)
-        records = journal.resume()
-        self.progress(len(records))
-        left = questions[len(records) :]
-        with self.model.steer(self.asked.adapt(plan, language)) if plan is not None and left else nullcontext():
-            for first in range(0, len(left), size):
-                new = self.asked.answer(language, left[first : first + size])
-                journal.append(new)
-                records += new
-                self.progress(len(new))
-        return records
+    def answer(self, name: str, plan: Steering | None, language: str, unsteered: list[Any]) -> list[Any]:
+        """Answer what is not yet answered, and return all records of one arm in one language.
+
+        Where no rule of a plan applies to the language, its answers are those of the baseline, ``unsteered``.
+        """
+        own = None if plan is None else self.asked.adapt(plan, language)
+        return answer_items(
+            self.asked,
+            own,
+            language,
+            self.out / name / f"{language}.jsonl",
+            batch_size=self.options.batch_size,
+            known=unsteered if own is not None and own.is_empty else (),
+            progress=self.progress,
+        )
 
 
-def _keep(folder: Path, plan: Plan | None, effect: ArmEffect) -> None:
+def answer_items(  # noqa: PLR0913 - what is asked, where it is kept, and how
+    asked: Asked,
+    plan: Steering | None,
+    language: str,
+    path: Path,
+    *,
+    batch_size: int,
+    known: Sequence[Any] = (),
+    progress: Callable[[int], None],
+) -> list[Any]:
+    """Answer what a file does not hold yet of the questions in a language, and return all their records.
+
+    Args:
+        asked: the task.
+        plan: to answer under, without conditions on languages; None for none.
+        language: of the questions.
+        path: of the file, whose folder exists.
+        batch_size: questions that are answered and appended together.
+        known: records of all questions that are taken as they are; empty to ask.
+        progress: called with the number of questions answered, those of an earlier run included.
+    """
+    questions = asked.questions[language]
+    identity = [(question.item_id, question.sha256) for question in questions]
+    journal = Journal(path, identity, batch_size=batch_size, kind=asked.record)
+    records = journal.resume()
+    progress(len(records))
+    left, known = questions[len(records) :], known[len(records) :]
+    with asked.model.steer(plan) if plan is not None and left and not known else nullcontext():
+        for first in range(0, len(left), batch_size):
+            new = list(known[first : first + batch_size]) or asked.answer(language, left[first : first + batch_size])
+            journal.append(new)
+            records += new
+            progress(len(new))
+    return records
+
+
+def _keep(folder: Path, plan: Steering | None, effect: ArmEffect) -> None:
     if plan is not None and not (folder / _EFFECT).is_file():
-        write_plan(plan, folder / "plan.json")
+        keep(plan, folder)
         write_typed(folder / _EFFECT, effect)
-
-
-def _silent(_: int) -> None:
-    """Tell nobody."""

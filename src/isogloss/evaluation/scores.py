@@ -8,30 +8,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
 
-__all__ = ["FloatArray", "common_languages", "is_right_or_wrong", "paired_arrays", "score_array"]
-
-FloatArray = npt.NDArray[np.float64]
+__all__ = ["common_languages", "is_right_or_wrong", "paired_arrays", "score_array"]
 
 
 def score_array(scores: npt.ArrayLike, arm: str) -> FloatArray:
-    """Return the scores of one arm as floats.
-
-    Args:
-        scores: ``[n_items]`` bool or finite numbers.
-        arm: name of the arm, for the message.
+    """Return ``[n_items]`` bool or finite numbers as floats; ``arm`` names them in the message.
 
     Raises:
         RunError: empty, of another shape, no numbers, or not finite.
     """
-    found = np.asarray(scores)
-    if found.ndim != 1 or not len(found) or found.dtype.kind not in "biuf":
+    given = np.asarray(scores)
+    if given.ndim != 1 or not len(given) or given.dtype.kind not in "biuf":
         raise RunError(
-            f"the {arm} arm has scores of shape {found.shape} and type {found.dtype}; expected one number or one true "
+            f"the {arm} arm has scores of shape {given.shape} and type {given.dtype}; expected one number or one true "
             "or false per item, and at least one item"
         )
-    values = found.astype(np.float64)
+    values = given.astype(np.float64)
     if not np.isfinite(values).all():
         first = int(np.argmin(np.isfinite(values)))
         raise RunError(

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
-from isogloss.evaluation.scores import FloatArray, is_right_or_wrong, paired_arrays
+from isogloss.evaluation.scores import is_right_or_wrong, paired_arrays
 
 __all__ = ["mcnemar_exact", "sign_flip"]
 
@@ -19,9 +20,7 @@ _BATCH = 1000  # flips held at the same time
 def mcnemar_exact(baseline: npt.ArrayLike, steered: npt.ArrayLike) -> float:
     """Test whether items flip from wrong to right as often as from right to wrong.
 
-    Args:
-        baseline: ``[n_items]``, 1 or true where correct without the plan.
-        steered: ``[n_items]``, 1 or true where correct with the plan, same items in the same order.
+    The arms hold ``[n_items]`` 1 or true where correct, same items in the same order.
 
     Returns:
         Two-sided p-value of the binomial test on the items that flipped; 1 where none did.
@@ -46,15 +45,10 @@ def mcnemar_exact(baseline: npt.ArrayLike, steered: npt.ArrayLike) -> float:
 
 
 def sign_flip(baseline: npt.ArrayLike, steered: npt.ArrayLike, *, seed: int = 0) -> float:
-    """Test whether scores differ, by swapping the two arms of each item at random.
+    """Test whether ``[n_items]`` scores differ, by swapping the two arms of each item at random.
 
     Exact where the items that differ allow at most 9999 ways to swap (13 items); otherwise 9999 are drawn, so that no
     p-value is below 0.0001. On scores of 0 and 1 this is McNemar's test.
-
-    Args:
-        baseline: ``[n_items]`` scores without the plan.
-        steered: ``[n_items]`` scores with the plan, same items in the same order.
-        seed: of the random generator.
 
     Returns:
         Two-sided p-value of the mean difference; 1 where none differs.

@@ -7,20 +7,36 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isogloss.analysis.statistics import Estimate
-from isogloss.evaluation.arms import PLAN
+from isogloss.evaluation.arms import BASELINE, PLAN
 from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.output_language import OutputLanguage
 from isogloss.evaluation.paired import SIGNIFICANT, Comparison, PairedScores
+from isogloss.evaluation.random_arms import AgainstRandom
+from isogloss.files import Name
 from isogloss.notebook import Shown, drawn
+from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-__all__ = ["SUMMARY", "ArmEffect", "Dose", "EvaluationSummary", "SummaryRow"]
+__all__ = [
+    "PROBE_ITEMS",
+    "SUMMARY",
+    "ArmEffect",
+    "BesidePlan",
+    "Dose",
+    "EvaluationSummary",
+    "JudgedLanguage",
+    "SummaryRow",
+]
 
 SUMMARY = "summary.json"
+
+PROBE_ITEMS = 4
+"""First prompts of each language on which is measured what a plan changes inside the model."""
+
+_LEAST_JUDGED = 30
 
 _SHARES = ("accuracy", "f1")
 
@@ -30,7 +46,8 @@ class ArmEffect:
     """What a plan changes inside the model, on the task's first prompts; written as ``effect.json``.
 
     Attributes:
-        changed: decoder layer to the share of tokens whose set of chosen experts the plan changes, mean over languages.
+        changed: decoder layer to the share of tokens whose set of chosen experts the plan changes, mean over the
+            languages that it steers.
         kl: language to the divergence of the next-token distribution, unsteered from steered, in nats per token; None
             where the engine gives no distributions.
     """
@@ -50,10 +67,64 @@ class Dose:
         guard: of the pivot; None where the pivot was not evaluated.
     """
 
-    arm: str
+    arm: Name
     strength: float
     difference: Estimate
     guard: Guard | None = None
+
+
+@dataclass(frozen=True)
+class SteeredLanguages:
+    """The languages that an arm steers, where it leaves others as they are.
+
+    Attributes:
+        languages: that some rule of its plan applies to, sorted.
+        overall: mean over them, its interval over languages and items.
+        overall_these_languages: the same mean, its interval over items alone.
+    """
+
+    languages: tuple[str, ...]
+    overall: PairedScores
+    overall_these_languages: PairedScores
+
+
+@dataclass(frozen=True)
+class BesidePlan:
+    """A router adapter beside the plan by language that it was made from.
+
+    Attributes:
+        plan: arm of that plan.
+        languages: that the plan steers, sorted.
+        overall: mean over them, of the unsteered model and under the adapter; its interval over languages and items.
+        from_plan: the same mean, under the plan (as ``baseline``) and under the adapter.
+        others: as ``overall``, over the languages that the plan leaves as they are.
+    """
+
+    plan: Name
+    languages: tuple[str, ...]
+    overall: PairedScores
+    from_plan: PairedScores
+    others: PairedScores
+
+
+class JudgedLanguage(NamedTuple):
+    """Share of answers in the question's language, mean over the languages in which any could be judged."""
+
+    baseline: Estimate
+    steered: Estimate
+    n_items: int
+    n_languages: int
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so few answers could be judged that their share says nothing."""
+        return self.baseline.n < _LEAST_JUDGED
+
+    @property
+    def judged(self) -> str:
+        """How many answers were judged, of how many, and in how many languages."""
+        languages = f"{self.n_languages} language{'' if self.n_languages == 1 else 's'}"
+        return f"n = {self.baseline.n:,} of {self.n_items:,} answers, in {languages}"
 
 
 class SummaryRow(NamedTuple):
@@ -108,24 +179,28 @@ class EvaluationSummary(Shown, Comparison):
         exact_match: of the metric F1, by arm and language.
         group_mean: mean over the task's groups of items, by arm and language, where a task has groups.
         corpus: score of the whole corpus, by arm and language, where a metric is no mean over items.
+        where_steered: arm to the mean over the languages that it steers, for arms that leave others as they are.
+        adapters: arm to what a router adapter does beside the plan by language that it was made from, where that is an
+            arm, too.
         dose_response: arms that differ in strength alone, weakest first; empty where there is one strength.
+        against_random: the plan minus the mean of the random plans; None where there was none.
         metrics: of lm-evaluation-harness: all that can be compared.
         left_out: of lm-evaluation-harness: metrics that are no mean over documents; None for other tasks.
         harness: its version; None for other tasks.
         versions: of its tasks.
     """
 
-    task: str
-    metric: str
-    model: str
-    engine: str
-    pivot: str
+    task: Name
+    metric: Name
+    model: Name
+    engine: Name
+    pivot: Name
     arms: Mapping[str, Mapping[str, float]]
     controls: Mapping[str, Comparison]
     changed_choices: Mapping[str, Mapping[int, float]]
     kl: Mapping[str, Mapping[str, Estimate | None]]
     n: Mapping[str, int]
-    scoring: str | None = None
+    scoring: Name | None = None
     n_experts: Mapping[str, int] = field(default_factory=dict)
     guard: Mapping[str, Guard] = field(default_factory=dict)
     unparsable: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
@@ -133,10 +208,13 @@ class EvaluationSummary(Shown, Comparison):
     exact_match: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     group_mean: Mapping[str, Mapping[str, PairedScores]] = field(default_factory=dict)
     corpus: Mapping[str, Mapping[str, PairedScores | Estimate]] = field(default_factory=dict)
+    where_steered: Mapping[str, SteeredLanguages] = field(default_factory=dict)
+    adapters: Mapping[str, BesidePlan] = field(default_factory=dict)
     dose_response: tuple[Dose, ...] = ()
-    metrics: tuple[str, ...] = ()
-    left_out: tuple[str, ...] | None = None
-    harness: str | None = None
+    against_random: AgainstRandom | None = None
+    metrics: tuple[Name, ...] = ()
+    left_out: tuple[Name, ...] | None = None
+    harness: Name | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -154,22 +232,48 @@ class EvaluationSummary(Shown, Comparison):
         """What a score is multiplied by before it is written or drawn."""
         return 100.0 if self.is_share else 1.0
 
-    def mean_kl(self, arm: str) -> float | None:
-        """Return the divergence of next tokens under an arm, mean over languages, in nats."""
+    @property
+    def unmeasured(self) -> str | None:
+        """Why no effect can show: without the plan no answer is right, or none could be read; None where one can."""
+        if self.outcome is not None or any(map(self.can_fall, self.arms[BASELINE])):
+            return None
+        unparsable = self.mean_unparsable(BASELINE)
+        if unparsable is not None and unparsable.value == 1.0:
+            return "nothing was measured, since no answer of the unsteered model could be read"
+        return f"nothing was measured, since the unsteered model's {self.metric} is 0 in every language"
+
+    def can_fall(self, language: str) -> bool:
+        """Whether scores of a language can get worse: not where the best is highest and all are 0 without the plan."""
+        return self.better == "lower" or self.arms[BASELINE].get(language) != 0.0
+
+    def guard_verdict(self, arm: str) -> str | None:
+        """Return whether an arm costs the pivot more than the margin; None where the pivot was not evaluated."""
+        if arm not in self.guard:
+            return None
+        return (
+            self.guard[arm].verdict if self.can_fall(self.pivot) else "not measured (nothing is right without a plan)"
+        )
+
+    def mean_kl(self, arm: str) -> Estimate | None:
+        """Return the divergence of next tokens under an arm, mean over languages, in nats; ``n`` counts texts.
+
+        Here and below, the interval of a mean over languages is the mean of their intervals, as if all erred together:
+        prompts of several languages are translations of each other, and it errs towards caution.
+        """
         return _mean(self.kl.get(arm, {}).values())
 
-    def mean_unparsable(self, arm: str) -> float | None:
+    def mean_unparsable(self, arm: str) -> Estimate | None:
         """Return the share of answers that could not be read, mean over languages."""
         return _mean(self.unparsable.get(arm, {}).values())
 
-    def mean_output_language(self, arm: str) -> tuple[float, float, int] | None:
-        """Return the share of answers in the language asked for, without and with an arm, and how many were judged."""
-        pairs = [(row.baseline, row.steered) for row in self.output_language.get(arm, {}).values()]
-        known = [(before, after) for before, after in pairs if before is not None and after is not None]
-        if not known:
+    def mean_output_language(self, arm: str) -> JudgedLanguage | None:
+        """Return the share of answers in the question's language, without and with an arm; None where none is known."""
+        rows = self.output_language.get(arm, {}).values()
+        before, after = _mean(row.baseline for row in rows), _mean(row.steered for row in rows)
+        if before is None or after is None:
             return None
-        before, after = (fmean(each.value for each in side) for side in zip(*known, strict=True))
-        return before, after, sum(each.n for each, _ in known)
+        n_languages = sum(row.baseline is not None for row in rows)
+        return JudgedLanguage(before, after, sum(row.n_items for row in rows), n_languages)
 
     def rows(self) -> Iterator[SummaryRow]:
         """Yield every arm against the baseline, all languages together first."""
@@ -199,7 +303,8 @@ class EvaluationSummary(Shown, Comparison):
         return drawn(self, name)
 
     def __repr__(self) -> str:
-        guard = f", {self.pivot} guard {self.guard[PLAN].verdict}" if PLAN in self.guard else ""
+        verdict = self.guard_verdict(PLAN)
+        guard = f", {self.pivot} guard {verdict}" if verdict else ""
         change = self.overall.difference.text("{:+.3f}".format)
         return (
             f"EvaluationSummary({self.model} on {self.task}: {self.metric} {change} over {len(self.per_language)} "
@@ -207,9 +312,12 @@ class EvaluationSummary(Shown, Comparison):
         )
 
 
-def _mean(estimates: Iterable[Estimate | None]) -> float | None:
-    values = [each.value for each in estimates if each is not None]
-    return fmean(values) if values else None
+def _mean(estimates: Iterable[Estimate | None]) -> Estimate | None:
+    known = [each for each in estimates if each is not None]
+    if not known:
+        return None
+    value, low, high = (fmean(getattr(each, name) for each in known) for name in ("value", "low", "high"))
+    return Estimate(value, low, high, sum(each.n for each in known))
 
 
 def _numbers(scores: PairedScores) -> tuple[int, float, float, float, float, float]:

@@ -1,8 +1,8 @@
-"""What the organism reads in training: which languages, which kinds of document, in which shares.
+"""The training documents of the organism: their languages, their kinds, and their shares.
 
-Resources are unequal on purpose, as in the field: English far ahead, task text mostly English, and none in the scarcest
-languages but for a few translations, so that what they can do with a task came by way of other languages. Document
-number ``n`` is drawn from its own seed, so a stopped training resumes with the number of the next document.
+Resources are unequal on purpose, as in real corpora: English has by far the most, and task text is mostly English and
+absent from the scarcest languages but for a few translations, so that their ability on a task is transferred from other
+languages. Document ``n`` is drawn from its own seed, so an interrupted training resumes with the next document.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _EQUATIONS_PER_DRILL = 6
 
 
 def prompt(text: str) -> str:
-    """Put a question before the model as training did: the answer follows on the next line."""
+    """Format a question as in training: the answer follows on the next line."""
     return text + "\n"
 
 
@@ -111,30 +111,31 @@ class Mixture:
             return rng.choice(self.real[language])
         if kind == "drill":
             return write_equations([draw_equation(rng) for _ in range(_EQUATIONS_PER_DRILL)])
-        told = wanted = language
+        source = target = language
         if kind not in ("problem", "scene"):
-            told, wanted = rng.sample(["eng_Latn", language], 2)
+            source, target = rng.sample(["eng_Latn", language], 2)
         if kind.endswith("problem"):
-            return _problem_document(draw_problem(number, seed=self.seed, split="train"), told=told, wanted=wanted)
-        return _scene_document(draw_scene(number, seed=self.seed), kind, told=told, wanted=wanted)
+            problem = draw_problem(number, seed=self.seed, split="train")
+            return _problem_document(problem, source=source, target=target)
+        return _scene_document(draw_scene(number, seed=self.seed), kind, source=source, target=target)
 
 
-def _problem_document(problem: Problem, *, told: str, wanted: str) -> str:
-    """A problem and its working, or the problem in two languages."""
-    if told == wanted:
-        return prompt(realise_problem(problem, told)) + problem.working
-    return _translation(realise_problem(problem, told), realise_problem(problem, wanted), wanted=wanted)
+def _problem_document(problem: Problem, *, source: str, target: str) -> str:
+    """Write a problem and its working, or the problem in two languages."""
+    if source == target:
+        return prompt(realise_problem(problem, source)) + problem.working
+    return _translation(realise_problem(problem, source), realise_problem(problem, target), target=target)
 
 
-def _scene_document(scene: Scene, kind: str, *, told: str, wanted: str) -> str:
-    """A scene with question and answer, both in ``wanted``; or the story in two languages."""
-    story, *_ = realise_scene(scene, told)
-    translated, question, answer = realise_scene(scene, wanted)
+def _scene_document(scene: Scene, kind: str, *, source: str, target: str) -> str:
+    """Write a scene with question and answer, both in ``target``; or the story in two languages."""
+    story, *_ = realise_scene(scene, source)
+    translated, question, answer = realise_scene(scene, target)
     if kind == "translated scene":
-        return _translation(story, translated, wanted=wanted)
-    return prompt(join_sentences([story, question], load_lexicon(told))) + answer
+        return _translation(story, translated, target=target)
+    return prompt(join_sentences([story, question], load_lexicon(source))) + answer
 
 
-def _translation(text: str, translated: str, *, wanted: str) -> str:
-    """A text and its translation; the first line tells that one is wanted, so that a bare problem never asks for it."""
-    return f">{wanted}\n{text}\n{translated}"
+def _translation(text: str, translated: str, *, target: str) -> str:
+    """Write a text and its translation; the first line asks for it, so that a problem alone never does."""
+    return f">{target}\n{text}\n{translated}"

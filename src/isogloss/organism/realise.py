@@ -1,6 +1,6 @@
 """Turns a language-free meaning into a sentence of one language.
 
-A lexicon (``grammar/xxx_Xxxx.toml``) holds words by section and templates. A template knows four kinds of slot:
+A lexicon (``grammar/xxx_Xxxx.toml``) holds words by section and templates. A template has four kinds of slot:
 
 * ``{person}``            the filler's base form
 * ``{place:at}``          the form called ``at``
@@ -76,18 +76,13 @@ class Lexicon:
     number_rule: str
 
     def realise(self, section: str, key: str, fillers: Mapping[str, str | int]) -> str:
-        """Fill one template.
+        """Fill one template of ``sentences``, ``questions``, ``answers`` or ``problems``.
 
-        Args:
-            section: ``sentences``, ``questions``, ``answers`` or ``problems``.
-            key: the template's key.
-            fillers: role to lexicon key, or to a number for roles that are counts.
-
-        Returns:
-            The sentence, its first letter in upper case where the script has cases.
+        ``fillers`` is role to lexicon key, or to a number for roles that are counts. The first letter of the result is
+        in upper case where the script has cases.
 
         Raises:
-            KeyError: a slot has no filler, or the filler lacks the form or class that the template asks for.
+            KeyError: a slot has no filler, or the filler lacks the form or class that the template needs.
         """
         template = self.sections[section][key]["base"]
         text = _SLOT.sub(lambda slot: self._fill(slot, fillers), template)
@@ -129,7 +124,7 @@ def load_lexicon(language: str) -> Lexicon:
     path = resources.files("isogloss.organism") / "grammar" / f"{language}.toml"
     if not path.is_file():
         known = ", ".join(grammar_languages())
-        raise LanguageError(f"the organism has no language {language!r}; it knows {known}")
+        raise LanguageError(f"the organism has no language {language!r}; its languages are {known}")
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     number_rule = raw.pop("number_rule")
     language = raw.pop("language")

@@ -1,4 +1,4 @@
-"""The organism's tokenizer: byte-level BPE, so every script can be read, and scarce ones cost more tokens."""
+"""The organism's tokenizer: byte-level BPE, so every script can be read, and rare ones need more tokens."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ __all__ = ["train_tokenizer"]
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 
-# Words keep their combining marks (Indic vowel signs, Thai tones); every digit stands alone, which addition needs.
+# Words keep their combining marks (Indic vowel signs, Thai tones); addition needs every digit as a token of its own.
 _WORDS = r"\p{N}| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 
 
 def train_tokenizer(documents: Iterable[str], *, vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on documents.
+    """Train a byte-level BPE that puts ``<bos>`` before every text.
 
-    Args:
-        documents: training text; its language shares decide how finely each script is cut.
-        vocab_size: tokens in all, specials and the 256 bytes included.
-
-    Returns:
-        A tokenizer that puts ``<bos>`` before every text.
+    The languages' shares of the documents decide how finely each script is divided; ``vocab_size`` includes the special
+    tokens and the 256 bytes.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

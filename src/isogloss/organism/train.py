@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
-from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from isogloss.errors import ModelError
@@ -22,19 +22,19 @@ from isogloss.organism.threads import torch_threads
 from isogloss.organism.tokenizer import train_tokenizer
 from isogloss.organism.world import draw_problem, realise_problem
 
-__all__ = ["Recipe", "train"]
+__all__ = ["EXPERTS", "Recipe", "load_training", "save_training", "train"]
 
 _POOL_DOCUMENTS = 2048
 _POOLS_PER_CHECKPOINT = 8
 _TOKENIZER_DOCUMENTS = 60_000
 _LONGEST = 256
 _DECAY_SHARE = 0.2
-_EXPERTS = "isogloss_sorted"
+EXPERTS = "isogloss_sorted"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result, beside the documents.
+    """Everything that determines the result, besides the documents.
 
     Attributes:
         seed: of documents and initial weights.
@@ -84,16 +84,9 @@ def experts_by_sorting(
 ) -> torch.Tensor:
     """Run each expert once on all its tokens; faster in training than the library's loop.
 
-    That loop fills a gradient of all experts for each expert.
-
-    Args:
-        experts: a module with ``gate_up_proj`` ``[n_experts, 2 * inner, hidden]`` and ``down_proj``.
-        hidden: ``[n_tokens, hidden]``.
-        expert_ids: ``[n_tokens, top_k]``.
-        weights: ``[n_tokens, top_k]``.
-
-    Returns:
-        ``[n_tokens, hidden]``.
+    That loop fills a gradient of all experts for each expert. ``experts`` has ``gate_up_proj``
+    ``[n_experts, 2 * inner, hidden]`` and ``down_proj``; ``hidden`` and the result are ``[n_tokens, hidden]``, ids and
+    weights ``[n_tokens, top_k]``.
     """
     flat = expert_ids.flatten()
     order = torch.argsort(flat, stable=True)
@@ -107,7 +100,7 @@ def experts_by_sorting(
     return torch.zeros_like(hidden).index_add(0, token, outputs)
 
 
-ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, experts_by_sorting)
+ALL_EXPERTS_FUNCTIONS.register(EXPERTS, experts_by_sorting)
 
 
 def balance_loss(router_logits: tuple[torch.Tensor, ...], counted: torch.Tensor, top_k: int) -> torch.Tensor:
@@ -124,8 +117,34 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], counted: torch.Tensor,
     return torch.stack(losses).mean()
 
 
+def save_training(
+    path: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, notes: Mapping[str, str]
+) -> None:
+    """Write weights and optimiser atomically, with notes as the file's metadata."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    for number, slot in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": value for name, value in slot.items()}
+    new = path.with_suffix(".new")
+    save_file(tensors, new, metadata=dict(notes))
+    new.replace(path)
+
+
+def load_training(path: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
+    """Go on with what `save_training` has written, with the same model and parameters."""
+    tensors = load_file(path)
+    weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, number, slot = name.split(".")
+            slots.setdefault(int(number), {})[slot] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": slots})
+
+
 class Progress(TypedDict):
-    """How far a training has come: pools and tokens of documents read, steps taken, seconds spent."""
+    """The progress of a training: pools and tokens of documents read, steps taken, seconds spent."""
 
     pool: int
     step: int
@@ -137,13 +156,13 @@ class Training:
     """A training in one folder: ``checkpoint.safetensors`` (weights and optimiser), ``state.json``, ``log.jsonl``."""
 
     def __init__(self, folder: Path, recipe: Recipe, mixture: Mixture) -> None:
-        """Start a training in ``folder``, or take up the one that is there."""
+        """Start a training in ``folder``, or resume the one that is there."""
         self.folder, self.recipe, self.mixture = folder, recipe, mixture
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         torch.manual_seed(recipe.seed)
         self.model = Qwen3MoeForCausalLM(model_config(len(self.tokenizer)))
-        self.model.set_experts_implementation(_EXPERTS)
+        self.model.set_experts_implementation(EXPERTS)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimiser = torch.optim.AdamW(
@@ -163,7 +182,7 @@ class Training:
         return tokenizer
 
     def batches(self, pool: int) -> Iterator[torch.Tensor]:
-        """Yield ``[n_documents, longest]`` token ids, padded right, of documents of like length."""
+        """Yield ``[n_documents, longest]`` token ids, padded right, of documents of similar length."""
         first = pool * _POOL_DOCUMENTS
         texts = [self.mixture.document(n) for n in range(first, first + _POOL_DOCUMENTS)]
         rows = [[*ids[: _LONGEST - 1], self.tokenizer.eos_token_id] for ids in self.tokenizer(texts)["input_ids"]]
@@ -199,15 +218,9 @@ class Training:
         return min(1.0, (self.state["step"] + 1) / self.recipe.warmup_steps, max(0.0, left) / _DECAY_SHARE)
 
     def save(self) -> None:
-        """Write the checkpoint, the old one being replaced only by a whole new one."""
-        tensors = {
-            f"model.{name}": value for name, value in self.model.state_dict().items() if name != "lm_head.weight"
-        }
-        for number, slot in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in slot.items()}
-        new = self.folder / "checkpoint.new"
-        save_file(tensors, new, metadata={"state": json.dumps(self.state), "recipe": json.dumps(asdict(self.recipe))})
-        new.replace(self.folder / "checkpoint.safetensors")
+        """Write the checkpoint atomically."""
+        notes = {"state": json.dumps(self.state), "recipe": json.dumps(asdict(self.recipe))}
+        save_training(self.folder / "checkpoint.safetensors", self.model, self.optimiser, notes)
 
     def _load(self) -> None:
         path = self.folder / "checkpoint.safetensors"
@@ -220,27 +233,15 @@ class Training:
         if differing:
             raise ModelError(
                 f"{path} was trained with another {', '.join(sorted(differing))}; "
-                "use the same recipe, or another folder to start anew"
+                "use the same recipe, or another folder for a new training"
             )
         self.state = json.loads(meta["state"])
-        tensors = load_file(path)
-        weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
-        self.model.load_state_dict(weights, strict=False)
-        self.model.tie_weights()
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, number, slot = name.split(".")
-                slots.setdefault(int(number), {})[slot] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": slots})
+        load_training(path, self.model, self.optimiser)
 
     @torch.no_grad()
     def accuracy(self, language: str, n_items: int = 60) -> float:
-        """Share of dev problems answered right, greedily.
-
-        All tokens of the true working are the most likely ones given those before them exactly when greedy generation
-        writes it, so one forward suffices.
-        """
+        """Compute the share of dev problems that greedy generation would answer correctly, by one forward pass each."""
+        # Greedy generation writes the true working exactly if each of its tokens is the most likely next one.
         right = 0
         for index in range(n_items):
             problem = draw_problem(index, seed=self.recipe.seed, split="dev")
@@ -272,12 +273,7 @@ class Training:
 
 
 def train(folder: Path, recipe: Recipe, mixture: Mixture) -> Path:
-    """Train the organism, or take up a stopped training, and write the finished model.
-
-    Args:
-        folder: for checkpoints and log.
-        recipe: hyper-parameters and length.
-        mixture: the documents.
+    """Train the organism, or resume an interrupted training, and write the finished model.
 
     Returns:
         The folder with the model in bfloat16 and its tokenizer, ready for ``AutoModelForCausalLM.from_pretrained``.

@@ -1,4 +1,4 @@
-"""What is said in the small world, before any language: items, their fillers, and the numbers in word problems.
+"""The meaning of items in the small world, before any language: fillers, and the numbers in word problems.
 
 Every item is drawn from its own seed, so an item has the same meaning in every language, whatever was drawn before it.
 """
@@ -15,23 +15,23 @@ from isogloss.organism.realise import ROLE_SECTION, Lexicon, load_lexicon
 
 __all__ = [
     "Problem",
+    "ProblemSplit",
     "Scene",
-    "Split",
     "draw_equation",
     "draw_problem",
     "draw_scene",
-    "owner",
     "realise_problem",
     "realise_scene",
+    "split_of",
     "write_equations",
 ]
 
-Split = Literal["train", "dev", "test"]
+ProblemSplit = Literal["train", "dev", "test"]
 Fillers = dict[str, str | int]
 Step = tuple[int, str, int, int]
 
 _LARGEST = 99
-_FEWEST = 2  # of things that are told of: the wording is plural
+_FEWEST = 2  # things that a text counts: the wording is plural
 _HELD_OUT_SHARE = {"dev": 0.05, "test": 0.1}
 
 
@@ -87,9 +87,9 @@ class Problem:
 
 
 def write_equations(steps: Sequence[Step]) -> str:
-    """Write equations with their tens and ones apart, as one adds in the head: ``47+35=70+12=82 82-35=50-3=47``.
+    """Write equations with their tens and ones apart, as in mental arithmetic: ``47+35=70+12=82 82-35=50-3=47``.
 
-    So no equation need be learned by heart: what is seen of other numbers' tens and ones is enough.
+    So no equation has to be memorised: the tens and ones of other numbers are enough to learn from.
     """
     return " ".join(_write(*step) for step in steps)
 
@@ -110,7 +110,7 @@ def draw_scene(index: int, *, seed: int) -> Scene:
 
 
 def realise_scene(scene: Scene, language: str) -> tuple[str, str, str]:
-    """Say a scene in one language: (sentences, question, answer)."""
+    """Write a scene in one language: (sentences, question, answer)."""
     lexicon = load_lexicon(language)
     return (
         join_sentences([lexicon.realise(*clause) for clause in scene.clauses], lexicon),
@@ -137,13 +137,21 @@ def _fill(rng: random.Random, *roles: str) -> Fillers:
 Drawn = tuple[list[Clause], Clause, Clause]
 
 
-def _describe(rng: random.Random) -> list[Clause]:
-    """A sentence that says nothing about the question, so that the answer must be found."""
-    key = rng.choice(("see", "like", "walk", "sleep", "search", "lack", "because", "bigger", "wait", "bring", "eat"))
-    clause = Clause(
-        "sentences", key, _fill(rng, "person", "other", "animal", "thing", "colour", "place", "mood", "time")
-    )
-    return [clause] if rng.random() < 0.7 else []  # noqa: PLR2004 - a share, not a size
+def _asked(key: str, fillers: Fillers) -> tuple[Clause, Clause]:
+    """Return a question and its answer."""
+    return Clause("questions", key, fillers), Clause("answers", key, fillers)
+
+
+def _unrelated(rng: random.Random, f: Fillers) -> list[Clause]:
+    """Draw a sentence without any thing, place or person of ``f``, or none: the answer is not in every sentence."""
+    keys = ("see", "like", "walk", "sleep", "search", "lack", "because", "bigger", "wait", "bring", "eat")
+    while True:
+        key = rng.choice(keys)
+        side = _fill(rng, "person", "other", "animal", "thing", "colour", "place", "mood", "time")
+        if rng.random() >= 0.7:  # noqa: PLR2004 - a share, not a size
+            return []
+        if not set(side.values()) & set(f.values()):
+            return [Clause("sentences", key, side)]
 
 
 def _scene_of_places(rng: random.Random) -> Drawn:
@@ -155,24 +163,20 @@ def _scene_of_places(rng: random.Random) -> Drawn:
     other = Clause("sentences", "be_at", {"person": f["other"], "place": elsewhere["place"]})
     clauses = [moved, other] if rng.random() < 0.5 else [other, moved]  # noqa: PLR2004 - a coin
     asked = rng.choice((moved, other))
-    return clauses, Clause("questions", "where_person", asked.fillers), Clause("answers", "where_person", asked.fillers)
+    return clauses, *_asked("where_person", asked.fillers)
 
 
 def _scene_of_owners(rng: random.Random) -> Drawn:
     f = _fill(rng, "person", "other", "thing")
     given = {"person": f["other"], "thing": f["thing"]}
-    clauses = [Clause("sentences", "take", f), *_describe_without(rng, f), Clause("sentences", "give", f)]
-    return clauses, Clause("questions", "who_has", given), Clause("answers", "who_has", given)
+    clauses = [Clause("sentences", "take", f), *_unrelated(rng, f), Clause("sentences", "give", f)]
+    return clauses, *_asked("who_has", given)
 
 
 def _scene_of_things(rng: random.Random) -> Drawn:
     f = _fill(rng, "person", "thing", "place", "colour")
     clauses = [Clause("sentences", rng.choice(("put", "thing_at")), f)]
-    return (
-        _describe_without(rng, f) + clauses,
-        Clause("questions", "where_thing", f),
-        Clause("answers", "where_thing", f),
-    )
+    return _unrelated(rng, f) + clauses, *_asked("where_thing", f)
 
 
 def _scene_of_colours(rng: random.Random) -> Drawn:
@@ -182,7 +186,7 @@ def _scene_of_colours(rng: random.Random) -> Drawn:
         g = {"person": f["other"], **_fill(rng, "thing", "colour")}
     asked = rng.choice((f, g))
     clauses = [Clause("sentences", "have", f), Clause("sentences", "have", g)]
-    return clauses, Clause("questions", "what_colour", asked), Clause("answers", "what_colour", asked)
+    return clauses, *_asked("what_colour", asked)
 
 
 def _scene_of_moods(rng: random.Random) -> Drawn:
@@ -190,15 +194,7 @@ def _scene_of_moods(rng: random.Random) -> Drawn:
     counted = {**_fill(rng, "thing", "place"), "n": rng.randint(_FEWEST, _LARGEST)}
     clauses = [Clause("sentences", "feel", f), Clause("sentences", "count", counted)]
     rng.shuffle(clauses)
-    return clauses, Clause("questions", "how_feel", f), Clause("answers", "how_feel", f)
-
-
-def _describe_without(rng: random.Random, f: Fillers) -> list[Clause]:
-    """A side sentence that shares no thing, place or person with ``f``."""
-    while True:
-        side = _describe(rng)
-        if not side or not set(side[0].fillers.values()) & set(f.values()):
-            return side
+    return clauses, *_asked("how_feel", f)
 
 
 _SCENES: tuple[Callable[[random.Random], Drawn], ...] = (
@@ -210,11 +206,11 @@ _SCENES: tuple[Callable[[random.Random], Drawn], ...] = (
 )
 
 
-def owner(step: Step) -> Split:
-    """Tell the split that owns an equation; 2+5 and 5+2 are one.
+def split_of(step: Step) -> ProblemSplit:
+    """Return the split that an equation belongs to; 2+5 and 5+2 are one equation.
 
-    The numbers alone decide, so no wording, name or language of a held-out equation is ever seen in training. Equations
-    with a round number belong to training: the working of every other equation has one.
+    The numbers alone decide, so training never contains a held-out equation in any wording, name or language. Equations
+    with a round number belong to training, because the working of every other equation contains one.
     """
     a, sign, b, _ = step
     if a % 10 == 0 or b % 10 == 0:
@@ -231,11 +227,11 @@ def draw_equation(rng: random.Random) -> Step:
     while True:
         a, b, sign = rng.randint(1, _LARGEST), rng.randint(1, _LARGEST), rng.choice("+-")
         step = (a, sign, b, a + b if sign == "+" else a - b)
-        if 0 < step[3] <= _LARGEST and owner(step) == "train":
+        if 0 < step[3] <= _LARGEST and split_of(step) == "train":
             return step
 
 
-def draw_problem(index: int, *, seed: int, split: Split) -> Problem:
+def draw_problem(index: int, *, seed: int, split: ProblemSplit) -> Problem:
     """Draw the word problem number ``index`` of the stream ``seed``.
 
     Its last equation belongs to ``split``; an earlier one belongs to ``split`` or to training.
@@ -243,12 +239,12 @@ def draw_problem(index: int, *, seed: int, split: Split) -> Problem:
     rng = random.Random(f"problem-{seed}-{split}-{index}")
     while True:
         clauses, steps = rng.choice((_change, _change_twice, _together, _compare))(rng)
-        if owner(steps[-1]) == split and all(owner(step) in (split, "train") for step in steps):
+        if split_of(steps[-1]) == split and all(split_of(step) in (split, "train") for step in steps):
             return Problem(f"problem-{seed}-{split}-{index}", tuple(clauses), steps)
 
 
 def realise_problem(problem: Problem, language: str) -> str:
-    """Say a word problem in one language, question included."""
+    """Write a word problem in one language, question included."""
     lexicon = load_lexicon(language)
     return join_sentences([lexicon.realise(*clause) for clause in problem.clauses], lexicon)
 
@@ -257,7 +253,7 @@ Story = tuple[list[Clause], tuple[Step, ...]]
 
 
 def _event(rng: random.Random, have: int, f: Fillers) -> tuple[Clause, Step]:
-    """Something is gained or lost, and at least 1 is left."""
+    """Draw an event in which things are gained or lost, and at least 1 is left."""
     may_lose, may_gain = have > _FEWEST, have + _FEWEST <= _LARGEST
     gains = may_gain and (not may_lose or rng.random() < 0.5)  # noqa: PLR2004 - a coin
     n = rng.randint(_FEWEST, _LARGEST - have if gains else have - 1)
@@ -281,7 +277,7 @@ def _change_twice(rng: random.Random) -> Story:
 
 
 def _two_owners(rng: random.Random, question: str, *, most: int) -> tuple[list[Clause], int, int]:
-    """Two people own different numbers of things, the first one more, together at most ``most``."""
+    """Draw two people who own different numbers of things, the first one more, together at most ``most``."""
     f = _fill(rng, "person", "other", "thing")
     while True:
         a, b = sorted(rng.sample(range(_FEWEST, _LARGEST + 1), 2), reverse=True)

@@ -9,19 +9,54 @@ byte by byte.
 from __future__ import annotations
 
 from isogloss.runs.importers import import_counts_json
-from isogloss.runs.manifest import RUN_SCHEMA_VERSION, LanguageEntry, Manifest, header_differences
+from isogloss.runs.language_routing import LanguageRouting
+from isogloss.runs.manifest import (
+    HOW_READ,
+    MOST_UNKNOWN,
+    ROLES,
+    RUN_SCHEMA_VERSION,
+    UNFINISHED,
+    LanguageEntry,
+    Manifest,
+    RunStatus,
+    TokenScope,
+    common_status,
+    header_differences,
+    model_differences,
+    note_other_reading,
+    reading_difference,
+    text_differences,
+    unrecorded,
+)
 from isogloss.runs.merge import merge
-from isogloss.runs.run import LanguageRouting, Run, RunWriter, open_run
+from isogloss.runs.published_mass import import_expert_sets, import_mass_json
+from isogloss.runs.run import Run, RunWriter, open_run, require_run_folder, run_folder
 
 __all__ = [
+    "HOW_READ",
+    "MOST_UNKNOWN",
+    "ROLES",
     "RUN_SCHEMA_VERSION",
+    "UNFINISHED",
     "LanguageEntry",
     "LanguageRouting",
     "Manifest",
     "Run",
+    "RunStatus",
     "RunWriter",
+    "TokenScope",
+    "common_status",
     "header_differences",
     "import_counts_json",
+    "import_expert_sets",
+    "import_mass_json",
     "merge",
+    "model_differences",
+    "note_other_reading",
     "open_run",
+    "reading_difference",
+    "require_run_folder",
+    "run_folder",
+    "text_differences",
+    "unrecorded",
 ]

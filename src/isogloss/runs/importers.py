@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.errors import LanguageError, RunError
-from isogloss.files import read_bytes, read_json, sha256
+from isogloss.files import read_json
 from isogloss.languages import from_name, resolve
 from isogloss.routing import RouterSpec
-from isogloss.runs.manifest import Manifest
-from isogloss.runs.run import LanguageRouting, Run, RunWriter
+from isogloss.runs.language_routing import LanguageRouting
+from isogloss.runs.pooled import Published, pooled_routing, write_pooled
+from isogloss.runs.run import Run
 
 __all__ = ["import_counts_json"]
 
 _TOTAL, _COUNT, _WEIGHT = "total_tokens", "activation_tokens", "gate_values_sum"
 _TOLERANCE = 1e-3
-_LARGEST = int(np.iinfo(np.int32).max)
+_LARGEST, _HEAVIEST = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +83,9 @@ def import_counts_json(
         The Run; its notes give, per language, by how much Σ activation_tokens differs from top_k x total_tokens.
 
     Raises:
-        RunError: there are no files, two files of one language or a name without a language; a file is malformed;
-            layers or experts differ between languages; only some files have weights; or counts are off by more than 0.1
-            %.
+        RunError: ``out`` holds something else, or an import of other files; there are no files, two files of one
+            language or a name without a language; a file is malformed; layers or experts differ between languages; only
+            some files have weights; or counts are off by more than 0.1 %.
     """
     files = _files_by_language(Path(folder))
     raw = {language: _read(path) for language, path in files.items()}
@@ -92,30 +93,15 @@ def import_counts_json(
         n_experts = 1 + max(max(layer.experts) for layers in raw.values() for layer in layers.values())
     counts = {language: _dense(files[language], layers, n_experts) for language, layers in raw.items()}
     routers = _routers(counts)
-    manifest = Manifest(
-        status="partial",
+    published = Published(
         model=model,
-        revision=None,
-        config_sha256="unknown",
-        fingerprint=None,
         routers=routers,
-        corpus={"name": Path(folder).resolve().name, "source": "published counts", "licence": "not stated"},
-        granularity="pooled",
-        item_ids=("pooled",),
-        token_scope="all",
+        corpus=(Path(folder).resolve().name, "published counts"),
         backend="counts-json" if _with_weights(counts) else "counts-json-without-weights",
-        dtype="unknown",
-        seed=0,
-        packages={},
+        files=files,
         notes=tuple(sorted({note for language in counts for note in _notes(language, counts[language])})),
     )
-    writer = RunWriter(out, manifest)
-    for language in sorted(counts.keys() - writer.done):
-        writer.write(language, _routing(counts[language]), sha256(read_bytes(files[language])))
-    return writer.finish()
-
-
-# --- names of files ---------------------------------------------------------------------------------------------------
+    return write_pooled(out, published, {language: _routing(each) for language, each in counts.items()})
 
 
 def _files_by_language(folder: Path) -> dict[str, Path]:
@@ -149,9 +135,6 @@ def _candidates(stem: str) -> Iterator[str]:
     parts = re.split(r"([_.-])", stem)
     yield from ("".join(parts[start:]) for start in range(0, len(parts), 2))
     yield from ("".join(parts[: end + 1]) for end in range(len(parts) - 3, -1, -2))
-
-
-# --- content of files -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -190,7 +173,7 @@ def _expert(raw: Any, where: str) -> tuple[int, float | None]:  # noqa: ANN401 -
         raise RunError(f"{where}: expected an object with {_COUNT}")
     weight = raw.get(_WEIGHT)
     if weight is not None and (
-        isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < np.inf
+        isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= _HEAVIEST
     ):
         raise RunError(f"{where}: {_WEIGHT} is {weight!r}; expected a number of at least 0")
     return _count(raw[_COUNT], f"{where}: {_COUNT}"), None if weight is None else float(weight)
@@ -242,9 +225,6 @@ def _check(counts: _Counts) -> None:
         raise RunError(f"{counts.path}: a layer has no {_WEIGHT} above 0; omit the field if it is unknown")
 
 
-# --- the Run ----------------------------------------------------------------------------------------------------------
-
-
 def _routers(counts: dict[str, _Counts]) -> tuple[RouterSpec, ...]:
     first = next(iter(counts.values()))
     for other in counts.values():
@@ -273,15 +253,8 @@ def _with_weights(counts: dict[str, _Counts]) -> bool:
 
 
 def _routing(counts: _Counts) -> LanguageRouting:
-    shares = counts.selections.astype(np.float64) if counts.weights is None else counts.weights
-    unknown = np.full((1, len(counts.layers)), np.nan, dtype=np.float32)
-    return LanguageRouting(
-        profiles=(shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)[None],
-        selections=counts.selections.astype(np.int32)[None],
-        tokens=np.array([counts.tokens], dtype=np.int32),
-        consistency=unknown,
-        entropy=unknown.copy(),
-    )
+    weights = counts.selections.astype(np.float64) if counts.weights is None else counts.weights
+    return pooled_routing(weights, counts.tokens, counts.selections)
 
 
 def _notes(language: str, counts: _Counts) -> Iterator[str]:

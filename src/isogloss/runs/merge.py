@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from isogloss.errors import RunError
-from isogloss.runs.manifest import LanguageEntry, header_differences
-from isogloss.runs.run import Run, RunWriter, open_run
+from isogloss.resuming import note_unrecorded
+from isogloss.runs.manifest import LanguageEntry, header_differences, text_differences, unrecorded
+from isogloss.runs.run import Run, RunWriter, open_run, run_folder
 
 __all__ = ["merge"]
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
-    """Write a Run with the languages of several Runs.
+    """Write a Run with the languages and notes of several Runs.
 
     Merging is commutative and associative. Several Runs may contain the same language if its routing is the same. The
     result is complete if all Runs are.
@@ -23,9 +25,6 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
         paths: folders of Runs whose manifests agree in everything but languages, status, notes and threads.
         out: folder to create, or one in which the same merge was interrupted.
 
-    Returns:
-        The merged Run, with the notes of all Runs.
-
     Raises:
         RunError: no Runs were given, their headers differ (the message names the field), a language has different
             routing in two Runs, a file is damaged, or the output folder contains something else.
@@ -33,28 +32,42 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     runs = [open_run(path) for path in paths]
     if not runs:
         raise RunError("nothing to merge; name at least one Run")
-    for run in runs[1:]:
-        differences = header_differences(runs[0].manifest, run.manifest, ignore=("notes", "threads"))
-        if differences:
-            raise RunError(
-                f"{runs[0].path} and {run.path} differ in {'; '.join(differences)}; only Runs of the same "
-                "model, corpus and settings can be merged"
-            )
+    for one, other in itertools.combinations(runs, 2):
+        _require_equal(one, other)
+    texts_sha256 = {code: digest for run in runs for code, digest in run.manifest.texts_sha256.items()}
     origins = _origins(runs)
     notes = tuple(sorted({note for run in runs for note in run.manifest.notes}))
     threads = {run.manifest.threads for run in runs}
     common_threads = threads.pop() if len(threads) == 1 else None
-    writer = RunWriter(out, replace(runs[0].manifest, notes=notes, threads=common_threads))
+    unknown = unrecorded(*(run.manifest for run in runs))
+    note_unrecorded(Path(out), unknown)
+    manifest = replace(runs[0].manifest, notes=notes, threads=common_threads, texts_sha256=texts_sha256, **unknown)
+    with run_folder(out):
+        return _write(RunWriter(out, manifest), runs, origins)
+
+
+def _write(writer: RunWriter, runs: Sequence[Run], origins: Mapping[str, tuple[Run, LanguageEntry]]) -> Run:
     foreign = sorted(writer.done - origins.keys())
     if foreign:
         raise RunError(
-            f"{out}: already has {', '.join(foreign)}, which none of the Runs to merge has; choose another folder"
+            f"{writer.path}: already has {', '.join(foreign)}, which none of the Runs to merge has; choose another "
+            "folder"
         )
     for language in sorted(origins.keys() - writer.done):
         writer.copy(origins[language][0], language)
     if all(run.manifest.status == "complete" for run in runs):
         return writer.finish()
-    return Run(Path(out), writer.manifest)
+    return Run(writer.path, writer.manifest)
+
+
+def _require_equal(one: Run, other: Run) -> None:
+    differences = header_differences(one.manifest, other.manifest, ignore=("notes", "threads"))
+    differences += text_differences(one.manifest, other.manifest)
+    if differences:
+        raise RunError(
+            f"{one.path} and {other.path} differ in {'; '.join(differences)}; only Runs of the same model, texts and "
+            "settings can be merged"
+        )
 
 
 def _origins(runs: Sequence[Run]) -> dict[str, tuple[Run, LanguageEntry]]:
@@ -63,9 +76,22 @@ def _origins(runs: Sequence[Run]) -> dict[str, tuple[Run, LanguageEntry]]:
     for run in runs:
         for language, entry in run.manifest.languages.items():
             first, known = origins.setdefault(language, (run, entry))
-            if known != entry:
+            if not _is_same(known, entry):
                 raise RunError(
                     f"{language} differs between {first.path} and {run.path}; delete it from one of them, or merge "
                     "only one"
                 )
+            if _order(entry) < _order(known):  # any order of Runs gives the same bytes
+                origins[language] = run, entry
     return origins
+
+
+def _is_same(one: LanguageEntry, other: LanguageEntry) -> bool:
+    """Whether two entries are of the same routing; Runs of older versions have no share of unknown tokens."""
+    if None in (one.unknown_share, other.unknown_share):
+        one, other = replace(one, unknown_share=None), replace(other, unknown_share=None)
+    return replace(one, batch_tokens=other.batch_tokens) == other
+
+
+def _order(entry: LanguageEntry) -> tuple[int, bool]:
+    return entry.batch_tokens or 0, entry.unknown_share is None

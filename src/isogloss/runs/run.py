@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,58 +14,28 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from isogloss.errors import RunError
-from isogloss.files import read_bytes, remove_stale, require_threads, sha256, write_atomically
+from isogloss.errors import LanguageError, RunError
+from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
+from isogloss.folders import leftovers, locked, make_folder, require_folder
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
-from isogloss.runs.manifest import MANIFEST_NAME, LanguageEntry, Manifest, header_differences, read_manifest
+from isogloss.resuming import note_unrecorded, require_threads
+from isogloss.runs.language_routing import LanguageRouting, check_shapes, check_values
+from isogloss.runs.manifest import (
+    LANGUAGE_CODE,
+    MANIFEST_NAME,
+    LanguageEntry,
+    Manifest,
+    header_differences,
+    read_manifest,
+    text_differences,
+    unrecorded,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LanguageRouting", "Run", "RunWriter", "open_run"]
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-
-_SUM_TOLERANCE = 1e-3  # means of bfloat16 softmaxes still pass, other quantities do not
-
-
-@dataclass(frozen=True, eq=False)
-class LanguageRouting:
-    """The routing of one language's items.
-
-    Attributes:
-        profiles: ``[n_items, n_layers, n_experts]`` float32, mean routing weights of an item's counted tokens; they sum
-            to 1 over experts. In an imported Run: mean combine weights, see `isogloss.runs.import_counts_json`.
-        selections: the same shape, int32, number of counted tokens that chose the expert; sums to top_k x tokens,
-            exactly if the Run has items.
-        tokens: ``[n_items]`` int32, counted tokens, at least 1.
-        consistency: ``[n_items, n_layers]`` float32 in [0, 1], mean Jaccard similarity of token pairs; NaN if unknown.
-        entropy: ``[n_items, n_layers]`` float32, of the item's profile, in nats; NaN if unknown.
-        vocabulary: ``[n_types]`` int32, ids of the counted tokens, ascending; None if unknown.
-        vocabulary_counts: ``[n_types]`` int32, how often each was counted, over all items.
-        distinct_profiles: profiles over an item's counted tokens whose ids never occur in the texts of the manifest's
-            ``distinct_from`` language; zero if an item has no such token; None if they were not captured.
-        distinct_tokens: ``[n_items]`` int32, number of those tokens.
-        hidden: ``[n_items, n_layers, hidden_size]`` float32, each router's input, averaged over the counted tokens;
-            None if it was not captured.
-    """
-
-    profiles: Float32
-    selections: Int32
-    tokens: Int32
-    consistency: Float32
-    entropy: Float32
-    vocabulary: Int32 | None = None
-    vocabulary_counts: Int32 | None = None
-    distinct_profiles: Float32 | None = None
-    distinct_tokens: Int32 | None = None
-    hidden: Float32 | None = None
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that are not None, by name."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+__all__ = ["Run", "RunWriter", "open_run", "require_run_folder", "run_folder"]
 
 
 class Run(Shown):
@@ -102,14 +74,13 @@ class Run(Shown):
         """Full codes of the languages captured so far, sorted."""
         return tuple(sorted(self.manifest.languages))
 
+    def require(self, languages: Iterable[str]) -> None:
+        """Refuse full codes that the Run lacks; LanguageError lists what it holds."""
+        if absent := [language for language in languages if language not in self.manifest.languages]:
+            raise LanguageError(f"{', '.join(absent)} not in this run; it holds {', '.join(self.languages)}")
+
     def read(self, language: str) -> bytes:
-        """Return the verified bytes of one language's file.
-
-        Args:
-            language: as `isogloss.languages.resolve` accepts it.
-
-        Returns:
-            Content of the safetensors file.
+        """Return the verified bytes of the safetensors file of one language, as `resolve` accepts it.
 
         Raises:
             RunError: the Run lacks the language, or its file is missing or was changed.
@@ -120,34 +91,33 @@ class Run(Shown):
                 f"{self.path}: no routing for {code}; available languages: {', '.join(self.languages) or 'none'}"
             )
         path = _language_path(self.path, code)
-        content = read_bytes(path)
+        content = read_bytes(path, most=_largest_file(self.manifest))
         expected = self.manifest.languages[code].file_sha256
         if sha256(content) != expected:
             raise RunError(
                 f"{path}: damaged (sha256 {sha256(content)[:12]}…, expected {expected[:12]}…); restore the "
                 f"file, or delete it and capture again into this folder"
             )
-        self._verified.add(code)
         return content
 
-    def load_items(self, language: str, name: str, items: slice) -> npt.NDArray[Any]:
-        """Read some items of one array without loading the rest.
+    def load_items(self, language: str, name: str, items: slice, *, layers: slice | None = None) -> npt.NDArray[Any]:
+        """Read some items, and of arrays by layer some layers, of one array without loading the rest.
 
         Args:
             language: as `isogloss.languages.resolve` accepts it; its file is verified on first use.
             name: of an array of `LanguageRouting` whose first axis is items.
             items: positions along that axis; as in numpy, the slice may extend beyond the end.
-
-        Returns:
-            The selected part of the array.
+            layers: positions along the second axis, without a step; None for all, and for arrays without layers.
 
         Raises:
             RunError: the Run lacks the language or the array, or the file is missing or damaged.
         """
         code = resolve(language)
         path = _language_path(self.path, code)
+        if name == "selections":
+            self.manifest.require_selections()
         if code not in self._verified:
-            self.read(code)
+            self.load(code)
         with safetensors.safe_open(path, framework="numpy") as file:
             if name not in file.keys():  # noqa: SIM118 - no mapping
                 raise RunError(f"{path}: has no {name}: it was not captured; see `isogloss capture --help`")
@@ -155,66 +125,114 @@ class Run(Shown):
             chosen = range(stored.get_shape()[0])[items]
             # safetensors takes neither steps nor bounds beyond the end.
             first, last = (min(chosen), max(chosen)) if chosen else (0, -1)
-            part: npt.NDArray[Any] = stored[first : last + 1]
+            part: npt.NDArray[Any]
+            part = stored[first : last + 1] if layers is None else stored[first : last + 1, _bounded(stored, layers)]
         return part[:: items.step]
 
     def load(self, language: str) -> LanguageRouting:
-        """Read one language's arrays.
+        """Read the arrays of one language, as `resolve` accepts it, with the shapes that the manifest implies.
 
-        Args:
-            language: as `isogloss.languages.resolve` accepts it.
-
-        Returns:
-            The arrays, with the shapes that the manifest implies.
+        Values are checked when the language is first read.
 
         Raises:
-            RunError: the Run lacks the language, or its file is missing, damaged or of another shape.
+            RunError: the Run lacks the language, or its file is missing, damaged, of another shape, or holds values
+                that no capture gives.
         """
-        content = self.read(language)
-        where = str(_language_path(self.path, resolve(language)))
+        content, code = self.read(language), resolve(language)
+        where = str(_language_path(self.path, code))
         try:
             routing = LanguageRouting(**safetensors.numpy.load(content))
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{where}: not the arrays of a Run ({error}); capture this language again") from error
-        _check_shapes(routing, self.manifest, where)
+        check_shapes(routing, self.manifest, where)
+        if code not in self._verified:
+            check_values(routing, self.manifest, where)
+            self._verified.add(code)
         return routing
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a complete or partial Run; arrays are read and verified on demand.
-
-    Args:
-        path: folder of the Run.
-
-    Returns:
-        The Run.
+    """Open the folder of a complete or partial Run; arrays are read and verified on demand.
 
     Raises:
-        RunError: the folder has no Run, or one with another schema version or a malformed manifest.
+        RunError: the folder has no Run, one with another schema version or a malformed manifest, or a complete one with
+            a language file that the manifest does not list.
     """
-    folder = Path(path)
+    run = _open(Path(path))
+    if run.manifest.status == "complete":  # a capture that is stopped may leave a file that is not listed yet
+        _require_listed(run)
+    return run
+
+
+def _open(folder: Path) -> Run:
     return Run(folder, read_manifest(folder))
+
+
+def _require_listed(run: Run) -> None:
+    """Refuse language files that the manifest does not list, such as those of two captures at once."""
+    names = (path.name for path in run.path.glob("*_*.safetensors"))
+    listed = {_language_path(run.path, code).name for code in run.manifest.languages}
+    if unlisted := sorted(
+        name for name in names if LANGUAGE_CODE.fullmatch(name.partition(".")[0]) and name not in listed
+    ):
+        raise RunError(
+            f"{run.path}: holds {', '.join(unlisted)}, which its {MANIFEST_NAME} does not list, so that other "
+            "processes may have written here: capture these languages into this folder again, or delete the files"
+        )
+
+
+@contextlib.contextmanager
+def run_folder(path: str | Path) -> Iterator[None]:
+    """Hold the folder of a Run, made where absent, for this process alone while it is written.
+
+    Raises:
+        RunError: another process holds it, or it contains something else than a Run.
+        FileError: it cannot be made or locked.
+    """
+    require_run_folder(path)
+    with locked(Path(path), MANIFEST_NAME):
+        yield
+
+
+def require_run_folder(path: str | Path) -> None:
+    """Refuse, before a model is loaded, a folder that no Run can be written into; errors as of `run_folder`."""
+    folder = Path(path)
+    require_folder(folder)
+    _refuse_foreign(folder)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a file, and a folder with anything but a Run or what a killed process may leave."""
+    if (folder / MANIFEST_NAME).is_file() or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose a folder")
+    if foreign := sorted({entry.name for entry in folder.iterdir()} - leftovers(MANIFEST_NAME)):
+        raise RunError(f"{folder}: contains {foreign[0]} but no Run; choose a new or empty folder")
 
 
 class RunWriter:
     """Write a Run language by language; open the same folder again to resume an interrupted capture.
+
+    Work inside `run_folder`, where several processes may write into one folder.
 
     Args:
         path: folder to create, or one that contains a Run with an equal header.
         manifest: header of the Run; its status and languages are ignored.
 
     Raises:
-        RunError: the folder contains something else, a Run with another header (the message names the field), or a
-            damaged language file.
+        RunError: the folder contains something else, a Run with another header (the message names the field) or of
+            other texts (the message names the language), or a damaged language file.
 
     Attributes:
+        path: of the folder.
         manifest: as on disk.
     """
 
     def __init__(self, path: str | Path, manifest: Manifest) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self.manifest = replace(manifest, status="partial", languages={})
-        if (self._path / MANIFEST_NAME).is_file():
+        if (self.path / MANIFEST_NAME).is_file():
             self._resume()
         else:
             self._create()
@@ -224,170 +242,119 @@ class RunWriter:
         """Full codes of the languages already written."""
         return set(self.manifest.languages)
 
-    def write(self, language: str, routing: LanguageRouting, corpus_sha256: str) -> None:
-        """Write one language; it is part of the Run once this call has returned.
+    def write(
+        self,
+        language: str,
+        routing: LanguageRouting,
+        corpus_sha256: str,
+        *,
+        batch_tokens: int | None = None,
+        unknown_share: float | None = None,
+    ) -> None:
+        """Write one language, by its full code; it is part of the Run once this call has returned.
 
         Args:
-            language: full code, ``xxx_Xxxx``.
-            routing: its arrays, with the shapes that the manifest implies.
-            corpus_sha256: hash of its ids and texts.
+            language: its full code.
+            routing: its arrays.
+            corpus_sha256: hash of its texts.
+            batch_tokens: tokens per portion that they ran in; None where unknown.
+            unknown_share: of their tokens, those that the tokenizer does not know; None where not counted.
 
         Raises:
             RunError: arrays are inconsistent with the manifest or each other, or the language is already written.
         """
-        _check_shapes(routing, self.manifest, language)
-        _check_values(routing, self.manifest, language)
+        check_shapes(routing, self.manifest, language)
+        check_values(routing, self.manifest, language)
         arrays = {name: np.ascontiguousarray(array) for name, array in routing.arrays().items()}
         content = safetensors.numpy.save(arrays)
-        entry = LanguageEntry(int(routing.tokens.sum(dtype=np.int64)), sha256(content), corpus_sha256)
+        n_tokens = int(routing.tokens.sum(dtype=np.int64))
+        entry = LanguageEntry(n_tokens, sha256(content), corpus_sha256, batch_tokens, unknown_share)
         self._add(language, content, entry)
 
     def copy(self, run: Run, language: str) -> None:
-        """Copy one language of another Run, byte for byte.
-
-        Args:
-            run: with an equal header, except for notes.
-            language: full code.
+        """Copy one language of a Run with an equal header, except for notes, byte for byte.
 
         Raises:
-            RunError: the header differs, the file is damaged, or the language is already written.
+            RunError: the header or the texts differ, the file is damaged, or the language is already written.
         """
         differences = header_differences(self.manifest, run.manifest, ignore=("notes", "threads"))
+        differences += text_differences(self.manifest, run.manifest)
         if differences:
             raise RunError(
-                f"{run.path} and {self._path} differ in {'; '.join(differences)}; copy only between Runs with equal "
+                f"{run.path} and {self.path} differ in {'; '.join(differences)}; copy only between Runs with equal "
                 "headers"
             )
         self._add(language, run.read(language), run.manifest.languages[language])
 
     def finish(self) -> Run:
-        """Mark the Run complete.
+        """Mark the Run complete, and return it as on disk.
 
-        Returns:
-            The Run as on disk.
+        Raises:
+            RunError: the folder has a language file that the manifest does not list.
         """
+        _require_listed(Run(self.path, self.manifest))
         self._save(replace(self.manifest, status="complete"))
-        return Run(self._path, self.manifest)
+        return Run(self.path, self.manifest)
 
     def _create(self) -> None:
-        if self._path.exists() and not self._path.is_dir():
-            raise RunError(f"{self._path} is a file; choose a folder")
-        self._path.mkdir(parents=True, exist_ok=True)
-        remove_stale(self._path)
-        foreign = sorted(entry.name for entry in self._path.iterdir())
-        if foreign:
-            raise RunError(f"{self._path}: contains {foreign[0]} but no Run; choose a new or empty folder")
+        _refuse_foreign(self.path)
+        make_folder(self.path)
+        remove_stale(self.path)
         self._save(self.manifest)
 
     def _resume(self) -> None:
-        existing = open_run(self._path)
-        require_threads(self._path, before=existing.manifest.threads, now=self.manifest.threads)
+        existing = _open(self.path)
+        require_threads(self.path, before=existing.manifest.threads, now=self.manifest.threads)
         differences = header_differences(existing.manifest, self.manifest, ignore=("threads",))
         if differences:
             raise RunError(
-                f"{self._path}: contains a Run that differs in {'; '.join(differences)}; choose another folder, or "
+                f"{self.path}: contains a Run that differs in {'; '.join(differences)}; choose another folder, or "
                 "repeat the capture with the settings of that Run"
             )
-        remove_stale(self._path)
-        kept = {code: existing.manifest.languages[code] for code in existing.languages if _present(self._path, code)}
+        if differences := text_differences(existing.manifest, self.manifest):
+            raise RunError(
+                f"{self.path}: contains a Run of other texts in {'; '.join(differences)}; restore the texts, or "
+                "choose another folder"
+            )
+        texts_sha256 = {**existing.manifest.texts_sha256, **self.manifest.texts_sha256}
+        unknown = unrecorded(existing.manifest, self.manifest)
+        note_unrecorded(self.path, unknown)
+        remove_stale(self.path)
+        entries = existing.manifest.languages
+        kept = {code: entries[code] for code in existing.languages if _language_path(self.path, code).is_file()}
         for code in kept:
             existing.read(code)
-        self.manifest = existing.manifest
+        self.manifest = replace(existing.manifest, texts_sha256=texts_sha256, **unknown)
         if len(kept) < len(existing.languages):
-            self._save(replace(existing.manifest, status="partial", languages=kept))
+            self._save(replace(self.manifest, status="partial", languages=kept))
 
     def _add(self, language: str, content: bytes, entry: LanguageEntry) -> None:
         if resolve(language) != language:
             raise RunError(f"language {language!r}: expected its full code, {resolve(language)}")
         if language in self.done:
-            raise RunError(f"{self._path}: {language} is already written; skip the languages in RunWriter.done")
-        write_atomically(_language_path(self._path, language), content)
+            raise RunError(f"{self.path}: {language} is already written; skip the languages in RunWriter.done")
         languages = {**self.manifest.languages, language: entry}
-        self._save(replace(self.manifest, status="partial", languages=languages))
+        grown = replace(self.manifest, status="partial", languages=languages)
+        if self.manifest.status == "complete":
+            self._save(replace(self.manifest, status="partial"))
+        write_atomically(_language_path(self.path, language), content)
+        self._save(grown)
 
     def _save(self, manifest: Manifest) -> None:
-        write_atomically(self._path / MANIFEST_NAME, manifest.encode())
+        write_atomically(self.path / MANIFEST_NAME, manifest.encode())
         self.manifest = manifest
+
+
+def _largest_file(manifest: Manifest) -> int:
+    """Bound the bytes of a language's file: profiles twice, selections, hidden states, and room for a vocabulary."""
+    n_items, n_layers, n_experts = manifest.shape
+    return 4 * n_items * n_layers * (3 * n_experts + 2 + (manifest.hidden_size or 0)) + 8 * n_items + 2**27
+
+
+def _bounded(stored: Any, layers: slice) -> slice:  # noqa: ANN401 - safetensors' own
+    start, stop, _ = layers.indices(stored.get_shape()[1])
+    return slice(start, stop)
 
 
 def _language_path(folder: Path, language: str) -> Path:
     return folder / f"{language}.safetensors"
-
-
-def _present(folder: Path, language: str) -> bool:
-    return _language_path(folder, language).is_file()
-
-
-def _check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> None:
-    n_items, n_layers, n_experts = manifest.shape
-    n_types = () if routing.vocabulary is None else routing.vocabulary.shape[:1]
-    expected: dict[str, tuple[type, tuple[int, ...]]] = {
-        "profiles": (np.float32, (n_items, n_layers, n_experts)),
-        "selections": (np.int32, (n_items, n_layers, n_experts)),
-        "tokens": (np.int32, (n_items,)),
-        "consistency": (np.float32, (n_items, n_layers)),
-        "entropy": (np.float32, (n_items, n_layers)),
-        "vocabulary": (np.int32, n_types),
-        "vocabulary_counts": (np.int32, n_types),
-        "distinct_profiles": (np.float32, (n_items, n_layers, n_experts)),
-        "distinct_tokens": (np.int32, (n_items,)),
-        "hidden": (np.float32, (n_items, n_layers, manifest.hidden_size or 0)),
-    }
-    arrays = routing.arrays()
-    for name, array in arrays.items():
-        dtype, shape = expected[name]
-        if array.dtype != dtype or array.shape != shape:
-            raise RunError(f"{where}: {name} is {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")
-    optional = {
-        "vocabulary_counts": "vocabulary" in arrays,
-        "distinct_profiles": manifest.distinct_from is not None,
-        "distinct_tokens": manifest.distinct_from is not None,
-        "hidden": manifest.hidden_size is not None,
-    }
-    for name, wanted in optional.items():
-        if wanted != (name in arrays):
-            state = "missing" if wanted else "present"
-            raise RunError(f"{where}: {name} is {state}, contrary to the manifest; capture this language again")
-
-
-def _check_values(routing: LanguageRouting, manifest: Manifest, language: str) -> None:
-    """Raise RunError for arrays that violate an invariant of Runs."""
-    tokens, selections, profiles = routing.tokens[:, None, None], routing.selections, routing.profiles
-    sums = selections.sum(axis=-1, dtype=np.int64)
-    expected = routing.tokens[:, None].astype(np.int64) * [router.top_k for router in manifest.routers]
-    with_items = manifest.granularity == "items"
-    violations = {
-        "tokens: an item without counted tokens": routing.tokens < 1,
-        "selections: an expert chosen by fewer than 0 or more than all tokens": (selections < 0)
-        | (selections > tokens),
-        "selections: not top_k per token": (sums != expected) & with_items,
-        "profiles: negative or not finite": ~(np.isfinite(profiles) & (profiles >= 0)),
-        "profiles: not summing to 1": ~(abs(profiles.sum(axis=-1, dtype=np.float64) - 1) <= _SUM_TOLERANCE),
-        "entropy: not finite": ~np.isfinite(routing.entropy) & with_items,
-        "consistency: outside 0 to 1": (routing.consistency < 0) | (routing.consistency > 1),
-        **_optional_violations(routing),
-    }
-    for problem, violated in violations.items():
-        if np.any(violated):
-            place = tuple(int(index) for index in np.argwhere(violated)[0])
-            raise RunError(f"{language}: {problem} at index {place}; check the capture with `isogloss doctor`")
-
-
-def _optional_violations(routing: LanguageRouting) -> dict[str, npt.NDArray[np.bool_]]:
-    """Mark where optional arrays violate an invariant."""
-    violations: dict[str, npt.NDArray[np.bool_]] = {}
-    vocabulary, counts = routing.vocabulary, routing.vocabulary_counts
-    if vocabulary is not None and counts is not None:
-        violations["vocabulary: not ascending"] = np.diff(vocabulary) <= 0
-        violations["vocabulary_counts: below 1"] = counts < 1
-        total = counts.sum(dtype=np.int64) != routing.tokens.sum(dtype=np.int64)
-        violations["vocabulary_counts: not the number of counted tokens"] = np.atleast_1d(total)
-    profiles, tokens = routing.distinct_profiles, routing.distinct_tokens
-    if profiles is not None and tokens is not None:
-        off = abs(profiles.sum(axis=-1, dtype=np.float64) - (tokens > 0)[:, None])
-        violations["distinct_tokens: below 0, or more than all"] = (tokens < 0) | (tokens > routing.tokens)
-        violations["distinct_profiles: negative or not finite"] = ~(np.isfinite(profiles) & (profiles >= 0))
-        violations["distinct_profiles: summing neither to 1 nor, without tokens, to 0"] = ~(off <= _SUM_TOLERANCE)
-    if routing.hidden is not None:
-        violations["hidden: not finite"] = ~np.isfinite(routing.hidden)
-    return violations

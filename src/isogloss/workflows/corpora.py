@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import CorpusError
 from isogloss.languages import resolve
-from isogloss.organism.realise import grammar_languages
-from isogloss.organism.shipped import ORGANISM, problem_corpus, scene_corpus
+from isogloss.organism import ORGANISM, grammar_languages, problem_corpus, scene_corpus
 
-__all__ = ["open_corpus"]
+__all__ = ["open_corpus", "open_corpus_to_capture"]
 
 _PROBLEMS = f"{ORGANISM}:problems"
 
@@ -28,12 +29,30 @@ def open_corpus(
         n_items: first items to keep; None for all (200 of the organism's).
 
     Raises:
-        CorpusError: as `isogloss.corpora.load_corpus`.
+        CorpusError: as `isogloss.corpora.load_corpus`, or fewer than 1 items were asked for.
     """
+    if n_items is not None and n_items < 1:
+        raise CorpusError(f"{n_items} items were asked for; expected 1 or more, or None for all")
     if source in (ORGANISM, _PROBLEMS):
         return _organism_corpus(source, languages, n_items or 200)
     corpus = load_corpus(source, languages=languages, split=split)
     return corpus if n_items is None else corpus.select(corpus.languages, corpus.item_ids[:n_items])
+
+
+def open_corpus_to_capture(
+    source: str, *, languages: Sequence[str] | None = None, split: str | None = None, n_items: int | None = None
+) -> Corpus:
+    """Read a corpus as `open_corpus` does; of a local one also the other languages, where they can be read with these.
+
+    A Run keeps the hashes of all texts that were read, so that what is captured later, or elsewhere, in another
+    language is of the same texts.
+    """
+    if languages is not None and Path(source).exists():
+        with contextlib.suppress(CorpusError):
+            corpus = open_corpus(source, split=split, n_items=n_items)
+            corpus.select(languages)  # where one is missing, it is refused below
+            return corpus
+    return open_corpus(source, languages=languages, split=split, n_items=n_items)
 
 
 def _organism_corpus(source: str, languages: Sequence[str] | None, n_items: int) -> Corpus:

@@ -10,8 +10,8 @@ from typing import Any
 from isogloss.backends.open import BACKENDS, checks_of, import_backend, load
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
-from isogloss.steering import Plan
-from isogloss.workflows.progress import busy
+from isogloss.progress import busy
+from isogloss.steering import Steering
 
 __all__ = ["Check", "Diagnosis", "examine"]
 
@@ -21,7 +21,8 @@ class Check:
     """One thing that was tried.
 
     Attributes:
-        name: ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` or ``plan``, ``estimate``.
+        name: ``loads``, ``routers``, ``capture``, ``padding``, ``generation``, ``steering`` or ``plan``,
+            ``estimate``.
         ok: whether it held.
         detail: what was found, with numbers; or why it failed, or was not run.
         ran: whether it was tried at all.
@@ -54,8 +55,9 @@ _NEEDS = {
     "routers": "loads",
     "capture": "routers",
     "padding": "capture",
-    "steering": "capture",
-    "plan": "capture",
+    "generation": "capture",
+    "steering": "generation",
+    "plan": "generation",
     "estimate": "capture",
 }
 """Check -> the one that it builds on."""
@@ -65,7 +67,7 @@ def examine(
     name: str,
     loading: Mapping[str, Any],
     *,
-    plan: Plan | None = None,
+    plan: Steering | None = None,
     language: str | None = None,
     corpus: Corpus | None = None,
 ) -> Diagnosis:
@@ -80,8 +82,8 @@ def examine(
         corpus: to estimate the capture of; None estimates a million tokens.
 
     Returns:
-        The checks ``loads``, ``routers``, ``capture``, ``padding``, ``steering`` (or ``plan``, where one is given) and
-        ``estimate``; of a model that vLLM serves the same without ``padding`` and ``estimate``.
+        The checks ``loads``, ``routers``, ``capture``, ``padding``, ``generation``, ``steering`` (or ``plan``, where
+        one is given) and ``estimate``; of a model that vLLM serves the same without ``padding`` and ``estimate``.
     """
     backend = loading.get("backend", BACKENDS[0])
     steps: dict[str, Callable[[], str]] = {}

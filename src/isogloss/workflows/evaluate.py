@@ -6,52 +6,57 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isogloss.backends.model import Model
-from isogloss.evaluation.arms import make_arms
-from isogloss.evaluation.asked import AskedTask
-from isogloss.evaluation.asked_lm_eval import AskedLmEval
-from isogloss.evaluation.run import Asked, RunOptions, evaluate
-from isogloss.evaluation.summary import EvaluationSummary
-from isogloss.evaluation.tasks import Task
-from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
-from isogloss.steering import Plan
-from isogloss.workflows.progress import track
+from isogloss.evaluation import (
+    N_RANDOM,
+    EvaluationSummary,
+    LmEvalTasks,
+    RunOptions,
+    Task,
+    ask,
+    kept_date,
+    load_task,
+    make_arms,
+    run_evaluation,
+)
+from isogloss.progress import track
+from isogloss.steering import Steering, note_other_commit
 
 __all__ = ["evaluate_plan"]
 
 
 def evaluate_plan(
     model: Model,
-    task: Task | LmEvalTasks,
-    plan: Plan,
+    plan: Steering,
     *,
-    out: Path,
-    arms: Sequence[str] = ("random:1",),
+    task: str | Task | LmEvalTasks,
+    out: str | Path,
+    arms: Sequence[str] = (f"random:{N_RANDOM}",),
     options: RunOptions | None = None,
 ) -> EvaluationSummary:
-    """Answer the task unsteered, steered, and under other plans.
+    """Ask the same questions without the plan, with it, and under other plans, and compare item by item.
 
     Args:
         model: unsteered.
-        task: the questions, of our own tasks or of those of lm-eval.
         plan: under test.
-        out: folder of the evaluation.
-        arms: what to compare with, as `isogloss.evaluation.arms.make_arms` reads them.
+        task: name of a task, or one from `isogloss.task`, which chooses languages and items; or tasks of lm-eval.
+        out: folder of the evaluation, new or of a stopped one with the same settings.
+        arms: what to compare with, such as ``random:3``, ``early``, ``suppress``, ``strength=0.1,0.25``.
         options: how items are answered.
 
-    Returns:
-        As `isogloss.evaluation.run.evaluate`.
-
     Raises:
-        CorpusError: a document of lm-eval leaves nothing to measure.
-        ModelError: the routers do not do what the family's row says.
-        PlanError: an arm cannot be made, changes nothing, or needs to know a language or phase that nothing says.
-        RunError: lm-eval asks for more than the model takes or than is done here, or has no such metric; the folder
+        CorpusError: there is no such task, or a document of lm-eval leaves nothing to measure.
+        ModelError: the routers do not choose as their family's row says.
+        PlanError: the plan is for another model or changes nothing on the task's own prompts; or an arm cannot be made,
+            or needs a language or phase that is unknown.
+        RunError: lm-eval needs a longer context or another kind of generation, or has no such metric; the folder
             holds something else, or another process works there.
     """
+    task = load_task(task) if isinstance(task, str) else task
     every = make_arms(plan, arms)
     options = options or RunOptions()
-    asked: Asked = AskedTask(model, task, options.sampling) if isinstance(task, Task) else AskedLmEval(model, task)
+    note_other_commit(plan, model.revision)
+    asked = ask(model, task, options.sampling, today=kept_date(Path(out)))
     model.prove(next(iter(asked.questions.values()))[0].text)
     total = (len(every) + 1) * sum(map(len, asked.questions.values()))
     with track(f"evaluate {task.name}", total) as advance:
-        return evaluate(model, asked, every, out=out, options=options, progress=advance)
+        return run_evaluation(model, asked, every, out=Path(out), options=options, progress=advance)

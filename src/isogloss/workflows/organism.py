@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
-from isogloss.analysis import Analysis, Estimate, analyze
+from isogloss.analysis import Analysis, analyze_curves
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.corpora import load_corpus
 from isogloss.errors import ModelError
-from isogloss.evaluation.paired import accuracy
-from isogloss.evaluation.tasks import load_task
-from isogloss.files import read_json, write_atomically
+from isogloss.evaluation import accuracy, load_task
+from isogloss.files import Name, Record, read_json, write_atomically
+from isogloss.folders import make_folder, require_file, require_folder
 from isogloss.languages import display_name
-from isogloss.organism.documents import TIERS, Mixture
-from isogloss.organism.shipped import ORGANISM, scene_corpus
+from isogloss.organism import ORGANISM, TIERS, Mixture, scene_corpus
+from isogloss.progress import track
 from isogloss.reports.sentences import describe_analysis
+from isogloss.statistics import Estimate
 from isogloss.workflows.capture import capture_corpus
-from isogloss.workflows.progress import track
 
 __all__ = ["train_organism", "word_problem_accuracies", "write_card"]
 
@@ -32,7 +31,7 @@ _CARD_ITEMS = 200
 
 
 def train_organism(out: Path, *, seed: int = 0, tokens: int | None = None, text: Path | None = None) -> Path:
-    """Train from a seed, or go on with a stopped training.
+    """Train from a seed, or resume a stopped training; return the folder of the finished model.
 
     Args:
         out: folder of checkpoints, log and finished model.
@@ -40,48 +39,71 @@ def train_organism(out: Path, *, seed: int = 0, tokens: int | None = None, text:
         tokens: training tokens; None for the shipped model's.
         text: folder of real parallel text to mix in; the shipped model had TICO-19 in the languages that both know.
 
-    Returns:
-        Folder of the finished model.
-
     Raises:
         CorpusError: the real text cannot be read.
         ModelError: ``out`` holds a training with another recipe.
+        FileError: ``out`` cannot be made.
     """
     from isogloss.organism.train import Recipe, train  # noqa: PLC0415 - training is not needed to measure
 
+    require_folder(out)
     real = load_corpus(str(text)).texts if text else {}
     recipe = Recipe(seed=seed) if tokens is None else Recipe(seed=seed, tokens=tokens)
     return train(out, recipe, Mixture(seed, real))
 
 
-def write_card(training: Path, out: Path) -> Path:
-    """Measure a trained organism on held-out items and write its model card.
+def write_card(training: Path, out: Path, *, force: bool = False) -> Path:
+    """Measure a trained organism on held-out items and write its model card, Markdown; return its path.
 
     Args:
-        training: folder of a finished training (``model/``, ``summary.json``).
-        out: the card, Markdown.
-
-    Returns:
-        ``out``.
+        training: folder of a finished training.
+        out: the file, new, or of such a card, which is replaced.
+        force: replace a file of any kind.
 
     Raises:
-        ModelError: the training is not finished.
+        ModelError: the folder holds no finished training (``model/``, ``summary.json``).
+        FileError: the file cannot be written, or is of another kind.
     """
     summary_path = training / "summary.json"
     if not summary_path.is_file():
         raise ModelError(
             f"{training} holds no finished training; finish it with `isogloss organism train -o {training}`"
         )
-    summary = json.loads(summary_path.read_text(encoding="utf-8"))
+    require_file(out, "model card", lambda content: _HEAD.encode() in content, force=force, make_folders=True)
+    card = _card(training)
+    make_folder(out.parent)
+    write_atomically(out, card.encode())
+    return out
+
+
+@dataclass(frozen=True)
+class _Recipe(Record):
+    """What a card says of a recipe."""
+
+    seed: int
+    balance: float
+
+
+@dataclass(frozen=True)
+class _Training(Record):
+    """What a card says of a finished training, as ``summary.json`` holds it."""
+
+    step: int
+    tokens: int
+    seconds: float
+    recipe: _Recipe
+    real_text: tuple[Name, ...]
+
+
+def _card(training: Path) -> str:
+    trained = _Training.read(training / "summary.json")
     model = load(str(training / "model"), dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         run = capture_corpus(model, scene_corpus(_CARD_ITEMS), Path(folder) / "run")
-        analysis = analyze(run, pivot="eng_Latn")
+        analysis = analyze_curves(run, pivot="eng_Latn")
     accuracies, bits = word_problem_accuracies(model), _bits(model)
-    facts = _facts(model, training / "model", summary)
-    card = "\n".join([_HEAD, *facts, "", *_table(accuracies, bits), "", *_divergence(analysis), ""])
-    write_atomically(out, card.encode())
-    return out
+    facts = _facts(model, training / "model", trained)
+    return "\n".join([_HEAD, *facts, "", *_table(accuracies, bits), "", *_divergence(analysis), ""])
 
 
 _HEAD = """---
@@ -97,8 +119,8 @@ nothing else; it is of no use for anything but the study of routing. Written by 
 """
 
 
-def _facts(model: Model, folder: Path, summary: dict[str, Any]) -> list[str]:
-    config, recipe = read_json(folder / "config.json"), summary["recipe"]
+def _facts(model: Model, folder: Path, trained: _Training) -> list[str]:
+    config = read_json(folder / "config.json")
     router = model.routers[0]
     shape = (
         f"{config['num_hidden_layers']} layers, {router.n_experts} experts, top-{router.top_k}, "
@@ -113,12 +135,12 @@ def _facts(model: Model, folder: Path, summary: dict[str, Any]) -> list[str]:
         f"{', '.join(map(display_name, tier.languages))}"
         for name, tier in TIERS.items()
     )
-    real = ", ".join(map(display_name, summary["real_text"])) or "none"
+    real = ", ".join(map(display_name, trained.real_text)) or "none"
     return [
         f"* Architecture: `{config['architectures'][0]}`, {shape}.",
         f"* Parameters: {parameters / 1e6:.2f} M, stored in bfloat16.",
-        f"* Training: {summary['tokens'] / 1e6:.1f} M tokens in {summary['step']} steps, seed {recipe['seed']},",
-        f"  {summary['seconds'] / 60:.0f} minutes on one processor core; load balancing {recipe['balance']:g}.",
+        f"* Training: {trained.tokens / 1e6:.1f} M tokens in {trained.step} steps, seed {trained.recipe.seed},",
+        f"  {trained.seconds / 60:.0f} minutes on one processor core; load balancing {trained.recipe.balance:g}.",
         f"* Resources:{tiers}",
         f"* Real text beside the small world (6 % of the documents of these languages, TICO-19, CC0): {real}.",
         f"* Measured with isogloss {version('isogloss')} in float32 on {_CARD_ITEMS} items per language.",
@@ -133,13 +155,14 @@ def _facts(model: Model, folder: Path, summary: dict[str, Any]) -> list[str]:
 def word_problem_accuracies(model: Model, n_items: int = _CARD_ITEMS) -> dict[str, Estimate]:
     """Ask a model the organism's held-out word problems, unsteered; language to share of right answers."""
     task = load_task(ORGANISM, n_items=n_items)
-    found = {}
+    accuracies = {}
     with track("word problems", len(task.items) * n_items) as advance:
         for language, items in task.items.items():
             prompts = [item.prompt for item in items]
             outputs = model.generate(prompts, max_new_tokens=task.max_new_tokens, progress=advance)
-            found[language] = accuracy([task.parse(o) == item.answer for o, item in zip(outputs, items, strict=True)])
-    return found
+            right = [task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True)]
+            accuracies[language] = accuracy(right)
+    return accuracies
 
 
 def _bits(model: Model) -> dict[str, float]:

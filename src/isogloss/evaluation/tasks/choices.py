@@ -1,19 +1,19 @@
-"""Questions with options: MMLU and its translations, Belebele."""
+"""Questions with lettered options: MMLU and its translations, Belebele."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from isogloss.corpora.corpus import full_code, require_languages
-from isogloss.corpora.hub import Hub, Row
+from isogloss.corpora import require_languages
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_letter
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_csv, read_languages, text_of
+from isogloss.evaluation.tasks.reading import DataSet, Request, read_csv, text_of
 from isogloss.evaluation.tasks.task import Item, Task
-from isogloss.files import parse_json
+from isogloss.files import parse_json, read_bytes
 
 __all__ = ["MEDICAL_SUBJECTS", "load_belebele", "load_global_mmlu", "load_mmlu"]
 
@@ -31,6 +31,8 @@ MEDICAL_SUBJECTS = (
 _LETTERS = ("A", "B", "C", "D")
 _ENGLISH = "eng_Latn"
 _SHOTS = 5
+_FIRST = 60
+_MOST_DIGITS = 6  # of the number of a question
 _ARABIC = "arb_Arab"
 
 _BY_LETTER = (
@@ -48,6 +50,23 @@ _INSTRUCTION = (
 )
 
 
+_MMLU = DataSet("cais/mmlu", ("question", "subject", "choices", "answer"), "MIT", "cais/mmlu, test")
+_GLOBAL_MMLU = DataSet(
+    "CohereForAI/Global-MMLU",
+    ("sample_id", "subject", "question", "option_a", "option_b", "option_c", "option_d", "answer"),
+    "Apache-2.0",
+    "CohereForAI/Global-MMLU, test",
+)
+_MC = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
+_BELEBELE = DataSet(
+    "facebook/belebele",
+    ("link", "question_number", "flores_passage", "question", *_MC, "correct_answer_num"),
+    "CC-BY-SA-4.0",
+    "facebook/belebele, test",
+    patterns=("*.jsonl",),
+)
+
+
 def load_mmlu(request: Request) -> Task:
     """Load MMLU in English (``mmlu``) or Arabic (``mmlu_arabic``, local only): ``:5shot``, ``:generate``, or zero-shot.
 
@@ -55,7 +74,9 @@ def load_mmlu(request: Request) -> Task:
     ``answer``), and the original release's ``test/SUBJECT_test.csv`` and ``dev/SUBJECT_dev.csv``, with or without a
     header, the answer as a letter or a 0-based index.
     """
-    code = _ENGLISH if request.name == "mmlu" else _ARABIC
+    code, data = _ENGLISH, _MMLU
+    if request.name == "mmlu_arabic":
+        code, data = _ARABIC, replace(_MMLU, licence="Apache-2.0", source="FreedomIntelligence/AceGPT")
     require_languages({code}, request.languages, request.title)
     if request.name == "mmlu_arabic" and request.path is None:
         raise CorpusError(
@@ -63,31 +84,32 @@ def load_mmlu(request: Request) -> Task:
         )
     questions = _mmlu_questions(request, "test")
     examples = _mmlu_questions(request, "dev") if request.variant == "5shot" else []
-    licence, source = ("MIT", "cais/mmlu, test") if code == _ENGLISH else ("Apache-2.0", "FreedomIntelligence/AceGPT")
-    protocol = (
+    note = (
         "Header 'The following are multiple choice questions (with answers) about SUBJECT.' Source: MMLU "
         "(arXiv 2009.03300)"
     )
-    return _letters(request, {code: questions}, {code: examples}, licence, source, note=protocol)
+    return _letters(data, request, {code: questions}, {code: examples}, note=note)
 
 
 def load_global_mmlu(request: Request) -> Task:
-    """Load Global-MMLU: 14042 questions in 42 languages, ``:generate``, or ``:medical=INDICES.json``.
+    """Load Global-MMLU: 14042 questions in 42 languages, ``:generate``, or a medical subset.
+
+    The subset is ``:medical=INDICES.json``, or ``:medical-first60``, the first 60 questions of each medical subject.
 
     Layout: the hub's (one configuration per language; columns ``sample_id``, ``subject``, ``question``, ``option_a``
     to ``option_d``, ``answer``). INDICES.json maps each of `MEDICAL_SUBJECTS` to positions within the subject.
     """
-    hub = Hub("CohereForAI/Global-MMLU", request.path, request.title)
-    chosen = _medical(request) if request.variant == "medical" else None
-    columns = ("sample_id", "subject", "question", "option_a", "option_b", "option_c", "option_d", "answer")
+    positions = {"medical": _medical, "medical-first60": _first_medical}.get(request.variant, lambda _: None)(request)
     questions = {}
-    for code, where, found in read_languages(request, hub, {}, split="test", columns=columns):
-        rows = [_Question.of(row, f"{where}, row {number}") for number, row in enumerate(found, start=1)]
-        questions[code] = rows if chosen is None else _choose(rows, chosen, where)
+    for code, rows in _GLOBAL_MMLU.rows(request):
+        questions[code] = [_global_mmlu_question(row, where) for where, row in rows]
+        if positions is not None:
+            questions[code] = _at(questions[code], positions, f"{request.path or _GLOBAL_MMLU.repository}, {code}")
     note = "Source: lm-evaluation-harness, global_mmlu_full (letters)"
-    if chosen is not None:
-        note += "; medical: the positions of the given file within each subject, unweighted mean over the 7 subjects"
-    return _letters(request, questions, {}, "Apache-2.0", "CohereForAI/Global-MMLU, test", note=note)
+    if positions is not None:
+        which = "positions of the given file" if request.variant == "medical" else f"first {_FIRST} questions"
+        note += f"; medical: the {which} within each subject, unweighted mean over the 7 subjects"
+    return _letters(_GLOBAL_MMLU, request, questions, {}, note=note)
 
 
 def load_belebele(request: Request) -> Task:
@@ -97,41 +119,32 @@ def load_belebele(request: Request) -> Task:
     ``question_number``, ``flores_passage``, ``question``, ``mc_answer1`` to ``mc_answer4``, ``correct_answer_num``),
     and ``xxx_Xxxx.jsonl`` with one passage per line (``text`` and ``items`` with ``question`` and ``answers``).
     """
-    hub = Hub("facebook/belebele", request.path, request.title)
-    files: dict[str, Path] = {}
-    if request.path is not None:
-        files = glob_languages(request.path, "*.jsonl", lambda path: full_code(path.stem))
-    columns = ("link", "question_number", "flores_passage", "question", *_MC, "correct_answer_num")
-    questions = {}
-    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns):
-        found = [q for number, row in enumerate(rows, 1) for q in _belebele_rows(row, f"{where}:{number}")]
-        questions[code] = sorted(found, key=lambda question: question.order)
+    questions = {
+        code: sorted((q for where, row in rows for q in _belebele_questions(row, where)), key=lambda q: q.order)
+        for code, rows in _BELEBELE.rows(request)
+    }
     note = (
         "Passage and question stand as 'P: …' and 'Q: …', options as 'A: …'. Source: lm-evaluation-harness, belebele, "
         "which at commit 03919286 writes 'Answer' with a full-width colon, here it is ':'"
     )
-    return _letters(request, questions, {}, "CC-BY-SA-4.0", "facebook/belebele, test", note=note)
+    return _letters(_BELEBELE, request, questions, {}, note=note)
 
 
-class _Question:
+class _Question(NamedTuple):
     """A question with four options, whatever its layout."""
 
-    def __init__(self, key: tuple[str, str], text: str, options: Sequence[str], right: int, passage: str = "") -> None:
-        self.subject, self.item_id = key
-        self.text, self.options, self.right, self.passage = text, tuple(options), right, passage
+    subject: str
+    item_id: str
+    text: str
+    options: Sequence[str]
+    right: int
+    passage: str = ""
 
     @property
     def order(self) -> tuple[str, int]:
         """By passage, then by number within it."""
         link, _, number = self.item_id.rpartition("#")
         return link, int(number)
-
-    @classmethod
-    def of(cls, row: Row, where: str) -> _Question:
-        """Read a row of Global-MMLU."""
-        options = [text_of(row, f"option_{letter}", where) for letter in "abcd"]
-        key = (text_of(row, "subject", where), text_of(row, "sample_id", where))
-        return cls(key, text_of(row, "question", where), options, _right(text_of(row, "answer", where), where))
 
     def listed(self, mark: str) -> str:
         """Write the options one per line."""
@@ -144,19 +157,15 @@ class _Question:
         return f"{self.text}\n{self.listed('.')}\nAnswer:"
 
 
-_MC = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
-
-
 def _letters(
+    data: DataSet,
     request: Request,
     questions: Mapping[str, Sequence[_Question]],
     examples: Mapping[str, Sequence[_Question]],
-    licence: str,
-    source: str,
     *,
     note: str,
 ) -> Task:
-    """Build the task from its questions: options by letter, or generated where the variant says so."""
+    """Build the task from its questions: options by letter, or generated where the variant asks for that."""
     generated = request.variant == "generate"
     if request.variant == "5shot":
         _require_examples(questions, examples)
@@ -165,21 +174,19 @@ def _letters(
     for code, rows in questions.items():
         prefixes = _prefixes(rows, examples.get(code, ()), header=header)
         items[code] = [_item(row, prefixes[row.subject], generated=generated) for row in rows]
-        shots[code] = [Item(e.item_id, e.shown(), _LETTERS[e.right], group=e.subject) for e in examples.get(code, ())]
-    count = "zero" if not any(shots.values()) else "the dev examples of the subject in front, in their order; five"
-    return Task(
-        request.title,
+        if own := examples.get(code):
+            shots[code] = [Item(e.item_id, e.shown(), _LETTERS[e.right], group=e.subject) for e in own]
+    count = "the dev examples of the subject in front, in their order; five" if shots else "zero"
+    return data.task(
+        request,
         items,
         parse_letter,
         max_new_tokens=1024 if generated else 0,
         scoring="generated" if generated else "options",
         protocol=_GENERATED if generated else f"{count}-shot, {_BY_LETTER}. {note}",
         chat=generated,
-        few_shot={code: examples for code, examples in shots.items() if examples},
-        licence=licence,
-        source=source,
-        split=request.split,
-        group_mean=request.variant == "medical",
+        few_shot=shots,
+        group_mean=request.variant.startswith("medical"),
     )
 
 
@@ -202,7 +209,7 @@ def _require_examples(
 
 
 def _prefixes(rows: Sequence[_Question], examples: Sequence[_Question], *, header: bool) -> dict[str, str]:
-    """Write, for each subject, what stands before its questions."""
+    """Write the text before the questions of each subject."""
     prefixes = {}
     for subject in {row.subject for row in rows}:
         name = subject.replace("_", " ")
@@ -213,40 +220,45 @@ def _prefixes(rows: Sequence[_Question], examples: Sequence[_Question], *, heade
 
 
 def _mmlu_questions(request: Request, part: str) -> list[_Question]:
-    if request.path is None or not (request.path / part).is_dir() or not any((request.path / part).glob("*.csv")):
-        hub = Hub("cais/mmlu", request.path, request.title)
-        rows = hub.rows("all", part, ("question", "subject", "choices", "answer"))
-        return _numbered([(str(row["subject"]), _mmlu_row(row, hub.where)) for row in rows], part)
-    found = []
-    for path in sorted((request.path / part).glob(f"*_{part}.csv")):
-        subject = path.stem.removesuffix(f"_{part}")
-        for number, record in enumerate(read_csv(path), start=1):
-            if number == 1 and record[:1] == ["question"]:
-                continue
-            found.append((subject, _mmlu_record(record, f"{path}: record {number}")))
-    return _numbered(found, part)
-
-
-def _mmlu_record(record: Sequence[str], where: str) -> tuple[str, Sequence[str], int]:
-    if len(record) != 2 + len(_LETTERS) or not all(cell.strip() for cell in record):
-        raise CorpusError(
-            f"{where}: expected question, four options and the answer, found {len(record)} cells {record}"
-        )
-    return record[0].strip(), [cell.strip() for cell in record[1:5]], _right(record[5].strip(), where)
-
-
-def _mmlu_row(row: Row, where: str) -> tuple[str, Sequence[str], int]:
-    return _mmlu_record([str(row["question"]), *map(str, row["choices"]), str(row["answer"])], where)
-
-
-def _numbered(found: Sequence[tuple[str, tuple[str, Sequence[str], int]]], part: str) -> list[_Question]:
-    """Number questions within their subject, as Global-MMLU's ids do."""
+    """Read one part of MMLU, and number the questions within their subject, as Global-MMLU's ids do."""
     counts: Counter[str] = Counter()
     questions = []
-    for subject, (text, options, right) in found:
-        questions.append(_Question((subject, f"{subject}/{part}/{counts[subject]}"), text, options, right))
+    for subject, cells, where in _mmlu_records(request, part):
+        if len(cells) != 2 + len(_LETTERS) or not all(cell.strip() for cell in cells):
+            raise CorpusError(
+                f"{where}: expected question, four options and the answer, found {len(cells)} cells {cells}"
+            )
+        text, *options, answer = (cell.strip() for cell in cells)
+        item_id = f"{subject}/{part}/{counts[subject]}"
+        questions.append(_Question(subject, item_id, text, options, _right(answer, where)))
         counts[subject] += 1
     return questions
+
+
+def _mmlu_records(request: Request, part: str) -> Iterator[tuple[str, list[str], str]]:
+    """Yield subject, cells and place of every question of a part."""
+    files = sorted((request.path / part).glob(f"*_{part}.csv")) if request.path is not None else []
+    for path in files:
+        for number, record in enumerate(read_csv(path), start=1):
+            if number > 1 or record[:1] != ["question"]:
+                yield path.stem.removesuffix(f"_{part}"), record, f"{path}: record {number}"
+    if not files:
+        hub = request.hub(_MMLU.repository)
+        for row in hub.rows("all", part, _MMLU.columns):
+            options = {str(place): option for place, option in enumerate(_list_in(row, "choices", hub.where))}
+            cells = [
+                text_of(row, "question", hub.where),
+                *(text_of(options, place, hub.where) for place in options),
+                text_of(row, "answer", hub.where),
+            ]
+            yield text_of(row, "subject", hub.where), cells, hub.where
+
+
+def _global_mmlu_question(row: Any, where: str) -> _Question:  # noqa: ANN401 - a row as it was published
+    subject, item_id, text, *options, answer = (
+        text_of(row, column, where) for column in ("subject", "sample_id", *_GLOBAL_MMLU.columns[2:])
+    )
+    return _Question(subject, item_id, text, options, _right(answer, where))
 
 
 def _right(answer: str, where: str) -> int:
@@ -255,6 +267,11 @@ def _right(answer: str, where: str) -> int:
     if answer in ("0", "1", "2", "3"):
         return int(answer)
     raise CorpusError(f"{where}: answer is {answer!r}, expected A, B, C, D or 0 to 3")
+
+
+def _first_medical(_: Request) -> dict[str, list[int]]:
+    """Take as many questions of each subject as the medical items of the paper have."""
+    return {subject: list(range(_FIRST)) for subject in MEDICAL_SUBJECTS}
 
 
 def _medical(request: Request) -> dict[str, list[int]]:
@@ -266,17 +283,17 @@ def _medical(request: Request) -> dict[str, list[int]]:
         )
     path = Path(request.argument)
     try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        raw = parse_json(read_bytes(path, error=CorpusError))
+    except ValueError as error:
         raise CorpusError(f"{path}: cannot be read as JSON ({error})") from error
-    missing = [subject for subject in MEDICAL_SUBJECTS if not isinstance(found, dict) or not found.get(subject)]
+    missing = [subject for subject in MEDICAL_SUBJECTS if not isinstance(raw, dict) or not raw.get(subject)]
     if missing:
         raise CorpusError(
             f"{path}: no positions for {', '.join(missing)}; expected a list of whole numbers per subject"
         )
-    positions = {subject: found[subject] for subject in MEDICAL_SUBJECTS}
+    positions = {subject: raw[subject] for subject in MEDICAL_SUBJECTS}
     for subject, numbers in positions.items():
-        whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+        whole = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
         if not whole or len(set(numbers)) != len(numbers):
             raise CorpusError(f"{path}: positions of {subject} must be different whole numbers from 0 on")
     sizes = {subject: len(numbers) for subject, numbers in positions.items()}
@@ -287,44 +304,58 @@ def _medical(request: Request) -> dict[str, list[int]]:
     return positions
 
 
-def _choose(rows: Sequence[_Question], chosen: Mapping[str, Sequence[int]], where: str) -> list[_Question]:
+def _at(rows: Sequence[_Question], positions: Mapping[str, Sequence[int]], where: str) -> list[_Question]:
     by_subject: defaultdict[str, list[_Question]] = defaultdict(list)
     for row in rows:
         by_subject[row.subject].append(row)
-    for subject, positions in chosen.items():
-        if max(positions) >= len(by_subject[subject]):
+    for subject, numbers in positions.items():
+        if max(numbers) >= len(by_subject[subject]):
             raise CorpusError(
-                f"{where}: {subject} has {len(by_subject[subject])} items, position {max(positions)} asked for"
+                f"{where}: {subject} has {len(by_subject[subject])} items, but position {max(numbers)} was requested"
             )
-    return [by_subject[subject][position] for subject, positions in chosen.items() for position in positions]
+    return [by_subject[subject][number] for subject, numbers in positions.items() for number in numbers]
 
 
-def _belebele_rows(row: Any, where: str) -> list[_Question]:  # noqa: ANN401 - a row as it was published
+def _belebele_questions(row: Any, where: str) -> list[_Question]:  # noqa: ANN401 - a row as it was published
     if isinstance(row, Mapping) and "items" in row:
         return _belebele_passage(row, where)
     number = text_of(row, "correct_answer_num", where)
     if number not in ("1", "2", "3", "4"):
         raise CorpusError(f"{where}: correct_answer_num is {number!r}, expected 1 to 4")
-    item_id = f"{text_of(row, 'link', where)}#{text_of(row, 'question_number', where)}"
+    position = text_of(row, "question_number", where)
+    if not position.isdecimal() or len(position) > _MOST_DIGITS:
+        raise CorpusError(f"{where}: question_number is {position[:40]!r}; expected a whole number")
+    item_id = f"{text_of(row, 'link', where)}#{position}"
     options = [text_of(row, column, where) for column in _MC]
     passage = text_of(row, "flores_passage", where)
-    return [_Question(("", item_id), text_of(row, "question", where), options, int(number) - 1, passage)]
+    return [_Question("", item_id, text_of(row, "question", where), options, int(number) - 1, passage)]
 
 
 def _belebele_passage(row: Mapping[str, Any], where: str) -> list[_Question]:
-    """Read a passage with its questions; its address, or else its line, says which it is."""
+    """Read a passage with its questions; it is identified by its address, else by its line."""
     passage = text_of(row, "text", where)
-    extra = (row.get("metadata") or {}).get("extra") or {}
-    link = str(extra.get("url") or where.rpartition(":")[2])
+    extra = _inside(_inside(row, "metadata"), "extra")
+    link = text_of(extra, "url", where) if extra.get("url") else where.rpartition(":")[2]
     questions = []
-    for number, item in enumerate(row["items"], start=1):
+    for number, item in enumerate(_list_in(row, "items", where), start=1):
         spot = f"{where}, question {number}"
-        answers = item.get("answers") or []
-        right = [index for index, answer in enumerate(answers) if answer.get("correct")]
+        answers = _list_in(item, "answers", spot)
+        right = [index for index, answer in enumerate(answers) if isinstance(answer, dict) and answer.get("correct")]
         if len(answers) != len(_LETTERS) or len(right) != 1:
             raise CorpusError(f"{spot}: {len(answers)} answers, {len(right)} of them correct; expected four and one")
         options = [text_of(answer, "text", spot) for answer in answers]
-        questions.append(
-            _Question(("", f"{link}#{number}"), text_of(item, "question", spot), options, right[0], passage)
-        )
+        questions.append(_Question("", f"{link}#{number}", text_of(item, "question", spot), options, right[0], passage))
     return questions
+
+
+def _inside(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    """Return an object inside a row; an empty one where it is left out."""
+    value = row.get(column)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list_in(row: Any, column: str, where: str) -> list[Any]:  # noqa: ANN401 - a row as it was published
+    """Return a list inside a row; CorpusError where there is none."""
+    if not isinstance(row, Mapping) or not isinstance(row.get(column), list):
+        raise CorpusError(f"{where}: {column} is no list, as it is where this was published")
+    return list(row[column])

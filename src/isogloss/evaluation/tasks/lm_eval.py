@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: found by name, and put in its own words.
+"""Tasks of lm-evaluation-harness, selected by name, with requests as it builds them.
 
 lm-eval reads the data, builds the requests of every document and scores the answers. The tokens of a request are
 those that its own transformers model (``HFLM``) would read: that class is made without a model, and asked what it would
@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import importlib.util
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from isogloss.backends.chat_template import filling_template
 from isogloss.backends.joint_texts import JointText
 from isogloss.errors import CorpusError, LanguageError, RunError
 from isogloss.languages import resolve
@@ -29,13 +30,14 @@ __all__ = [
     "LmEvalOptions",
     "LmEvalTasks",
     "Requests",
-    "language_of",
     "require_lm_eval",
+    "task_language",
     "tasks_in",
 ]
 
 _SEED = 1234  # lm-eval's own, of NumPy and of few-shot examples; its seed of Python is 0
 _ENDLESS = 2**31
+_FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f-\x9f]{1,150}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LmEvalOptions:
         limit: first documents of each task to keep; None for all.
         include_path: folder with tasks of one's own.
         builtin: whether tasks that come with lm-eval are known too; finding them takes seconds.
-        num_fewshot: examples in the prompt; None for what each task says.
+        num_fewshot: examples in the prompt; None for each task's own number.
         chat: whether prompts go through the tokenizer's chat template.
         generation: options of generation that replace the tasks' own, such as ``{"max_gen_toks": 32}``.
     """
@@ -64,15 +66,7 @@ class LmEvalOptions:
 
 
 class Continued(NamedTuple):
-    """A prompt to continue.
-
-    Attributes:
-        prompt: its text.
-        add_special_tokens: whether the tokenizer's own tokens stand before it.
-        max_new_tokens: most tokens of the answer.
-        stop: texts at which the answer is cut.
-        how: how tokens are drawn, as the task says.
-    """
+    """A prompt to continue, its most new tokens, the texts at which the answer is cut, and how tokens are drawn."""
 
     prompt: str
     add_special_tokens: bool
@@ -95,7 +89,8 @@ class LmEvalTasks:
         version: of lm-eval.
 
     Raises:
-        CorpusError: lm-eval is not installed, or has no such task, or one that runs code or reads more than texts.
+        CorpusError: lm-eval is not installed, or has no such task, or one that runs code or reads more than texts, or
+            whose name is no name of a file.
     """
 
     def __init__(
@@ -107,9 +102,14 @@ class LmEvalTasks:
         self.names, self.options, self.metric = tuple(names), options or LmEvalOptions(), metric
         self.name, self.version = f"lm-eval:{','.join(names)}", str(lm_eval.__version__)
         manager = _find(self.names, self.options)
-        with _lm_eval_seeds():
+        with _lm_eval_seeds(), _fetching(self.names):
             self.tasks: dict[str, Any] = dict(manager.load(list(self.names))["tasks"])
         for name, task in self.tasks.items():
+            if not _FILE_NAME.fullmatch(name):
+                raise CorpusError(
+                    f"task {name!r}: its answers are kept in a file of that name; expected at most 150 characters, of "
+                    "which none is a slash, a backslash or a control character, and no dot first: rename the task"
+                )
             if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
                 raise CorpusError(f"task {name} runs code of answers, or reads more than texts; choose another task")
             _configure(task, self.options)
@@ -123,7 +123,7 @@ class LmEvalTasks:
                     limit=self.options.limit,
                     apply_chat_template=chat,
                     fewshot_as_multiturn=True,
-                    chat_template=requests.lm.apply_chat_template if chat else None,
+                    chat_template=filling_template()(requests.lm.apply_chat_template) if chat else None,
                     tokenizer_name=requests.lm.tokenizer_name if chat else "",
                 )
 
@@ -133,14 +133,14 @@ class Requests:
 
     Args:
         tokenizer: of the model.
-        context_length: most tokens of a text; None where the model does not say.
+        context_length: most tokens of a text; None where the model does not state it.
     """
 
     def __init__(self, tokenizer: Any, context_length: int | None) -> None:  # noqa: ANN401 - transformers' own
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - an optional extra
+        from lm_eval.models import huggingface  # noqa: PLC0415 - an optional extra
 
-        nothing = SimpleNamespace(config=SimpleNamespace(), device=torch.device("cpu"))
-        recorder = type("RecordingLM", (_Recording, HFLM), {})
+        nothing = SimpleNamespace(config=SimpleNamespace(), device=huggingface.torch.device("cpu"))
+        recorder = type("RecordingLM", (_Recording, huggingface.HFLM), {})
         self.lm: Any = recorder(
             pretrained=nothing, tokenizer=tokenizer, backend="causal", max_length=context_length, batch_size=1
         )
@@ -192,7 +192,7 @@ class _Recording:
         self.recorded += [(context, continuation) for _, context, continuation in requests]
         return [(0.0, False)] * len(requests)
 
-    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:  # noqa: ANN401 - the tasks' own settings
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **how: Any) -> Any:  # noqa: ANN401 - a tensor of torch; the tasks' own settings
         del how["attention_mask"]
         self.recorded.append((context[0].tolist(), max_length - int(context.shape[1]), stop, how))
         return context
@@ -211,25 +211,22 @@ def tasks_in(tasks: Sequence[str], languages: Sequence[str]) -> tuple[str, ...]:
     if not languages:
         return tuple(tasks)
     for task in tasks:
-        if language_of(task) is None:
+        if task_language(task) is None:
             raise CorpusError(
                 f"--languages chooses among tasks named by their language, and {task} is not; name tasks such as "
                 "belebele_swh_Latn, or leave --languages out"
             )
-    chosen = tuple(task for task in tasks if language_of(task) in languages)
+    chosen = tuple(task for task in tasks if task_language(task) in languages)
     if not chosen:
         raise CorpusError(f"none of {', '.join(tasks)} is in {', '.join(languages)}; name tasks in these languages")
     return chosen
 
 
-def language_of(task: str) -> str | None:
-    """Read the language off the end of a task's name.
-
-    Returns:
-        The full code; None where the name ends in none.
+def task_language(task: str) -> str | None:
+    """Read the full code of a language off the end of a task's name; None where it ends in none.
 
     Example:
-        >>> [language_of(name) for name in ("mgsm_direct_sw", "belebele_swh_Latn", "arc_easy")]
+        >>> [task_language(name) for name in ("mgsm_direct_sw", "belebele_swh_Latn", "arc_easy")]
         ['swh_Latn', 'swh_Latn', None]
     """
     parts = task.split("_")
@@ -275,6 +272,21 @@ def _configure(task: Any, options: LmEvalOptions) -> None:  # noqa: ANN401 - lm-
     if own is None or (own != 0 and options.num_fewshot is not None):
         task.set_config(key="num_fewshot", value=options.num_fewshot or 0)
     task.set_fewshot_seed(seed=_SEED)
+
+
+@contextlib.contextmanager
+def _fetching(names: Sequence[str]) -> Iterator[None]:
+    """Turn what ``datasets`` raises about data that it cannot get into a CorpusError of one line."""
+    import datasets  # noqa: PLC0415 - lm-eval imports it anyway
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        first = str(error).partition("\n")[0]
+        raise CorpusError(
+            f"the data of {', '.join(names)} cannot be loaded ({type(error).__name__}: {first}); check the network, "
+            "accept the data set's terms and run `hf auth login`, or fetch it once where there is a network"
+        ) from error
 
 
 @contextlib.contextmanager

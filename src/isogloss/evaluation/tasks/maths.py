@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from isogloss.corpora.corpus import check_language, full_code
-from isogloss.corpora.hub import Hub
-from isogloss.corpora.local import check_cells, names_language, read_lines
+from isogloss.corpora import check_cells, check_language, full_code, names_language, read_lines
 from isogloss.errors import CorpusError, LanguageError
 from isogloss.evaluation.tasks.parse import parse_boxed, parse_latex, parse_number, read_number
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, text_of
+from isogloss.evaluation.tasks.reading import DataSet, Request, glob_languages, published, text_of
 from isogloss.evaluation.tasks.task import Item, Parse, Task
 from isogloss.languages import display_name, from_name
 
@@ -66,6 +66,7 @@ _BOXED = (
     "question, a line break, and PolyMath's instruction in the question's language to put the final answer in a box. "
     "What stands in the last box counts; without a box an answer is wrong. "
 )
+_BY_VALUE = "; answers that are not written alike are compared by math-verify"
 # Answers with their working are longer than lm-eval's 256 tokens; no paper states its limit.
 _BOXED_TOKENS = 2048
 
@@ -77,23 +78,70 @@ _ERRATA = {
 _Questions = Mapping[str, list[tuple[str, str, str]]]  # language to (id, question, answer)
 
 
+def _named(name: str) -> str | None:
+    try:
+        return from_name(name)
+    except LanguageError:
+        return None
+
+
+def _code_of_tsv(prefix: str, path: Path) -> str | None:
+    stem = path.stem.removeprefix(prefix)
+    return check_language(stem, str(path)) if names_language(stem) else None
+
+
+def _read_tsv(path: Path, language: str | None = None) -> list[tuple[str, str, str]]:
+    """Read questions and answers; published files write numbers as English does, whatever the language."""
+    problems = []
+    for number, line in enumerate(read_lines(path, allow_mark=True), start=1):
+        question, tab, answer = line.partition("\t")
+        check_cells((question, answer), f"{path}:{number}")
+        parsed = read_number(answer, language)
+        if not question.strip() or not tab or parsed is None:
+            raise CorpusError(
+                f"{path}:{number}: expected a question, a tab and a number"
+                f"{f', one as {display_name(language)} writes it' if language else ''}, found {line[-60:]!r}"
+            )
+        problems.append((str(number - 1), question, parsed))
+    return problems
+
+
+_MGSM = DataSet(
+    "juletxara/mgsm",
+    ("question", "answer_number"),
+    "CC-BY-4.0",
+    "juletxara/mgsm (google-research/url-nlp), test",
+    patterns=("*.tsv",),
+    code=partial(_code_of_tsv, "mgsm_"),
+    read=_read_tsv,
+)
+_MSVAMP = DataSet(
+    "Mathoctopus/MSVAMP",
+    ("m_query", "response"),
+    "MIT",
+    "Mathoctopus/MSVAMP (microsoft/MathOctopus), test",
+    patterns=("test_*.json",),
+    code=lambda path: _named(path.stem.removeprefix("test_")),
+)
+_POLYMATH = DataSet(
+    "Qwen/PolyMath",
+    ("id", "question", "answer"),
+    "Apache-2.0",
+    "Qwen/PolyMath",
+    patterns=("*/{split}.jsonl", "data/*/{split}.jsonl"),
+    code=lambda path: full_code(path.parent.name),
+)
+
+
 def load_mgsm(request: Request) -> Task:
     """Load MGSM: 250 problems in 11 languages, ``mgsm`` (direct) or ``mgsm:boxed``.
 
     Layouts: the hub's (columns ``question``, ``answer_number``; one configuration per language) and the original
     release's ``mgsm_xx.tsv``.
     """
-    hub = Hub("juletxara/mgsm", request.path, request.title)
-    files = {} if request.path is None else _tsv_files(request.path, "mgsm_")
-    columns, questions = ("question", "answer_number"), {}
-    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns, read=_read_tsv):
-        questions[code] = (
-            rows if files else [_problem(str(i), row, columns, f"{where}:{i + 1}") for i, row in enumerate(rows)]
-        )
-    source = "juletxara/mgsm (google-research/url-nlp), test"
     if request.variant == "boxed":
-        return _boxed(request, questions, "CC-BY-4.0", source, note="The boxed protocol is paper B's for MGSM.")
-    return _direct(request, questions, "CC-BY-4.0", source)
+        return _boxed(_MGSM, request, _problems(_MGSM, request), note="The boxed protocol is paper B's for MGSM.")
+    return _direct(_MGSM, request, note="")
 
 
 def load_msvamp(request: Request) -> Task:
@@ -102,36 +150,25 @@ def load_msvamp(request: Request) -> Task:
     Layouts: the hub's (columns ``m_query``, ``response``; one configuration per language) and the original release's
     ``test_English.json`` with one object per line.
     """
-    hub = Hub("Mathoctopus/MSVAMP", request.path, request.title)
-    files = {} if request.path is None else glob_languages(request.path, "test_*.json", _named)
-    columns = ("m_query", "response")
-    questions = {}
-    for code, where, rows in read_languages(request, hub, files, split="test", columns=columns):
-        questions[code] = [_problem(str(i), row, columns, f"{where}:{i + 1}") for i, row in enumerate(rows)]
-    return _direct(request, questions, "MIT", "Mathoctopus/MSVAMP (microsoft/MathOctopus), test")
+    return _direct(_MSVAMP, request, note=" The protocol is MGSM's: MSVAMP has none of its own.")
 
 
 def load_polymath(request: Request) -> Task:
-    """Load PolyMath: 125 problems in 18 languages at one level, ``low`` unless the variant says another.
+    """Load PolyMath: 125 problems in 18 languages at one level, ``low`` unless the variant names another.
 
     Layouts: the hub's (configurations are languages, splits are levels; columns ``id``, ``question``, ``answer``) and
     the repository's ``xx/LEVEL.jsonl``, also under ``data/``.
     """
     level = request.variant or "low"
-    hub = Hub("Qwen/PolyMath", request.path, request.title)
-    files: dict[str, Path] = {}
-    for pattern in (f"*/{level}.jsonl", f"data/*/{level}.jsonl"):
-        if request.path is not None and not files:
-            files = glob_languages(request.path, pattern, lambda path: full_code(path.parent.name))
-    questions = {}
-    for code, where, rows in read_languages(request, hub, files, split=level, columns=("id", "question", "answer")):
-        questions[code] = [_level_problem(row, code, f"{where}:{i + 1}") for i, row in enumerate(rows)]
+    questions = {
+        code: [_level_problem(row, code, where) for where, row in rows] for code, rows in _POLYMATH.rows(request, level)
+    }
     note = (
         "No language is asked for. Numbers are compared as numbers; other answers (levels above low) as LaTeX without "
         "spaces and sizes of brackets, which is stricter than the paper's test of mathematical equality. The expected "
         "answer of medium-111 is published without a closing brace, which is put where the integral has its value."
     )
-    return _boxed(request, questions, "Apache-2.0", f"Qwen/PolyMath, {level}", note=note)
+    return _boxed(replace(_POLYMATH, source=f"Qwen/PolyMath, {level}"), request, questions, note=note)
 
 
 def load_maths_folder(folder: Path, languages: tuple[str, ...] | None) -> Task:
@@ -144,7 +181,7 @@ def load_maths_folder(folder: Path, languages: tuple[str, ...] | None) -> Task:
         CorpusError: a language is missing, a line malformed, an answer not one number of its
             language, or languages differ in their number of items.
     """
-    files = _tsv_files(folder, f"{folder.name}_")
+    files = glob_languages(folder, "*.tsv", partial(_code_of_tsv, f"{folder.name}_"))
     missing = set(languages or files) - set(files)
     if missing or not files:
         raise CorpusError(f"{folder} has no file for {', '.join(sorted(missing)) or 'any language'}; it needs *.tsv")
@@ -165,46 +202,39 @@ def load_maths_folder(folder: Path, languages: tuple[str, ...] | None) -> Task:
     )
 
 
-def _direct(request: Request, questions: _Questions, licence: str, source: str) -> Task:
-    items, stop, parsers = {}, {}, {}
-    for code, rows in questions.items():
-        question_word, answer_word = _words(code, source)
-        items[code] = [Item(i, f"{question_word} {question}\n{answer_word}", answer) for i, question, answer in rows]
-        stop[code] = (question_word,)
-        parsers[code] = _in_language(parse_number, code)
-    return Task(
-        request.title,
-        items,
+def _direct(data: DataSet, request: Request, *, note: str) -> Task:
+    questions = _problems(data, request)
+    words = {
+        code: published(_WORDS, code, "published words for question and answer", data.source) for code in questions
+    }
+    return data.task(
+        request,
+        {
+            code: [Item(i, f"{words[code][0]} {question}\n{words[code][1]}", answer) for i, question, answer in rows]
+            for code, rows in questions.items()
+        },
         parse_number,
         max_new_tokens=256,
-        protocol=_DIRECT
-        if request.name == "mgsm"
-        else _DIRECT + " The protocol is MGSM's: MSVAMP has none of its own.",
+        protocol=_DIRECT + note,
         chat=True,
-        stop=stop,
-        parsers=parsers,
-        licence=licence,
-        source=source,
-        split=request.split,
+        stop={code: (word,) for code, (word, _) in words.items()},
+        parsers={code: _in_language(parse_number, code) for code in questions},
     )
 
 
-def _boxed(request: Request, questions: _Questions, licence: str, source: str, *, note: str) -> Task:
-    items = {
-        code: [Item(i, f"{question}\n{_instruction(code, source)}", answer) for i, question, answer in rows]
-        for code, rows in questions.items()
-    }
-    return Task(
-        request.title,
-        items,
+def _boxed(data: DataSet, request: Request, questions: _Questions, *, note: str) -> Task:
+    what = "published instruction to box the answer"
+    notes = {code: published(_BOX, code, what, data.source) for code in questions}
+    by_value = importlib.util.find_spec("math_verify") is not None
+    return data.task(
+        request,
+        {code: [Item(i, f"{q}\n{notes[code]}", answer) for i, q, answer in rows] for code, rows in questions.items()},
         parse_boxed,
         max_new_tokens=_BOXED_TOKENS,
-        protocol=_BOXED + note,
+        protocol=_BOXED + note + (_BY_VALUE if by_value else ""),
+        normalise="expressions" if by_value else "none",
         chat=True,
-        parsers={code: _in_language(parse_boxed, code) for code in items},
-        licence=licence,
-        source=source,
-        split=request.split,
+        parsers={code: _in_language(parse_boxed, code) for code in questions},
     )
 
 
@@ -212,19 +242,18 @@ def _in_language(parse: Parse, code: str) -> Parse:
     return partial(parse, language=code)  # type: ignore[call-arg] # both parsers take it
 
 
-def _words(code: str, source: str) -> tuple[str, str]:
-    if code not in _WORDS:
-        raise CorpusError(f"{source}: no published words for question and answer in {code}; it has {', '.join(_WORDS)}")
-    return _WORDS[code]
+def _problems(data: DataSet, request: Request) -> _Questions:
+    """Read questions with numbers as answers; files of tab-separated lines are read as such already."""
+    return {
+        code: [
+            row if isinstance(row, tuple) else _problem(str(i), row, data.columns, where)
+            for i, (where, row) in enumerate(rows)
+        ]
+        for code, rows in data.rows(request)
+    }
 
 
-def _instruction(code: str, source: str) -> str:
-    if code not in _BOX:
-        raise CorpusError(f"{source}: no published instruction to box the answer in {code}; it has {', '.join(_BOX)}")
-    return _BOX[code]
-
-
-def _problem(item_id: str, row: object, columns: tuple[str, str], where: str) -> tuple[str, str, str]:
+def _problem(item_id: str, row: object, columns: Sequence[str], where: str) -> tuple[str, str, str]:
     question, written = (text_of(row, column, where) for column in columns)
     answer = read_number(written)
     if answer is None:
@@ -244,34 +273,3 @@ def _level_problem(row: object, code: str, where: str) -> tuple[str, str, str]:
         )
     parts = text_of(row, "id", where).split("-")
     return f"{parts[0]}-{parts[-1]}", text_of(row, "question", where), answer
-
-
-def _named(path: Path) -> str | None:
-    try:
-        return from_name(path.stem.removeprefix("test_"))
-    except LanguageError:
-        return None
-
-
-def _tsv_files(folder: Path, prefix: str) -> dict[str, Path]:
-    def code_of(path: Path) -> str | None:
-        stem = path.stem.removeprefix(prefix)
-        return check_language(stem, str(path)) if names_language(stem) else None
-
-    return glob_languages(folder, "*.tsv", code_of)
-
-
-def _read_tsv(path: Path, language: str | None = None) -> list[tuple[str, str, str]]:
-    """Read questions and answers; published files write numbers as English does, whatever the language."""
-    problems = []
-    for number, line in enumerate(read_lines(path, allow_mark=True), start=1):
-        question, tab, answer = line.partition("\t")
-        check_cells((question, answer), f"{path}:{number}")
-        parsed = read_number(answer, language)
-        if not question.strip() or not tab or parsed is None:
-            raise CorpusError(
-                f"{path}:{number}: expected a question, a tab and a number"
-                f"{f', one as {display_name(language)} writes it' if language else ''}, found {line[-60:]!r}"
-            )
-        problems.append((str(number - 1), question, parsed))
-    return problems

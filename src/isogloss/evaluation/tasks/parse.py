@@ -32,7 +32,7 @@ _GROUPED = re.compile(r"\d{1,3}(?:(?P<mark>[.,_])\d{3}(?:(?P=mark)\d{3})*|(?:,\d
 _BOX = re.compile(r"\\boxed\s*\{")
 _FRACTION = re.compile(r"(-?)\\frac\{(\d+)\}\{(\d+)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
-# Spaces of LaTeX, and sizes of brackets and fractions: they change how an answer looks, not what it says.
+# Spaces of LaTeX, and sizes of brackets and fractions: they change how an answer looks, not its meaning.
 _SPACES = re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
 _SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _SMALL_FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
@@ -44,7 +44,7 @@ _ONE_NUMBER = re.compile(
     rf"(?:\s*[%٪％°{_CURRENCY}])?(?P<unit>.*)",
     re.DOTALL,
 )
-# Words behind a number that make another of it, or of which it is a part, in the languages of PolyMath.
+# Words after a number that change its value, or of which it is a part, in the languages of PolyMath.
 _NO_UNITS = frozenset(
     """
     pi sin cos tan log ln exp sqrt or and mod times plus minus hundred thousand million billion trillion dozen half
@@ -66,10 +66,10 @@ _ALONE = re.compile(r"(?<![A-Za-z'’])([B-Z]|A(?!\s+(?!or\b|and\b)[a-z]))(?![A-
 def parse_number(output: str, language: str | None = None) -> str | None:
     """Return the last number of an output, written plainly, or None.
 
-    Digits of every script count, as do full-width and Arabic separators and the signs − and －. Marks between groups
-    of three digits (or of two and three, as in 1,14,200) are dropped: 1,234 is 1234 everywhere, 1.234 where the
-    language has a decimal comma, and 0.125 and 0,125 are fractions everywhere. Any other comma parts two numbers where
-    the language has a decimal point. A hyphen behind a digit or letter is no sign: the last number of 10-3 is 3.
+    Digits of every script count, as do full-width and Arabic separators and the signs − and －. Marks between groups of
+    three digits (or of two and three, as in 1,14,200) are dropped: 1,234 is 1234 everywhere, 1.234 where the language
+    has a decimal comma, and 0.125 and 0,125 are fractions everywhere. Any other comma separates two numbers where the
+    language has a decimal point. A hyphen after a digit or letter is not a sign: the last number of 10-3 is 3.
 
     Args:
         output: any text.
@@ -88,20 +88,15 @@ def parse_number(output: str, language: str | None = None) -> str | None:
         >>> parse_number("insgesamt 1.234,50 €", "deu_Latn")
         '1234.5'
     """
-    found = _NUMBER.findall(_plain(output))
-    return _canonical(found[-1], decimal_comma=language in DECIMAL_COMMA) if found else None
+    numbers = _NUMBER.findall(_plain(output))
+    return _canonical(numbers[-1], decimal_comma=language in DECIMAL_COMMA) if numbers else None
 
 
 def parse_boxed(output: str, language: str | None = None) -> str | None:
-    r"""Return what stands in the last ``\boxed{}`` of an output: a number where it is one, or None.
+    r"""Return the content of the last ``\boxed{}`` of an output: a number where it is one.
 
-    Args:
-        output: any text.
-        language: as for `parse_number`.
-
-    Returns:
-        A number as from `parse_number`, ``a/b`` for a fraction, else the LaTeX without spaces and dollar signs; None
-        where there is no box, it is never closed, or nothing is in it.
+    Numbers are as from `parse_number`; a fraction is ``a/b``; all else is the LaTeX without spaces and dollar signs.
+    None where there is no box, it is never closed, or nothing is in it.
 
     Example:
         >>> [parse_boxed(text) for text in (r"so $\boxed{1{,}234}$.", r"\boxed{\frac{5}{4}}", r"\boxed{}", "18")]
@@ -112,17 +107,10 @@ def parse_boxed(output: str, language: str | None = None) -> str | None:
 
 
 def parse_latex(content: str, language: str | None = None) -> str | None:
-    r"""Return what an answer in LaTeX says, without its box: a number where all of it is one, or None.
+    r"""Return an answer in LaTeX without its box, as `parse_boxed` does; expressions are the same in every language.
 
     Only a number by itself is read as one, with a currency, a percent sign or words for what is counted around it.
     Expressions, intervals, tuples and lists (``2n``, ``[2,3)``, ``(3,2)``, ``1 or 2``) are compared as written.
-
-    Args:
-        content: any text.
-        language: as for `parse_number`; expressions are the same in every language.
-
-    Returns:
-        As `parse_boxed`.
 
     Example:
         >>> [parse_latex(text, "deu_Latn") for text in ("3,5", "[2,3)", "n - 1", r"18 \text{ m}")]
@@ -143,9 +131,7 @@ def parse_latex(content: str, language: str | None = None) -> str | None:
 def read_number(text: str, language: str | None = None) -> str | None:
     """Return the number that a text is, written as by `parse_number`, or None where it is more or less than one.
 
-    Args:
-        text: a number, perhaps with a currency, a percent sign, or words for what is counted behind it.
-        language: as for `parse_number`.
+    A currency, a percent sign, or words for what is counted may precede or follow it.
 
     Example:
         >>> [read_number(text, "deu_Latn") for text in ("3,5", "1 234 Eier", "12 bis 15", "2n", "3!", "- 4")]
@@ -163,9 +149,9 @@ def read_number(text: str, language: str | None = None) -> str | None:
 def parse_letter(output: str, n_options: int = 4) -> str | None:
     """Return the letter that an output chooses, or None where it chooses none or several.
 
-    In this order: the last letter behind "answer is" or "answer:", the last behind any colon, a letter that opens the
-    output and stands apart, the only letter of an option that stands alone anywhere. The English article is not such a
-    letter.
+    In this order: the last letter after "answer is" or "answer:", the last after any colon, a letter at the start of
+    the output that is not part of a word, the only letter of an option that occurs as a word of its own. The English
+    article does not count as a letter.
 
     Args:
         output: any text; full-width letters count.
@@ -216,7 +202,7 @@ def _canonical(number: str, *, decimal_comma: bool) -> str:
 
 
 def _read(digits: str, decimal: str) -> tuple[str, str] | None:
-    """Part one number into whole and fraction; None where its marks part several numbers."""
+    """Split one number into whole and fraction; None where its marks separate several numbers."""
     marks = re.findall(r"[.,_]", digits)
     if not marks:
         return digits, ""
@@ -232,16 +218,16 @@ def _read(digits: str, decimal: str) -> tuple[str, str] | None:
 
 
 def _without_unit(text: re.Match[str]) -> str:
-    """Return what a text in LaTeX says, without the words for what is counted; letters of formulas stay."""
+    """Return the content of a text in LaTeX without the words for what is counted; letters of formulas stay."""
     inner = str(text[1])
     counted = text[0].startswith(r"\text{") and not any(char.isdecimal() for char in inner)
     return " " if counted and (len(inner.strip()) == 1 or _is_unit(f" {inner}")) else f" {inner} "
 
 
-def _is_unit(behind: str) -> bool:
-    """Whether what stands behind a number says what is counted: words, and no variables, operators or numerals."""
-    words = re.sub(r"[.。]?\s*$", "", behind).split()
-    if words and not behind[0].isspace() and _is_variable(words[0][0]):
+def _is_unit(following: str) -> bool:
+    """Whether the text after a number names what is counted: words, and no variables, operators or numerals."""
+    words = re.sub(r"[.。]?\s*$", "", following).split()
+    if words and not following[0].isspace() and _is_variable(words[0][0]):
         return False
     return all(
         word.lower() not in _NO_UNITS

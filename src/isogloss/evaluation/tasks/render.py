@@ -1,48 +1,33 @@
-"""Puts an item before a model: as it is, or as one user message of the tokenizer's chat template."""
+"""Writes the prompt of an item for a model: as it is, or as one user message of the tokenizer's chat template."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
+from isogloss.backends.chat_template import ChatTokenizer, TemplateDate, fill_template
 from isogloss.evaluation.tasks.task import Item, Task
 
-__all__ = ["ChatTokenizer", "continuations", "render", "uses_chat"]
-
-
-class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer of transformers."""
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...  # noqa: ANN401, D102 - transformers' own
+__all__ = ["continuations", "render", "uses_chat"]
 
 
 def uses_chat(tokenizer: ChatTokenizer, task: Task) -> bool:
     """Whether prompts go through the chat template: the task asks for it and the tokenizer has one.
 
-    Belongs into an evaluation's settings. Where it is true, the rendered text already holds every special token that
+    Where it is true, the rendered text already holds every special token that
     the template wants, the first one included, so it must be tokenised with ``add_special_tokens=False``, or there
     are two beginnings of text; where it is false, with the tokenizer's default.
     """
     return task.chat and getattr(tokenizer, "chat_template", None) is not None
 
 
-def render(tokenizer: ChatTokenizer, item: Item, task: Task) -> str:
-    """Return the text that the model reads before its answer.
+def render(tokenizer: ChatTokenizer, item: Item, task: Task, today: TemplateDate | None = None) -> str:
+    """Return the text that the model reads before its answer; see `uses_chat` for how to tokenise it.
 
-    Args:
-        tokenizer: of the model. Without a chat template, as base models often are, the prompt stays as it is.
-        item: of the task.
-        task: says whether its prompts are chat messages.
-
-    Returns:
-        The prompt, or the template's text up to where the assistant begins, with thinking off where the template has
-        that switch (others ignore it). See `uses_chat` for how to tokenise it.
+    It is the prompt, or the chat template's text up to where the assistant begins, with thinking off where the template
+    has that switch (others ignore it) and with ``today`` as the date, where it writes one.
     """
     if not uses_chat(tokenizer, task):
         return item.prompt
     conversation = [{"role": "user", "content": item.prompt}]
-    return str(
-        tokenizer.apply_chat_template(conversation, add_generation_prompt=True, enable_thinking=False, tokenize=False)
-    )
+    return fill_template(tokenizer, conversation, today or TemplateDate(), to_continue=True)
 
 
 def continuations(tokenizer: ChatTokenizer, item: Item, task: Task) -> tuple[str, ...]:

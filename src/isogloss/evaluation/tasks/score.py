@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import string
+import threading
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -17,9 +18,9 @@ from isogloss.evaluation.tasks.task import Item, Task
 __all__ = [
     "Score",
     "corpus_chrf",
-    "group_mean",
     "normalise_text",
     "require_sacrebleu",
+    "same_expression",
     "score_bits",
     "score_options",
     "score_output",
@@ -35,6 +36,7 @@ _ARTICLES = {
     "deu": r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
     "arb": "ال",
 }
+_PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 _HAN = re.compile("([\u4e00-\u9fa5])")
 
 
@@ -42,7 +44,7 @@ class Score(NamedTuple):
     """How one item went.
 
     Attributes:
-        parsed: the answer read off, the option chosen, or None.
+        parsed: the answer that was parsed, or the option that was selected; None where there is none.
         correct: whether it is right; None where the metric knows no right and wrong.
         value: the task's metric for this item.
     """
@@ -55,14 +57,8 @@ class Score(NamedTuple):
 def score_output(task: Task, language: str, item: Item, output: str) -> Score:
     """Score one generated answer; an empty or unparsable one is wrong and has value 0.
 
-    Args:
-        task: with scoring ``generated``.
-        language: full code of the item's language.
-        item: with the expected answer.
-        output: what the model generated, without the prompt and special tokens.
-
     Raises:
-        CorpusError: the metric is chrF and sacrebleu is not installed.
+        CorpusError: the metric is chrF and sacrebleu is not installed, or as of `same_expression`.
     """
     parsed = task.read(language, output)
     if parsed is None:
@@ -70,19 +66,42 @@ def score_output(task: Task, language: str, item: Item, output: str) -> Score:
     if task.metric == "chrf":
         return Score(parsed, None, float(_chrf().sentence_score(parsed, [item.answer]).score))
     if task.metric == "f1":
-        said, expected = normalise_text(parsed, language), normalise_text(item.answer, language)
+        words, expected = normalise_text(parsed, language), normalise_text(item.answer, language)
         if not expected:  # nothing but articles and punctuation is expected: compare what is written
-            said, expected = parsed.casefold(), item.answer.strip().casefold()
-        return Score(parsed, said == expected, token_f1(said.split(), expected.split()))
-    correct = parsed == item.answer
+            words, expected = parsed.casefold(), item.answer.strip().casefold()
+        return Score(parsed, words == expected, token_f1(words.split(), expected.split()))
+    correct = parsed == item.answer or (task.normalise == "expressions" and same_expression(parsed, item.answer))
     return Score(parsed, correct, float(correct))
 
 
+def same_expression(answer: str, expected: str) -> bool:
+    """Tell whether two answers, as `parse_boxed` returns them, are worth the same, by math-verify.
+
+    Two plain numbers are what they are written as, and no number equals an interval, a tuple or a set. What
+    math-verify cannot decide within its own 5 seconds is not alike.
+
+    Raises:
+        CorpusError: called in another thread than the main one, where math-verify cannot end what takes too long.
+
+    Example:
+        >>> [same_expression(*pair) for pair in (("0.5", "1/2"), ("n-1", "-1+n"), ("2n", "2"))]  # doctest: +SKIP
+        [True, True, False]
+    """
+    if _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(expected):
+        return answer == expected
+    if threading.current_thread() is not threading.main_thread():
+        raise CorpusError("answers are compared by math-verify, which works in the main thread alone: evaluate there")
+    from math_verify import parse, verify  # noqa: PLC0415 - optional
+
+    given, right = (parse(f"\\boxed{{{each}}}") for each in (answer, expected))
+    return bool(given and right and verify(right, given))
+
+
 def score_options(task: Task, item: Item, log_likelihoods: Sequence[float]) -> Score:
-    """Score a choice among options: the most likely one is chosen.
+    """Choose the most likely option.
 
     Args:
-        task: with scoring ``options``; says whether to divide by bytes.
+        task: with scoring ``options``; states whether to divide by bytes.
         item: with its options.
         log_likelihoods: of `continuations`, summed over tokens, nats (any base), one per option in order.
 
@@ -98,39 +117,25 @@ def score_options(task: Task, item: Item, log_likelihoods: Sequence[float]) -> S
             f"task {task.name}, item {item.item_id!r}: {len(log_likelihoods)} log-likelihoods for "
             f"{len(item.options)} options"
         )
-    if any(math.isnan(value) for value in log_likelihoods):
-        return Score(None, correct=False, value=0.0)
     sizes = [len(option.encode()) if task.normalise == "bytes" else 1 for option in item.options]
     values = [value / size for value, size in zip(log_likelihoods, sizes, strict=True)]
-    best = max(values)
-    if values.count(best) > 1:
+    if any(map(math.isnan, values)) or values.count(max(values)) > 1:
         return Score(None, correct=False, value=0.0)
-    chosen = values.index(best)
-    return Score(item.options[chosen], chosen == item.right, float(chosen == item.right))
+    best = values.index(max(values))
+    return Score(item.options[best], best == item.right, float(best == item.right))
 
 
 def score_bits(item: Item, log_likelihood: float) -> Score:
     """Score a reference text by its code length in bits per UTF-8 byte; lower is better.
 
-    Args:
-        item: with its reference.
-        log_likelihood: of `continuations`, summed over its tokens, in nats; at most 0.
-
-    Returns:
-        ``value`` in bits per byte of the reference alone: the delimiter's bits count, its byte does not.
+    The log-likelihood is that of `continuations`, summed over tokens, in nats. The delimiter's bits count, its byte
+    does not.
     """
     return Score(None, None, -log_likelihood / math.log(2) / len(item.reference.encode()))
 
 
 def corpus_chrf(outputs: Sequence[str | None], references: Sequence[str]) -> float:
     """Return chrF2 of a whole set of translations, 0-100; None counts as an empty translation.
-
-    Args:
-        outputs: as parsed, in the order of ``references``.
-        references: one each.
-
-    Raises:
-        CorpusError: sacrebleu is not installed.
 
     Source:
         Popović 2015, chrF; sacrebleu's signature nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no.
@@ -139,23 +144,10 @@ def corpus_chrf(outputs: Sequence[str | None], references: Sequence[str]) -> flo
     return float(score)
 
 
-def group_mean(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Return the unweighted mean over groups of the mean within each; the plain mean where there is one group."""
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for item, value in zip(items, values, strict=True):
-        groups[item.group].append(value)
-    means = [math.fsum(group) / len(group) for group in groups.values()]
-    return math.fsum(means) / len(means)
-
-
 def normalise_text(text: str, language: str) -> str:
-    """Return lower-case text without punctuation and articles, words parted by one space.
+    """Return lower-case text without punctuation and articles, words separated by one space.
 
-    Chinese characters are words of their own; Thai, which writes no spaces, stays as its phrases stand.
-
-    Args:
-        text: an answer.
-        language: full code.
+    Chinese characters are words of their own; Thai, which writes no spaces, is left as it is.
 
     Source:
         SQuAD v1.1 and MLQA's evaluation script (arXiv 1910.07475).
@@ -173,14 +165,14 @@ def normalise_text(text: str, language: str) -> str:
     return " ".join(kept.split())
 
 
-def token_f1(said: Sequence[str], expected: Sequence[str]) -> float:
+def token_f1(given: Sequence[str], expected: Sequence[str]) -> float:
     """Return the harmonic mean of precision and recall over words, 0-1; 0 where either has none."""
-    common = sum((Counter(said) & Counter(expected)).values())
-    return 2 * common / (len(said) + len(expected)) if common else 0.0
+    common = sum((Counter(given) & Counter(expected)).values())
+    return 2 * common / (len(given) + len(expected)) if common else 0.0
 
 
 def require_sacrebleu() -> None:
-    """Raise a `CorpusError` that says how to install sacrebleu where it is missing."""
+    """Raise a `CorpusError` with the command that installs sacrebleu where it is missing."""
     try:
         import sacrebleu  # noqa: F401, PLC0415 - an optional extra
     except ImportError as error:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from isogloss.corpora import Corpus, load_corpus
-from isogloss.corpora.corpus import full_code, require_languages
-from isogloss.corpora.hub import Hub
-from isogloss.corpora.local import read_lines
+from isogloss.corpora import Corpus, full_code, load_corpus, read_lines, require_languages
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_number, parse_text
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, read_rows, text_of
+from isogloss.evaluation.tasks.reading import DataSet, Request, glob_languages, published, read_rows, text_of
 from isogloss.evaluation.tasks.score import require_sacrebleu
 from isogloss.evaluation.tasks.task import Item, Task, half_of
+from isogloss.files import shorten
 from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.shipped import problem_corpus, problem_items, scene_corpus
@@ -72,36 +71,44 @@ _ORGANISM_TOKENS = 30
 _ORGANISM_ITEMS = 200
 
 
+def _squad_rows(path: Path) -> list[dict[str, Any]]:
+    """Flatten the articles of a SQuAD file into rows as the hub has them."""
+    try:
+        return [
+            {"id": qa["id"], "context": paragraph["context"], "question": qa["question"]}
+            | {"answers": {"text": [answer["text"] for answer in qa["answers"]]}}
+            for article in read_rows(path)[0]["data"]
+            for paragraph in article["paragraphs"]
+            for qa in paragraph["qas"]
+        ]
+    except (KeyError, TypeError, IndexError) as error:
+        raise CorpusError(f"{path}: not in SQuAD's layout ({type(error).__name__}: {error})") from error
+
+
+_XQUAD_DATA = DataSet(
+    "google/xquad",
+    ("id", "context", "question", "answers"),
+    "CC-BY-SA-4.0",
+    "google/xquad, validation",
+    patterns=("xquad.*.json",),
+    code=lambda path: full_code(path.stem.removeprefix("xquad.")),
+    read=_squad_rows,
+    prefix="xquad.",
+)
+
+
 def load_xquad(request: Request) -> Task:
     """Load XQuAD: 1190 questions on 240 paragraphs in 12 languages.
 
     Layouts: the hub's (configurations ``xquad.xx``, split ``validation``; columns ``id``, ``context``, ``question``,
     ``answers``) and the original release's ``xquad.xx.json``.
     """
-    hub = Hub("google/xquad", request.path, request.title, prefix="xquad.")
-    files: dict[str, Path] = {}
-    if request.path is not None:
-        files = glob_languages(request.path, "xquad.*.json", lambda path: full_code(path.stem.removeprefix("xquad.")))
-    columns = ("id", "context", "question", "answers")
-    items = {}
-    for code, where, rows in read_languages(request, hub, files, split="validation", columns=columns, read=_squad_rows):
-        if code not in _XQUAD_WORDS:
-            raise CorpusError(
-                f"{hub.where}: no words for context and question in {code}; it has {', '.join(_XQUAD_WORDS)}"
-            )
-        items[code] = [_xquad_item(row, code, where) for row in rows]
-    return Task(
-        request.title,
-        items,
-        parse_text,
-        max_new_tokens=64,
-        metric="f1",
-        protocol=_XQUAD,
-        stop=dict.fromkeys(items, ("\n",)),
-        licence="CC-BY-SA-4.0",
-        source="google/xquad, validation",
-        split=request.split,
-    )
+    items = {
+        code: [_xquad_item(row, code, where) for where, row in rows]
+        for code, rows in _XQUAD_DATA.rows(request, "validation")
+    }
+    stop = dict.fromkeys(items, ("\n",))
+    return _XQUAD_DATA.task(request, items, parse_text, max_new_tokens=64, metric="f1", protocol=_XQUAD, stop=stop)
 
 
 def load_flores(request: Request) -> Task:
@@ -111,15 +118,17 @@ def load_flores(request: Request) -> Task:
     ``devtest/xxx_Xxxx.devtest``, both as `isogloss.corpora.load_corpus` reads them. The split test is devtest.
     """
     parts = {"dev": ["dev"], "test": ["devtest"], None: ["dev", "devtest"]}[request.split]
-    released = request.path is not None and any(request.path.glob("dev*/*.dev*"))
-    source = (
-        str(request.path) if released else ":".join(("flores_plus", *([str(request.path)] if request.path else [])))
-    )
-    languages = _with_english(request)
-    texts: dict[str, list[tuple[str, str]]] = {}
+    revision = "" if request.revision is None else f"@{request.revision}"
+    source = f"flores_plus{revision}" if request.path is None else f"flores_plus:{request.path}"
+    if request.path is not None and any(request.path.glob("dev*/*.dev*")):
+        source = str(request.path)
+    texts: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for part in parts:
-        for code, rows in _texts(load_corpus(source, languages=languages, split=part)).items():
-            texts.setdefault(code, []).extend((f"{part}/{i}", text) for i, text in rows)
+        corpus = load_corpus(source, languages=_with_english(request), split=part)
+        if corpus.revision is not None:
+            request.commits.setdefault("openlanguagedata/flores_plus", set()).add(corpus.revision)
+        for code, rows in _texts(corpus).items():
+            texts[code] += [(f"{part}/{item}", text) for item, text in rows]
     return _translation(request, texts, "CC-BY-SA-4.0", "openlanguagedata/flores_plus or FLORES-200, dev and devtest")
 
 
@@ -143,38 +152,42 @@ def load_tico19(request: Request) -> Task:
     return _translation(request, texts, "CC0-1.0", "TICO-19, test")
 
 
-def load_organism(request: Request, n_items: int | None) -> Task:
+def load_organism(request: Request) -> Task:
     """Load the shipped model's own: word problems, ``:reference`` (bits of their working), ``:scenes`` (of stories).
 
-    Problems of ``dev`` and ``test`` ask for different equations, none of which training met; None reads as test.
+    Problems of ``dev`` and ``test`` ask for different equations, none of which occurs in training; None means test.
     """
-    count = n_items or _ORGANISM_ITEMS
-    codes = tuple(require_languages(grammar_languages(), request.languages, "the organism's grammar"))
-    codes = codes if request.languages is not None else tuple(grammar_languages())
-    name = request.title.replace("organism", "organism-problems", 1)
+    if request.path is not None:
+        raise CorpusError(
+            f"{request.title}:{request.path}: the organism's tasks come with the package; write organism or "
+            "organism:VARIANT"
+        )
+    count = request.n_items or _ORGANISM_ITEMS
+    require_languages(grammar_languages(), request.languages, "the organism's grammar")
+    codes = tuple(request.languages or grammar_languages())
     split = request.split or "test"
     common: dict[str, Any] = {"licence": "Apache-2.0", "source": "the organism's grammar", "split": request.split}
     if request.variant == "scenes":
         scenes = _texts(scene_corpus(count if request.split is None else 4 * count, languages=codes))
-        kept = {
+        stories = {
             code: [Item(i, "", reference=text) for i, text in rows if request.split in (None, half_of("scenes", i))]
             for code, rows in scenes.items()
         }
-        kept = {code: items[:count] for code, items in kept.items()}
-        return _bits("organism-scenes", kept, "no prompt: bits per UTF-8 byte of a small-world story", common)
-    rows = {code: problem_items(count, code, split=split) for code in codes}
+        stories = {code: items[:count] for code, items in stories.items()}
+        return _bits("organism-scenes", stories, "no prompt: bits per UTF-8 byte of a small-world story", common)
+    items = {code: [Item(*row) for row in problem_items(count, code, split=split)] for code in codes}
+    name = request.title.replace("organism", "organism-problems", 1)
     if request.variant == "reference":
         solved = problem_corpus(count, split=split, languages=codes).texts
-        kept = {
+        worked = {
             code: [
-                Item(i, question, reference=text.removeprefix(question))
-                for (i, question, _), text in zip(rows[code], solved[code], strict=True)
+                Item(item.item_id, item.prompt, reference=text.removeprefix(item.prompt))
+                for item, text in zip(rows, solved[code], strict=True)
             ]
-            for code in codes
+            for code, rows in items.items()
         }
         protocol = "plain: a word problem and a line break, as in training; bits per UTF-8 byte of its working"
-        return _bits(name, kept, protocol, common | {"delimiter": ""})
-    items = {code: [Item(*row) for row in found] for code, found in rows.items()}
+        return _bits(name, worked, protocol, common | {"delimiter": ""})
     protocol = "zero-shot, plain: a word problem and a line break, as in training; the last number of the output counts"
     return Task(name, items, parse_number, max_new_tokens=_ORGANISM_TOKENS, protocol=protocol, **common)
 
@@ -214,22 +227,20 @@ def _translation(request: Request, texts: dict[str, list[tuple[str, str]]], lice
         alone = {code: [Item(i, "", reference=text) for i, text in rows] for code, rows in texts.items()}
         return _bits(request.title, alone, _ALONE, common)
     english = texts.pop(_ENGLISH)
-    into_english = request.variant == "into-english"
+    ids = [item_id for item_id, _ in english]
+    into_english, reference = request.variant == "into-english", request.variant == "reference"
     items: dict[str, list[Item]] = {}
     for code, rows in texts.items():
-        names = ("English", display_name(code))
-        pairs = [(i, here, there) for (i, here), (j, there) in zip(english, rows, strict=True) if i == j]
-        if len(pairs) != len(english):
+        if [item_id for item_id, _ in rows] != ids:
             raise CorpusError(f"{request.title}: {code} does not have English's sentences in the same order")
         items[code] = []
-        for item_id, here, there in pairs:
-            told, wanted = (there, here) if into_english else (here, there)
-            prompt = _TRANSLATE.format(source=names[into_english], target=names[not into_english], text=told)
-            reference = request.variant == "reference"
-            items[code].append(
-                Item(item_id, prompt, "" if reference else wanted, reference=wanted if reference else "")
-            )
-    if request.variant == "reference":
+        for (item_id, here), (_, there) in zip(english, rows, strict=True):
+            sides = [("English", here), (display_name(code), there)]
+            (source_name, text), (target_name, wanted) = reversed(sides) if into_english else sides
+            prompt = _TRANSLATE.format(source=source_name, target=target_name, text=text)
+            asked = Item(item_id, prompt)
+            items[code].append(asked._replace(reference=wanted) if reference else asked._replace(answer=wanted))
+    if reference:
         return _bits(request.title, items, _TRANSLATION + _LIKELIHOOD, common | {"chat": True})
     require_sacrebleu()
     return Task(
@@ -245,27 +256,13 @@ def _translation(request: Request, texts: dict[str, list[tuple[str, str]]], lice
     )
 
 
-def _squad_rows(path: Path) -> list[dict[str, Any]]:
-    """Flatten the articles of a SQuAD file into rows as the hub has them."""
-    try:
-        return [
-            {"id": qa["id"], "context": paragraph["context"], "question": qa["question"]}
-            | {"answers": {"text": [answer["text"] for answer in qa["answers"]]}}
-            for article in read_rows(path)[0]["data"]
-            for paragraph in article["paragraphs"]
-            for qa in paragraph["qas"]
-        ]
-    except (KeyError, TypeError, IndexError) as error:
-        raise CorpusError(f"{path}: not in SQuAD's layout ({type(error).__name__}: {error})") from error
-
-
 def _xquad_item(row: Any, code: str, where: str) -> Item:  # noqa: ANN401 - a row as it was published
     item_id = text_of(row, "id", where)
     spot = f"{where}, question {item_id}"
-    answers = row["answers"]["text"]
-    if len(answers) != 1:
-        raise CorpusError(f"{spot}: {len(answers)} answers, expected the one that XQuAD publishes")
-    words = _XQUAD_WORDS[code]
+    answers = row["answers"].get("text") if isinstance(row["answers"], dict) else None
+    if not isinstance(answers, list) or len(answers) != 1:
+        raise CorpusError(f"{spot}: answers are {shorten(answers)}, expected the one that XQuAD publishes")
+    words = published(_XQUAD_WORDS, code, "words for context and question", where)
     context, question = (text_of(row, column, spot).lstrip("\ufeff") for column in ("context", "question"))
     prompt = f"{words[0]} {context}\n\n{words[1]} {question}\n\n{words[2]}"
     return Item(item_id, prompt, text_of({"answer": answers[0]}, "answer", spot))

@@ -1,16 +1,14 @@
-"""Causes and effects: XCOPA."""
+"""XCOPA: which of two alternatives is the cause or the effect of a premise."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from isogloss.corpora.corpus import full_code
-from isogloss.corpora.hub import Hub
+from isogloss.corpora import full_code
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.parse import parse_letter
-from isogloss.evaluation.tasks.reading import Request, glob_languages, read_languages, text_of
+from isogloss.evaluation.tasks.reading import DataSet, Request, published, text_of
 from isogloss.evaluation.tasks.task import Item, Task
 
 __all__ = ["load_xcopa"]
@@ -36,6 +34,17 @@ _XCOPA = (
 )
 
 
+_XCOPA_DATA = DataSet(
+    "cambridgeltl/xcopa",
+    ("premise", "choice1", "choice2", "question", "label"),
+    "CC-BY-4.0",
+    "cambridgeltl/xcopa, validation (dev) and test",
+    patterns=("*/{split}.*.jsonl", "data/*/{split}.*.jsonl"),
+    code=lambda path: code if (code := full_code(path.parent.name)) in _CONNECTORS else None,
+)
+_XCOPA_SPLITS = {"dev": ["validation"], "test": ["test"], None: ["validation", "test"]}
+
+
 def load_xcopa(request: Request) -> Task:
     """Load XCOPA: 100 (dev) and 500 (test) premises with two alternatives, in 11 languages.
 
@@ -43,38 +52,11 @@ def load_xcopa(request: Request) -> Task:
     ``choice1``, ``choice2``, ``question``, ``label``) and the original release's ``xx/val.xx.jsonl`` and
     ``xx/test.xx.jsonl``, also under ``data/``.
     """
-    hub = Hub("cambridgeltl/xcopa", request.path, request.title)
     items: defaultdict[str, list[Item]] = defaultdict(list)
-    columns = ("premise", "choice1", "choice2", "question", "label")
-    for split in {"dev": ["validation"], "test": ["test"], None: ["validation", "test"]}[request.split]:
-        files = _xcopa_files(request.path, split)
-        for code, where, rows in read_languages(request, hub, files, split=split, columns=columns):
-            if code not in _CONNECTORS:
-                raise CorpusError(
-                    f"{where}: no words for because and therefore in {code}; known: {', '.join(_CONNECTORS)}"
-                )
-            items[code] += [_xcopa_item(row, code, f"{split}/{i}", f"{where}:{i + 1}") for i, row in enumerate(rows)]
-    return Task(
-        request.title,
-        dict(items),
-        parse_letter,
-        max_new_tokens=0,
-        scoring="options",
-        protocol=_XCOPA,
-        licence="CC-BY-4.0",
-        source="cambridgeltl/xcopa, validation (dev) and test",
-        split=request.split,
-    )
-
-
-def _xcopa_files(folder: Path | None, split: str) -> dict[str, Path]:
-    stem = {"validation": "val", "test": "test"}[split]
-    for pattern in () if folder is None else (f"*/{stem}.*.jsonl", f"data/*/{stem}.*.jsonl"):
-        files = glob_languages(Path(str(folder)), pattern, lambda path: full_code(path.parent.name))
-        found = {code: path for code, path in files.items() if code in _CONNECTORS}
-        if found:
-            return found
-    return {}
+    for split in _XCOPA_SPLITS[request.split]:
+        for code, rows in _XCOPA_DATA.rows(request, split, file_split={"validation": "val"}.get(split, split)):
+            items[code] += [_xcopa_item(row, code, f"{split}/{i}", where) for i, (where, row) in enumerate(rows)]
+    return _XCOPA_DATA.task(request, dict(items), parse_letter, max_new_tokens=0, scoring="options", protocol=_XCOPA)
 
 
 def _xcopa_item(row: Any, code: str, item_id: str, where: str) -> Item:  # noqa: ANN401 - a row as it was published
@@ -86,5 +68,6 @@ def _xcopa_item(row: Any, code: str, item_id: str, where: str) -> Item:  # noqa:
         premise = premise[:-1]
     options = [text_of(row, column, where) for column in ("choice1", "choice2")]
     lowered = tuple(option[0].lower() + option[1:] for option in options)
-    prompt = f"{premise} {_CONNECTORS[code][0 if asked == 'cause' else 1]}"
+    connectors = published(_CONNECTORS, code, "words for because and therefore", where)
+    prompt = f"{premise} {connectors[0 if asked == 'cause' else 1]}"
     return Item(item_id, prompt, lowered[int(label)], lowered, int(label), "", asked)

@@ -1,24 +1,20 @@
-"""Turns the points of a grid into plans: experts found once per rule and range, plans that do the same kept once."""
+"""Turns the points of a grid into plans: experts are selected once per rule and range, equal plans kept once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from isogloss.analysis import ExpertTable
-from isogloss.analysis.expert_query import ExpertQuery, find_experts
-from isogloss.backends.model import Model
+from isogloss.analysis import ExpertQuery, ExpertTable, query_experts
 from isogloss.errors import PlanError
-from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.tasks import Task, continuations, render, uses_chat
+from isogloss.evaluation import PLAN, Asked, changes
 from isogloss.runs import Run
-from isogloss.steering import Plan
+from isogloss.steering import Plan, Steering
 from isogloss.workflows.sweep.results import CandidateRow
-from isogloss.workflows.sweep.settings import Candidate, layer_range
+from isogloss.workflows.sweep.settings import resolve_layers
 
 __all__ = ["Candidates", "has_effect", "make_candidates"]
 
-_PROBE_ITEMS = 4  # as an evaluation takes
 _SIGNED_KINDS = ("soft", "offset", "force")
 _OF_TASK = ("delta", "contrast")
 
@@ -29,7 +25,7 @@ class Candidates:
 
     Attributes:
         rows: one per candidate in the order of the grid.
-        plans: arm to plan. Candidates whose plans do the same share an arm, whatever found their experts.
+        plans: arm to plan. Candidates whose plans do the same share an arm, whatever selected their experts.
     """
 
     rows: list[CandidateRow] = field(default_factory=list)
@@ -45,13 +41,13 @@ class _Maker:
     works: Callable[[Plan], bool]
     tables: dict[ExpertQuery, ExpertTable] = field(default_factory=dict)
     arms: dict[str, str | None] = field(default_factory=dict)
-    made: Candidates = field(default_factory=Candidates)
+    plans: dict[str, Plan] = field(default_factory=dict)
 
-    def make(self, candidate: Candidate) -> CandidateRow:
+    def make(self, candidate: CandidateRow) -> CandidateRow:
         """Find experts, make the plan, and give it an arm unless one like it has one."""
         layers = [router.layer for router in self.run.manifest.routers]
-        within, reason = layer_range(candidate.layers, layers, self.bands)
-        row = CandidateRow(**candidate._asdict(), range=within, reason=reason)
+        within, reason = resolve_layers(candidate.layers, layers, self.bands)
+        row = replace(candidate, range=within, reason=reason)
         if within is None:
             return row
         table = self._find(candidate, within)
@@ -65,7 +61,7 @@ class _Maker:
         arm = self._arm(plan)
         return replace(row, arm=arm, status="plan" if arm else "no effect")
 
-    def _find(self, candidate: Candidate, within: tuple[int, int]) -> ExpertTable:
+    def _find(self, candidate: CandidateRow, within: tuple[int, int]) -> ExpertTable:
         rule = candidate.rule
         query = ExpertQuery(rule, candidate.threshold, within, top=candidate.top, pivot=self.pivot)
         if rule == "contrast" and candidate.kind not in _SIGNED_KINDS:
@@ -75,7 +71,7 @@ class _Maker:
         if query not in self.tables:
             of_task = rule in _OF_TASK
             run, base = (self.task_run, self.run) if of_task else (self.run, None)
-            self.tables[query] = find_experts(run, query, base=base)
+            self.tables[query] = query_experts(run, query, base=base)
         return self.tables[query]
 
     def _arm(self, plan: Plan) -> str | None:
@@ -84,14 +80,14 @@ class _Maker:
         if does not in self.arms:
             self.arms[does] = None
             if self.works(plan):
-                number = len(self.made.plans) + 1
+                number = len(self.plans) + 1
                 arm = self.arms[does] = PLAN if number == 1 else f"{PLAN}-{number}"
-                self.made.plans[arm] = plan
+                self.plans[arm] = plan
         return self.arms[does]
 
 
 def make_candidates(
-    grid: list[Candidate],
+    grid: list[CandidateRow],
     runs: tuple[Run, Run],
     *,
     bands: Mapping[str, tuple[int, int]],
@@ -101,29 +97,20 @@ def make_candidates(
 ) -> Candidates:
     """Turn a grid into plans.
 
-    Args:
-        grid: the candidates.
-        runs: of task texts, and of generic texts.
-        bands: ``early``, ``middle`` and ``late`` layers; empty where there is no middle.
-        pivot: the language that task experts are looked for in.
-        works: whether a plan changes any choice; an evaluation refuses plans that change none.
-        progress: told the number of candidates done.
+    ``runs`` are of task texts and of generic texts; ``bands`` the ``early``, ``middle`` and ``late`` layers, empty
+    where there is no middle. ``works`` returns whether a plan changes which experts are chosen: an evaluation refuses
+    others.
 
     Raises:
         RunError: a rule refuses the Runs or its parameters, or the grid needs a middle that was not found.
     """
-    maker = _Maker(*runs, bands=bands, pivot=pivot, works=works)
+    maker, rows = _Maker(*runs, bands=bands, pivot=pivot, works=works), []
     for candidate in grid:
-        maker.made.rows.append(maker.make(candidate))
+        rows.append(maker.make(candidate))
         progress(1)
-    return maker.made
+    return Candidates(rows, maker.plans)
 
 
-def has_effect(model: Model, task: Task, plan: Plan) -> bool:
-    """Say whether a plan changes any chosen expert on the first items of some language, as an evaluation asks."""
-    tokenizer, plain = model.tokenizer, not uses_chat(model.tokenizer, task)
-    for items in task.items.values():
-        texts = [render(tokenizer, i, task) or continuations(tokenizer, i, task)[0] for i in items[:_PROBE_ITEMS]]
-        if any(model.change(plan, texts, add_special_tokens=plain).changed.values()):
-            return True
-    return False
+def has_effect(asked: Asked, plan: Steering) -> bool:
+    """Return whether a plan changes any chosen expert on the first items of a language, as an evaluation requires."""
+    return any(any(change.changed.values()) for _, change in changes(asked, plan))

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from isogloss.analysis.expert_query import Rule
-from isogloss.analysis.statistics import Estimate
-from isogloss.evaluation.guard import Guard
-from isogloss.evaluation.paired import Better, LanguageComparison
-from isogloss.files import Record
+from isogloss.analysis import Rule
+from isogloss.evaluation import Better, Guard, LanguageComparison
+from isogloss.files import Name, Record
+from isogloss.statistics import Estimate
 from isogloss.steering import Kind
 
 __all__ = [
@@ -32,7 +31,7 @@ class CandidateRow(Record):
     """A candidate of the grid and what became of it.
 
     Attributes:
-        name: such as ``c001``; the settings of the grid follow.
+        name: such as ``c001``; the settings of the grid follow, None for one that the rule or kind does not take.
         range: first and last decoder layer; None where the model has no such layers.
         n_experts: that its rule finds.
         expected_by_chance: how many of them chance would give; None where that is not known.
@@ -41,19 +40,19 @@ class CandidateRow(Record):
         arm: that evaluates its plan; candidates whose plans do the same share one.
     """
 
-    name: str
+    name: Name
     rule: Rule
     threshold: float | None
     top: int | None
     kind: Kind
     strength: float | None
-    layers: str
-    range: tuple[int, int] | None
+    layers: Name
+    range: tuple[int, int] | None = None
     n_experts: int = 0
     expected_by_chance: float | None = None
     status: Literal["plan", "no expert", "no effect", "refused"] = "refused"
     reason: str = ""
-    arm: str | None = None
+    arm: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +94,9 @@ class CandidatesFile(Record):
 
 @dataclass(frozen=True)
 class DevFile(Record):
-    """``dev.json``: measured candidates, best first."""
+    """``dev.json``: the metric of the scores, and measured candidates, best first."""
 
+    metric: Name
     ranked: tuple[MeasuredCandidate, ...]
 
 
@@ -113,7 +113,7 @@ class WinnerFile(Record):
 
 @dataclass(frozen=True)
 class SeenBefore(Record):
-    """How many test items also stand in dev, or in the task texts that experts were looked for in."""
+    """How many test items also occur in dev, or in the task texts from which experts were selected."""
 
     dev: int
     task_texts: int
@@ -131,7 +131,7 @@ class SweepTest(Gains):
         per_language: the languages but the pivot, which are the family of Holm's correction.
         controls: gains of random plans.
         over_controls: gain beyond the mean of the controls; None without any.
-        controls_without_effect: seeds whose random experts change no choice; the next ones took their places.
+        controls_without_effect: seeds whose random experts change no expert selection; the next seeds replaced them.
         seen_before: test items that are not new.
     """
 
@@ -165,6 +165,7 @@ class SweepResult(Record):
         candidates: all of the grid in its order.
         counts: candidates by status.
         n_plans: distinct ones.
+        metric: of all scores.
         dev: measured candidates, best first.
         winner: name of a candidate, or None.
         reason: why it is one, or why there is none.
@@ -178,6 +179,7 @@ class SweepResult(Record):
     candidates: tuple[CandidateRow, ...]
     counts: Mapping[str, int]
     n_plans: int
+    metric: str
     dev: tuple[MeasuredCandidate, ...]
     winner: str | None
     reason: str

@@ -2,38 +2,31 @@
 
 The folder of a sweep holds ``settings.json``, the Runs ``run/`` and ``task/``, ``candidates.json`` with ``plans/``, the
 evaluation of all plans ``dev/``, ``dev.json``, ``winner.json``, the evaluation of the winner ``test/``, and
-``sweep.json``. Started again, a sweep goes on where it stopped, and ends with the same bytes.
+``sweep.json``. A sweep that was stopped resumes, and ends with the same bytes.
 
-No item of the test split is loaded before ``winner.json`` lies on disk, and that file is never written again.
+No item of the test split is loaded before ``winner.json`` is on disk, and that file is never written again.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from isogloss.analysis import analyze, default_bands
+from isogloss.analysis import analyze_curves, default_bands
 from isogloss.backends.model import Model
-from isogloss.backends.open import load
 from isogloss.errors import RunError
-from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.journal import locked
-from isogloss.evaluation.paired import Better
-from isogloss.evaluation.records import SETTINGS
-from isogloss.evaluation.run import RunOptions
-from isogloss.evaluation.tasks import Item, Task, load_task
-from isogloss.files import claim_folder, remove_stale, write_json, write_typed
+from isogloss.evaluation import PLAN, SETTINGS, Asked, Item, RunOptions, Task, ask, claim, kept_date, load_task
+from isogloss.files import remove_stale, write_typed
+from isogloss.folders import locked
 from isogloss.languages import resolve
+from isogloss.progress import busy, note, track
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
-from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.corpora import open_corpus
 from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.progress import busy, track
 from isogloss.workflows.sweep.candidates import Candidates, has_effect, make_candidates
 from isogloss.workflows.sweep.results import (
     CandidatesFile,
@@ -45,7 +38,7 @@ from isogloss.workflows.sweep.results import (
     WinnerFile,
     WinnersCurse,
 )
-from isogloss.workflows.sweep.select import choose, front, measure, over_controls, rank
+from isogloss.workflows.sweep.select import choose_winner, front, measure, over_controls, rank
 from isogloss.workflows.sweep.settings import Sweep, candidates, require_pivot
 
 __all__ = ["run_sweep"]
@@ -73,19 +66,16 @@ def run_sweep(sweep: Sweep, out: Path) -> SweepResult:
         As written to ``sweep.json``.
 
     Raises:
-        IsoglossError: any step refused its input; the message says which and why.
+        IsoglossError: any step refused its input; the message names it and the reason.
     """
-    settings = json.loads(json.dumps(asdict(sweep)))
-    with locked(out):
-        if (out / SETTINGS).is_file():
-            claim_folder(out, SETTINGS, settings)
-        else:
-            write_json(out / SETTINGS, settings)
-        remove_stale(out)
+    with locked(out, SETTINGS):
+        claim(out, sweep.portable(out / SETTINGS))
         if (out / _RESULT).is_file():
             return SweepResult.read(out / _RESULT)
-        load_once = cache(lambda: load(sweep.model))
+        load_once = cache(sweep.load)
         if not (out / _WINNER).is_file():
+            n = len(candidates(sweep.grid))
+            note(f"{n} candidates in the grid: at most {n + 1} evaluations on dev, then {2 + sweep.n_controls} on test")
             _fix_winner(sweep, out, load_once)
         fixed, plan = _fixed(out)
         test = _confirm(sweep, out, load_once(), plan) if plan is not None else None
@@ -100,8 +90,8 @@ def _fix_winner(sweep: Sweep, out: Path, load_once: _Loader) -> None:
     require_pivot(list(task.items), sweep.pivot, f"task {task.name}")
     made = _candidates(sweep, out, load_once, task)
     rows = _measured(sweep, out, load_once(), task, made) if made.plans else []
-    write_typed(out / _DEV, DevFile(tuple(rows)))
-    winner, reason = choose(rows)
+    write_typed(out / _DEV, DevFile(task.metric, tuple(rows)))
+    winner, reason = choose_winner(rows)
     plan = made.plans[winner.arm] if winner and winner.arm else None
     fixed = WinnerFile(
         winner=winner.name if winner else None,
@@ -124,16 +114,18 @@ def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Cand
     if path.is_file():
         kept = CandidatesFile.read(path)
         return Candidates(list(kept.candidates), {arm: read_plan(folder / f"{arm}.json") for arm in kept.plans})
-    runs = _capture(sweep, out, load_once())
-    bands = _bands(sweep, runs[1])
+    texts = sweep.open_texts()
+    run, task_run = sweep.capture(load_once(), texts, out)
+    bands = _bands(sweep, run)
+    asked = ask(load_once(), task, today=kept_date(out / "dev"))
     grid = candidates(sweep.grid)
     with track("find experts", len(grid)) as advance:
         made = make_candidates(
             grid,
-            runs,
+            (task_run, run),  # type: ignore[arg-type] # the settings name task texts
             bands=bands,
             pivot=resolve(sweep.pivot),
-            works=lambda plan: has_effect(load_once(), task, plan),
+            works=lambda plan: has_effect(asked, plan),
             progress=advance,
         )
     folder.mkdir(exist_ok=True)
@@ -145,34 +137,27 @@ def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Cand
     return made
 
 
-def _capture(sweep: Sweep, out: Path, model: Model) -> tuple[Run, Run]:
-    """Capture task texts in the pivot, and generic texts."""
-    n_items = sweep.corpus_items or None
-    texts = open_corpus(sweep.corpus, languages=sweep.languages or None, n_items=n_items)
-    run = capture_corpus(model, texts, out / "run")
-    task_texts = open_corpus(sweep.task_corpus, languages=[resolve(sweep.pivot)], n_items=n_items)
-    return capture_corpus(model, task_texts, out / "task"), run
-
-
 def _bands(sweep: Sweep, run: Run) -> dict[str, tuple[int, int]]:
     """Find the layers before, in and after the middle, where the grid names any of them."""
     if not any(layers.startswith(("early", "middle", "late")) for layers in sweep.grid.layers):
         return {}
     with busy("analyze"):
-        analysis = analyze(run, pivot=resolve(sweep.pivot))
-    if analysis.middle_layers is None:
-        raise RunError(
-            f"no middle layers: {analysis.refused.get('middle_layers')}; name layers in the grid as A-B instead"
-        )
+        analysis = analyze_curves(run, pivot=resolve(sweep.pivot))
+    if not analysis.has_middle:
+        raise RunError(f"no middle layers: {analysis.no_middle}; name layers in the grid as A-B instead")
     return default_bands(analysis)
 
 
 def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidates) -> list[MeasuredCandidate]:
     """Answer dev once without a plan and once with each distinct plan, and rank the candidates."""
-    pivot, better = resolve(sweep.pivot), _better(task)
+    pivot, better = resolve(sweep.pivot), task.better
     others = [f"plan={arm}:{out / 'plans' / arm}.json" for arm in made.plans if arm != PLAN]
-    options = RunOptions(pivot=pivot)
-    summary = evaluate_plan(model, task, made.plans[PLAN], out=out / "dev", arms=others, options=options)
+    options, n_asked = RunOptions(pivot=pivot), sum(map(len, task.items.values()))
+    note(
+        f"{len(made.plans) + 1} evaluations on dev (one without a plan, one for each distinct plan) of {n_asked} items "
+        f"in {len(task.items)} languages: {(len(made.plans) + 1) * n_asked:,} answers"
+    )
+    summary = evaluate_plan(model, made.plans[PLAN], task=task, out=out / "dev", arms=others, options=options)
     gains = {arm: measure(out / "dev", arm, pivot=pivot, better=better)[0] for arm in made.plans}
     rows = [
         MeasuredCandidate(**vars(row), **vars(gains[row.arm]), guard=summary.guard[row.arm])
@@ -183,10 +168,6 @@ def _measured(sweep: Sweep, out: Path, model: Model, task: Task, made: Candidate
     return [replace(row, front=on_front) for row, on_front in zip(ranked, front(ranked), strict=True)]
 
 
-def _better(task: Task) -> Better:
-    return "lower" if task.metric == "bits_per_byte" else "higher"
-
-
 def _fixed(out: Path) -> tuple[WinnerFile, Plan | None]:
     """Read the winner that was written down."""
     path = out / _WINNER
@@ -195,19 +176,22 @@ def _fixed(out: Path) -> tuple[WinnerFile, Plan | None]:
         return fixed, None
     plan = Plan.from_json(fixed.plan)
     if plan.sha256 != fixed.plan_sha256:
-        raise RunError(f"{path}: its plan has another hash than it says; restore the file, or sweep into a new folder")
+        raise RunError(
+            f"{path}: the hash of its plan is not the one that it states; restore the file, or sweep into a new folder"
+        )
     return fixed, plan
 
 
 def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> SweepTest | None:
     """Evaluate the plan that was written down on test, which is loaded here alone; None where it changes nothing."""
     task, pivot = _load_split(sweep, "test"), resolve(sweep.pivot)
-    seen, better = _seen_before(sweep, task), _better(task)
-    if not has_effect(model, task, plan):
+    seen, better = _seen_before(sweep, task), task.better
+    asked = ask(model, task, today=kept_date(out / "test"))
+    if not has_effect(asked, plan):
         return None
-    arms, idle = _controls(sweep, out, model, task, plan)
+    arms, idle = _controls(sweep, out, asked, plan)
     options = RunOptions(pivot=pivot)
-    summary = evaluate_plan(model, task, plan, out=out / "test", arms=arms, options=options)
+    summary = evaluate_plan(model, plan, task=task, out=out / "test", arms=arms, options=options)
     gains, comparison = measure(out / "test", PLAN, pivot=pivot, better=better)
     controls = {name: measure(out / "test", name, pivot=pivot, better=better)[0] for name in summary.controls}
     beyond = over_controls(out / "test", PLAN, list(controls), pivot=pivot, better=better) if controls else None
@@ -225,13 +209,13 @@ def _confirm(sweep: Sweep, out: Path, model: Model, plan: Plan) -> SweepTest | N
     )
 
 
-def _controls(sweep: Sweep, out: Path, model: Model, task: Task, plan: Plan) -> tuple[list[str], list[int]]:
-    """Write random controls as arms, and say which seeds were passed over: an evaluation refuses idle plans."""
+def _controls(sweep: Sweep, out: Path, asked: Asked, plan: Plan) -> tuple[list[str], list[int]]:
+    """Write random controls as arms, and list the seeds that were passed over: an evaluation refuses idle plans."""
     arms: list[str] = []
     idle: list[int] = []
     for seed in range(_SEEDS * sweep.n_controls):
         control = random_control(plan, seed=seed)
-        if not has_effect(model, task, control):
+        if not has_effect(asked, control):
             idle.append(seed)
             continue
         path = out / "plans" / f"random-{seed}.json"
@@ -249,9 +233,8 @@ def _seen_before(sweep: Sweep, test: Task) -> SeenBefore:
     asked = [_asked(item) for item in test.items[pivot]]
     both = sum(each in dev for each in asked)
     if both == len(asked):
-        raise RunError(f"task {test.name}: all test items also stand in dev; a sweep needs a task with two splits")
-    corpus = open_corpus(sweep.task_corpus, languages=[pivot], n_items=sweep.corpus_items or None)
-    texts = corpus.texts[pivot]
+        raise RunError(f"task {test.name}: all test items also occur in dev; a sweep needs a task with two splits")
+    texts = open_corpus(sweep.task_corpus, languages=[pivot], n_items=sweep.n_task_texts or None).texts[pivot]
     in_texts = sum(
         any((prompt.strip() or reference.strip()) in text for text in texts) for prompt, reference, _ in asked
     )
@@ -267,12 +250,14 @@ def _result(out: Path, fixed: WinnerFile, test: SweepTest | None) -> SweepResult
     if test is not None and fixed.candidate is not None:
         dev = fixed.candidate.gain
         curse = WinnersCurse(dev, test.gain, dev.value - test.gain.value, _CURSE)
+    dev_file = DevFile.read(out / _DEV)
     return SweepResult(
         bands=made.bands,
         candidates=made.candidates,
         counts=dict(sorted(Counter(row.status for row in made.candidates).items())),
         n_plans=len(made.plans),
-        dev=DevFile.read(out / _DEV).ranked,
+        metric=dev_file.metric,
+        dev=dev_file.ranked,
         winner=fixed.winner,
         reason=fixed.reason,
         plan_sha256=fixed.plan_sha256,

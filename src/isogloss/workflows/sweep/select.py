@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from isogloss.analysis import Estimate
-from isogloss.evaluation.arms import BASELINE
-from isogloss.evaluation.paired import Better, Comparison, compare, paired_difference
-from isogloss.evaluation.records import read_records
-from isogloss.evaluation.scores import FloatArray
+from isogloss.arrays import FloatArray
+from isogloss.evaluation import BASELINE, Better, Comparison, compare_scores, paired_scores, read_records
+from isogloss.statistics import Estimate
 from isogloss.workflows.sweep.results import Gains, MeasuredCandidate
 
-__all__ = ["choose", "front", "gain_of", "measure", "over_controls", "rank", "read_values"]
+__all__ = ["choose_winner", "front", "gain_of", "measure", "over_controls", "rank", "read_values"]
 
 _DIGITS = 12  # gains that differ less are ties: sums of the same terms in another order
 
@@ -34,23 +32,17 @@ def gain_of(difference: Estimate, better: Better) -> Estimate:
 def measure(folder: Path, arm: str, *, pivot: str, better: Better) -> tuple[Gains, Comparison]:
     """Measure what an arm of a finished evaluation gains over the languages but the pivot, and what it costs the pivot.
 
-    Args:
-        folder: of the evaluation.
-        arm: its name.
-        pivot: of the languages.
-        better: whether higher or lower scores are better.
-
-    Returns:
-        The gains; and the comparison over the other languages, whose adjusted p-values have these languages as their
-        family.
+    The comparison is over the other languages, which are the family of its adjusted p-values.
     """
     before, after = read_values(folder, BASELINE), read_values(folder, arm)
     others = [code for code in before if code != pivot]
-    compared = compare({code: before[code] for code in others}, {code: after[code] for code in others}, better=better)
+    compared = compare_scores(
+        {code: before[code] for code in others}, {code: after[code] for code in others}, better=better
+    )
     gains = Gains(
         gain=gain_of(compared.overall.difference, better),
         gain_these_languages=gain_of(compared.overall_these_languages.difference, better),
-        cost=gain_of(paired_difference(before[pivot], after[pivot]), better).scaled(-1.0),
+        cost=gain_of(paired_scores(before[pivot], after[pivot]).difference, better).scaled(-1.0),
     )
     return gains, compared
 
@@ -61,24 +53,18 @@ def over_controls(folder: Path, arm: str, controls: Sequence[str], *, pivot: str
     random = [read_values(folder, control) for control in controls]
     others = [code for code in steered if code != pivot]
     means = {code: np.mean([values[code] for values in random], axis=0) for code in others}
-    beyond = compare(means, {code: steered[code] for code in others}, better=better)
+    beyond = compare_scores(means, {code: steered[code] for code in others}, better=better)
     return gain_of(beyond.overall.difference, better)
 
 
 def rank(rows: Sequence[MeasuredCandidate]) -> list[MeasuredCandidate]:
     """Sort measured candidates: greatest gain, then the smaller strength, fewer experts, and the grid's order."""
-    return sorted(rows, key=_key)
+    strengths = {row.name: math.inf if row.strength is None else abs(row.strength) for row in rows}
+    return sorted(rows, key=lambda row: (-_gain(row), strengths[row.name], row.n_experts))
 
 
-def choose(rows: Sequence[MeasuredCandidate]) -> tuple[MeasuredCandidate | None, str]:
-    """Choose the candidate with the greatest gain above 0 that is not shown to harm the pivot.
-
-    Args:
-        rows: measured candidates.
-
-    Returns:
-        The winner and why it is one, or None and why there is none.
-    """
+def choose_winner(rows: Sequence[MeasuredCandidate]) -> tuple[MeasuredCandidate | None, str]:
+    """Find the candidate with the greatest gain above 0 that is not shown to harm the pivot, or why there is none."""
     gaining = [row for row in rank(rows) if _gain(row) > 0]
     allowed = [row for row in gaining if row.guard.verdict != "fail"]
     if not rows:
@@ -96,7 +82,7 @@ def choose(rows: Sequence[MeasuredCandidate]) -> tuple[MeasuredCandidate | None,
 
 
 def front(rows: Sequence[MeasuredCandidate]) -> list[bool]:
-    """Say of each candidate whether no other one gains as much at less cost, or more at no more cost."""
+    """Return for each candidate whether no other one gains as much at less cost, or more at no more cost."""
     points = [(_gain(row), -round(row.cost.value, _DIGITS)) for row in rows]
     return [
         not any(gain >= own_gain and saved >= own_saved and (gain, saved) != (own_gain, own_saved)
@@ -107,7 +93,3 @@ def front(rows: Sequence[MeasuredCandidate]) -> list[bool]:
 
 def _gain(row: MeasuredCandidate) -> float:
     return round(row.gain.value, _DIGITS)
-
-
-def _key(row: MeasuredCandidate) -> tuple[float, float, int]:
-    return -_gain(row), math.inf if row.strength is None else abs(row.strength), row.n_experts

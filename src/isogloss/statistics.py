@@ -7,58 +7,34 @@ languages and layers, so that differences between them keep the pairing of paral
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from isogloss.errors import RunError
+from isogloss.arrays import FloatArray, IntArray
 from isogloss.files import Number, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
-
-    FloatArray = npt.NDArray[np.floating[Any]]
-    IntArray = npt.NDArray[np.integer[Any]]
 
 __all__ = [
     "DEFAULT_RESAMPLING",
-    "Array",
+    "MINUS",
     "Estimate",
     "Resampling",
     "benjamini_hochberg",
     "bootstrap_counts",
     "chance_consistency",
     "estimate_means",
+    "estimates",
     "holm",
+    "interval_around",
     "percentile_interval",
-    "require_items",
     "resampled_means",
 ]
 
 
-class _ListIsArray:
-    """Nested lists are read as an array of float64, null as NaN."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from pydantic_core import core_schema  # noqa: PLC0415 - 0.15 s, needed to read alone
-
-        return core_schema.no_info_plain_validator_function(_array)
-
-
-def _array(value: Any) -> FloatArray:  # noqa: ANN401 - checked by numpy
-    try:
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"no array of numbers: {error}") from error
-
-
-Array = Annotated[npt.NDArray[np.floating[Any]], _ListIsArray()]
-"""An array of a `Record`; JSON holds it as nested lists."""
+MINUS = "−"
+"""What stands before negative numbers that people read; settings, which people type, have a hyphen."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +69,9 @@ class Estimate(Record):
         return "above" if self.low > 0.0 else "below" if self.high < 0.0 else None
 
     def text(self, write: Callable[[float], str] = "{:.3f}".format) -> str:
-        """Write the value with its interval, where it has one.
-
-        Args:
-            write: of one number.
-
-        Returns:
-            Such as ``0.123 [0.110, 0.131]``.
-        """
+        """Write the value with its interval, where it has one, such as ``0.123 [−0.110, 0.131]``, with a minus sign."""
         ends = f" [{write(self.low)}, {write(self.high)}]" if self.has_interval else ""
-        return f"{write(self.value)}{ends}"
+        return f"{write(self.value)}{ends}".replace("-", MINUS)
 
     def scaled(self, factor: float) -> Estimate:
         """Multiply value and interval; a negative factor changes the places of the ends."""
@@ -131,17 +100,20 @@ class Resampling(Record):
         if self.n_resamples < 1 or self.n_permutations < 1 or not 0 < self.level < 1:
             raise ValueError(f"{self}: counts must be at least 1 and the level between 0 and 1")
 
+    def draw(self, n_items: int, *, stream: int = 0) -> IntArray:
+        """Draw `bootstrap_counts` of ``n_items`` items; another stream for items that are drawn independently."""
+        return bootstrap_counts(n_items, n_resamples=self.n_resamples, seed=self.seed + stream)
+
+    def estimate(self, values: FloatArray, counts: IntArray) -> tuple[Estimate, ...]:
+        """Estimate the mean of ``[n_items, n_cells]`` as `estimate_means` does, at this level."""
+        return estimate_means(values, counts, level=self.level)
+
 
 DEFAULT_RESAMPLING = Resampling()
 
 
 def bootstrap_counts(n_items: int, *, n_resamples: int = 1000, seed: int = 0) -> IntArray:
     """Draw how often each item occurs in each resample of ``n_items`` items with replacement.
-
-    Args:
-        n_items: items, at least 1.
-        n_resamples: resamples.
-        seed: of the random generator.
 
     Returns:
         ``[n_resamples, n_items]``, every row sums to ``n_items``. A resampled mean is ``counts @ values / n_items``.
@@ -175,14 +147,9 @@ def resampled_means(values: FloatArray, counts: IntArray) -> FloatArray:
 
 
 def percentile_interval(resampled: FloatArray, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """Take the central percentiles over the first axis; NaN where no resample has a value.
+    """Take the central percentiles of ``[n_resamples, ...]``, NaN left out: low and high ends, each ``[...]``.
 
-    Args:
-        resampled: ``[n_resamples, ...]``; NaN entries are left out.
-        level: coverage, above 0 and below 1.
-
-    Returns:
-        Low and high ends, each ``[...]``.
+    Where no resample has a value, both are NaN.
     """
     tail = (1.0 - level) / 2.0
     known = ~np.isnan(resampled)
@@ -192,6 +159,30 @@ def percentile_interval(resampled: FloatArray, *, level: float = 0.95) -> tuple[
     empty = ~known.any(axis=0)
     low, high = np.nanquantile(np.where(empty, 0.0, resampled), [tail, 1.0 - tail], axis=0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def interval_around(values: FloatArray, resampled: FloatArray, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Take the central percentiles, and widen them to the value itself where it lies beside them.
+
+    A resample adds noise to the noise of the data. That moves a statistic which is no mean, such as a number of experts
+    above a threshold, to one side, and with few items by more than its resamples spread.
+
+    Args:
+        values: ``[...]`` the statistics on the data as they are.
+        resampled: ``[n_resamples, ...]``.
+        level: coverage before widening.
+
+    Returns:
+        Low and high ends, each ``[...]``; NaN where there is no value, or no resample has one.
+    """
+    low, high = percentile_interval(resampled, level=level)
+    return np.minimum(low, values), np.maximum(high, values)
+
+
+def estimates(values: FloatArray, resampled: FloatArray, *, n: int, level: float = 0.95) -> tuple[Estimate, ...]:
+    """Give statistics ``[n_cells]`` of ``n`` units their `interval_around`, from ``[n_resamples, n_cells]``."""
+    low, high = interval_around(values, resampled, level=level)
+    return tuple(Estimate(*row, n) for row in zip(values.tolist(), low.tolist(), high.tolist(), strict=True))
 
 
 def estimate_means(values: FloatArray, counts: IntArray, *, level: float = 0.95) -> tuple[Estimate, ...]:
@@ -233,31 +224,10 @@ def chance_consistency(n_experts: int, top_k: int) -> float:
     return math.fsum(way / sets * shared / (2 * top_k - shared) for shared, way in enumerate(ways))
 
 
-def require_items(granularity: str, metric: str) -> None:
-    """Refuse a metric that needs one record per item.
-
-    Args:
-        granularity: of the Run's manifest, ``items`` or ``pooled``.
-        metric: name of what was asked for.
-
-    Raises:
-        RunError: the Run is pooled.
-    """
-    if granularity != "items":
-        raise RunError(
-            f"{metric} needs one record per item, and this run has one per language (granularity {granularity!r}, "
-            "imported counts); capture the model with `isogloss capture` to get per-item routing"
-        )
-
-
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for testing several hypotheses, by Holm's step-down method.
+    """Adjust p-values, which may be none, for testing several hypotheses, by Holm's step-down method.
 
-    Args:
-        p_values: each between 0 and 1; may be empty.
-
-    Returns:
-        Adjusted p-values in the same order: rejecting those up to 0.05 keeps the family-wise error rate at 5 %.
+    Rejecting those up to 0.05 keeps the family-wise error rate at 5 %.
 
     Raises:
         ValueError: a value is NaN or not between 0 and 1.
@@ -273,14 +243,10 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for testing several hypotheses, by the step-up method of Benjamini and Hochberg.
+    """Adjust p-values, which may be none, for several hypotheses, by the step-up method of Benjamini and Hochberg.
 
-    Args:
-        p_values: each between 0 and 1; may be empty.
-
-    Returns:
-        Adjusted p-values in the same order: of those up to 0.05, at most 5 % are false on average, where the tests are
-        independent or positively dependent, as those of parallel items are.
+    Of those up to 0.05, at most 5 % are false on average, where the tests are independent or positively dependent, as
+    those of parallel items are.
 
     Raises:
         ValueError: a value is NaN or not between 0 and 1.
