@@ -28,7 +28,15 @@ SGLANG := 0.5.23
 VLLM := .venv-vllm
 VLLM_CACHES := VLLM_CACHE_ROOT=$(CURDIR)/$(VLLM)/cache TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VLLM)/inductor
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang check format prove docs findings bench bench-analysis bench-serving measure clean
+# llama.cpp, built from the source that its Python binding ships: a quarter of an hour, with any C++ compiler.
+LLAMA := .venv-llama
+LLAMA_CPP := 0.3.36
+LLAMA_TOOLS := PYTHONPATH=$(CURDIR)/$(LLAMA)/tools $(LLAMA)/tools/bin/cmake
+LLAMA_OFF := TESTS EXAMPLES APP UI
+LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
+
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-ablation findings-published findings-length bench bench-analysis bench-serving measure clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -40,25 +48,30 @@ test-all: $(VENV)/dev
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-lowest: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
-	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(PARALLEL) $(SUITES) $(ROUTERS)
+	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(PARALLEL) $(SUITES) $(ROUTERS) $(LOWEST_TESTS)
 
 test-vllm: $(VLLM)/dev
-	$(VLLM_CACHES) $(VLLM)/bin/python -m pytest -q tests_vllm
+	$(VLLM_CACHES) ADAPTERS=$(ADAPTERS) $(VLLM)/bin/python -m pytest -q tests_vllm
 	$(VLLM)/bin/python -m pytest -q $(LM_EVAL)
 
 test-sglang: $(VENV)/dev $(VENV)/sglang/sglang
 	ISOGLOSS_SGLANG=$(CURDIR)/$(VENV)/sglang $(BIN)/python -m pytest -q tests/backends/sglang/test_plugin.py
 
+# Minutes, and a build of a quarter of an hour: no part of the other targets.
+test-llama: $(VENV)/dev $(LLAMA)/built
+	OMP_NUM_THREADS=1 ISOGLOSS_LLAMA=$(CURDIR)/$(LLAMA) PYTHONPATH=$(CURDIR)/$(LLAMA)/site \
+		$(BIN)/python -m pytest -q tests_llama
+
 check: $(VENV)/dev
-	$(BIN)/ruff format --check src tests tests_vllm bench docs
-	$(BIN)/ruff check src tests tests_vllm bench docs
+	$(BIN)/ruff format --check src tests tests_vllm tests_llama bench docs
+	$(BIN)/ruff check src tests tests_vllm tests_llama bench docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 format: $(VENV)/dev
-	$(BIN)/ruff format src tests tests_vllm bench docs
-	$(BIN)/ruff check --fix src tests tests_vllm bench docs
+	$(BIN)/ruff format src tests tests_vllm tests_llama bench docs
+	$(BIN)/ruff check --fix src tests tests_vllm tests_llama bench docs
 
 prove: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 	$(LOWEST_FIRST) $(BIN)/python -m pytest -q $(SUITES) --prove $(PROVEN)
@@ -71,11 +84,29 @@ docs: $(VENV)/run
 findings: $(VENV)/dev
 	$(BIN)/python docs/findings.py $(or $(DATA),../shared/data)
 
+findings-learning: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_learning.py
+
+findings-alignment: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_alignment.py
+
+findings-adapters: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_adapters.py
+
+findings-ablation: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_ablation.py $(or $(DATA),../shared/data)
+
+findings-published: $(VENV)/dev
+	$(BIN)/python docs/findings_published.py $(or $(DATA),../shared/data)
+
+findings-length: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_length.py
+
 bench: $(VENV)/run
 	$(BIN)/python bench/bench.py docs/performance.md
 
 bench-analysis: $(VENV)/run
-	$(BIN)/python bench/divergence.py --full docs/performance-analysis.md
+	$(BIN)/python bench/divergence.py --full --growth docs/performance-analysis.md
 
 bench-serving: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md
@@ -84,7 +115,7 @@ measure: $(VENV)/dev
 	$(BIN)/python bench/house.py --page docs/house.md $(if $(TESTS),--tests $(TESTS))
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist isogloss-demo
+	rm -rf $(VENV) $(VLLM) $(LLAMA) build dist isogloss-demo
 
 $(VENV)/run: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isogloss needs Python >= 3.11")'
@@ -103,6 +134,20 @@ $(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run
 
 $(VENV)/sglang/sglang: | $(VENV)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sglang sglang==$(SGLANG)
+
+# The binding alone is installed: it loads the library that is built here, with the server and the converters beside it.
+$(LLAMA)/built: | $(VENV)/run
+	rm -rf $(LLAMA)
+	mkdir -p $(LLAMA)/binding
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(LLAMA)/tools cmake ninja
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest $(LLAMA) llama-cpp-python==$(LLAMA_CPP)
+	tar -xzf $(LLAMA)/llama_cpp_python-$(LLAMA_CPP).tar.gz --strip-components 1 -C $(LLAMA)/binding
+	ln -s binding/vendor/llama.cpp $(LLAMA)/source
+	$(LLAMA_TOOLS) -S $(LLAMA)/source -B $(LLAMA)/build -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(LLAMA)/tools/bin/ninja $(LLAMA_OPTIONS)
+	$(LLAMA_TOOLS) --build $(LLAMA)/build --target llama --target llama-server
+	CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --target $(LLAMA)/site $(LLAMA)/llama_cpp_python-$(LLAMA_CPP).tar.gz diskcache
+	touch $@
 
 $(VLLM)/dev: pyproject.toml $(VLLM)/engine
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable ".[lm-eval]" hypothesis pytest pytest-randomly

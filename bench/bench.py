@@ -1,6 +1,7 @@
 """Capture and steering against the ways they replace, as ratios of medians within one run.
 
-Every comparison alternates its two sides, so a machine that slows down slows both. Run by `make bench`.
+Every comparison alternates its two sides, so a machine that slows down slows both. Run by `make bench`, or for one part
+of the page by `bench.py PAGE HEADING`, which leaves the other parts as they are.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from isogloss.backends.huggingface import CaptureOptions, LoadedModel, capture, load_model, steer
+from isogloss.backends.huggingface import CaptureOptions, HuggingFaceModel, load_model, steer
 from isogloss.organism.shipped import model_folder, problem_corpus, scene_corpus
 from isogloss.steering import Intervention, Plan
+from learning import learning_cost
+from operations import added_operations
 from timing import alternating_times
 
 Batches: TypeAlias = list[dict[str, torch.Tensor]]
 
+HEAD = """# Performance
+
+Written by `make bench`. Pages of their own: the
+[analysis](performance-analysis.md), [serving](performance-serving.md) (no GPU was available).
+"""
 ROUNDS = 7
+LAYERS = range(3, 9)  # of twelve: those that a plan edits
 BATCH_TOKENS = 4096
 
 
@@ -44,7 +53,7 @@ def mixed_lengths() -> list[str]:
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
 
 
-def batches(loaded: LoadedModel, texts: list[str]) -> Batches:
+def batches(loaded: HuggingFaceModel, texts: list[str]) -> Batches:
     """Padded batches sorted by length, within the same budget as capture's, tokenised before the clock starts."""
     lengths = [len(loaded.tokenizer(text)["input_ids"]) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: -lengths[i])
@@ -58,14 +67,14 @@ def batches(loaded: LoadedModel, texts: list[str]) -> Batches:
 
 
 @torch.inference_mode()
-def plain_forward(loaded: LoadedModel, prepared: Batches) -> None:
+def plain_forward(loaded: HuggingFaceModel, prepared: Batches) -> None:
     """The model with its language-model head on padded batches, and nothing else."""
     for batch in prepared:
         loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
 
 
 @torch.inference_mode()
-def library_logits(loaded: LoadedModel, prepared: Batches) -> None:
+def library_logits(loaded: HuggingFaceModel, prepared: Batches) -> None:
     """``output_router_logits=True`` on the same batches, then the softmax mean per text."""
     for batch in prepared:
         mask = batch["attention_mask"].unsqueeze(-1)
@@ -76,7 +85,7 @@ def library_logits(loaded: LoadedModel, prepared: Batches) -> None:
 
 
 @torch.inference_mode()
-def one_at_a_time(loaded: LoadedModel, alone: Batches) -> None:
+def one_at_a_time(loaded: HuggingFaceModel, alone: Batches) -> None:
     """As published scripts do: each text alone with head, router logits kept, then reduced."""
     for text in alone:
         output = loaded.model(**text, use_cache=False, output_router_logits=True)
@@ -96,7 +105,7 @@ def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) ->
     return f"| {name} | {medians[0] * 1e3:.0f} | {medians[1] * 1e3:.0f} | {medians[0] / medians[1]:.3f} | {spread} |"
 
 
-def generation(loaded: LoadedModel, plan: Plan | None) -> None:
+def generation(loaded: HuggingFaceModel, plan: Plan | None) -> None:
     """Answer 64 word problems greedily, 16 tokens each."""
     prompts = [text.split("\n")[0] + "\n" for text in problem_corpus(64).texts["eng_Latn"]]
     batch = loaded.tokenizer(prompts, return_tensors="pt", padding=True)
@@ -109,9 +118,8 @@ def peak_memory(n_copies: int) -> int:
     torch.set_num_threads(1)
     texts = mixed_lengths() * n_copies
     ids = [str(i) for i in range(len(texts))]
-    capture(
-        load_model(str(model_folder()), dtype="float32"), texts, ids, options=CaptureOptions(batch_tokens=BATCH_TOKENS)
-    )
+    loaded = load_model(str(model_folder()), dtype="float32")
+    loaded.capture(texts, ids, options=CaptureOptions(batch_tokens=BATCH_TOKENS))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -121,19 +129,21 @@ def fresh(function: Callable[[int], int], argument: int) -> int:
         return pool.submit(function, argument).result()
 
 
-def measurements() -> Iterator[str]:
-    """Yield the lines of docs/performance.md as they are measured."""
+def machine() -> str:
+    """Name what ran the measurements."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers"))
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {cores}, Python {platform.python_version()}, {versions}."
+
+
+def capture_and_steering() -> Iterator[str]:
+    """Yield ratios of times, and the memory of a capture."""
     loaded = load_model(str(model_folder()), dtype="float32")
     texts = mixed_lengths()
     ids = [str(i) for i in range(len(texts))]
     options = CaptureOptions(batch_tokens=BATCH_TOKENS)
-    layers = range(3, 9)
-    plan = Plan(loaded.fingerprint(), tuple(Intervention("soft", layer, (1, 5, 9), strength=0.5) for layer in layers))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers"))
-    yield "# Performance\n\nWritten by `make bench`. Pages of their own: the"
-    yield "[analysis](performance-analysis.md), [serving](performance-serving.md) (no GPU was at hand).\n"
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    yield f"{machine}, Python {platform.python_version()}, {versions}."
+    plan = Plan(loaded.fingerprint, tuple(Intervention("soft", layer, (1, 5, 9), strength=0.5) for layer in LAYERS))
+    yield machine()
     yield f"The organism in float32, {len(texts)} texts of mixed lengths; the other side is tokenised beforehand."
     yield f"Medians of {ROUNDS} alternating rounds, in milliseconds.\n"
     yield "| Comparison | ours | other | ratio | rounds |\n|---|---|---|---|---|"
@@ -142,7 +152,7 @@ def measurements() -> Iterator[str]:
     alone = [dict(loaded.tokenizer(text, return_tensors="pt")) for text in texts]
 
     def ours() -> None:
-        capture(loaded, texts, ids, options=options)
+        loaded.capture(texts, ids, options=options)
 
     yield ratio("capture / plain forward with head", ours, lambda: plain_forward(loaded, prepared))
     yield ratio("capture / `output_router_logits=True`", ours, lambda: library_logits(loaded, prepared))
@@ -153,14 +163,38 @@ def measurements() -> Iterator[str]:
     yield f"\nPeak memory of a capture: {small} MiB for {len(texts)} texts, {large} MiB for {8 * len(texts)}."
 
 
+def edits() -> Iterator[str]:
+    """Yield how many operations each kind of intervention adds."""
+    loaded = load_model(str(model_folder()), dtype="float32")
+    yield "Operations that torch dispatches more than without a plan, for one layer and one token, views included"
+    yield "(the organism in float32; `force` and `ban` edit the logits and the scores by which experts are chosen):\n"
+    found = dict(added_operations(loaded, LAYERS))
+    yield "| " + " | ".join(f"`{kind}`" for kind in found) + " |\n" + "|---" * len(found) + "|"
+    yield "| " + " | ".join(f"{n:g}" for n in found.values()) + " |"
+
+
+PARTS = {"Capture and steering": capture_and_steering, "Operations of an edit": edits, "Learning": learning_cost}
+
+
+def written(page: Path | None) -> dict[str, str]:
+    """Return the parts of the page as it is, by heading."""
+    text = page.read_text(encoding="utf-8") if page is not None and page.exists() else ""
+    return {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")[1:]}
+
+
 def main() -> None:
-    """Print the measurements, and write them to the file that the first argument names."""
-    lines = []
-    for line in measurements():
-        print(line, flush=True)
-        lines.append(line)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Print the measurements, and write them to the file that the first argument names; the second names one part."""
+    page = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    parts = written(page)
+    for heading in [name for name in PARTS if name in sys.argv[2:] or len(sys.argv) <= 2]:  # noqa: PLR2004 - no part named
+        lines = []
+        for line in PARTS[heading]():
+            print(line, flush=True)
+            lines.append(line)
+        parts[heading] = "\n".join(lines)
+    if page is not None:
+        body = "\n\n".join(f"## {heading}\n\n{parts[heading]}" for heading in PARTS if heading in parts)
+        page.write_text(f"{HEAD}\n{body}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Divergence against a loop over scipy's function, and, with --full, of a Run of 204 languages.
 
-    python bench/divergence.py [--full] [OUT.md]
+    python bench/divergence.py [--full] [--growth] [OUT.md]
 
 Every comparison alternates its two sides, so a machine that slows down slows both. ``--full`` writes 5 GB to a
-temporary folder, measures each task in a process of its own, and deletes the folder. Run by `make bench-analysis`.
+temporary folder, measures each task in a process of its own, and deletes the folder. ``--growth`` does so for Runs of
+several sizes, of which the largest takes 1.5 GB. Run by `make bench-analysis`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 from scipy.special import entr
 
-from isogloss.analysis import analyze, analyze_run, divergence, pairwise_divergence
+from isogloss.analysis import analyze_curves, analyze_run, divergence, pairwise_divergence
 from isogloss.analysis.divergence import as_distributions, between
+from isogloss.analysis.experts import experts_among_languages
+from isogloss.analysis.shares import ShareRule
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec
 from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter, open_run
@@ -39,6 +43,18 @@ Array = npt.NDArray[np.floating[Any]]
 
 ROUNDS = 7
 N_ITEMS, N_LAYERS, N_EXPERTS, TOP_K, N_TOKENS = 488, 48, 128, 8, 64
+
+N_DRAWN = 12
+SIZES = (  # languages, items, layers, experts
+    (51, 100, 24, 64),
+    (102, 100, 24, 64),
+    (204, 100, 24, 64),
+    (51, 200, 24, 64),
+    (51, 100, 48, 64),
+    (51, 100, 24, 128),
+    (204, 1000, 48, 128),
+    (204, 1000, 61, 256),
+)
 
 
 def softmax(logits: Array) -> Array:
@@ -97,7 +113,7 @@ def compare_with_loop() -> Iterator[str]:
             lambda: by_loop(exact[0], exact[1]),
         )
         yield alternate(
-            "one language against 15, as `analyze` does",
+            "one language against 15, as `analyze_curves` does",
             one_against_all,
             lambda: np.stack([by_loop(exact[0], other) for other in exact[1:]]),
         )
@@ -112,14 +128,14 @@ def compare_with_loop() -> Iterator[str]:
     )
 
 
-def manifest(n_items: int) -> Manifest:
+def manifest(n_items: int, n_layers: int = N_LAYERS, n_experts: int = N_EXPERTS) -> Manifest:
     """Header of the synthetic Run."""
     return Manifest(
         model="synthetic",
         revision=None,
         config_sha256="unknown",
         fingerprint=None,
-        routers=tuple(RouterSpec(layer, N_EXPERTS, TOP_K) for layer in range(N_LAYERS)),
+        routers=tuple(RouterSpec(layer, n_experts, TOP_K) for layer in range(n_layers)),
         corpus={"name": "synthetic", "source": "drawn", "licence": "none"},
         granularity="items",
         item_ids=tuple(str(number) for number in range(n_items)),
@@ -134,7 +150,7 @@ def manifest(n_items: int) -> Manifest:
 def synthetic_language(base: Array, number: int) -> LanguageRouting:
     """Draw a language that lies near the items' own routing in the middle layers and far from it outside."""
     generator = np.random.default_rng(number)
-    depth = np.linspace(-1, 1, N_LAYERS, dtype=np.float32)[:, None]
+    depth = np.linspace(-1, 1, base.shape[1], dtype=np.float32)[:, None]
     own = generator.standard_normal(base.shape, dtype=np.float32)
     own += generator.standard_normal(base.shape[1:], dtype=np.float32)
     profiles = softmax(base + 0.2 * depth**2 * own)
@@ -159,8 +175,24 @@ def write_run(folder: Path) -> None:
     writer.finish()
 
 
+def write_linked_run(folder: Path, n_languages: int, shape: tuple[int, int, int]) -> None:
+    """Write a Run of which few languages are drawn; the others are links to their files, and read like any."""
+    writer = RunWriter(folder, manifest(*shape))
+    codes = sorted(FLORES_200)[:n_languages]
+    base = 0.3 * np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    for number, language in enumerate(codes[:N_DRAWN]):
+        writer.write(language, synthetic_language(base, number), "0" * 64)
+    entries = dict(writer.manifest.languages)
+    for number, language in enumerate(codes[N_DRAWN:]):
+        original = codes[number % N_DRAWN]
+        (folder / f"{language}.safetensors").hardlink_to(folder / f"{original}.safetensors")
+        entries[language] = entries[original]
+    whole = replace(writer.manifest, status="complete", languages=entries)
+    (folder / "manifest.json").write_bytes(whole.encode())
+
+
 def _analyze(run: Run) -> object:
-    return analyze(run)
+    return analyze_curves(run)
 
 
 def _command(run: Run) -> object:
@@ -175,12 +207,20 @@ def _items(run: Run) -> object:
     return pairwise_divergence(run, by="items")
 
 
+def _shares(run: Run) -> object:
+    rule = ShareRule("common", run.languages, threshold=2 / len(run.languages))
+    return experts_among_languages(run, rule)
+
+
 TASKS: dict[str, Callable[[Run], object]] = {
-    "`analyze`: English against all, everything it computes by default": _analyze,
+    "`analyze_curves`: English against all, everything it computes by default": _analyze,
     "`analyze_run`: all that `isogloss analyze` computes by default": _command,
     "all pairs on language means": _means,
     "all pairs per item": _items,
+    "`isogloss experts --rule share`": _shares,
 }
+SHARES = "`isogloss experts --rule share`"
+GROWTH = "`analyze_run`: all that `isogloss analyze` computes by default"
 
 
 def measure(name: str, folder: Path) -> tuple[float, int]:
@@ -208,7 +248,32 @@ def full_size() -> Iterator[str]:
             yield f"| {name} | {seconds:.0f} | {peak} | {load:.1f} |"
 
 
-def measurements(*, full: bool) -> Iterator[str]:
+def growth() -> Iterator[str]:
+    """Measure the whole analysis, and the share rule, at sizes that differ in one number each."""
+    yield (
+        f"\nHow time and memory grow; {N_DRAWN} languages are drawn and the others are links to their files; from the "
+        "disk's cache, hashes verified, one thread of BLAS:\n"
+    )
+    yield "| languages | items | layers | experts | task | seconds of CPU | peak MiB |\n|---|---|---|---|---|---|---|"
+    for n_languages, *shape in SIZES:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "run"
+            write_linked_run(folder, n_languages, tuple(shape))
+            for name in (GROWTH, SHARES):
+                with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    seconds, peak = pool.submit(measure_cpu, name, folder).result()
+                task = name.split(":")[0]
+                yield f"| {n_languages} | {' | '.join(map(str, shape))} | {task} | {seconds:.1f} | {peak} |"
+
+
+def measure_cpu(name: str, folder: Path) -> tuple[float, int]:
+    """Seconds of the processor, which other work on the machine hardly changes, and peak resident MiB."""
+    start = time.process_time()
+    TASKS[name](open_run(folder))
+    return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def measurements(*, full: bool, grows: bool) -> Iterator[str]:
     """Yield the lines of the section as they are measured."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "numpy", "scipy"))
     yield "# Performance of the analysis\n\nWritten by `make bench-analysis`.\n"
@@ -216,6 +281,8 @@ def measurements(*, full: bool) -> Iterator[str]:
     yield from compare_with_loop()
     if full:
         yield from full_size()
+    if grows:
+        yield from growth()
 
 
 def main() -> None:
@@ -224,10 +291,11 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="also a Run of 204 languages: 5 GB of disk for some minutes"
     )
+    parser.add_argument("--growth", action="store_true", help="also how time and memory grow with the Run")
     parser.add_argument("out", nargs="?", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     lines = []
-    for line in measurements(full=options.full):
+    for line in measurements(full=options.full, grows=options.growth):
         print(line, flush=True)
         lines.append(line)
     if options.out:

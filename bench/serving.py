@@ -177,7 +177,7 @@ def _not_measured() -> list[str]:
         return []
     return [
         "",
-        "No machine with a GPU was at hand: CUDA graphs, and replacing a plan under them, are not measured.",
+        "No machine with a GPU was available: CUDA graphs, and replacing a plan under them, are not measured.",
         "On one, `make bench-serving` does; `python bench/serving.py --layers 48` has the size of the whole model.",
     ]
 

@@ -23,25 +23,23 @@ from isogloss.analysis import (
     DeltaRule,
     ExpertTable,
     MiddleLayers,
-    Resampling,
     ShareRule,
     SpecificityRule,
-    analyze,
+    analyze_curves,
     consistency_by_language,
-    contrast_corpora,
-    contrast_languages,
+    correlate,
     divergence,
     divergence_from_pivot,
     entropy_by_language,
-    experts_by_share,
-    experts_by_specificity,
+    experts_among_languages,
     language_experts,
+    mantel,
+    middle_layers,
     task_experts,
 )
-from isogloss.analysis.correlation import correlate
-from isogloss.analysis.mantel import mantel
 from isogloss.languages import FLORES_200
 from isogloss.runs import Run
+from isogloss.statistics import Resampling
 from known_answers.simulation import draw_routing, simulate_run, simulate_task_run, truth
 from known_answers.worlds import PlantedExpert, SimulatedLanguage, SimulatedWorld
 
@@ -140,10 +138,45 @@ def flat(n_items: int, n: int) -> list[Row]:
     ]
 
 
+def layers(n_layers: int, n: int) -> list[Row]:
+    """Measure how often curves whose every layer is known exactly are called a U, by what their levels are.
+
+    Args:
+        n_layers: of a curve.
+        n: curves of each kind.
+    """
+    generator, place = np.random.default_rng(n_layers), np.arange(n_layers)
+
+    def noise(size: float) -> Array:
+        return generator.normal(scale=size, size=n_layers)
+
+    high = np.where((place >= n_layers // 4) & (place < n_layers - n_layers // 4), 0.0, 1.0)
+    w, slope = np.array([1.0, 0, 1, 0, 1])[place * 5 // n_layers], np.linspace(0, 2, n_layers)
+    kinds: dict[str, tuple[Callable[[], Array], float | None]] = {
+        "independent levels": (lambda: noise(1.0), LEVEL),
+        "zigzag": (lambda: place % 2 + noise(0.2), LEVEL),
+        "W": (lambda: w + noise(0.2), LEVEL),
+        "slope": (lambda: slope + noise(0.4), LEVEL),
+        "random walk": (lambda: np.cumsum(noise(1.0)), None),
+        "U, layers vary by a fifth of its depth": (lambda: high + noise(0.2), None),
+        "U, layers vary by two fifths of its depth": (lambda: high + noise(0.4), None),
+        "parabola, layers vary by a fifth of its depth": (lambda: np.linspace(-1, 1, n_layers) ** 2 + noise(0.2), None),
+    }
+    return [
+        Row(
+            "Order of layers",
+            f"{name}: called a U",
+            f"{n_layers} layers",
+            **share([middle_layers(draw()).is_u_shape for _ in range(n)], nominal, better="below"),
+        )
+        for name, (draw, nominal) in kinds.items()
+    ]
+
+
 def middles(world: SimulatedWorld, n: int) -> list[MiddleLayers]:
     """Find the middle layers of n samples of a world."""
-    found = (analyze(run, pivot=PIVOT, resampling=resampling).middle_layers for run, _, resampling in runs(world, n))
-    return [middle for middle in found if middle]
+    analyses = (analyze_curves(run, pivot=PIVOT, resampling=resampling) for run, _, resampling in runs(world, n))
+    return [analysis.middle_layers for analysis in analyses if analysis.middle_layers]
 
 
 # --- experts ----------------------------------------------------------------------------------------------------------
@@ -183,27 +216,29 @@ RULES = {
         _exclusive, 0.3, lambda rate, elsewhere: rate - elsewhere, 0.03,
     ),
     "share, exclusive": Rule(
-        lambda r, _, t, s: experts_by_share(r, ShareRule("exclusive", LANGUAGES, (TARGET,), 16, t), resampling=s),
+        lambda r, _, t, s: experts_among_languages(
+            r, ShareRule("exclusive", LANGUAGES, (TARGET,), 16, t), resampling=s
+        ),
         _exclusive, 0.6, lambda rate, elsewhere: rate / (rate + 2 * elsewhere), 0.37,
     ),
     "contrast": Rule(
-        lambda r, _, t, s: contrast_languages(
-            r, TARGET, base=PIVOT, rule=ContrastRule(t, sign="positive"), resampling=s
+        lambda r, _, t, s: language_experts(
+            r, TARGET, pivot=PIVOT, rule=ContrastRule(t, sign="positive"), resampling=s
         ),
         _exclusive, 0.3, lambda rate, elsewhere: rate - elsewhere, 0.03,
     ),
     "specificity, specific": Rule(
-        lambda r, _, t, s: experts_by_specificity(
+        lambda r, _, t, s: experts_among_languages(
             r, SpecificityRule("specific", LANGUAGES, TARGET, threshold=t), resampling=s
         ),
         _exclusive, 8.0, _specific, 3.0,
     ),
     "share, common": Rule(
-        lambda r, _, t, s: experts_by_share(r, ShareRule("common", LANGUAGES, top=2, threshold=t), resampling=s),
+        lambda r, _, t, s: experts_among_languages(r, ShareRule("common", LANGUAGES, top=2, threshold=t), resampling=s),
         SimulatedWorld.common_experts, 0.5, null=0.7,
     ),
     "specificity, overlap": Rule(
-        lambda r, _, t, s: experts_by_specificity(
+        lambda r, _, t, s: experts_among_languages(
             r, SpecificityRule("overlap", LANGUAGES, threshold=t), resampling=s
         ),
         SimulatedWorld.common_experts, 4.0, null=2.5,
@@ -213,7 +248,7 @@ RULES = {
         SimulatedWorld.task_experts, 0.3, null=0.03,
     ),
     "contrast, task": Rule(
-        lambda r, k, t, s: contrast_corpora(
+        lambda r, k, t, s: task_experts(
             k or r, r, language=PIVOT, rule=ContrastRule(t, sign="positive"), resampling=s
         ),
         SimulatedWorld.task_experts, 0.3, null=0.03,
@@ -378,6 +413,7 @@ def calibrate() -> list[Row]:
         *curves(50, 150, strength=0.3),
         *flat(20, 250),
         *flat(50, 150),
+        *(row for n_layers in (12, 24, 32, 48) for row in layers(n_layers, 400)),
         *expert_intervals(20, 400),
         *expert_intervals(50, 400),
         *chance(20, 200),

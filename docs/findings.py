@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from typing import Any
 
 from calibration import calibrate
 from calibration_rows import MONTE_CARLO, calibration_tables
+from findings_references import references
 from findings_steering import planted_section, steering_section
-from isogloss.analysis import Analysis, AnalysisRequest, analyze_run
-from isogloss.analysis.language_values import read_measure
+from isogloss.analysis import Analysis, AnalysisRequest, analyze_run, read_measure
 from isogloss.backends.model import CaptureOptions, Model
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus, load_corpus
@@ -33,10 +34,8 @@ from isogloss.organism.shipped import model_folder
 from isogloss.organism.train import TIERS
 from isogloss.reports.sentences import describe_run
 from isogloss.runs import import_counts_json
-from isogloss.workflows.capture import CaptureRequest, capture_corpus
-from isogloss.workflows.corpora import open_corpus
-from isogloss.workflows.organism import word_problem_accuracies
-from markdown_parts import estimate, table
+from isogloss.workflows import capture_corpus, open_corpus, word_problem_accuracies
+from markdown_parts import estimate, table, with_section
 
 PAGE = Path(__file__).parent / "findings.md"
 COUNTS = "routing/conctsai_qwen3-30b-a3b_mgsm"
@@ -50,9 +49,11 @@ PIVOT = "eng_Latn"
 INTRODUCTION = """\
 # Findings
 
-Written by `make findings DATA=…` from published expert counts, from FLORES-200 text routed by the model that ships with
-isogloss, and from simulated routing whose answers are known. Brackets: 95 % intervals. Thresholds and seeds are the
-defaults. Effects that do not appear, and values that cannot be computed, are listed as such."""
+Written by `make findings DATA=…` from published expert counts, from FLORES-200 text routed by the model that ships
+with isogloss, and from simulated routing whose answers are known; and, a section or two each, by
+`make findings-published`, `-learning`, `-adapters`, `-ablation`, `-alignment` and `-length`. Brackets: 95 % intervals.
+Thresholds and seeds are the defaults. Effects that do not appear, and values that cannot be computed, are listed as
+such."""
 
 
 @dataclass(frozen=True)
@@ -129,53 +130,15 @@ def middle_comparison(found: Analysis) -> str:
     return f"Published: layers {first}-{last} from 0, read by eye off the curve on FLORES text.\n\n{listed}"
 
 
-def references(found: Analysis) -> str:
-    """Mantel tests of every band, plain and controlling for the rivals, and the best layers."""
-    structure = found.structure
-    if structure is None:
-        return "No language structure."
-    rows = []
-    for band, tested in structure.bands.items():
-        for name, test in tested.tests.items():
-            plain, partial = test.plain, test.partial
-            controlled = (
-                ("–", "–")
-                if partial is None
-                else (estimate(partial.correlation.to_json(), 2), f"{partial.p_value:.3f}")
-            )
-            cells = (
-                estimate(plain.correlation.to_json(), 2),
-                f"{plain.p_value:.3f}",
-                f"{test.p_adjusted:.3f}",
-                *controlled,
-            )
-            rows.append(
-                (f"{band} {tested.first}-{tested.last}", name.replace("_", " "), str(plain.correlation.n), *cells)
-            )
-    columns = ("Layers", "Distance", "n", "Mantel r", "p", "p, Holm", "Partial r", "Partial p")
-    best = "; ".join(
-        f"{name}: layer {match.layer} (p = {match.p_value:.3f})" for name, match in structure.matches.items()
-    )
-    trees = [
-        f"* {band} {tested.first}-{tested.last}: cophenetic correlation {tested.tree.cophenetic:.3f}"
-        for band, tested in structure.bands.items()
-    ]
-    rivals = (
-        f"Partial: controlling for {' and '.join(structure.rivals).replace('_', ' ')}. " if structure.rivals else ""
-    )
-    caption = f"{rivals}Best layer per distance, p corrected for searching all layers: {best}."
-    return "\n".join([table(columns, rows), "", caption, "", "Trees (average linkage):", "", *trees])
-
-
 def organism_section(work: Work) -> Iterator[str]:
     """The shipped model on FLORES-200 passages in all 204 varieties, trained on or not."""
     model = load("organism")
     corpus = fitting_passages(model, work)
-    asked = CaptureRequest(CaptureOptions(hidden_states=True), distinct_from=PIVOT)
-    run = capture_corpus(model, corpus, work.kept / "flores", asked)
+    hidden = CaptureOptions(hidden_states=True)
+    run = capture_corpus(model, corpus, work.kept / "flores", options=hidden, distinct_from=PIVOT)
     own = tuple(grammar_languages())
-    written = CaptureRequest(CaptureOptions(phase="generation", new_tokens=N_GENERATED), languages=own)
-    generation = capture_corpus(model, corpus, work.kept / "generation", written)
+    written = CaptureOptions(phase="generation", new_tokens=N_GENERATED)
+    generation = capture_corpus(model, corpus, work.kept / "generation", languages=own, options=written)
     accuracies = work.json("accuracies", lambda: {c: e.value for c, e in word_problem_accuracies(model).items()})
     resources = {code: tier.share for tier in TIERS.values() for code in tier.languages}
     found = analyze_run(run, AnalysisRequest(accuracy=accuracies, resource=resources, generation=generation))
@@ -309,7 +272,8 @@ def domain_section(model: Model, work: Work) -> Iterator[str]:
             )
             for point in found.overlap.points
         ]
-        yield f"Experts that pass the Δ rule in the middle layers.\n\n{table(columns, rows)}"
+        where = found.band_words("middle") if found.has_middle else "all layers"
+        yield f"Experts that pass the Δ rule in {where}.\n\n{table(columns, rows)}"
 
 
 def simulation_section(work: Work) -> Iterator[str]:
@@ -320,22 +284,20 @@ def simulation_section(work: Work) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the sections of this script anew; those of other scripts stay."""
     arguments = sys.argv[1:]
     if not arguments:
         sys.exit("usage: python docs/findings.py DATA [WORK]")
     work = Work(Path(arguments[0]), Path(arguments[1] if len(arguments) > 1 else "build/findings"))
     work.kept.mkdir(parents=True, exist_ok=True)
+    page = PAGE.read_text(encoding="utf-8")
+    page = f"{INTRODUCTION}\n\n{page[page.index('## ') :]}"
+    parts = [*counts_section(work), *organism_section(work), *planted_section(work.kept), *simulation_section(work)]
+    for section in re.split(r"\n\n(?=## )", "\n\n".join(parts)):
+        page = with_section(page, section)
     packages = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers", "numpy", "scipy"))
-    parts = [
-        INTRODUCTION,
-        *counts_section(work),
-        *organism_section(work),
-        *planted_section(work.kept),
-        *simulation_section(work),
-    ]
-    parts.append(f"*{packages}; Python {platform.python_version()}.*")
-    PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    rest, _ = page.rstrip("\n").rsplit("\n", 1)
+    PAGE.write_text(f"{rest}\n*{packages}; Python {platform.python_version()}.*\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,28 +6,23 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from isogloss.analysis import DeltaRule, Estimate, ExpertTable, analyze, language_experts, task_experts
+from isogloss.analysis import DeltaRule, ExpertTable, language_experts, task_experts
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
-from isogloss.evaluation.arms import PLAN
-from isogloss.evaluation.paired import outcome_of
-from isogloss.evaluation.summarise import compare_folders
-from isogloss.evaluation.summary import EvaluationSummary
-from isogloss.evaluation.tasks import Item, Task, load_task, parse_number
+from isogloss.evaluation import PLAN, EvaluationSummary, Item, Task, compare_folders, load_task, outcome_of
+from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.files import write_json
 from isogloss.languages import display_name
 from isogloss.runs import Run
+from isogloss.statistics import Estimate
 from isogloss.steering import Plan, write_plan
-from isogloss.workflows.capture import capture_corpus
-from isogloss.workflows.corpora import open_corpus
-from isogloss.workflows.evaluate import evaluate_plan
-from isogloss.workflows.study import DEMO
+from isogloss.workflows import DEMO, capture_corpus, evaluate_plan, open_corpus
 from known_answers.planted import planted_corpora, planted_problems
 from known_answers.planted_model import planted_model
 from markdown_parts import table
 
-__all__ = ["planted_section", "steering_section"]
+__all__ = ["planted_section", "points", "rule_experts", "steering_section"]
 
 PIVOT, OTHER_PIVOT = "eng_Latn", "deu_Latn"
 N_ITEMS, N_QUESTIONS, N_RANDOM = 200, 100, 3
@@ -44,26 +39,18 @@ def steering_section(model: Model, data: Path, kept: Path) -> Iterator[str]:
         data: holds ``tico19``.
         kept: where captures lie (``scenes``, ``problems``) and evaluations are kept.
     """
-    scenes = capture_corpus(model, open_corpus("organism", n_items=N_ITEMS), kept / "scenes")
-    problems = capture_corpus(
-        model, open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS), kept / "problems"
-    )
-    middle = analyze(scenes, pivot=PIVOT).middle_layers
-    if middle is None:
-        raise SystemExit("no middle layers: nothing to steer")
-    rule = DeltaRule(threshold=DEMO.threshold, layers=(middle.start, middle.end))
-    found = task_experts(problems, scenes, language=PIVOT, rule=rule)
-    plan = found.plan(DEMO.kind, strength=DEMO.strength)
+    scenes, found, rule = rule_experts(model, kept)
+    plan, (first, last) = found.plan(DEMO.kind, strength=DEMO.strength), rule.layers or (0, 0)
     write_plan(plan, kept / "plan.json")
     arms = [f"random:{N_RANDOM}", "early", "late", "suppress", f"strength={STRENGTHS}"]
     tables = replacements(model, scenes, rule, data, kept)
     arms += [f"experts={name}:{path}" for name, path in tables.items()]
     task = load_task("organism", n_items=N_QUESTIONS)
-    summary = evaluate_plan(model, task, plan, out=kept / "arms", arms=arms)
+    summary = evaluate_plan(model, plan, task=task, out=kept / "arms", arms=arms)
     yield "## Steering the shipped model's word problems"
     yield (
         f"The plan: {found.n} task experts (Δ rule at {DEMO.threshold:g}, word problems against scenes in English), "
-        f"`{DEMO.kind}` {DEMO.strength:g} in layers {middle.start}-{middle.end}. {N_QUESTIONS} unseen problems in each "
+        f"`{DEMO.kind}` {DEMO.strength:g} in layers {first}-{last}. {N_QUESTIONS} unseen problems in each "
         f"of {len(task.items)} languages, the same in every arm. Points of accuracy; English is at the ceiling before."
     )
     yield arms_table(summary, kept / "arms")
@@ -71,6 +58,16 @@ def steering_section(model: Model, data: Path, kept: Path) -> Iterator[str]:
     yield "### The plan, language by language"
     yield languages_table(summary)
     yield from likelihood(model, plan, kept)
+
+
+def rule_experts(model: Model, kept: Path) -> tuple[Run, ExpertTable, DeltaRule]:
+    """Find the task experts of the demo's layers: captured scenes, experts, and the rule that selected them."""
+    scenes = capture_corpus(model, open_corpus("organism", n_items=N_ITEMS), kept / "scenes")
+    problems = capture_corpus(
+        model, open_corpus("organism:problems", languages=[PIVOT], n_items=N_ITEMS), kept / "problems"
+    )
+    rule = DeltaRule(threshold=DEMO.threshold, layers=DEMO.layers)
+    return scenes, task_experts(problems, scenes, language=PIVOT, rule=rule), rule
 
 
 def replacements(model: Model, scenes: Run, rule: DeltaRule, data: Path, kept: Path) -> dict[str, Path]:
@@ -146,7 +143,7 @@ def arms_table(summary: EvaluationSummary, folder: Path) -> str:
                 points(each.overall.difference),
                 points(each.overall_these_languages.difference),
                 f"{100 * guard.change:+.1f} ({guard.verdict})",
-                "–" if kl is None else f"{kl:.3f}",
+                "–" if kl is None else f"{kl.value:.3f}",
                 "–" if arm == PLAN else points(gain_over(folder, arm)),
             )
         )
@@ -175,7 +172,7 @@ def languages_table(summary: EvaluationSummary) -> str:
 def likelihood(model: Model, plan: Plan, kept: Path) -> Iterator[str]:
     """The same plan on the likelihood of the right working: the sensitive measure."""
     task = load_task("organism:reference", n_items=N_QUESTIONS)
-    summary = evaluate_plan(model, task, plan, out=kept / "reference", arms=["random:2", "suppress"])
+    summary = evaluate_plan(model, plan, task=task, out=kept / "reference", arms=["random:2", "suppress"])
     yield "### The likelihood of the right working"
     rows = []
     for arm, each in summary.compared.items():
@@ -224,4 +221,4 @@ def planted_chain(kept: Path, *, effective: bool) -> tuple[ExpertTable, Evaluati
     items = planted_problems()
     asked = {code: [Item(*row) for row in rows] for code, rows in items.items()}
     task = Task("planted", asked, parse_number, max_new_tokens=2)
-    return found, evaluate_plan(model, task, plan, out=kept / "eval", arms=["random:3"])
+    return found, evaluate_plan(model, plan, task=task, out=kept / "eval", arms=["random:3"])

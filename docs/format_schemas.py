@@ -12,10 +12,19 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
+from isogloss.analysis import Analysis, ExpertTable
+from isogloss.evaluation import ArmEffect, DocumentRecord, EvaluationSummary, ItemRecord
+from isogloss.evaluation.ablation import FamiliesFile
+from isogloss.evaluation.records import EvaluationSettings, LmEvalSettings
+from isogloss.files import to_json
+from isogloss.learning import AdaptReport, LearnSettings, StepRecord
+from isogloss.reports import PublishedComparison
+from isogloss.reports.folders import Findings
 from isogloss.runs.manifest import RUN_SCHEMA_VERSION, Manifest
+from isogloss.steering.adapter_folder import ADAPTER_SCHEMA_VERSION, AdapterRecord
 from isogloss.steering.plan import PLAN_SCHEMA_VERSION, Plan
-from isogloss.workflows.study import Study
-from isogloss.workflows.sweep.settings import Sweep
+from isogloss.workflows import Ablation, AblationResult, Study, Sweep, SweepResult
+from isogloss.workflows.sweep.results import CandidatesFile, DevFile, WinnerFile
 
 __all__ = ["FOLDER", "TYPES", "schema", "write_schemas"]
 
@@ -25,17 +34,44 @@ FOLDER = Path(__file__).parent / "schemas"
 
 TYPES: dict[str, tuple[type, dict[str, Any]]] = {
     "manifest": (Manifest, {"schema_version": RUN_SCHEMA_VERSION}),
+    "analysis": (Analysis, {}),
+    "findings": (Findings, {}),
+    "experts": (ExpertTable, {}),
     "plan": (Plan, {"schema_version": PLAN_SCHEMA_VERSION}),
+    "adapt_report": (AdaptReport, {}),
+    "adapter": (AdapterRecord, {"schema_version": ADAPTER_SCHEMA_VERSION}),
+    "evaluation_settings": (EvaluationSettings, {}),
+    "lm_eval_settings": (LmEvalSettings, {}),
+    "item_record": (ItemRecord, {}),
+    "document_record": (DocumentRecord, {}),
+    "arm_effect": (ArmEffect, {}),
+    "evaluation_summary": (EvaluationSummary, {}),
+    "learn_settings": (LearnSettings, {}),
+    "learn_step": (StepRecord, {}),
     "study": (Study, {}),
+    "published": (PublishedComparison, {}),
     "sweep": (Sweep, {}),
+    "sweep_candidates": (CandidatesFile, {}),
+    "sweep_dev": (DevFile, {}),
+    "sweep_winner": (WinnerFile, {}),
+    "sweep_result": (SweepResult, {}),
+    "ablation": (Ablation, {}),
+    "ablation_families": (FamiliesFile, {}),
+    "ablation_result": (AblationResult, {}),
 }
 """Name of the schema -> type, and fields that always have one value."""
+
+UNWRITTEN = {"analysis": ("layer_pairs", "manifest")}
+"""Name of the schema -> fields of the type that its file does not hold."""
 
 
 def schema(name: str) -> Schema:
     """Return the JSON Schema of one of `TYPES`; the docstrings of its classes describe it and its fields."""
     kind, constants = TYPES[name]
-    drawn: Schema = TypeAdapter(kind).json_schema()
+    drawn: Schema = to_json(TypeAdapter(kind).json_schema())  # a default of NaN becomes null, as in the files
+    if name in UNWRITTEN:
+        drawn["properties"] = {key: part for key, part in drawn["properties"].items() if key not in UNWRITTEN[name]}
+        drawn["$defs"] = {key: part for key, part in drawn["$defs"].items() if key in _used(drawn)}
     classes = {each.__name__: each for each in _classes(kind)}
     for part in (drawn, *drawn.get("$defs", {}).values()):
         if part.get("title") in classes:
@@ -53,6 +89,17 @@ def write_schemas() -> None:
         (FOLDER / f"{name}.json").write_text(json.dumps(schema(name), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def _used(drawn: Schema) -> set[str]:
+    """List the definitions that a schema refers to, at any depth."""
+    used: set[str] = set()
+    waiting: list[Any] = [drawn["properties"]]
+    while waiting:
+        new = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(waiting.pop()))) - used
+        used |= new
+        waiting += [drawn["$defs"][part] for part in new]
+    return used
+
+
 def _classes(kind: Any) -> Iterator[type]:  # noqa: ANN401 - any annotation
     """Yield the dataclasses that an annotation is made of, at any depth."""
     if is_dataclass(kind) and isinstance(kind, type):
@@ -64,13 +111,15 @@ def _classes(kind: Any) -> Iterator[type]:  # noqa: ANN401 - any annotation
 
 
 def _describe(part: Schema, kind: type) -> None:
-    """Divide a docstring: its first paragraphs describe the object, its section Attributes the fields."""
+    """Describe an object by the start of its docstring, its fields by the sections Attributes, those of bases too."""
     text = inspect.getdoc(kind) or ""
     part["description"] = re.split(r"\n\n?(?:Attributes|Raises|Example):", text)[0].strip()
-    attributes = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL)
-    for name, words in re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes[1] if attributes else "", re.MULTILINE):
-        if name in part["properties"]:
-            part["properties"][name]["description"] = re.sub(r"\s+", " ", words)
+    for base in reversed(kind.__mro__):
+        attributes = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(base) or "", re.DOTALL)
+        described = attributes[1] if attributes else ""
+        for name, words in re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", described, re.MULTILINE):
+            if name in part["properties"]:
+                part["properties"][name]["description"] = re.sub(r"\s+", " ", words)
 
 
 if __name__ == "__main__":

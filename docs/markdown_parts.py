@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["estimate", "table"]
+__all__ = ["estimate", "table", "with_section"]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -19,3 +20,13 @@ def estimate(found: dict[str, Any], places: int = 3) -> str:
         return "–"
     value = f"{found['value']:.{places}f}"
     return value if found["low"] is None else f"{value} [{found['low']:.{places}f}, {found['high']:.{places}f}]"
+
+
+def with_section(page: str, section: str) -> str:
+    """Put a section in the place of the one with its heading, of two #, or before the page's last line."""
+    head = section.partition("\n")[0]
+    found = re.search(rf"^{re.escape(head)}\n.*?(?=^## |^\*[^*\n]+\*$|\Z)", page, re.MULTILINE | re.DOTALL)
+    if found:
+        return f"{page[: found.start()]}{section}\n\n{page[found.end() :]}"
+    rest, last = page.rstrip("\n").rsplit("\n", 1)
+    return f"{rest}\n{section}\n\n{last}\n"

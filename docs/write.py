@@ -57,7 +57,7 @@ def families_block() -> str:
         if support.status == "refused":
             refused.append(f"{support.model_type} ({support.reason})")
         elif support.model_type == support.text_model_type:
-            scoring, *others = support.choice.split(" + ")
+            scoring, *others = support.selection.split(" + ")
             groups[scoring][f"with {' and '.join(others)}: " if others else ""].append(support.model_type)
     lines = ["| Experts are chosen by | Model types |", "|---|---|"]
     for scoring, kinds in sorted(groups.items()):
@@ -91,7 +91,7 @@ def families_page() -> str:
 def _family(row: Support, composite: str | None) -> tuple[str, ...]:
     names = f"`{row.model_type}`" + (f", inside `{composite}`" if composite else "")
     proven = ", ".join(row.transformers) or row.status
-    return names, row.example or "", f"`{row.router_class}`", f"`{row.choice}`", proven, row.note
+    return names, row.example or "", f"`{row.router_class}`", f"`{row.selection}`", proven, row.note
 
 
 def _checked(shown: dict[str, Proof]) -> str:

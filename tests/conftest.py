@@ -26,6 +26,12 @@ settings.load_profile("whole")
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that at the end no process waits for one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Keep modules and collected tests out of later garbage collections: statsmodels asks for one at every p-value."""
     gc.collect()
@@ -42,7 +48,8 @@ def _no_flushes() -> Iterator[None]:
 
 def process_state() -> dict[str, object]:
     """What a test must leave as it found it, as far as the libraries concerned are loaded."""
-    passing = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # pytest's, and what torch sets when it is first used
+    # pytest's, and what torch sets when it is first used
+    passing = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
     environment = {name: value for name, value in os.environ.items() if name not in passing}
     state: dict[str, object] = {"environment": environment, "folder": Path.cwd(), "collector": gc.isenabled()}
     if (torch := sys.modules.get("torch")) is not None:

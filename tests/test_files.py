@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from isogloss.analysis.statistics import Estimate
 from isogloss.errors import RunError
-from isogloss.files import from_json, read_typed, to_json, write_typed
+from isogloss.files import from_json, read_typed, to_json, write_atomically, write_typed
+from isogloss.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,21 @@ def test_a_result_becomes_json_and_comes_back(tmp_path: Path) -> None:
     write_typed(tmp_path / "tree.json", FULL)
     assert json.loads((tmp_path / "tree.json").read_text()) == RAW
     assert read_typed(tmp_path / "tree.json", Tree) == FULL
+
+
+def test_a_link_keeps_its_target(tmp_path: Path) -> None:
+    """Whoever reads the target, such as a server of a plan, reads what was written through a chain of links."""
+    target, near, far = (tmp_path / name for name in ("a/target.json", "b/near.json", "c/far.json"))
+    for path in (target, near, far):
+        path.parent.mkdir()
+    target.write_text("old")
+    near.symlink_to("../a/target.json")
+    far.symlink_to(near)
+    write_atomically(far, b"new")
+    assert target.read_text() == "new"
+    assert near.is_symlink()
+    assert far.is_symlink()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["far.json", "near.json", "target.json"]
 
 
 def test_defaults_of_nothing_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Routing and models whose answers are known: what a method finds is held against what was planted.
+"""Routing and models with known answers: what a method finds is compared with what was planted.
 
 For tests, documents and benches; no part of the wheel.
 """

@@ -1,4 +1,4 @@
-"""A case with a known answer: sums in five languages that a tiny model solves where one certain expert is chosen.
+"""A case with a known answer: sums in five languages that a tiny model solves where one particular expert is chosen.
 
 The model is built, not trained; see `known_answers.planted_model`. In English the task chooses the planted expert
 at every token; in the other languages the router's logit for it falls short at most sums, where the model guesses. So
@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from isogloss.corpora import Corpus
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["DIGITS", "LARGEST", "LEXICON", "PIVOT", "Lexicon", "planted_corpora", "planted_problems"]
+__all__ = ["DIGITS", "LARGEST", "LEXICON", "PIVOT", "SumWords", "planted_corpora", "planted_problems"]
 
 PIVOT = "eng_Latn"
 
@@ -26,7 +24,7 @@ DIGITS = range(10)
 """Numbers that are added."""
 
 LARGEST = 18
-"""The largest sum, and the largest number that the model knows."""
+"""The largest sum, and the largest number in the vocabulary."""
 
 _N_SOLVED = 40  # of the 100 sums: texts for the capture; the others are asked
 _N_GENERIC = 60
@@ -34,14 +32,14 @@ _WORDS_PER_TEXT = 8
 _LICENCE = "Apache-2.0"
 
 
-class Lexicon(NamedTuple):
-    """Words of one language; the same place means the same in all.
+class SumWords(NamedTuple):
+    """Words of one language; words at the same position have the same meaning in all.
 
     Attributes:
         nouns: what is counted.
         plus: between the two numbers.
         makes: before the sum.
-        generic: words of texts that count nothing.
+        generic: words of texts without numbers.
     """
 
     nouns: tuple[str, ...]
@@ -51,35 +49,35 @@ class Lexicon(NamedTuple):
 
     @property
     def task_words(self) -> tuple[str, ...]:
-        """The words that only stand in sums."""
+        """The words that occur in sums only."""
         return (*self.nouns, self.plus, self.makes)
 
 
-def _lexicon(nouns: str, plus: str, makes: str, generic: str) -> Lexicon:
-    return Lexicon(tuple(nouns.split()), plus, makes, tuple(generic.split()))
+def _words(nouns: str, plus: str, makes: str, generic: str) -> SumWords:
+    return SumWords(tuple(nouns.split()), plus, makes, tuple(generic.split()))
 
 
-LEXICON: Mapping[str, Lexicon] = MappingProxyType(
+LEXICON: Mapping[str, SumWords] = MappingProxyType(
     {
-        "eng_Latn": _lexicon(
+        "eng_Latn": _words(
             "apples books cups stones birds shoes", "and", "makes", "river wide market old quiet garden road house"
         ),
-        "deu_Latn": _lexicon(
+        "deu_Latn": _words(
             "Äpfel Bücher Tassen Steine Vögel Schuhe", "und", "ergibt", "Fluss breit Markt alt still Garten Straße Haus"
         ),
-        "fra_Latn": _lexicon(
+        "fra_Latn": _words(
             "pommes livres tasses pierres oiseaux chaussures",
             "et",
             "font",
             "fleuve large marché vieux calme jardin route maison",
         ),
-        "spa_Latn": _lexicon(
+        "spa_Latn": _words(
             "manzanas libros copas piedras pájaros zapatos",
             "y",
             "suman",
             "río ancho mercado viejo tranquilo huerto camino casa",
         ),
-        "swh_Latn": _lexicon(
+        "swh_Latn": _words(
             "matofaa vitabu vikombe mawe ndege viatu",
             "na",
             "jumla",
@@ -87,7 +85,7 @@ LEXICON: Mapping[str, Lexicon] = MappingProxyType(
         ),
     }
 )
-"""Language to its words; no word stands in two languages."""
+"""Language to its words; no word occurs in two languages."""
 
 
 class _Sum(NamedTuple):
@@ -103,7 +101,7 @@ class _Sum(NamedTuple):
 
 
 def planted_problems() -> dict[str, list[tuple[str, str, str]]]:
-    """Write the sums to ask as (item id, prompt, answer); the same ids say the same in every language.
+    """Write the sums to ask as (item id, prompt, answer); an id has the same meaning in every language.
 
     Example:
         >>> problems = planted_problems()
@@ -119,7 +117,7 @@ def planted_problems() -> dict[str, list[tuple[str, str, str]]]:
 
 
 def planted_corpora() -> tuple[Corpus, Corpus]:
-    """Write the texts to capture: solved sums, none of which is asked, and texts that count nothing.
+    """Write the texts to capture: solved sums, none of which is asked, and texts without numbers.
 
     Returns:
         Task texts and generic texts, each in all five languages.
@@ -143,13 +141,13 @@ def planted_corpora() -> tuple[Corpus, Corpus]:
 
 
 def _sums() -> list[_Sum]:
-    """All pairs of digits in an order that is always the same."""
+    """Return all pairs of digits in a fixed random order."""
     drawn = random.Random(0)
     pairs = list(itertools.product(DIGITS, DIGITS))
     drawn.shuffle(pairs)
     return [_Sum(first, second, drawn.randrange(len(LEXICON[PIVOT].nouns))) for first, second in pairs]
 
 
-def _prompt(each: _Sum, words: Lexicon) -> str:
+def _prompt(each: _Sum, words: SumWords) -> str:
     noun = words.nouns[each.noun]
     return f"{noun} {each.first} {words.plus} {noun} {each.second} {words.makes}"

@@ -1,7 +1,7 @@
-"""Builds the model of the planted case: a Qwen3-MoE whose every weight is set by hand.
+"""Builds the model of the planted case: a Qwen3-MoE all of whose weights are set explicitly.
 
-The first layer's attention is uniform over the text so far, and writes means of what its tokens say. The planted
-layer's router reads them; its planted expert writes the sum of the two numbers where a word such as "makes" stands. The
+The first layer's attention is uniform over the text so far, and writes means over its tokens. The planted
+layer's router reads them; its planted expert writes the sum of the two numbers at a word such as "makes". The
 head holds the same guess for every language, which is right for small numbers, and which the expert's answer outweighs.
 All other experts write where nothing is read.
 """
@@ -9,7 +9,6 @@ All other experts write where nothing is read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ PLANTED_LAYER = 2
 PLANTED_EXPERT = 11
 
 _N_LAYERS, _N_EXPERTS, _TOP_K, _INNER, _N_UNREAD = 4, 16, 3, 8, 8
-_MULTIPLE = 16  # of the hidden size; torch's grouped product asks for rows of whole 16 bytes
+_MULTIPLE = 16  # of the hidden size; torch's grouped product needs rows of whole 16 bytes
 _SEED = 2517
 
 _PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -44,7 +43,6 @@ _KNOWN = 3  # the guess takes larger numbers for this one
 _MISTAKEN = {9: 8}  # the expert takes 9 for 8, so that no arm is right everywhere
 
 
-@dataclass(frozen=True)
 class _Layout:
     """Which hidden dimension holds what.
 
@@ -60,43 +58,12 @@ class _Layout:
         unread: first of the dimensions that nothing reads.
     """
 
-    token: dict[str, int]
-
-    @property
-    def one(self) -> int:
-        return len(self.token)
-
-    @property
-    def value(self) -> int:
-        return self.one + 1
-
-    @property
-    def guess(self) -> int:
-        return self.one + 2
-
-    @property
-    def noise(self) -> int:
-        return self.one + 3
-
-    @property
-    def task(self) -> dict[str, int]:
-        return {code: self.one + 4 + index for index, code in enumerate(LEXICON)}
-
-    @property
-    def answer(self) -> int:
-        return self.one + 4 + len(LEXICON)
-
-    @property
-    def weight(self) -> int:
-        return self.answer + 1
-
-    @property
-    def unread(self) -> int:
-        return self.answer + 2
-
-    @property
-    def hidden_size(self) -> int:
-        return -(-(self.unread + _N_UNREAD) // _MULTIPLE) * _MULTIPLE
+    def __init__(self, token: dict[str, int]) -> None:
+        self.token = token
+        self.one, self.value, self.guess, self.noise = range(len(token), len(token) + 4)
+        self.task = {code: self.noise + 1 + index for index, code in enumerate(LEXICON)}
+        self.answer, self.weight, self.unread = range(self.noise + 1 + len(LEXICON), self.noise + 4 + len(LEXICON))
+        self.hidden_size = -(-(self.unread + _N_UNREAD) // _MULTIPLE) * _MULTIPLE
 
     def scale(self, length: float) -> float:
         """By what the norm before a layer multiplies a state of this length."""
@@ -162,7 +129,7 @@ def _config(layout: _Layout) -> Qwen3MoeConfig:
         moe_intermediate_size=_INNER,
         norm_topk_prob=True,
         tie_word_embeddings=False,
-        max_position_embeddings=64,
+        max_position_embeddings=512,
         pad_token_id=layout.token[_PAD],
         bos_token_id=layout.token[_BOS],
         eos_token_id=layout.token[_EOS],
@@ -189,7 +156,7 @@ def _set_attention(attention: Any, layout: _Layout) -> None:  # noqa: ANN401 - a
 
 
 def _noise() -> dict[str, float]:
-    """What each number and noun adds to the planted expert's logit; nouns stand twice in a sum."""
+    """What each number and noun adds to the planted expert's logit; a sum has its noun twice."""
     draw = np.random.default_rng(_SEED)
     spread = _NOISE / 3**0.5  # two numbers and one noun add up
     noise = {str(number): value for number, value in zip(DIGITS, _quantiles(len(DIGITS), draw), strict=True)}

@@ -1,4 +1,4 @@
-"""Simulated routing whose answers are known: what a method finds in it can be held against what was planted.
+"""Simulated routing whose answers are known: what a method finds in it can be compared with what was planted.
 
 Runs are written by the writer that captures use, so every analysis reads them as it reads a capture. Researchers plan
 with it too: give a world the size of a study, and see how many items an interval of the wanted width needs.
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from isogloss.analysis.divergence import divergence
-from isogloss.analysis.experts import selection_rates
+from isogloss.analysis.groups import selection_rates
+from isogloss.arrays import BoolArray, FloatArray, Int32Array
 from isogloss.errors import LanguageError
 from isogloss.files import sha256
 from isogloss.languages import resolve
@@ -26,17 +25,10 @@ from known_answers.worlds import LEAST_TOKENS, SimulatedLanguage, SimulatedWorld
 
 __all__ = ["Truth", "draw_routing", "simulate_run", "simulate_task_run", "truth"]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-
 PAIRED_TOKENS = 64
 VOCABULARY = 4000
 TRUTH_BLOCK = 250
 """Items drawn at a time: tens of megabytes."""
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +90,7 @@ def _plant(odds: FloatArray, experts: dict[int, FloatArray], generator: np.rando
         odds[:, expert] = np.where(generator.random(len(odds)) < probability, most, least)
 
 
-def _mean_jaccard(chosen: npt.NDArray[np.bool_], starts: Int32, tokens: Int32, top_k: int) -> FloatArray:
+def _mean_jaccard(chosen: BoolArray, starts: Int32Array, tokens: Int32Array, top_k: int) -> FloatArray:
     """Return per item the mean Jaccard similarity over pairs of its first 64 tokens (they are exchangeable)."""
     width = min(PAIRED_TOKENS, int(tokens.max()))
     place = np.arange(width)
@@ -112,7 +104,9 @@ def _mean_jaccard(chosen: npt.NDArray[np.bool_], starts: Int32, tokens: Int32, t
     return np.asarray((total - counted) / (counted * (counted - 1)))
 
 
-def _route_layer(odds: FloatArray, starts: Int32, tokens: Int32, top_k: int) -> tuple[FloatArray, Int32, FloatArray]:
+def _route_layer(
+    odds: FloatArray, starts: Int32Array, tokens: Int32Array, top_k: int
+) -> tuple[FloatArray, Int32Array, FloatArray]:
     """Turn the odds of tokens, ``[n_tokens, n_experts]``, into profiles, selections and consistency per item."""
     shares = odds / odds.sum(axis=1, keepdims=True)
     profiles = np.add.reduceat(shares, starts, axis=0, dtype=np.float64) / tokens[:, None]
@@ -124,7 +118,7 @@ def _route_layer(odds: FloatArray, starts: Int32, tokens: Int32, top_k: int) -> 
 
 def _token_odds(
     world: SimulatedWorld, language: SimulatedLanguage, *, corpus: str, draw: int, task: bool
-) -> tuple[Int32, Iterator[FloatArray]]:
+) -> tuple[Int32Array, Iterator[FloatArray]]:
     """Return tokens per item, and layer by layer the exponentials of every token's router logits."""
     items = _items(world, corpus, draw)
     generator = _stream(world, "tokens", corpus, draw, language.code)
@@ -151,7 +145,9 @@ def _token_odds(
     return tokens, layers()
 
 
-def _token_ids(world: SimulatedWorld, language: SimulatedLanguage, n_tokens: int, stream: tuple[str, int]) -> Int32:
+def _token_ids(
+    world: SimulatedWorld, language: SimulatedLanguage, n_tokens: int, stream: tuple[str, int]
+) -> Int32Array:
     """Draw token ids, low ones often; each language has its own range besides the pivot's."""
     generator = _stream(world, "vocabulary", *stream, language.code)
     ids = (VOCABULARY * generator.random(n_tokens) ** 3).astype(np.int32)
@@ -162,17 +158,9 @@ def _token_ids(world: SimulatedWorld, language: SimulatedLanguage, n_tokens: int
 def draw_routing(
     world: SimulatedWorld, language: str, *, corpus: str = "simulated", draw: int = 0, task: bool = False
 ) -> LanguageRouting:
-    """Draw the routing of one language in memory.
+    """Draw the routing of one language in memory, the same whichever other languages are drawn.
 
-    Args:
-        world: what is known.
-        language: one of its languages.
-        corpus: name of the texts; another name gives other items.
-        draw: number of the sample of items; another number gives other items.
-        task: plant the rates of task text.
-
-    Returns:
-        Its arrays, the same whichever other languages are drawn.
+    Another name of the ``corpus`` or number of the ``draw`` gives other items; ``task`` plants the rates of task text.
 
     Raises:
         LanguageError: the world has no such language.
@@ -198,9 +186,6 @@ def draw_routing(
     )
 
 
-# --- Runs -------------------------------------------------------------------------------------------------------------
-
-
 def _manifest(world: SimulatedWorld, corpus: str, draw: int) -> Manifest:
     return Manifest(
         model="simulated",
@@ -216,7 +201,7 @@ def _manifest(world: SimulatedWorld, corpus: str, draw: int) -> Manifest:
         dtype="float32",
         seed=world.seed,
         packages={"numpy": np.__version__},
-        notes=("simulated routing: no model and no text stand behind it",),
+        notes=("simulated routing, without a model or a text",),
     )
 
 
@@ -230,16 +215,9 @@ def _write(path: str | Path, world: SimulatedWorld, *, corpus: str, draw: int, t
 
 
 def simulate_run(world: SimulatedWorld, path: str | Path, *, corpus: str = "simulated", draw: int = 0) -> Run:
-    """Draw generic text in all languages of a world.
+    """Draw generic text in all languages of a world; equal arguments give equal bytes.
 
-    Args:
-        world: what is known.
-        path: folder of the Run to make.
-        corpus: name of the texts; another name gives other items.
-        draw: number of the sample of items; another number gives other items of the same world.
-
-    Returns:
-        The Run; equal arguments give equal bytes.
+    Another name of the ``corpus`` or number of the ``draw`` gives other items of the same world.
 
     Raises:
         RunError: the folder holds something else.
@@ -261,12 +239,9 @@ def simulate_task_run(world: SimulatedWorld, path: str | Path, *, corpus: str = 
     return _write(path, world, corpus=corpus, draw=draw, task=True)
 
 
-# --- what is true -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Population values of a world; arrays are ``[n_layers]`` by language unless said otherwise.
+    """Population values of a world; arrays are ``[n_layers]`` by language unless stated otherwise.
 
     Attributes:
         divergence: from the pivot, by non-pivot language: the mean over the population of items of the divergence of
@@ -283,21 +258,21 @@ class Truth:
         n_items: drawn for it.
     """
 
-    divergence: dict[str, Float64]
-    entropy: dict[str, Float64]
-    consistency: dict[str, Float64]
-    rates: dict[str, Float64]
-    divergence_error: dict[str, Float64]
+    divergence: dict[str, FloatArray]
+    entropy: dict[str, FloatArray]
+    consistency: dict[str, FloatArray]
+    rates: dict[str, FloatArray]
+    divergence_error: dict[str, FloatArray]
     middle: tuple[int, int]
     depth: float
     n_items: int
 
-    def difference(self, language: str, pivot: str) -> Float64:
+    def difference(self, language: str, pivot: str) -> FloatArray:
         """Give the difference of selection rates, ``[n_layers, n_experts]``."""
         return np.asarray(self.rates[language] - self.rates[pivot])
 
 
-def _block(world: SimulatedWorld, draw: int) -> dict[str, dict[str, Float64]]:
+def _block(world: SimulatedWorld, draw: int) -> dict[str, dict[str, FloatArray]]:
     """Draw items of all languages and sum over them, by measure and language."""
     drawn = {code: draw_routing(world, code, corpus="population", draw=draw) for code in world.codes}
     pivot = drawn[world.pivot].profiles
@@ -310,12 +285,12 @@ def _block(world: SimulatedWorld, draw: int) -> dict[str, dict[str, Float64]]:
         "rates": {code: selection_rates(routing.selections, routing.tokens) for code, routing in drawn.items()},
     }
     return {
-        measure: {code: values.sum(axis=0, dtype=np.float64) for code, values in found.items()}
-        for measure, found in records.items()
+        measure: {code: values.sum(axis=0, dtype=np.float64) for code, values in by_language.items()}
+        for measure, by_language in records.items()
     }
 
 
-def _depth(curve: Float64, middle: tuple[int, int]) -> float:
+def _depth(curve: FloatArray, middle: tuple[int, int]) -> float:
     inside = np.zeros(len(curve), dtype=bool)
     inside[middle[0] : middle[1] + 1] = True
     return float(curve[~inside].mean() - curve[inside].mean()) if not inside.all() else float("nan")
@@ -324,21 +299,17 @@ def _depth(curve: Float64, middle: tuple[int, int]) -> float:
 def truth(world: SimulatedWorld, *, n_items: int = 5000) -> Truth:
     """Compute the population values of a world: by drawing many items, and exactly where something is planted.
 
-    Args:
-        world: its number of items does not matter, its tokens per item do.
-        n_items: to draw, rounded up to whole blocks of 250; drawn apart from those of any Run.
-
-    Returns:
-        The values that the statistics of a Run estimate.
+    ``n_items`` is rounded up to whole blocks of 250, which no Run contains; the world's own number of items does not
+    matter, its tokens per item do.
     """
     n_blocks = -(-n_items // TRUTH_BLOCK)
     total = n_blocks * TRUTH_BLOCK
     means = _block(replace(world, n_items=TRUTH_BLOCK), 0)
     for number in range(1, n_blocks):
-        for measure, found in _block(replace(world, n_items=TRUTH_BLOCK), number).items():
-            for code, values in found.items():
+        for measure, by_language in _block(replace(world, n_items=TRUTH_BLOCK), number).items():
+            for code, values in by_language.items():
                 means[measure][code] += values
-    means = {measure: {code: value / total for code, value in found.items()} for measure, found in means.items()}
+    means = {measure: {code: sums / total for code, sums in each.items()} for measure, each in means.items()}
     for expert in world.planted:
         for code, rates in means["rates"].items():
             rates[expert.layer, expert.expert] = expert.rate_in(code)

@@ -7,16 +7,11 @@ layers and quiet in the middle, and some experts are planted: they are chosen at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isogloss.arrays import FloatArray
 from isogloss.languages import resolve
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.floating[Any]]
 
 __all__ = ["PlantedExpert", "SimulatedLanguage", "SimulatedWorld"]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isogloss.analysis import Analysis, Controls, Resampling, divergence, divergence_from_pivot
+from isogloss.analysis import Analysis, Controls, divergence, divergence_from_pivot
 from isogloss.analysis.controls import cka, distinct_divergence, hidden_similarity, phase_divergence
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec, entropy, softmax
 from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter
+from isogloss.statistics import Resampling
 
 N_ITEMS, LAYERS, N_EXPERTS, TOP_K, SIZE = 30, (1, 2, 4), 8, 2, 12
 FAST = Resampling(n_resamples=200, n_permutations=20)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 from isogloss.analysis.correlation import accuracy_correlation, band_correlation, correlate, correlate_measures
-from isogloss.analysis.statistics import Estimate
 from isogloss.errors import LanguageError
+from isogloss.statistics import Estimate
 
 
 @given(st.integers(0, 1000), st.integers(4, 20))

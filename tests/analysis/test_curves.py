@@ -11,13 +11,12 @@ import pytest
 
 from isogloss.analysis import (
     DeltaRule,
-    Resampling,
     ShareRule,
-    analyze,
+    analyze_curves,
     consistency_by_language,
     divergence_from_pivot,
     entropy_by_language,
-    experts_by_share,
+    experts_among_languages,
     language_experts,
     shuffled_divergence,
     task_experts,
@@ -25,6 +24,7 @@ from isogloss.analysis import (
 from isogloss.errors import LanguageError, RunError
 from isogloss.routing import RouterSpec, entropy
 from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter, import_counts_json
+from isogloss.statistics import Resampling
 
 LAYERS = tuple(range(2, 14))
 N_ITEMS, N_EXPERTS, TOP_K = 20, 8, 2
@@ -99,7 +99,7 @@ def counts(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_planted_middle_layers_are_found_as_decoder_layers(u_run: Run):
     """The planted U is found, with its edges in the decoder stack, although layers 0 and 1 are dense."""
-    found = analyze(u_run, resampling=FAST)
+    found = analyze_curves(u_run, resampling=FAST)
     assert found.middle_layers is not None
     assert (found.middle_layers.start, found.middle_layers.end) == (5, 10)
     assert found.middle_layers.is_u_shape
@@ -110,7 +110,7 @@ def test_planted_middle_layers_are_found_as_decoder_layers(u_run: Run):
 
 def test_every_language_has_its_own_middle(u_run: Run):
     """The planted edges in every curve, with intervals, and the depth of that curve."""
-    found = analyze(u_run, resampling=FAST)
+    found = analyze_curves(u_run, resampling=FAST)
     assert found.middle_by_language.keys() == found.divergence.keys()
     for language, middle in found.middle_by_language.items():
         values = [point.value for point in found.divergence[language]]
@@ -119,20 +119,21 @@ def test_every_language_has_its_own_middle(u_run: Run):
         assert middle.is_u_shape
         assert middle.depth.n == N_ITEMS
     raw = found.to_json()["middle_by_language"]
-    assert raw["deu_Latn"].keys() == {"start", "end", "start_interval", "end_interval", "is_u_shape", "depth"}
+    edges = {"start", "end", "start_interval", "end_interval"}
+    assert raw["deu_Latn"].keys() == {*edges, "is_u_shape", "depth", "p_value", "rise"}
 
 
 def test_languages_with_other_edges_keep_them(tmp_path: Path):
     """A language whose middle is shorter than that of the others is found with its own edges."""
     shorter = np.repeat([0.6, 0.1, 0.5], [5, 3, 4])
-    found = analyze(simulate(tmp_path / "mixed", CURVE, of_telugu=shorter), resampling=FAST)
+    found = analyze_curves(simulate(tmp_path / "mixed", CURVE, of_telugu=shorter), resampling=FAST)
     edges = {language: (middle.start, middle.end) for language, middle in found.middle_by_language.items()}
     assert edges == {"deu_Latn": (5, 10), "swh_Latn": (5, 10), "tel_Telu": (7, 9)}
 
 
 def test_a_hump_is_said_not_to_be_a_u(tmp_path: Path):
     """Divergence that is highest in the middle gives a middle, a negative depth and a plain no."""
-    raw = analyze(simulate(tmp_path / "hump", 0.7 - CURVE), resampling=FAST).to_json()
+    raw = analyze_curves(simulate(tmp_path / "hump", 0.7 - CURVE), resampling=FAST).to_json()
     assert raw["middle_layers"]["start"] == 5
     assert raw["u_shape"]["is_u_shape"] is False
     assert raw["u_shape"]["depth"]["high"] < 0
@@ -140,7 +141,7 @@ def test_a_hump_is_said_not_to_be_a_u(tmp_path: Path):
 
 def test_analysis_is_strict_json_with_the_documented_fields(u_run: Run):
     """Fields that others rely on; every curve has one point per routed layer, named by decoder layer."""
-    raw = analyze(u_run, resampling=FAST).to_json()
+    raw = analyze_curves(u_run, resampling=FAST).to_json()
     assert json.loads(json.dumps(raw, allow_nan=False)) == raw
     assert raw.keys() >= RUN_FIELDS
     assert (raw["n_layers"], raw["n_experts"], raw["pivot"], raw["granularity"]) == (12, 8, "eng_Latn", "items")
@@ -154,7 +155,7 @@ def test_analysis_is_strict_json_with_the_documented_fields(u_run: Run):
 
 def test_parts_equal_the_analysis(u_run: Run):
     """Each measure alone gives what the analysis gives: the resamples are the same."""
-    found = analyze(u_run, resampling=FAST)
+    found = analyze_curves(u_run, resampling=FAST)
     assert divergence_from_pivot(u_run, "eng_Latn", resampling=FAST) == found.divergence
     assert shuffled_divergence(u_run, "eng_Latn", resampling=FAST) == found.shuffled
     assert entropy_by_language(u_run, resampling=FAST) == found.entropy
@@ -163,7 +164,7 @@ def test_parts_equal_the_analysis(u_run: Run):
 
 def test_shuffled_items_diverge_more_than_translations(u_run: Run):
     """Items of the pivot differ among themselves, so that shuffled pairing lies above the middle's divergence."""
-    found = analyze(u_run, resampling=FAST)
+    found = analyze_curves(u_run, resampling=FAST)
     for language, curve in found.divergence.items():
         middle = slice(3, 9)
         assert np.mean([point.value for point in curve[middle]]) < np.mean(
@@ -174,23 +175,23 @@ def test_shuffled_items_diverge_more_than_translations(u_run: Run):
 
 def test_another_pivot_gives_the_same_divergence_of_the_pair(u_run: Run):
     """Divergence is symmetric also through a whole analysis."""
-    forth, back = analyze(u_run, resampling=FAST), analyze(u_run, pivot="swh_Latn", resampling=FAST)
+    forth, back = analyze_curves(u_run, resampling=FAST), analyze_curves(u_run, pivot="swh_Latn", resampling=FAST)
     assert forth.divergence["swh_Latn"] == back.divergence["eng_Latn"]
     assert back.divergence.keys() == {"deu_Latn", "eng_Latn", "tel_Telu"}
 
 
 def test_selections_can_be_compared_instead_of_profiles(u_run: Run):
     """The result says which distribution was compared."""
-    raw = analyze(u_run, quantity="selection", resampling=FAST).to_json()
+    raw = analyze_curves(u_run, quantity="selection", resampling=FAST).to_json()
     assert raw["quantity"] == "selection"
-    assert raw["divergence"] != analyze(u_run, resampling=FAST).to_json()["divergence"]
+    assert raw["divergence"] != analyze_curves(u_run, resampling=FAST).to_json()["divergence"]
 
 
 def test_accuracies_are_correlated_with_divergence(counts: Run):
     """Accuracies that fall with divergence in a layer correlate by -1 there; n languages is said."""
-    divergence = analyze(counts).divergence
+    divergence = analyze_curves(counts).divergence
     accuracy = {language: 1 - curve[20].value for language, curve in divergence.items()}
-    raw = analyze(counts, accuracy=accuracy).to_json()
+    raw = analyze_curves(counts, accuracy=accuracy).to_json()
     assert raw["correlation"][20]["layer"] == 20
     assert raw["correlation"][20]["pearson"]["value"] == pytest.approx(-1)
     assert raw["correlation"][0]["pearson"]["n"] == 7
@@ -199,16 +200,16 @@ def test_accuracies_are_correlated_with_divergence(counts: Run):
 def test_unknown_or_lonely_pivot_is_refused(u_run: Run, tmp_path: Path):
     """The message lists the languages there are, or asks for another one."""
     with pytest.raises(LanguageError, match="pivot fra_Latn is not in this run; it holds deu_Latn"):
-        analyze(u_run, pivot="fra_Latn")
+        analyze_curves(u_run, pivot="fra_Latn")
     writer = RunWriter(tmp_path / "lonely", u_run.manifest)
     writer.copy(u_run, "eng_Latn")
     with pytest.raises(LanguageError, match="holds only the pivot"):
-        analyze(writer.finish())
+        analyze_curves(writer.finish())
 
 
 def test_one_item_gives_values_and_names_what_it_cannot_give(tmp_path: Path):
     """A single item has no intervals and no partner, and the rest is still there."""
-    found = analyze(simulate(tmp_path / "single", CURVE, n_items=1), resampling=FAST)
+    found = analyze_curves(simulate(tmp_path / "single", CURVE, n_items=1), resampling=FAST)
     assert found.refused.keys() == {"shuffled", "intervals"}
     assert found.to_json()["divergence"]["deu_Latn"][0]["low"] is None
     assert found.middle_layers is not None
@@ -224,7 +225,7 @@ def test_a_run_with_few_layers_keeps_everything_but_the_middle(u_run: Run, tmp_p
         whole = u_run.load(language)
         cut = {name: whole.arrays()[name][:, :3] for name in ("profiles", "selections", "consistency", "entropy")}
         writer.write(language, LanguageRouting(tokens=whole.tokens, **cut), "0" * 64)
-    raw = analyze(writer.finish(), resampling=FAST).to_json()
+    raw = analyze_curves(writer.finish(), resampling=FAST).to_json()
     assert raw["middle_layers"] is None
     assert raw["middle_by_language"] == {}
     assert "3 segments of at least 2" in raw["refused"]["middle_layers"]
@@ -239,9 +240,9 @@ def test_language_experts_are_those_that_the_language_moves_to(u_run: Run):
     assert table.parameters["paired"] is True
     assert (table.parameters["language"], table.parameters["pivot"]) == ("deu_Latn", "eng_Latn")
     assert all(row.low > 0 for row in table.experts)
-    with pytest.raises(LanguageError, match="pivot itself"):
+    with pytest.raises(LanguageError, match="both are eng_Latn"):
         language_experts(u_run, "eng_Latn", pivot="eng_Latn", rule=DeltaRule(0.2))
-    with pytest.raises(LanguageError, match="fra_Latn is not in this run"):
+    with pytest.raises(LanguageError, match="fra_Latn not in this run"):
         language_experts(u_run, "fra_Latn", pivot="eng_Latn", rule=DeltaRule(0.2))
 
 
@@ -255,28 +256,29 @@ def test_task_experts_compare_two_runs_of_one_model(u_run: Run, tmp_path: Path):
     assert (table.parameters["n_items"], table.parameters["n_base_items"]) == (20, 30)
     sigmoid = tuple(RouterSpec(layer, N_EXPERTS, TOP_K, scoring="sigmoid") for layer in LAYERS)
     other = Run(base.path, Manifest(**{**vars(base.manifest), "routers": sigmoid}))
-    with pytest.raises(RunError, match="different routers"):
+    with pytest.raises(RunError, match=r"different models.* routers \(value 1"):
         task_experts(u_run, other, language="deu_Latn", rule=DeltaRule(0.2))
 
 
 def test_shares_of_a_run_have_intervals_and_a_chance_count(u_run: Run):
     """With items, every expert has an interval around its statistic."""
     rule = ShareRule("exclusive", ("eng_Latn", "deu_Latn"), ("deu_Latn",), top=4, threshold=0.9, layers=(2, 4))
-    table = experts_by_share(u_run, rule, resampling=FAST)
+    table = experts_among_languages(u_run, rule, resampling=FAST)
     assert {row.expert for row in table.experts} <= {5, 6, 7}
     assert table.n > 0
     assert all(row.low <= row.statistic <= row.high for row in table.experts)
     assert table.expected_by_chance is not None
     with pytest.raises(LanguageError, match="fra_Latn not in this run"):
-        experts_by_share(u_run, ShareRule("common", ("eng_Latn", "fra_Latn")))
+        experts_among_languages(u_run, ShareRule("common", ("eng_Latn", "fra_Latn")))
 
 
 def test_published_counts_show_a_u_for_every_language(counts: Run):
     """Qwen3-30B-A3B: the middle layers are closer to English than both ends, whichever distribution is compared."""
     for quantity in ("selection", "profile"):
-        found = analyze(counts, quantity=quantity)  # type: ignore[arg-type]
+        found = analyze_curves(counts, quantity=quantity)  # type: ignore[arg-type]
         assert found.middle_layers is not None
         assert found.middle_layers.is_u_shape
+        assert all(middle.is_u_shape for middle in found.middle_by_language.values())
         middle = slice(found.middle_layers.start, found.middle_layers.end + 1)
         for curve in found.divergence.values():
             values = np.array([point.value for point in curve])
@@ -286,7 +288,7 @@ def test_published_counts_show_a_u_for_every_language(counts: Run):
 
 def test_pooled_runs_say_what_they_refuse(counts: Run):
     """No intervals, no consistency, no shuffled pairing, no delta rule: each refused by name; the rest is there."""
-    raw = analyze(counts).to_json()
+    raw = analyze_curves(counts).to_json()
     assert json.loads(json.dumps(raw, allow_nan=False)) == raw
     assert (raw["granularity"], raw["quantity"], raw["consistency"]) == ("pooled", "selection", {})
     assert raw["refused"].keys() == {"consistency", "shuffled", "intervals"}
@@ -304,7 +306,7 @@ def test_pooled_runs_say_what_they_refuse(counts: Run):
 def test_published_counts_have_420_common_experts(counts: Run):
     """Paper B's setting, through the import: English and Chinese, top 20, threshold 0.7, layers 10-39."""
     rule = ShareRule("common", ("eng_Latn", "zho_Hans"), top=20, threshold=0.7, layers=(10, 39))
-    raw = experts_by_share(counts, rule).to_json()
+    raw = experts_among_languages(counts, rule).to_json()
     assert raw["n"] == 420
     assert all(10 <= row["layer"] <= 39 and row["low"] is None for row in raw["experts"])
     assert raw["expected_by_chance"] is None

@@ -15,11 +15,11 @@ from scipy.spatial.distance import jensenshannon
 
 from isogloss.analysis.divergence import divergence
 from isogloss.analysis.domains import DRAWS, domain_divergence
-from isogloss.analysis.experts import selection_rates
+from isogloss.analysis.groups import selection_rates
 from isogloss.analysis.overlap import expert_overlap, overlap_distribution
-from isogloss.analysis.statistics import Resampling
 from isogloss.errors import LanguageError, RunError
 from isogloss.runs import Run, import_counts_json
+from isogloss.statistics import Resampling
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import PlantedExpert, SimulatedWorld
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(ValueError, match="between 0 and 1"):
         expert_overlap(task, base, pivot="eng_Latn", thresholds=[0.3, 30])
     narrow = simulate_run(replace(world, n_experts=12, planted=()), tmp_path / "narrow")
-    with pytest.raises(RunError, match="different routers"):
+    with pytest.raises(RunError, match="they differ in routers"):
         domain_divergence(task, narrow, language="eng_Latn")
     counts = import_counts_json(shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm", tmp_path / "run")
     with pytest.raises(RunError, match="divergence of domains needs one record per item"):

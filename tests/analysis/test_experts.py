@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.analysis.delta import DeltaRule, delta_experts
-from isogloss.analysis.experts import layer_positions, selection_rates
-from isogloss.analysis.statistics import Resampling
+from isogloss.analysis import DeltaRule, ExpertTable, find_in_groups
+from isogloss.analysis.groups import ItemGroups, selection_rates
+from isogloss.analysis.layers import layer_positions
 from isogloss.errors import RunError
+from isogloss.statistics import Resampling
 
 Array = npt.NDArray[np.float64]
 
@@ -27,6 +29,15 @@ def rates(seed: int, *, n_items: int = 40, planted: float = 0.0, noise: float = 
     sample = np.random.default_rng(seed).normal(loc=0.3, scale=noise, size=(n_items, 4, 12))
     sample[:, 2, 7] += planted
     return sample
+
+
+def delta_experts(
+    x: Array, base: Array, *, decoder_layers: Sequence[int], rule: DeltaRule, resampling: Resampling = FAST
+) -> ExpertTable:
+    """Apply the rule to rates of items."""
+    ones = np.ones(len(x)), np.ones(len(base))
+    groups = ItemGroups((x, base), ones, tuple(decoder_layers), parallel=rule.paired)
+    return find_in_groups(groups, rule, resampling=resampling)
 
 
 def test_planted_expert_is_recovered_with_its_effect():

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from ruptures import Dynp
 
 from isogloss.analysis.layers import default_min_size, middle_layers, segment, segment_all
+from isogloss.analysis.valleys import order_p_value
 from isogloss.errors import RunError
 
 Array = npt.NDArray[np.float64]
@@ -93,6 +94,7 @@ def test_humps_and_slopes_are_no_u(levels: tuple[float, float, float]):
     found = middle_layers(items.mean(axis=0), resamples(items), n_items=200)
     assert not found.is_u_shape
     assert not middle_layers(items.mean(axis=0)).is_u_shape
+    assert found.reason
 
 
 def test_the_depth_of_a_hump_is_negative():
@@ -107,6 +109,66 @@ def test_a_dip_within_the_noise_is_no_u():
     noisy = curve + np.random.default_rng(4).normal(scale=0.05, size=(300, 24))
     assert middle_layers(curve).is_u_shape
     assert not middle_layers(curve, noisy).is_u_shape
+    assert "noise of the items" in middle_layers(curve, noisy).reason
+
+
+ZIGZAG, W = [0.24, 0.12] * 12, [*[0.3] * 4, *[0.2] * 5, *[0.3] * 6, *[0.2] * 5, *[0.3] * 4]
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.1])
+@pytest.mark.parametrize("levels", [ZIGZAG, W])
+def test_several_dips_are_no_middle(levels: list[float], noise: float):
+    """Zigzag and W, whether the items say much of each layer or little."""
+    for seed in range(5):
+        items = np.random.default_rng(seed).normal(levels, noise, size=(40, 24))
+        assert not middle_layers(items.mean(axis=0), resamples(items, seed), n_items=40).is_u_shape
+        assert not middle_layers(items.mean(axis=0)).is_u_shape
+
+
+def test_two_valleys_are_named_as_such():
+    """A W is refused for its rise; a U with a low hump inside, and one with a single low layer outside, are not."""
+    w = middle_layers(np.array([*[0.3] * 4, *[0.2] * 4, *[0.3] * 4, *[0.2] * 4, *[0.3] * 4]))
+    assert w.rise == pytest.approx(0.1 / (0.3 - (0.2 * 8 + 0.3 * 4) / 12))
+    assert "several valleys" in w.reason
+    u = np.repeat([0.5, 0.2, 0.4], [6, 12, 6])
+    for changed, by in (([12, 13], 0.08), ([0], -0.3)):
+        bumpy = u.copy()
+        bumpy[changed] += by
+        assert middle_layers(bumpy).is_u_shape
+        assert not middle_layers(bumpy).reason
+
+
+def test_layers_of_independent_levels_are_rarely_called_a_u():
+    """Levels without order, each known exactly: noise of items explains none of it, and layers do."""
+    for n_layers in (12, 24, 48):
+        curves = np.random.default_rng(n_layers).normal(size=(60, n_layers))
+        found = [middle_layers(curve, curve + np.zeros((20, 1))) for curve in curves]
+        assert sum(middle.is_u_shape for middle in found) <= 6
+        assert all(middle.reason for middle in found if not middle.is_u_shape)
+
+
+def test_the_p_value_over_layers_is_that_of_all_orders():
+    """Of the side that is less steep: the share of orders of its layers whose greatest step down is as great."""
+    curve, edges = np.array([5.0, 4.0, 1.0, 0.0, 4.5, 9.0, 8.0, 7.0]), (2, 5)
+
+    def greatest(side: tuple[float, ...]) -> float:
+        n = len(side)
+        steps = ((np.mean(side[:k]) - np.mean(side[k:])) * (k * (n - k) / n) ** 0.5 for k in range(2, n - 1))
+        return float(max(steps))
+
+    sides = tuple(curve[:5]), tuple(curve[:1:-1])
+    exact = [
+        np.mean([greatest(order) > greatest(side) - 1e-9 for order in itertools.permutations(side)]) for side in sides
+    ]
+    assert order_p_value(curve, edges, min_size=2) == pytest.approx(max(exact), abs=0.05)
+    assert min(exact) < max(exact) - 0.1
+
+
+def test_few_layers_cannot_show_a_u():
+    """Two layers beside four are one of 15 orders: more than 0.05, however deep."""
+    found = middle_layers(np.repeat([9.0, 0.0, 9.0], [2, 4, 2]))
+    assert found.p_value == pytest.approx(1 / 15, abs=0.03)
+    assert not found.is_u_shape
 
 
 def test_a_flat_curve_is_rarely_called_a_u():
@@ -133,7 +195,9 @@ def test_edges_are_decoder_layers_when_some_layers_are_dense():
     found = middle_layers(curve, np.tile(curve, (5, 1)), layers=layers)
     assert (found.start, found.end) == (layers[6], layers[17])
     edges = {"start": 15, "end": 37, "start_interval": [15, 15], "end_interval": [37, 37]}
-    assert found.to_json() == {**edges, "is_u_shape": True, "depth": found.depth.to_json()}
+    shape = {"is_u_shape": True, "depth": found.depth.to_json(), "p_value": found.p_value, "rise": 0.0}
+    assert found.to_json() == {**edges, **shape}
+    assert found.p_value < 0.05
 
 
 def test_without_resamples_there_are_no_intervals():

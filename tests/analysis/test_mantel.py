@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, pearsonr, spearmanr
 
-from isogloss.analysis import Resampling, mantel
+from isogloss.analysis import mantel
 from isogloss.analysis.mantel import permuted_correlations
 from isogloss.errors import LanguageError
+from isogloss.statistics import Resampling
 
 
 def far(places):

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from isogloss.analysis import experts_among_languages, resources
 from isogloss.analysis.resources import COLUMNS, ResourceRule, coverage_sizes, language_resources, relate
-from isogloss.analysis.shares import ShareRule, experts_by_share
-from isogloss.analysis.statistics import Resampling, chance_consistency
+from isogloss.analysis.shares import ShareRule
 from isogloss.errors import LanguageError, RunError
 from isogloss.runs import Run, import_counts_json
+from isogloss.statistics import Resampling, chance_consistency
 from known_answers.simulation import simulate_run
 from known_answers.worlds import PlantedExpert, SimulatedWorld
 
@@ -50,12 +51,12 @@ def naive(run: Run, rule: ResourceRule, band: tuple[int, int]) -> dict[str, list
     """All counted columns of a band, through the share rule's own tables and loops."""
     found = {}
     within = {"top": rule.top, "layers": band}
-    common = experts_by_share(
+    common = experts_among_languages(
         run, ShareRule("common", rule.languages, threshold=rule.common_threshold, **within), resampling=FAST
     )
     for language in rule.languages:
         own = ShareRule("exclusive", rule.languages, (language,), threshold=rule.exclusive_threshold, **within)
-        mine = {(row.layer, row.expert) for row in experts_by_share(run, own, resampling=FAST).experts}
+        mine = {(row.layer, row.expert) for row in experts_among_languages(run, own, resampling=FAST).experts}
         pooled = run.load(language).selections.sum(axis=0)[band[0] : band[1] + 1]
         kept = {
             (band[0] + place, int(expert))
@@ -121,6 +122,19 @@ def test_planted_exclusive_experts_are_counted_with_their_load(run: Run):
         assert row.exclusive_load.low <= row.exclusive_load.value <= row.exclusive_load.high
 
 
+@pytest.mark.parametrize(("read", "block"), [(1, 1), (30 * 16 * 14 * 5, 2_000)])
+def test_parts_change_no_bit(run: Run, monkeypatch: pytest.MonkeyPatch, read: int, block: int):
+    """However many layers are read and resamples are held at a time; bands may overlap and leave layers out."""
+    rule, bands = ResourceRule(run.languages), {"early": (0, 3), "wide": (2, 9), "one": (7, 7)}
+    whole = language_resources(run, rule=rule, bands=bands, resampling=FAST)
+    monkeypatch.setattr(resources, "READ_ENTRIES", read)
+    monkeypatch.setattr(resources, "BLOCK_ENTRIES", block)
+    assert language_resources(run, rule=rule, bands=bands, resampling=FAST).to_json() == whole.to_json()
+    alone = language_resources(run, rule=rule, bands={"one": (7, 7)}, resampling=FAST).rows
+    same = [(row.exclusive_load, row.coverage) for row in whole.rows if row.band == "one"]
+    assert same == [(row.exclusive_load, row.coverage) for row in alone]
+
+
 def test_consistency_is_above_chance_by_what_the_run_says(run: Run):
     """Mean over items and layers of the band, minus the similarity of random sets."""
     table = language_resources(run, rule=ResourceRule(run.languages), bands=BANDS, resampling=FAST)
@@ -143,6 +157,9 @@ def test_intervals_equal_resampling_by_hand(run: Run):
 
         def __init__(self, items: Any) -> None:
             self.items, self.manifest, self.languages = items, run.manifest, run.languages
+
+        def require(self, languages: Any) -> None:
+            run.require(languages)
 
         def load(self, code: str) -> Any:
             return replace(routings[code], **{name: a[self.items] for name, a in self._arrays(code).items()})

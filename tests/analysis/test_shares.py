@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow import slow_but
 
-from isogloss.analysis.shares import ShareRule, language_shares, share_experts, top_experts
-from isogloss.analysis.statistics import Resampling
+from isogloss.analysis import ExpertTable, find_in_groups
+from isogloss.analysis.groups import ItemGroups
+from isogloss.analysis.shares import ShareRule, language_shares, top_experts
 from isogloss.errors import LanguageError, RunError
+from isogloss.statistics import Resampling
 
 IntArray = npt.NDArray[np.int64]
 Found = dict[tuple[int, int], tuple[float, float]]
@@ -46,6 +49,19 @@ def naive(counts: dict[str, list[list[int]]], tokens: dict[str, int], rule: Shar
             if rule.kind == "exclusive" and total > rule.threshold:
                 found[layer, expert] = total, weight
     return found
+
+
+def share_experts(
+    selections: IntArray,
+    tokens: IntArray,
+    *,
+    decoder_layers: Sequence[int],
+    rule: ShareRule,
+    resampling: Resampling = FAST,
+) -> ExpertTable:
+    """Apply the rule to stacked counts [languages, items, layers, experts]."""
+    groups = ItemGroups(tuple(selections), tuple(tokens), tuple(decoder_layers), parallel=True)
+    return find_in_groups(groups, rule, resampling=resampling)
 
 
 def compare(counts: IntArray, tokens: IntArray, rule: ShareRule) -> int:

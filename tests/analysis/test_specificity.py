@@ -14,17 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.analysis.experts import ItemGroups
+from isogloss.analysis import experts_among_languages, find_in_groups
+from isogloss.analysis.groups import ItemGroups
 from isogloss.analysis.specificity import (
     SpecificityRule,
-    experts_by_specificity,
     overlap_scores,
-    specificity_experts,
     specificity_scores,
 )
-from isogloss.analysis.statistics import Resampling
 from isogloss.errors import LanguageError
 from isogloss.runs import import_counts_json
+from isogloss.statistics import Resampling
 from known_answers.simulation import simulate_run
 from known_answers.worlds import PlantedExpert, SimulatedWorld
 
@@ -84,7 +83,7 @@ def test_scores_equal_loops(*, seed: int, alpha: float, target: str | None, thre
     groups = sample(seed)
     expected = {key: value for key, value in naive(groups, rule).items() if value > threshold}
     kept = sorted(expected, key=lambda key: -expected[key])[:top]
-    table = specificity_experts(groups, rule=rule, resampling=Resampling(2, 1))
+    table = find_in_groups(groups, rule=rule, resampling=Resampling(2, 1))
     assert {(row.layer, row.expert): row.statistic for row in table.experts} == pytest.approx(
         {key: expected[key] for key in kept}
     )
@@ -116,7 +115,7 @@ def test_relabelling_experts_permutes_the_table(order: list[int], target: str | 
     rule = SpecificityRule("overlap" if target is None else "specific", ("a", "b", "c"), target, threshold=1.0)
     groups = sample(3)
     renamed = ItemGroups(tuple(array[:, :, order] for array in groups.selections), groups.tokens, LAYERS, parallel=True)
-    table, other = (specificity_experts(each, rule=rule, resampling=FAST) for each in (groups, renamed))
+    table, other = (find_in_groups(each, rule=rule, resampling=FAST) for each in (groups, renamed))
     expected = {(row.layer, row.expert): (row.statistic, row.low, row.high) for row in table.experts}
     assert {(row.layer, order[row.expert]): (row.statistic, row.low, row.high) for row in other.experts} == expected
     assert table.expected_by_chance == other.expected_by_chance
@@ -129,7 +128,7 @@ def test_chance_count_equals_every_permutation(target: str | None, top: int | No
     groups = sample(5, n_items=3)
     kind: Any = "overlap" if target is None else "specific"
     rule = SpecificityRule(kind, ("a", "b", "c"), target, threshold=3.5, top=top)
-    table = specificity_experts(groups, rule=rule, resampling=Resampling(10, n_permutations=4000))
+    table = find_in_groups(groups, rule=rule, resampling=Resampling(10, n_permutations=4000))
     weakest = min(row.statistic for row in table.experts)
     stacked, tokens, found = np.array(groups.selections), np.array(groups.tokens), []
     for deal in itertools.product(itertools.permutations(range(3)), repeat=3):
@@ -150,7 +149,7 @@ def test_intervals_equal_resampling_by_hand():
     """The whole score on each resample of the items, the same items in all languages."""
     groups = sample(1, n_items=8)
     rule = SpecificityRule("overlap", ("a", "b", "c"), threshold=1.0)
-    table = specificity_experts(groups, rule=rule, resampling=FAST)
+    table = find_in_groups(groups, rule=rule, resampling=FAST)
     drawn = []
     for row in np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=100):
         items = np.repeat(np.arange(8), row)
@@ -174,8 +173,8 @@ def test_planted_experts_are_recovered_and_intervals_cover_the_truth(tmp_path: P
     for draw in range(20):
         run = simulate_run(world, tmp_path / str(draw), draw=draw)
         codes = run.languages
-        own = experts_by_specificity(run, SpecificityRule("specific", codes, "swh_Latn", top=1), resampling=FAST)
-        even = experts_by_specificity(run, SpecificityRule("overlap", codes, threshold=6, top=1), resampling=FAST)
+        own = experts_among_languages(run, SpecificityRule("specific", codes, "swh_Latn", top=1), resampling=FAST)
+        even = experts_among_languages(run, SpecificityRule("overlap", codes, threshold=6, top=1), resampling=FAST)
         assert [(row.layer, row.expert) for table in (own, even) for row in table.experts] == [(4, 3), (7, 5)]
         covered += [
             table.experts[0].low <= value <= table.experts[0].high
@@ -191,7 +190,7 @@ def test_pooled_counts_give_scores_without_intervals(shared_data: Path, tmp_path
     """Published counts: the asked number of experts, null ends and null chance count in JSON."""
     run = import_counts_json(shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm", tmp_path / "run")
     rule = SpecificityRule("specific", run.languages, "swh_Latn", top=15)
-    raw = experts_by_specificity(run, rule).to_json()
+    raw = experts_among_languages(run, rule).to_json()
     assert json.loads(json.dumps(raw, allow_nan=False)) == raw
     assert raw["n"] == 15
     assert {(row["low"], row["high"]) for row in raw["experts"]} == {(None, None)}

@@ -12,10 +12,10 @@ import pytest
 from scipy.cluster.hierarchy import cophenet, dendrogram, is_valid_linkage, linkage
 from scipy.spatial.distance import squareform
 
-from isogloss.analysis import PairwiseDivergence, Resampling, language_structure, language_tree
-from isogloss.analysis.structure import LayerDistances
+from isogloss.analysis import PairwiseDivergence, language_structure, language_tree
 from isogloss.errors import LanguageError, RunError
 from isogloss.languages import FLORES_200
+from isogloss.statistics import Resampling
 
 CODES = tuple(sorted(FLORES_200))
 FAMILIES = np.repeat(np.arange(4), 5)
@@ -175,15 +175,15 @@ def test_planted_structure_is_found_where_it_was_planted():
     found = language_structure(distances, references, resampling=Resampling(n_permutations=999))
     assert (found.matches["genealogical"].layer, found.partial_matches["genealogical"].layer) == (6, 6)
     assert found.partial_matches["genealogical"].p_adjusted <= 0.01
-    assert list(found.bands) == ["early", "middle", "late"]
+    assert list(found.bands) == ["first third", "second third", "last third"]
     assert [(band.first, band.last) for band in found.bands.values()] == [(2, 4), (5, 7), (8, 10)]
-    middle = found.bands["middle"].tests["genealogical"]
+    middle = found.bands["second third"].tests["genealogical"]
     assert middle.partial.controls == ("token_overlap",)
     assert middle.partial_p_adjusted <= 0.01
     assert middle.partial.correlation.value > middle.plain.correlation.value > 0.3
     assert found.matches["geographic"].p_value > 0.05
-    assert found.bands["late"].tests["genealogical"].partial.p_value > 0.05
-    assert found.bands["middle"].tests["token_overlap"].partial is None
+    assert found.bands["last third"].tests["genealogical"].partial.p_value > 0.05
+    assert found.bands["second third"].tests["token_overlap"].partial is None
     assert found.refused == {}
 
 
@@ -201,7 +201,7 @@ def test_tests_of_a_band_are_those_of_its_mean_distance():
 def test_p_values_are_adjusted_over_references():
     """Holm by hand: the least of three times three, the next of two times two, never falling."""
     distances, references, _ = study(seed=5)
-    tests = language_structure(distances, references).bands["late"].tests
+    tests = language_structure(distances, references).bands["last third"].tests
     ranked = sorted(tests.values(), key=lambda test: test.plain.p_value)
     steps = np.maximum.accumulate([test.plain.p_value * factor for test, factor in zip(ranked, (3, 2, 1), strict=True)])
     assert [test.p_adjusted for test in ranked] == pytest.approx(np.minimum(steps, 1))
@@ -212,7 +212,7 @@ def test_unknown_languages_are_left_out_by_name():
     distances, references, _ = study()
     references["geographic"][3] = references["geographic"][:, 3] = np.nan
     references["geographic"][7, 8] = references["geographic"][8, 7] = np.nan
-    tests = language_structure(distances, references).bands["middle"].tests
+    tests = language_structure(distances, references).bands["second third"].tests
     assert tests["geographic"].left_out == (CODES[3], CODES[7])
     assert tests["geographic"].plain.correlation.n == 18
     assert tests["geographic"].partial.correlation.n == 18
@@ -235,7 +235,7 @@ def test_tests_without_enough_to_go_on_are_refused_by_name():
     assert found.refused["geographic"].startswith("4 of 20 languages are known; at least 5")
     assert "determined by token_overlap, script" in found.refused["copy, partial"]
     assert set(found.matches) == {"genealogical", "token_overlap", "copy"}
-    assert found.bands["early"].tests["copy"].partial is None
+    assert found.bands["first third"].tests["copy"].partial is None
 
 
 def test_results_are_json():
@@ -243,17 +243,17 @@ def test_results_are_json():
     distances, references, _ = study()
     raw = json.loads(json.dumps(language_structure(distances, references).to_json(), allow_nan=False))
     assert raw["rivals"] == ["token_overlap"]
-    assert set(raw["bands"]["early"]["tests"]["geographic"]) == {
+    assert set(raw["bands"]["first third"]["tests"]["geographic"]) == {
         *("plain", "p_adjusted", "partial", "partial_p_adjusted", "left_out")
     }
     assert len(raw["matches"]["geographic"]["correlations"]) == 9
-    assert raw["bands"]["late"]["tree"]["newick"].endswith(";")
+    assert raw["bands"]["last third"]["tree"]["newick"].endswith(";")
 
 
 def test_one_layer_is_a_band_of_its_own():
-    """A model with two routed layers has two bands, named after their layers."""
+    """A model with two routed layers has two bands, as an analysis names them."""
     distances, references, _ = study(n_layers=2)
-    assert list(language_structure(distances, references).bands) == ["layer 2", "layer 3"]
+    assert list(language_structure(distances, references).bands) == ["first third", "second third"]
 
 
 def test_a_layer_without_differences_is_passed_over():
@@ -270,16 +270,14 @@ def test_a_layer_without_differences_is_passed_over():
 def test_pairwise_divergence_is_taken_as_it_is():
     """The result of `pairwise_divergence` fits without conversion."""
     distances, references, _ = study()
-    pairwise: LayerDistances = PairwiseDivergence(
-        distances.languages, distances.layers, distances.values, "items", "profile", 4
-    )
+    pairwise = PairwiseDivergence(distances.languages, distances.layers, distances.values, "items", "profile", 4)
     assert language_structure(pairwise, references).layers == distances.layers
 
 
 def test_wrong_bands_and_rivals_are_named():
     """A band outside the model, a rival that is no reference, a reference of other languages."""
     distances, references, _ = study()
-    with pytest.raises(RunError, match="band far is 40 to 47; no routed layer lies in it: use 2 to 10"):
+    with pytest.raises(RunError, match="no routed layer lies in 40-47; this run has layers 2-10"):
         language_structure(distances, references, bands={"far": (40, 47)})
     with pytest.raises(ValueError, match="rivals"):
         language_structure(distances, references, rivals=["script"])

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from isogloss.analysis import Analysis, AnalysisRequest, Resampling, analyze, analyze_run, default_bands
+from isogloss.analysis import (
+    Analysis,
+    AnalysisRequest,
+    ShareRule,
+    analyze_curves,
+    analyze_run,
+    default_bands,
+    divergence,
+    experts_among_languages,
+)
+from isogloss.analysis.divergence import read_distributions
 from isogloss.analysis.pairs import pairwise_divergence
+from isogloss.analysis.resources import COLUMNS
 from isogloss.analysis.tables import tidy_tables
-from isogloss.cli import main
+from isogloss.cli import analyze, main
 from isogloss.errors import LanguageError, RunError
 from isogloss.reports.sentences import describe_run
 from isogloss.runs import import_counts_json, open_run
+from isogloss.statistics import Estimate, Resampling
 from isogloss.workflows.analysis import write_analysis
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import PlantedExpert, SimulatedLanguage, SimulatedWorld
@@ -51,7 +64,7 @@ def found(runs):
 def test_parts_are_those_of_the_functions_behind_them(runs, found):
     """Divergence and pairs are the numbers that the analysis room gives; bands are the layers around the middle."""
     run, _ = runs
-    alone = analyze(run, resampling=FAST)
+    alone = analyze_curves(run, resampling=FAST)
     assert found.divergence == alone.divergence
     np.testing.assert_array_equal(found.layer_pairs.values, pairwise_divergence(run).values)
     middle = alone.middle_layers
@@ -84,9 +97,64 @@ def test_bands_average_the_layers_inside(found):
     np.testing.assert_allclose(as_json, found.layer_pairs.band(*found.bands["middle"]))
 
 
+def test_means_over_bands_have_intervals_over_items(runs, found):
+    """Each item's divergence is averaged over the layers, and the items are resampled."""
+    run, _ = runs
+    pivot, other = (2 * read_distributions(run, code, "profile").halves for code in (CODES[0], "ben_Beng"))
+    values = divergence(pivot, other)
+    for band, (first, last) in found.bands.items():
+        mean = found.divergence_by_band["ben_Beng"][band]
+        drawn = FAST.draw(len(values)) @ values[:, first : last + 1].mean(axis=1) / len(values)
+        expected = [values[:, first : last + 1].mean(), *np.quantile(drawn, [0.025, 0.975])]
+        assert [mean.value, mean.low, mean.high] == pytest.approx(expected)
+        assert mean.n == len(values)
+
+
+def test_every_value_lies_in_its_interval(tmp_path):
+    """Of few items and many experts near the cut, too: counts of experts, their loads, and statistics of rules."""
+    run = simulate_run(replace(WORLD, n_items=5, strength=0.0, seed=1), tmp_path / "few")
+    found = analyze_run(run, AnalysisRequest(resampling=FAST))
+    rule = ShareRule("exclusive", CODES, ("ben_Beng",), 4, 0.2)
+    rows = [getattr(row, name) for row in found.resources.rows for name in COLUMNS]
+    rows += [Estimate(row.statistic, row.low, row.high, 5) for row in experts_among_languages(run, rule).experts]
+    assert len(rows) > 140
+    assert all(row.low <= row.value <= row.high for row in rows if row.has_interval)
+
+
+def test_every_number_that_is_printed_has_its_interval(found, capsys, monkeypatch):
+    """In sentences and tables; how many items are behind stands with them."""
+    sentences = describe_run(found)
+    for start in ("In the middle layers", "80 % of a language's"):
+        sentence = next(each for each in sentences if each.startswith(start))
+        assert len(re.findall(r"\d\.\d+ \[\d+\.\d+, \d+\.\d+\]", sentence)) == 2
+        assert sentence.endswith(", n = 30 items.")
+    monkeypatch.setenv("COLUMNS", "200")
+    analyze._show(found)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith(CODES)]
+    assert len(rows) == len(CODES) - 1 + 3 * len(CODES)
+    assert all(line.count("[") == 3 for line in rows)
+    assert sum("n = 30 items" in line for line in lines) == 5
+
+
 def test_bands_without_a_middle_are_thirds(found):
     """Where no middle was found, layers are divided evenly."""
-    assert default_bands(replace(found, middle_layers=None)) == {"early": (0, 3), "middle": (4, 7), "late": (8, 11)}
+    thirds = {"first third": (0, 3), "second third": (4, 7), "last third": (8, 11)}
+    no_u = replace(found.middle_layers, is_u_shape=False)
+    assert default_bands(replace(found, middle_layers=None)) == thirds
+    assert default_bands(replace(found, middle_layers=no_u)) == thirds
+
+
+def test_layers_that_are_no_middle_are_steered_by_nobody(found):
+    """A rule or a plan that takes the middle is refused with the reason, and the text of the object names none."""
+    no_u = replace(found, middle_layers=replace(found.middle_layers, is_u_shape=False, p_value=0.3, rise=0.0))
+    with pytest.raises(
+        RunError,
+        match=r"no middle layers: layers in random order are as steep too often \(p = 0.300, above 0.05\); set",
+    ):
+        _ = no_u.middle
+    assert "middle" in repr(found)
+    assert "middle" not in repr(no_u)
 
 
 def test_planted_families_are_seen_in_the_tree(runs):
@@ -151,14 +219,14 @@ def test_sentences_name_the_planted_truth(found):
     assert "layers 3-8" in text
     assert "more in the middle layers than in the others: by" in text
     assert f"n = {len(CODES) - 1} languages" in text
-    assert "80% of a language's expert selections in the middle layers (3-8)" in text
+    assert "80 % of a language's expert selections in the middle layers (3-8)" in text
 
 
 def test_several_pivots_are_named(runs):
     """Curves and sentences are of the divergence from both; neither has a curve."""
     found = analyze_run(runs[0], AnalysisRequest(pivot=("eng_Latn", "deu_Latn"), resampling=FAST))
     assert set(found.divergence) == set(CODES[2:])
-    assert describe_run(found)[0].startswith("Divergence from English and German is lower")
+    assert any(text.startswith("Divergence from English and German is lower") for text in describe_run(found))
 
 
 def test_several_pivots_refuse_task_texts(runs):
@@ -253,18 +321,23 @@ def test_opened_run_gives_the_same(runs, found):
     ("plain", "partial", "said"),
     [
         (0.01, 0.01, "Routing follows genealogy in the middle layers (3-8): Mantel r"),
-        (0.01, 0.01, ": still significant ("),
-        (0.01, 0.5, ": no longer significant ("),
-        (0.5, 0.01, "Routing does not significantly follow genealogy"),
-        (0.5, 0.01, ": significant ("),
-        (0.5, 0.5, ": still not significant ("),
+        (0.01, 0.01, "; also after controlling for "),
+        (0.01, 0.5, "; no evidence of it after controlling for "),
+        (0.5, 0.01, "No evidence that routing follows any of these in the middle layers (3-8): genealogy (Mantel r"),
     ],
 )
 def test_genealogy_is_said_as_it_fell(found, plain, partial, said):
-    """Both p-values decide the words."""
+    """Both adjusted p-values decide the words."""
     band = found.structure.bands["middle"]
     test = band.tests["genealogical"]
-    changed = replace(test, plain=replace(test.plain, p_value=plain), partial=replace(test.partial, p_value=partial))
+    above = Estimate(0.5, 0.2, 0.8, 8)
+    changed = replace(
+        test,
+        plain=replace(test.plain, correlation=above),
+        p_adjusted=plain,
+        partial=replace(test.partial, correlation=above),
+        partial_p_adjusted=partial,
+    )
     bands = {"middle": replace(band, tests={**band.tests, "genealogical": changed})}
     text = "\n".join(describe_run(replace(found, structure=replace(found.structure, bands=bands))))
     assert said in text
@@ -299,3 +372,14 @@ def test_a_measure_is_a_frame(found):
     assert set(found.to_frame("pairs").columns) == {"layer", "language", "other", "divergence"}
     with pytest.raises(RunError, match=r"no table 'hidden_cka'; it has curves, middle, .* divergence"):
         found.to_frame("hidden_cka")
+
+
+def test_nothing_follows_beside_an_interval_that_holds_zero(found):
+    """A small p alone is no evidence: the interval has to lie on one side of zero, too."""
+    band = found.structure.bands["middle"]
+    test = band.tests["genealogical"]
+    held = replace(test, plain=replace(test.plain, correlation=Estimate(0.5, -0.1, 0.8, 8)), p_adjusted=0.001)
+    bands = {"middle": replace(band, tests={"genealogical": held})}
+    text = "\n".join(describe_run(replace(found, structure=replace(found.structure, bands=bands))))
+    assert "follows genealogy" not in text
+    assert "No evidence that routing follows any of these in the middle layers (3-8): genealogy" in text

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from learned import LEARNED_LANGUAGES, learned_plan
 from models import checkpoint, tokenizer
 from safetensors.torch import load_file, save_file
 
@@ -80,7 +82,8 @@ def test_prints_and_reports(tmp_path, model, plan, capsys, options):
     assert run(model, "--plan", plan, "-o", tmp_path / "other", "--json", *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {
-        "path", "plan_sha256", "n_layers", "dtype", "largest_rounding", "verified", "largest_difference", "left_out",
+        "path", "form", "plan_sha256", "n_layers", "dtype", "largest_rounding", "lost_share", "verified",
+        "largest_difference", "largest_change", "left_out",
     }  # fmt: skip
     assert (found["path"], found["n_layers"], found["dtype"]) == (str(tmp_path / "other"), 1, "F32")
     assert found["verified"] is not bool(options)
@@ -143,7 +146,7 @@ def test_conditions_are_refused(tmp_path, model, capsys, conditions, words):
 def test_empty_plan_is_refused(tmp_path, model, capsys):
     """A plan without interventions has nothing to bake."""
     with contextlib.redirect_stderr(io.StringIO()):
-        fingerprint = load_model(str(model), device="cpu").fingerprint()
+        fingerprint = load_model(str(model), device="cpu").fingerprint
     write_plan(Plan(fingerprint), tmp_path / "plan.json")
     code = run(model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
     require_refusal(capsys, tmp_path, code, "the plan is empty")
@@ -153,7 +156,7 @@ def test_empty_plan_is_refused(tmp_path, model, capsys):
 def test_plan_for_another_model_is_refused(tmp_path, model, capsys, options):
     """The fingerprint is checked by the files, whether or not the model is loaded."""
     with contextlib.redirect_stderr(io.StringIO()):
-        mine = load_model(str(model), device="cpu").fingerprint()
+        mine = load_model(str(model), device="cpu").fingerprint
     other = Fingerprint(mine.model_type, mine.layers, mine.n_experts, mine.top_k, "0" * 64)
     write_plan(Plan(other, (OFFSET,)), tmp_path / "plan.json")
     code = run(model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", *options)
@@ -174,7 +177,9 @@ def test_selection_biases_are_not_used(tmp_path, capsys, family):
     """A bias that moves the choice alone means another thing than an offset, and is said to."""
     path = plan_for(tmp_path / "plan.json", checkpoint(family))
     code = run(checkpoint(family), "--plan", path, "-o", tmp_path / "out")
-    require_refusal(capsys, tmp_path, code, "added to the scores", "moves the choice alone and not the weights", SERVE)
+    require_refusal(
+        capsys, tmp_path, code, "added to the scores", "changes the chosen experts but not their weights", SERVE
+    )
 
 
 def test_organism_is_refused(tmp_path, capsys):
@@ -216,8 +221,9 @@ def a_file(folder, _model):
         (lambda _folder, model: model / "baked", "lies in the model's own folder"),
         (lambda _folder, model: model / ".." / "model" / "baked", "lies in the model's own folder"),
         (lambda folder, _model: folder / "nowhere" / "out", "nowhere is no folder"),
+        (lambda _folder, _model: Path("/proc/isogloss"), "cannot make the folder /proc/isogloss"),
     ],
-    ids=["used", "file", "model", "inside", "dots", "nowhere"],
+    ids=["used", "file", "model", "inside", "dots", "nowhere", "read-only"],
 )
 def test_outputs_that_are_refused(tmp_path, model, plan, capsys, output, message):
     """What exists is never touched."""
@@ -328,7 +334,7 @@ def wrong_index(model, weight_map):
         (lambda model: wrong_index(model, {"a": "../model-1.safetensors"}), "no weight_map"),
         (lambda model: wrong_index(model, {"a": "model-2.safetensors"}), "model-2.safetensors is no whole"),
         (lambda model: wrong_index(model, {"a": "model-1.safetensors"}), "a is not in model-1.safetensors"),
-        (lambda model: (model / "config.json").unlink(), "cannot read the configuration"),
+        (lambda model: (model / "config.json").unlink(), "holds no config.json"),
     ],
     ids=["cut", "header", "both", "pickled", "path", "absent-file", "absent-tensor", "config"],
 )
@@ -393,7 +399,7 @@ def test_killed_bake_is_absent_and_then_whole(tmp_path, model, plan):
     done = subprocess.run([sys.executable, "-c", KILLED, *command], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    assert len(list(tmp_path.glob(".out.baking-*"))) == 1
+    assert len(list(tmp_path.glob(".out.unfinished-*"))) == 1
     assert run(*command[1:]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"model", "plan.json", "out"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*(p.name for p in model.iterdir()), "isogloss.json"}
@@ -419,3 +425,31 @@ def test_model_from_the_hub_is_copied_as_files(tmp_path, model, plan, monkeypatc
     name = "model.layers.1.mlp.router.bias"
     before, after = (load_file(folder / "model.safetensors")[name] for folder in (model, tmp_path / "out"))
     torch.testing.assert_close(after[[0, 3]] - before[[0, 3]], torch.tensor([2.3, -1.3]))
+
+
+def learn(folder, model, **options):
+    """Learn a plan for the model beside its folder; return it, and the place of its file."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        plan = learned_plan(load(str(model), device="cpu"), folder / "learned", **options)
+    return plan, folder / "learned" / "plan.json"
+
+
+def test_a_learned_plan_is_baked(tmp_path, model, capsys):
+    """One set of offsets for all languages is in the biases, and does what the plan does."""
+    plan, path = learn(tmp_path, model, shared=True)
+    assert run(model, "--plan", path, "-o", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert f"plan {plan.sha256[:12]} is in the float32 biases of {len(plan.layers)} routers: exact" in shown
+    assert "verified on 6 texts" in shown
+    assert len(plan.layers) > 1
+
+
+def test_a_plan_learned_by_language_is_refused(tmp_path, model, capsys):
+    """A bias acts on every request."""
+    plan, path = learn(tmp_path, model)
+    assert set(plan.languages) == set(LEARNED_LANGUAGES)
+    assert run(model, "--plan", path, "-o", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a bias acts on every token" in line
+    assert SERVE in line
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import io
@@ -18,9 +19,9 @@ from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from isogloss.backends.checks import PROBE_TEXTS
-from isogloss.backends.huggingface import estimate, measure_change, steer
-from isogloss.backends.huggingface import model as engine
-from isogloss.backends.huggingface.model import HuggingFaceModel
+from isogloss.backends.huggingface import HuggingFaceModel, answers, estimate, measure_change, steer
+from isogloss.backends.huggingface import checks as huggingface_checks
+from isogloss.backends.huggingface.steer import SteeredRouter
 from isogloss.backends.model import Change
 from isogloss.cli import main
 from isogloss.corpora import Corpus
@@ -28,7 +29,7 @@ from isogloss.steering import Intervention, Plan, write_plan
 from isogloss.workflows import doctor
 from isogloss.workflows.capture import capture_corpus
 
-NAMES = ["loads", "routers", "capture", "padding", "steering", "estimate"]
+NAMES = ["loads", "routers", "capture", "padding", "generation", "steering", "estimate"]
 LAST = 3  # of the olmoe model
 
 
@@ -45,7 +46,7 @@ def examine(capsys, *arguments):
 
 def examine_model(monkeypatch, capsys, loaded, *arguments):
     """The same of a model in memory, which a test has changed."""
-    monkeypatch.setattr(doctor, "load", lambda *_, **__: HuggingFaceModel(loaded))
+    monkeypatch.setattr(doctor, "load", lambda *_, **__: loaded)
     return examine(capsys, "in-memory", *arguments)
 
 
@@ -81,12 +82,19 @@ def test_healthy_models_pass(capsys, family):
     assert list(checks) == NAMES
     assert "float32 on cpu" in checks["loads"]["detail"]
     assert ROUTERS[family] in checks["routers"]["detail"]
-    n_layers = len(tiny(family).routers)
+    n_layers = len(tiny(family).router_modules)
     assert f"on 6 texts (310 tokens), in all {n_layers} routed layers" in checks["capture"]["detail"]
     assert "library's own record by at most 0;" in checks["capture"]["detail"]
-    handed = "experts are handed no choice" if family in ("llama4", "jetmoe") else f"that choice in {n_layers} of them"
-    assert handed in checks["capture"]["detail"]
-    assert "on the left moves 0.00% and is safe" in checks["padding"]["detail"]
+    received = (
+        "receive no expert ids" if family in ("llama4", "jetmoe") else f"the same expert ids in {n_layers} of them"
+    )
+    assert received in checks["capture"]["detail"]
+    assert "on the left 0.00%, and is safe" in checks["padding"]["detail"]
+    assert (
+        "3 of 3 prompts have the same answer alone and in a batch; 24 of 24 tokens written are the likeliest ones when "
+        "the text is read; of 18 tokens read while writing, reading them at once changes 0.00%"
+    ) in checks["generation"]["detail"]
+    assert "under force 3 of 3 prompts have the same answer alone" in checks["steering"]["detail"]
     assert "of 510 tokens, forced by 510; force changed" in checks["steering"]["detail"]
     assert "bit-identical and no hook is left" in checks["steering"]["detail"]
     assert "tokens per second on cpu" in checks["estimate"]["detail"]
@@ -120,8 +128,8 @@ def test_damaged_folder_fails_in_words(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "model")]) == 1
     streams = capsys.readouterr()
     lines = streams.out.splitlines()
-    assert lines[0].startswith("FAILED  loads     cannot load model")
-    assert lines[1] == "FAILED  routers   not run: it builds on loads, which failed"
+    assert lines[0].startswith("FAILED  loads      cannot load model")
+    assert lines[1] == "FAILED  routers    not run: it builds on loads, which failed"
     assert lines[-1] == "next: fix the failed checks (loads), then repeat the command"
     assert len(lines) == len(NAMES) + 1
     assert "Traceback" not in streams.out + streams.err
@@ -142,7 +150,7 @@ def test_any_exception_is_a_finding(monkeypatch, capsys):
 def test_bypassed_router_fails(monkeypatch, capsys):
     """A block that routes without calling its router fails `capture`, and nothing is built on it."""
     loaded = tiny("olmoe")
-    block, router = loaded.model.model.layers[2].mlp, loaded.routers[2].module
+    block, router = loaded.model.model.layers[2].mlp, loaded.router_modules[2].module
 
     def fused(hidden):
         _, weights, ids = router.forward(hidden.view(-1, 32))
@@ -151,7 +159,7 @@ def test_bypassed_router_fails(monkeypatch, capsys):
     block.forward = fused
     code, checks = examine_model(monkeypatch, capsys, loaded)
     assert code == 1
-    assert failed(checks) == (["capture"], ["padding", "steering", "estimate"])
+    assert failed(checks) == (["capture"], ["padding", "generation", "steering", "estimate"])
     assert "layer 2 ran 0 times" in checks["capture"]["detail"]
 
 
@@ -190,8 +198,8 @@ def test_library_record_is_compared(monkeypatch, capsys, change, message):
 @pytest.mark.parametrize(
     ("leak", "message"),
     [
-        (lambda _m, _i, output: output + 5 * output.mean((0, 1)), "padding on the right moves"),
-        (lambda _m, _i, output: output + 3 * output[:, :1], "padding on the left moves"),
+        (lambda _m, _i, output: output + 5 * output.mean((0, 1)), "padding on the right changes"),
+        (lambda _m, _i, output: output + 3 * output[:, :1], "padding on the left changes"),
     ],
 )
 def test_padding_that_leaks_fails(monkeypatch, capsys, leak, message):
@@ -200,24 +208,139 @@ def test_padding_that_leaks_fails(monkeypatch, capsys, leak, message):
     loaded.model.get_input_embeddings().register_forward_hook(leak)
     code, checks = examine_model(monkeypatch, capsys, loaded)
     assert code == 1
-    assert failed(checks) == (["padding"], [])
+    assert failed(checks) == (["padding", "generation"], ["steering"])
     assert message in checks["padding"]["detail"]
+    assert "answered otherwise alone than in a batch" in checks["generation"]["detail"]
+
+
+def ends_the_prompt(monkeypatch, _loaded):
+    """Prompts whose last token ends the text."""
+    plain = answers.encode_start
+    monkeypatch.setattr(answers, "encode_start", lambda *given, **named: [*plain(*given, **named), 2])
+
+
+def follows_the_checkpoint(monkeypatch, loaded):
+    """Answers that follow a penalty of the checkpoint."""
+    loaded.model.generation_config.repetition_penalty = 9.0
+    monkeypatch.setattr(answers, "neutral_settings", lambda _: {})
+
+
+def reads_the_padding(monkeypatch, _loaded):
+    """Batches without a mask."""
+    plain = answers.pad_left
+
+    def unmasked(*given):
+        ids, mask = plain(*given)
+        return ids, torch.ones_like(mask)
+
+    monkeypatch.setattr(answers, "pad_left", unmasked)
+
+
+def raises_when_it_writes(monkeypatch, loaded):
+    """A model that fails in generation alone."""
+
+    def generate(**_):
+        raise RuntimeError("The size of tensor a (12) must match the size of tensor b (408)")
+
+    monkeypatch.setattr(loaded.model, "generate", generate)
+
+
+def routes_otherwise_when_it_writes(_monkeypatch, loaded):
+    """A model whose later forwards, of one token each, are other ones."""
+    loaded.decoder.layers[0].register_forward_pre_hook(
+        lambda _module, inputs: (inputs[0].flip(-1), *inputs[1:]) if inputs[0].shape[1] == 1 else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (ends_the_prompt, "tokens that the model wrote are not the likeliest ones when it reads the same text"),
+        (follows_the_checkpoint, "tokens that the model wrote are not the likeliest ones when it reads the same text"),
+        (reads_the_padding, "prompts are answered otherwise alone than in a batch of 6; expected the same answers"),
+        (raises_when_it_writes, "the model's code raised RuntimeError: The size of tensor a (12) must match"),
+        (routes_otherwise_when_it_writes, "tokens that the model wrote are not the likeliest ones when it reads"),
+    ],
+)
+def test_generation_that_is_broken_fails(monkeypatch, capsys, damage, message):
+    """What shows when the model writes, and at no forward before, fails `generation`; no plan is tried then."""
+    loaded = tiny("olmoe")
+    damage(monkeypatch, loaded)
+    code, checks = examine_model(monkeypatch, capsys, loaded)
+    assert code == 1
+    assert failed(checks) == (["generation"], ["steering"])
+    assert message in checks["generation"]["detail"]
+
+
+def test_routing_of_what_is_written_is_compared(monkeypatch, capsys):
+    """Experts other than those of a reading, with the same answers, fail `generation`."""
+    plain = answers.continue_prompts
+
+    def other(loaded, prompts, **options):
+        return [[ids[0] ^ 1, *ids[1:]] for ids in plain(loaded, prompts, **options)]
+
+    monkeypatch.setattr(huggingface_checks, "continue_prompts", other)
+    code, checks = examine_model(monkeypatch, capsys, tiny("olmoe"))
+    assert code == 1
+    assert failed(checks) == (["generation"], ["steering"])
+    assert "of the selections made while writing change when the same text is read" in checks["generation"]["detail"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_plan_that_does_not_reach_what_is_written_fails(monkeypatch, tmp_path, capsys, own):
+    """Steering that holds in every forward but those of one token by prompt, which are the later ones of generation."""
+    loaded, plain = tiny("olmoe"), SteeredRouter.by_phase
+
+    def not_of_one_token(steered, apply, values):
+        return None if values.shape[0] <= len(PROBE_TEXTS) else plain(steered, apply, values)
+
+    monkeypatch.setattr(SteeredRouter, "by_phase", not_of_one_token)
+    plan = write(tmp_path, loaded.fingerprint, Intervention("ban", 1, (0, 1, 2, 3)))
+    code, checks = examine_model(monkeypatch, capsys, loaded, *([] if own else ["--plan", plan]))
+    assert code == 1
+    name = "steering" if own else "plan"
+    assert failed(checks) == ([name], [])
+    assert checks[name]["detail"].startswith("under the plan ")
+    assert "of the selections made while writing change when the same text is read" in checks[name]["detail"]
+
+
+def test_answers_after_a_plan_are_those_of_before(monkeypatch, capsys):
+    """A trace that forwards do not show fails `steering`: here settings of generation that a plan leaves behind."""
+    loaded, plain, left = tiny("olmoe"), answers.pad_left, itertools.count(1)
+
+    @contextlib.contextmanager
+    def leaves_settings(model, plan):
+        with steer(model, plan):
+            yield
+        if next(left) > 1:
+            monkeypatch.setattr(answers, "pad_left", lambda *given: [part.flip(-1) for part in plain(*given)])
+
+    monkeypatch.setattr(HuggingFaceModel, "steer", leaves_settings)
+    code, checks = examine_model(monkeypatch, capsys, loaded)
+    assert code == 1
+    assert failed(checks) == (["steering"], [])
+    assert "after steering, answers are not those of before" in checks["steering"]["detail"]
 
 
 def test_known_left_padding_is_said(monkeypatch, capsys):
     """Where the family's row says that left padding is not safe, that is no failure and is said."""
     loaded = tiny("olmoe")
     loaded.family = dataclasses.replace(loaded.family, left_padding=False)
-    loaded.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output + 3 * output[:, :1])
+    pad = loaded.tokenizer.pad_token_id
+
+    def leak(_module, inputs, output):
+        return output + 3 * output[:, -1:] * (inputs[0][:, :1] == pad)[..., None]
+
+    loaded.model.get_input_embeddings().register_forward_hook(leak)
     code, checks = examine_model(monkeypatch, capsys, loaded)
     assert code == 0
     assert "is not safe for this family, so prompts are answered one by one" in checks["padding"]["detail"]
-    assert "on the left moves 0.00%" not in checks["padding"]["detail"]
+    assert "on the left 0.00%" not in checks["padding"]["detail"]
 
 
 def leaves_a_hook(loaded, plan):
     """A steering context that forgets a hook."""
-    loaded.routers[0].module.register_forward_hook(lambda *_: None)
+    loaded.router_modules[0].module.register_forward_hook(lambda *_: None)
     return steer(loaded, plan)
 
 
@@ -231,19 +354,15 @@ def changes_a_weight(loaded, plan):
 @pytest.mark.parametrize(
     ("name", "broken", "message"),
     [
-        ("steer", leaves_a_hook, "steering left 1 hooks in the model; expected none"),
+        ("steer", leaves_a_hook, "steering left 2 hooks in the model; expected none"),
         ("steer", changes_a_weight, "after steering the output logits differ by "),
         ("steer", lambda *_: contextlib.nullcontext(), "tokens chose expert "),
-        (
-            "measure_change",
-            lambda *_, **__: Change(dict.fromkeys(range(4), 0.0)),
-            "force changed no chosen expert",
-        ),
+        ("change", lambda *_, **__: Change(dict.fromkeys(range(4), 0.0)), "force changed no chosen expert"),
     ],
 )
 def test_steering_that_is_broken_fails(monkeypatch, capsys, name, broken, message):
     """A trial that leaves traces, or has no effect, fails `steering` alone."""
-    monkeypatch.setattr(engine, name, broken)
+    monkeypatch.setattr(HuggingFaceModel, name, broken)
     code, checks = examine_model(monkeypatch, capsys, tiny("olmoe"))
     assert code == 1
     assert failed(checks) == (["steering"], [])
@@ -262,7 +381,7 @@ def test_kernels_that_repeat_only_nearly_are_no_failure(monkeypatch, capsys):
 def test_plan_is_measured(tmp_path, capsys):
     """A plan that fits gets its effect by layer and on the next token, and the next command is an evaluation."""
     ban = [Intervention("ban", layer, (0, 1, 2, 3)) for layer in (1, 2)]
-    path = write(tmp_path, tiny("olmoe").fingerprint(), *ban)
+    path = write(tmp_path, tiny("olmoe").fingerprint, *ban)
     code, checks = examine(capsys, checkpoint("olmoe"), "--plan", path)
     assert code == 0, checks
     assert list(checks) == [name if name != "steering" else "plan" for name in NAMES]
@@ -276,7 +395,7 @@ def test_plan_is_measured(tmp_path, capsys):
 def test_change_of_the_next_token_equals_numpy():
     """Flipped tokens and the mean divergence are those of two forwards, computed by NumPy in float64."""
     loaded = tiny("olmoe")
-    plan = Plan(loaded.fingerprint(), (Intervention("ban", 1, (0, 1, 2, 3)),), {})
+    plan = Plan(loaded.fingerprint, (Intervention("ban", 1, (0, 1, 2, 3)),), {})
 
     @torch.no_grad()
     def forward():
@@ -299,7 +418,7 @@ def test_a_rule_for_one_phase_is_tried_in_that_phase(phase):
     rule = Intervention("ban", 1, (0, 1, 2, 3))
 
     def change(*rules):
-        found = measure_change(loaded, Plan(loaded.fingerprint(), rules), PROBE_TEXTS)
+        found = measure_change(loaded, Plan(loaded.fingerprint, rules), PROBE_TEXTS)
         return found.other_tokens, found.kl.value
 
     assert change(dataclasses.replace(rule, phase=phase)) == change(rule)
@@ -311,7 +430,7 @@ def test_a_rule_for_one_phase_is_tried_in_that_phase(phase):
 def test_a_plan_by_language_is_tried_for_one(tmp_path, capsys):
     """For the language asked for, or the first that the plan names, which the detail says; without a rule it fails."""
     rules = [Intervention("ban", 1, (0, 1, 2, 3), languages=("sw",)), Intervention("ban", 2, (4,), languages=("de",))]
-    path = write(tmp_path, tiny("olmoe").fingerprint(), *rules)
+    path = write(tmp_path, tiny("olmoe").fingerprint, *rules)
     for more, code, layer in (((), "deu_Latn", 2), (("--language", "sw"), "swh_Latn", 1)):
         exit_code, checks = examine(capsys, checkpoint("olmoe"), "--plan", path, *more)
         assert exit_code == 0, checks
@@ -322,9 +441,19 @@ def test_a_plan_by_language_is_tried_for_one(tmp_path, capsys):
     assert "no rule for fra_Latn; it has some for deu_Latn, swh_Latn" in checks["plan"]["detail"]
 
 
+def test_a_tokenizer_without_a_token_for_padding_passes(monkeypatch, capsys):
+    """Neither padding nor an end: any id will do under a mask."""
+    loaded = tiny("olmoe")
+    bare = copy.deepcopy(loaded.tokenizer)
+    bare.pad_token = bare.eos_token = None
+    monkeypatch.setattr(loaded, "tokenizer", bare)
+    code, checks = examine_model(monkeypatch, capsys, loaded)
+    assert code == 0, checks
+
+
 def test_empty_plan_is_ok_and_said(tmp_path, capsys):
     """An empty plan is reported as changing nothing."""
-    code, checks = examine(capsys, checkpoint("olmoe"), "--plan", write(tmp_path, tiny("olmoe").fingerprint()))
+    code, checks = examine(capsys, checkpoint("olmoe"), "--plan", write(tmp_path, tiny("olmoe").fingerprint))
     assert code == 0
     assert checks["plan"]["detail"] == "the plan fits this model; it is empty and changes nothing"
 
@@ -332,7 +461,7 @@ def test_empty_plan_is_ok_and_said(tmp_path, capsys):
 def test_plan_without_effect_fails(tmp_path, capsys):
     """A plan that is not empty and changes no choice fails."""
     weak = Intervention("offset", LAST, (0,), values=(1e-9,))
-    path = write(tmp_path, tiny("olmoe").fingerprint(), weak)
+    path = write(tmp_path, tiny("olmoe").fingerprint, weak)
     code, checks = examine(capsys, checkpoint("olmoe"), "--plan", path)
     assert code == 1
     assert failed(checks) == (["plan"], [])
@@ -342,7 +471,7 @@ def test_plan_without_effect_fails(tmp_path, capsys):
 @pytest.mark.parametrize("interventions", [(), (Intervention("ban", LAST, (0,)),)])
 def test_plan_of_another_model_fails(tmp_path, capsys, interventions):
     """A plan for other router weights fails `plan`, with what differs; also an empty one."""
-    path = write(tmp_path, tiny("olmoe", seed=1).fingerprint(), *interventions)
+    path = write(tmp_path, tiny("olmoe", seed=1).fingerprint, *interventions)
     code, checks = examine(capsys, checkpoint("olmoe"), "--plan", path)
     assert code == 1
     assert failed(checks) == (["plan"], [])
@@ -378,7 +507,7 @@ def test_vllm_that_does_not_start_fails_the_first_check(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else importlib.util)
     code, checks = examine(capsys, "some/model", "--backend", "vllm")
     assert code == 1
-    assert failed(checks) == (["loads"], ["routers", "capture", "steering"])
+    assert failed(checks) == (["loads"], ["routers", "capture", "generation", "steering"])
     assert "vLLM is not installed here" in checks["loads"]["detail"]
 
 
@@ -416,7 +545,7 @@ def test_corpus_is_counted():
 def test_size_of_a_run_is_that_of_its_files(tmp_path):
     """The estimated size is that of the arrays on disk; what is left are the files' headers."""
     loaded = tiny("olmoe")
-    run = capture_corpus(HuggingFaceModel(loaded), corpus(30), tmp_path / "run")
+    run = capture_corpus(loaded, corpus(30), tmp_path / "run")
     on_disk = sum(path.stat().st_size for path in run.path.glob("*.safetensors"))
     assert 0 < on_disk - estimate.run_bytes(loaded, 60) < 2 * 1024
 

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from isogloss.analysis import Resampling, experts, statistics
+from isogloss import statistics
+from isogloss.analysis import experts, groups
+from isogloss.statistics import Resampling
 
 
 @pytest.fixture
@@ -55,14 +57,15 @@ def narrower(ends: Any, factor: float) -> Any:
     return changed
 
 
-def unpaired(groups: experts.ItemGroups, resampling: Resampling) -> Any:
+def unpaired(items: groups.ItemGroups, resampling: Resampling) -> Any:
     """Resamples of every group on its own."""
     return tuple(
         statistics.bootstrap_counts(len(array), n_resamples=resampling.n_resamples, seed=1000 * place + resampling.seed)
-        for place, array in enumerate(groups.selections)
+        for place, array in enumerate(items.selections)
     )
 
 
+@pytest.mark.slow
 def test_intervals_of_means_cover_the_truth(calibration: ModuleType):
     """Near 95 %: 85 % to 99 % of 100 samples of 30 items, for divergence, entropy and consistency, in both places."""
     found = calibration.intervals(30, 100, n_truth=1500)
@@ -135,7 +138,7 @@ def test_intervals_of_planted_experts_cover_their_statistic(calibration: ModuleT
 @pytest.mark.slow
 def test_expert_intervals_that_are_too_narrow_are_noticed(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """Half the width is told for delta and contrast."""
-    monkeypatch.setattr("isogloss.analysis.experts.percentile_interval", narrower(statistics.percentile_interval, 0.5))
+    monkeypatch.setattr(statistics, "percentile_interval", narrower(statistics.percentile_interval, 0.5))
     found = measured(calibration.expert_intervals(30, 60))
     for rule in ("delta", "contrast"):
         assert found[f"{rule}: interval, found in 60 of 60"].verdict == "does not hold"
@@ -149,7 +152,7 @@ def test_expert_intervals_that_forget_the_pairing_are_noticed(calibration: Modul
     monkeypatch.setattr(calibration, "RULES", {"delta": calibration.RULES["delta"]})
     name = "delta: interval, found in 100 of 100"
     assert 0.85 <= measured(calibration.expert_intervals(30, 100))[name].measured <= 0.98
-    monkeypatch.setattr(experts.ItemGroups, "resampled", unpaired)
+    monkeypatch.setattr(groups.ItemGroups, "resampled", unpaired)
     assert measured(calibration.expert_intervals(30, 100))[name].measured > 0.98
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from isogloss.analysis import AnalysisRequest, Resampling, analyze_run
+from isogloss.analysis import AnalysisRequest, analyze_run
+from isogloss.statistics import Resampling
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld
 

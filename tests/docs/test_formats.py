@@ -10,12 +10,32 @@ from pathlib import Path
 import pytest
 from run_examples import MANIFEST
 
+from isogloss.analysis import Analysis
 from isogloss.steering import KINDS
 from isogloss.steering.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "isogloss"
-SCHEMAS = ("manifest", "plan", "study", "sweep")
+SCHEMAS = (
+    *("manifest", "analysis", "findings", "experts"),
+    *("plan", "adapter", "adapt_report"),
+    *("evaluation_settings", "lm_eval_settings", "item_record", "document_record", "arm_effect"),
+    *(
+        "learn_settings",
+        "learn_step",
+        "evaluation_summary",
+        "study",
+        "published",
+        "sweep",
+        "sweep_candidates",
+        "sweep_dev",
+        "sweep_winner",
+        "sweep_result",
+        "ablation",
+        "ablation_families",
+        "ablation_result",
+    ),
+)
 
 
 def section(title: str) -> str:
@@ -45,6 +65,14 @@ def test_schemas_have_the_fields_of_the_files(document_script):
         properties = script.schema(name)["properties"]
         assert properties.keys() == written.keys()
         assert all("description" in field for field in properties.values() if "const" not in field)
+
+
+def test_the_schema_of_an_analysis_has_the_fields_of_its_file(document_script):
+    """Every field of the file is in the schema and described, but for three that repeat others."""
+    analysis = Analysis("eng_Latn", 8, {})
+    properties = document_script("format_schemas").schema("analysis")["properties"]
+    assert analysis.to_json().keys() == {*properties, "n_layers", "pivots", "u_shape"}
+    assert all("description" in field for field in properties.values())
 
 
 def test_contributing_names_files_that_exist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from isogloss.analysis import ExpertTable
@@ -12,7 +13,15 @@ from isogloss.analysis.experts import ExpertRow
 from isogloss.errors import IsoglossError, PlanError
 from isogloss.evaluation.arms import dose_of, make_arms
 from isogloss.routing import Fingerprint
-from isogloss.steering import Intervention, Plan, random_control, write_plan
+from isogloss.steering import (
+    AdaptedRouter,
+    Intervention,
+    Plan,
+    RouterAdapter,
+    random_control,
+    write_adapter,
+    write_plan,
+)
 
 FINGERPRINT = Fingerprint("qwen3_moe", tuple(range(10)), 16, 4, "ab12")
 
@@ -129,7 +138,8 @@ def test_dose(plan, dose):
         (plan_in(4), ["random:2", "random"], "'random-0' already"),
         (plan_in(0), ["early"], "no routed layer before 0"),
         (plan_in(9), ["late"], "no routed layer after 9"),
-        (Plan(FINGERPRINT), ["early"], "steers no layer"),
+        (Plan(FINGERPRINT), ["early"], "arm plan: the plan has no intervention"),
+        (Plan(FINGERPRINT), [], "arm plan: the plan has no intervention"),
         (plan_in(4), ["strength=0.1,x"], "'x' is no number"),
         (plan_in(4), ["strength=3"], r"expected a number in \[-1, 1\]"),
         (plan_in(4, kind="ban", strength=None), ["strength=1"], "with a strength"),
@@ -139,8 +149,11 @@ def test_dose(plan, dose):
         (plan_in(4), ["layers=3-5"], r"the plan itself steers layers \[4\]"),
         (plan_in(4), ["layers=20-30"], "no routed layer there"),
         (plan_in(4), ["layers=6-5"], "no routed layer there"),
-        (plan_in(4), ["plan=x"], "expected plan=NAME:FILE.json"),
-        (plan_in(4), ["plan=../x:file.json"], "expected plan=NAME:FILE.json"),
+        (plan_in(4), ["plan=x"], "expected plan=NAME:PLAN"),
+        (plan_in(4), ["plan=../x:file.json"], "expected plan=NAME:PLAN"),
+        (plan_in(4), [f"plan={'x' * 81}:file.json"], "at most 80 letters"),
+        (plan_in(4), ["plan=summary.json:file.json"], "not settings.json or summary.json"),
+        (plan_in(4), ["experts=Settings.json:file.json"], "not settings.json or summary.json"),
         (plan_in(4), ["plan=x:nowhere.json"], "cannot read the plan"),
     ],
 )
@@ -156,3 +169,64 @@ def test_no_other_plan_takes_the_place_of_the_arms_every_run_has(tmp_path):
     for name in ("baseline", "plan"):
         with pytest.raises(PlanError, match=f"'{name}' already"):
             make_arms(plan_in(4), [f"plan={name}:{tmp_path}/p.json"])
+
+
+def adapter_in(*layers, ranks=("swh_Latn", "tel_Telu")):
+    """An adapter of the model of `plan_in`."""
+    drawn = np.random.default_rng(0)
+    fingerprint = plan_in(4).fingerprint
+    routers = tuple(
+        AdaptedRouter(
+            layer,
+            f"model.layers.{layer}.mlp.gate.weight",
+            drawn.normal(size=(fingerprint.n_experts, len(ranks))),
+            drawn.normal(size=(len(ranks), 6)),
+        )
+        for layer in layers
+    )
+    return RouterAdapter(fingerprint, routers, ranks, {"made": "for a test"}, scale=2.0)
+
+
+def test_arms_of_an_adapter(tmp_path):
+    """Permuted experts, other probes, other scales, and any plan or adapter beside it."""
+    adapter, plan = adapter_in(4, 5), plan_in(4)
+    write_plan(plan, tmp_path / "p.json")
+    write_adapter(adapter_in(3), tmp_path / "a")
+    given = ["random:2", "suppress", "strength=1,2,3", "other-probes", f"plan=rule:{tmp_path}/p.json"]
+    arms = make_arms(adapter, [*given, f"plan=more:{tmp_path}/a"])
+    names = ["plan", "random-0", "random-1", "suppress", "strength-1", "strength-3", "other-probes", "rule", "more"]
+    assert list(arms) == names
+    assert (arms["rule"], arms["more"]) == (plan, adapter_in(3))
+    assert make_arms(plan, [f"plan=more:{tmp_path}/a"])["more"] == adapter_in(3)
+    assert (dose_of(adapter), dose_of(arms["suppress"]), dose_of(arms["strength-3"])) == (2.0, -2.0, 3.0)
+    for name in names[1:7]:
+        assert arms[name].provenance["original_sha256"] == adapter.sha256
+    permuted, exchanged = arms["random-0"], arms["other-probes"]
+    for layer in (4, 5):
+        ours, theirs = adapter.router(layer), permuted.router(layer)
+        assert (ours.a == theirs.a).all()
+        assert (ours.b != theirs.b).any()
+        assert sorted(map(tuple, ours.b)) == sorted(map(tuple, theirs.b))
+        assert (exchanged.router(layer).a == ours.a[::-1]).all()
+        assert (exchanged.router(layer).b == ours.b).all()
+    assert (arms["random-1"].router(4).b != permuted.router(4).b).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("early", "'early' is no arm of a router adapter; expected random"),
+        ("other-probes", "single rank"),
+        ("strength=a", "no number"),
+    ],
+)
+def test_arms_that_an_adapter_cannot_have(given, message):
+    """Each with the reason."""
+    with pytest.raises(PlanError, match=message):
+        make_arms(adapter_in(4, ranks=("constant",)), [given])
+
+
+def test_an_adapter_without_change_is_refused():
+    """Its answers would be the baseline's."""
+    with pytest.raises(PlanError, match="the adapter changes no weight"):
+        make_arms(adapter_in(4).scaled(0.0), [])

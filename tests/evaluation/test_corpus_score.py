@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from isogloss.errors import RunError
-from isogloss.evaluation.corpus_score import paired_corpus_scores, swap_test
+from isogloss.evaluation.corpus_score import paired_corpus_scores
 from isogloss.evaluation.paired import paired_scores
-from isogloss.evaluation.significance import sign_flip
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -50,25 +49,8 @@ def test_where_the_score_is_a_mean_the_estimates_are_those_of_items():
         assert (one.value, one.low, one.high, one.n) == pytest.approx((other.value, other.low, other.high, other.n))
 
 
-def test_the_swap_test_of_a_mean_is_the_sign_flip_test():
-    """Items of one byte each: nearly the exact p-value; arms without a difference have p = 1."""
-    before, after = np.random.default_rng(2).random((2, 12))
-    found = swap_test(with_bytes(before), with_bytes(after), corpus_score=ratio)
-    assert found == pytest.approx(sign_flip(before, after), abs=0.02)
-    assert swap_test(with_bytes(before), with_bytes(before), corpus_score=ratio) == 1.0
-    assert swap_test(with_bytes(before), with_bytes(before + 1), corpus_score=ratio) < 0.002
-
-
-def test_the_swap_test_counts_swaps_that_only_rounding_sets_apart():
-    """Swapping every arm gives the same size of difference and must count: three items have p = 1/4."""
-    before = np.array([0.1, 0.2, 0.3])
-    found = swap_test(with_bytes(before), with_bytes(before + np.array([0.1, 0.3, 0.7])), corpus_score=ratio)
-    assert found == pytest.approx(0.25, abs=0.02)
-
-
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (3, 1)])
 def test_sums_that_do_not_pair_up_are_refused(shape: tuple[int, ...]):
-    """Both functions name both shapes."""
-    for function in (paired_corpus_scores, swap_test):
-        with pytest.raises(RunError, match=r"baseline has sums of shape \(3, 2\)"):
-            function(np.ones((3, 2)), np.ones(shape), corpus_score=ratio)
+    """Both shapes are named."""
+    with pytest.raises(RunError, match=r"baseline has sums of shape \(3, 2\)"):
+        paired_corpus_scores(np.ones((3, 2)), np.ones(shape), corpus_score=ratio)

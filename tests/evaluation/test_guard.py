@@ -92,7 +92,7 @@ def test_graded_scores_that_did_not_change_decide_nothing():
     found = guard_pivot([0.5, 0.7], [0.5, 0.7])
     assert (found.verdict, math.isnan(found.low)) == ("undecided", True)
     raw = json.loads(json.dumps(to_json(found), allow_nan=False))
-    assert set(raw) == {"verdict", "change", "low", "high", "margin", "level", "n"}
+    assert set(raw) == {"verdict", "change", "low", "high", "margin", "level", "n", "steered"}
     assert raw["low"] is None
 
 

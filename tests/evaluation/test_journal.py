@@ -7,17 +7,25 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from isogloss.errors import RunError
-from isogloss.evaluation.journal import Journal, claim, locked
+from isogloss.evaluation.journal import Journal, claim
 from isogloss.evaluation.records import SETTINGS, ItemRecord, read_records
+from isogloss.folders import locked
 
 N = 7
 SIZE = 3
 ITEMS = [(f"item-{index}", f"hash-{index}") for index in range(N)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of some work."""
+
+    task: str = "t"
 
 
 def record(index):
@@ -135,39 +143,39 @@ def test_a_record_that_lacks_a_field_is_refused(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     """The second is refused while the first works, and let in afterwards."""
     folder = tmp_path / "eval"
-    with locked(folder):
+    with locked(folder, SETTINGS):
         with (
             pytest.raises(RunError, match=rf"another process is working in .*\(process {os.getpid()} on"),
-            locked(folder),
+            locked(folder, SETTINGS),
         ):
             pass
-        claim(folder, {"arms": {"baseline": None}})
-    with locked(folder):
+        claim(folder, Settings(), arms=["baseline"])
+    with locked(folder, SETTINGS):
         assert (folder / "baseline").is_dir()
 
 
 def test_a_killed_process_bars_no_one(tmp_path):
     """The operating system lets go of what a killed process held."""
     lines = (
-        "import os, pathlib, sys, isogloss.evaluation.journal as journal",
-        "with journal.locked(pathlib.Path(sys.argv[1])):",
+        "import os, pathlib, sys, isogloss.folders as folders",
+        "with folders.locked(pathlib.Path(sys.argv[1]), 'settings.json'):",
         "    os.kill(os.getpid(), 9)",
     )
     command = [sys.executable, "-c", "\n".join(lines), str(tmp_path / "eval")]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert (tmp_path / "eval" / ".lock").read_text()
-    with locked(tmp_path / "eval"):
+    with locked(tmp_path / "eval", SETTINGS):
         pass
 
 
 def test_failed_work_leaves_no_new_folder(tmp_path):
     """Unclaimed, the folder goes; claimed, it stays."""
-    with pytest.raises(RunError), locked(tmp_path / "eval"):
+    with pytest.raises(RunError), locked(tmp_path / "eval", SETTINGS):
         raise RunError("no")
     assert not (tmp_path / "eval").exists()
-    with locked(tmp_path / "eval"):
-        claim(tmp_path / "eval", {"arms": {}})
-    with pytest.raises(RunError), locked(tmp_path / "eval"):
+    with locked(tmp_path / "eval", SETTINGS):
+        claim(tmp_path / "eval", Settings())
+    with pytest.raises(RunError), locked(tmp_path / "eval", SETTINGS):
         raise RunError("no")
     assert (tmp_path / "eval" / SETTINGS).is_file()
 
@@ -175,7 +183,7 @@ def test_failed_work_leaves_no_new_folder(tmp_path):
 def test_folders_of_others_stay_as_they_are(tmp_path):
     """A folder with anything else is refused before anything is written into it."""
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"in use and has no settings\.json"), locked(tmp_path):
+    with pytest.raises(RunError, match=r"in use and has no settings\.json"), locked(tmp_path, SETTINGS):
         pass
     assert os.listdir(tmp_path) == ["notes.txt"]  # noqa: PTH208 - names alone
 
@@ -185,14 +193,19 @@ def test_leftovers_of_a_kill_do_not_bar_the_way(tmp_path):
     folder = tmp_path / "eval"
     folder.mkdir()
     (folder / ".lock").touch()
-    (folder / ".settings.json.tmp").write_text('{"ar')
-    settings = {"arms": {"plan": "ab"}, "task": "t"}
-    with locked(folder):
-        claim(folder, settings)
+    (folder / ".settings.json.tmp").write_text('{"ta')
+    with locked(folder, SETTINGS):
+        claim(folder, Settings(), arms=["plan"])
         (folder / "plan" / ".effect.json.tmp").write_text("{")
-    with locked(folder):
-        claim(folder, settings)
-    assert json.loads((folder / SETTINGS).read_text()) == settings
+    with locked(folder, SETTINGS):
+        claim(folder, Settings(), arms=["plan"])
+    assert json.loads((folder / SETTINGS).read_text()) == {"task": "t"}
     assert sorted(path.name for path in folder.rglob("*")) == [".lock", "plan", SETTINGS]
-    with pytest.raises(RunError, match=r"other settings \(task\)"), locked(folder):
-        claim(folder, settings | {"task": "u"})
+    with pytest.raises(RunError, match=r"other settings \(task: 't' and 'u'\)"), locked(folder, SETTINGS):
+        claim(folder, Settings("u"))
+    (folder / SETTINGS).write_text('{"task": 1}')
+    with (
+        pytest.raises(RunError, match=r"settings\.json: task: .* valid string, found 1"),
+        locked(folder, SETTINGS),
+    ):
+        claim(folder, Settings())

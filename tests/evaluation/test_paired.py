@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from isogloss.analysis.statistics import benjamini_hochberg, holm
 from isogloss.errors import RunError
-from isogloss.evaluation.paired import accuracy, compare, compare_arms, paired_difference, paired_scores
+from isogloss.evaluation.paired import accuracy, compare_arms, compare_scores, paired_scores
 from isogloss.evaluation.power import detectable_change, detectable_mean
 from isogloss.evaluation.significance import mcnemar_exact, sign_flip
 from isogloss.files import to_json
+from isogloss.statistics import benjamini_hochberg, holm
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 p_value_lists = st.lists(st.floats(0.0, 1.0), max_size=12)
@@ -46,7 +46,7 @@ def test_mcnemar_does_not_care_which_arm_is_first(items: list[tuple[bool, bool]]
     """Swapping the arms leaves the p-value and turns the sign of the difference."""
     before, after = arms(items)
     assert mcnemar_exact(before, after) == mcnemar_exact(after, before)
-    there, back = paired_difference(before, after), paired_difference(after, before)
+    there, back = paired_scores(before, after).difference, paired_scores(after, before).difference
     assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low), nan_ok=True)
 
 
@@ -66,8 +66,8 @@ def test_estimates_are_the_accuracies_inside_their_intervals(items: list[tuple[b
 
 def test_one_graded_item_has_no_interval():
     """The spread between items cannot be seen in one item; one right answer at least bounds a share."""
-    assert math.isnan(paired_difference([0.5], [0.25]).low)
-    assert paired_difference([True], [False]).high > 0.5
+    assert math.isnan(paired_scores([0.5], [0.25]).difference.low)
+    assert paired_scores([True], [False]).difference.high > 0.5
 
 
 def test_the_accuracy_of_one_arm_is_that_of_the_pair():
@@ -91,7 +91,7 @@ def test_the_interval_keeps_the_pairing():
 def test_equal_arms_of_right_and_wrong_still_leave_doubt():
     """No flip in 100 items rules out large differences only; a bootstrap would claim to know it exactly."""
     answers = np.random.default_rng(0).random(100) < 0.5
-    difference = paired_difference(answers, answers)
+    difference = paired_scores(answers, answers).difference
     assert difference.value == 0
     assert difference.high == -difference.low == pytest.approx(1.96**2 / (100 + 1.96**2), rel=1e-3)
 
@@ -105,7 +105,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(graded):
         gain, loss = generator.random((2, 120)) < [[0.3], [0.1]]
         after = np.where(before, ~loss, gain)
         noise = graded * generator.random(120)
-        interval = paired_difference(before + noise, after + noise, n_resamples=300, seed=seed)
+        interval = paired_scores(before + noise, after + noise, n_resamples=300, seed=seed).difference
         held += interval.low <= 0.1 <= interval.high
     assert 0.90 <= held / 300 <= 0.98
 
@@ -115,7 +115,7 @@ def test_the_interval_narrows_with_more_items():
     generator = np.random.default_rng(2)
     widths = []
     for n_items in (50, 5000):
-        estimate = paired_difference(generator.random(n_items) < 0.5, generator.random(n_items) < 0.6)
+        estimate = paired_scores(generator.random(n_items) < 0.5, generator.random(n_items) < 0.6).difference
         widths.append(estimate.high - estimate.low)
     assert 6 < widths[0] / widths[1] < 16
 
@@ -198,7 +198,7 @@ def two_arms(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
 def test_compare_reports_each_language_and_their_mean():
     """Per language: the accuracies, McNemar, Holm; overall: the unweighted mean, whose n counts languages."""
     before, after = two_arms()
-    result = compare(before, after, seed=3)
+    result = compare_scores(before, after, seed=3)
     assert list(result.per_language) == ["ben_Beng", "deu_Latn", "swh_Latn"]
     p_values = [mcnemar_exact(before[language], after[language]) for language in result.per_language]
     assert [entry.p_value for entry in result.per_language.values()] == p_values
@@ -215,7 +215,7 @@ def test_compare_reports_each_language_and_their_mean():
 def test_overall_with_one_language_is_that_language():
     """There is nothing to draw among languages, so the interval over items remains."""
     before, after = two_arms()
-    result = compare({"swh_Latn": before["swh_Latn"]}, {"swh_Latn": after["swh_Latn"]}, seed=3)
+    result = compare_scores({"swh_Latn": before["swh_Latn"]}, {"swh_Latn": after["swh_Latn"]}, seed=3)
     overall, own = result.overall.difference, result.per_language["swh_Latn"].difference
     assert (overall.value, overall.low, overall.high) == pytest.approx((own.value, own.low, own.high))
 
@@ -223,7 +223,7 @@ def test_overall_with_one_language_is_that_language():
 def test_overall_of_arms_that_never_flip_is_as_wide_as_a_language():
     """Every arm right everywhere: the bootstrap sees nothing, so the ends are those of one language of such items."""
     right = dict.fromkeys(("deu_Latn", "fra_Latn"), np.ones(80, dtype=bool))
-    result = compare(right, right)
+    result = compare_scores(right, right)
     own = result.per_language["deu_Latn"]
     for found in (result.overall, result.overall_these_languages):
         assert (found.difference.low, found.difference.high) == (own.difference.low, own.difference.high)
@@ -236,7 +236,7 @@ def test_these_languages_leave_out_the_spread_between_languages():
     generator = np.random.default_rng(0)
     before = {f"l{index}": np.zeros(100, dtype=bool) for index in range(8)}
     after = {language: generator.random(100) < index / 8 for index, language in enumerate(before)}
-    result = compare(before, after)
+    result = compare_scores(before, after)
     wide, narrow = result.overall.difference, result.overall_these_languages.difference
     assert wide.value == narrow.value
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
@@ -250,7 +250,7 @@ def test_graded_scores_are_compared_as_they_are():
     generator = np.random.default_rng(0)
     before = {language: generator.random(60) for language in ("deu_Latn", "swh_Latn")}
     after = {**before, "swh_Latn": before["swh_Latn"] - 0.1 * generator.random(60)}
-    result = compare(before, after, better="lower", seed=2)
+    result = compare_scores(before, after, better="lower", seed=2)
     assert (result.better, result.test) == ("lower", "sign_flip")
     swahili = result.per_language["swh_Latn"]
     change = after["swh_Latn"] - before["swh_Latn"]
@@ -260,18 +260,18 @@ def test_graded_scores_are_compared_as_they_are():
     assert swahili.minimum_detectable == pytest.approx(detectable_mean(change.std(ddof=1) / 60**0.5))
     assert result.per_language["deu_Latn"].p_value == 1.0
     with pytest.raises(ValueError, match="'higher' or 'lower'"):
-        compare(before, after, better="more")
+        compare_scores(before, after, better="more")
 
 
 def test_one_graded_score_makes_the_whole_comparison_graded():
     """All languages are tested alike, even one whose scores happen to be 0 and 1."""
     before = {"deu_Latn": np.zeros(30), "swh_Latn": np.full(30, 0.5)}
     after = {"deu_Latn": np.arange(30) % 5 == 0, "swh_Latn": np.full(30, 0.75)}
-    result = compare(before, after)
+    result = compare_scores(before, after)
     assert result.test == "sign_flip"
     assert result.per_language["deu_Latn"].p_value == sign_flip(before["deu_Latn"], after["deu_Latn"])
-    assert compare(before, {**before}).test == "sign_flip"
-    assert compare({"deu_Latn": [0, 1]}, {"deu_Latn": [1.0, 1.0]}).test == "mcnemar"
+    assert compare_scores(before, {**before}).test == "sign_flip"
+    assert compare_scores({"deu_Latn": [0, 1]}, {"deu_Latn": [1.0, 1.0]}).test == "mcnemar"
 
 
 def test_several_arms_are_adjusted_within_each_and_over_all():
@@ -280,7 +280,7 @@ def test_several_arms_are_adjusted_within_each_and_over_all():
     _, control = two_arms(seed=1)
     control = {language: np.roll(control[language], 1) for language in before}
     found = compare_arms(before, {"plan": plan, "control": control}, seed=3)
-    alone = compare(before, plan, seed=3)
+    alone = compare_scores(before, plan, seed=3)
     entries = [entry for comparison in found.values() for entry in comparison.per_language.values()]
     assert [entry.p_familywise for entry in entries] == list(holm([entry.p_value for entry in entries]))
     assert alone.per_language["swh_Latn"].p_familywise is None
@@ -294,7 +294,7 @@ def test_several_arms_are_adjusted_within_each_and_over_all():
 def test_each_language_says_what_it_could_have_detected():
     """The detectable difference of a language follows from its items and how many flipped, gained or lost."""
     before, after = np.arange(40) % 2 == 0, np.arange(40) % 3 == 0
-    found = compare({"swh_Latn": before}, {"swh_Latn": after}).per_language["swh_Latn"]
+    found = compare_scores({"swh_Latn": before}, {"swh_Latn": after}).per_language["swh_Latn"]
     assert found.minimum_detectable == detectable_change(40, int((before != after).sum()))
     assert found.minimum_detectable != detectable_change(40, int((after & ~before).sum()))
 
@@ -303,7 +303,7 @@ def test_both_adjustments_are_reported():
     """Three languages with different p-values, adjusted by hand as Holm and as Benjamini and Hochberg define."""
     before = {language: np.zeros(40, dtype=bool) for language in ("deu_Latn", "fra_Latn", "swh_Latn")}
     after = {language: np.arange(40) < 7 + index for index, language in enumerate(before)}
-    entries = compare(before, after).per_language.values()
+    entries = compare_scores(before, after).per_language.values()
     p_values = [entry.p_value for entry in entries]
     assert p_values == [2 / 2**7, 2 / 2**8, 2 / 2**9]
     assert [entry.p_adjusted for entry in entries] == pytest.approx([2 / 2**7, 4 / 2**8, 6 / 2**9])
@@ -315,7 +315,7 @@ def test_overall_interval_includes_the_spread_between_languages():
     right, wrong = np.ones(50, dtype=bool), np.zeros(50, dtype=bool)
     before = dict.fromkeys(("deu_Latn", "fra_Latn", "swh_Latn", "ben_Beng"), wrong)
     after = {**before, "swh_Latn": right, "ben_Beng": right}
-    overall = compare(before, after).overall.difference
+    overall = compare_scores(before, after).overall.difference
     assert overall.value == 0.5
     assert overall.low <= 0.25
     assert overall.high >= 0.75
@@ -325,7 +325,7 @@ def test_overall_interval_includes_the_spread_between_items():
     """Languages that are all alike still leave the mean uncertain, since their items are the same items."""
     answers = np.arange(40) % 2 == 0
     before = dict.fromkeys(("deu_Latn", "fra_Latn", "swh_Latn"), np.zeros(40, dtype=bool))
-    overall = compare(before, dict.fromkeys(before, answers)).overall.difference
+    overall = compare_scores(before, dict.fromkeys(before, answers)).overall.difference
     expected = 2 * 1.96 * math.sqrt(0.25 / 40)
     assert overall.high - overall.low == pytest.approx(expected, rel=0.15)
 
@@ -334,7 +334,7 @@ def test_languages_are_drawn_independently_of_items():
     """As many languages as items: each language gains another item, and the interval still holds the mean gain."""
     before = {f"l{index:02}": np.zeros(12, dtype=bool) for index in range(12)}
     after = {language: np.arange(12) == index for index, language in enumerate(before)}
-    overall = compare(before, after).overall.difference
+    overall = compare_scores(before, after).overall.difference
     assert overall.low < overall.value < overall.high
 
 
@@ -342,13 +342,13 @@ def test_compare_is_reproducible_and_does_not_depend_on_the_order_of_languages()
     """The same seed gives the same numbers; another seed other ones; order plays no role."""
     before, after = two_arms()
     backwards = dict(reversed(after.items()))
-    assert to_json(compare(before, after, seed=1)) == to_json(compare(before, backwards, seed=1))
-    assert to_json(compare(before, after, seed=1)) != to_json(compare(before, after, seed=2))
+    assert to_json(compare_scores(before, after, seed=1)) == to_json(compare_scores(before, backwards, seed=1))
+    assert to_json(compare_scores(before, after, seed=1)) != to_json(compare_scores(before, after, seed=2))
 
 
 def test_the_summary_has_the_fields_that_others_rely_on():
     """The JSON holds estimates and p-values per language, and estimates overall, and is valid JSON."""
-    raw = json.loads(json.dumps(to_json(compare(*two_arms())), allow_nan=False))
+    raw = json.loads(json.dumps(to_json(compare_scores(*two_arms())), allow_nan=False))
     assert set(raw) == {"per_language", "overall", "overall_these_languages", "better", "test"}
     scores = {"baseline", "steered", "difference", "minimum_detectable"}
     assert set(raw["per_language"]["deu_Latn"]) == scores | {"p_value", "p_adjusted", "p_bh"}
@@ -369,7 +369,7 @@ def test_the_summary_has_the_fields_that_others_rely_on():
 )
 def test_answers_that_do_not_pair_up_are_refused(before: list[object], after: list[object], message: str):
     """Both functions say which arm is wrong and how."""
-    for function in (mcnemar_exact, sign_flip, paired_difference):
+    for function in (mcnemar_exact, sign_flip, paired_scores):
         with pytest.raises(RunError, match=message):
             function(before, after)
 
@@ -385,10 +385,10 @@ def test_arms_with_other_languages_are_refused(languages: list[str]):
     """Languages missing in one arm are an error that names both lists; nothing is compared in silence."""
     steered = {language: [True] for language in languages}
     with pytest.raises(RunError, match=r"deu_Latn.*expected the same ones"):
-        compare({"deu_Latn": [True], "swh_Latn": [True]}, steered)
+        compare_scores({"deu_Latn": [True], "swh_Latn": [True]}, steered)
 
 
 def test_no_languages_are_refused():
     """A comparison of nothing is an error."""
     with pytest.raises(RunError, match="at least one"):
-        compare({}, {})
+        compare_scores({}, {})

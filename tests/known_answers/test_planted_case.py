@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from isogloss.analysis.expert_query import ExpertQuery, find_experts
+from isogloss.analysis import ExpertQuery, query_experts
 from isogloss.backends.open import load
-from isogloss.evaluation.run import evaluate
-from isogloss.evaluation.tasks import Item, Task, parse_number
+from isogloss.evaluation import Item, Task
+from isogloss.evaluation.run import run_evaluation
+from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.steering import random_control
 from isogloss.workflows.capture import capture_corpus
 from known_answers.planted import LEXICON, PIVOT, planted_corpora, planted_problems
@@ -23,12 +24,12 @@ def chain(folder, *, effective, controls):
     solved, generic = planted_corpora()
     run = capture_corpus(model, solved, folder / "sums")
     base = capture_corpus(model, generic, folder / "texts")
-    table = find_experts(run, ExpertQuery("delta", 0.4), base=base)
+    table = query_experts(run, ExpertQuery("delta", 0.4), base=base)
     plan = table.plan("soft", strength=0.5)
     items = {code: [Item(*row) for row in rows] for code, rows in planted_problems().items()}
     arms = {"plan": plan} | {name: random_control(plan, seed=seed) for seed, name in enumerate(controls)}
     task = Task("planted", items, parse_number, max_new_tokens=2)
-    return table, evaluate(model, task, arms, out=folder / "evaluation")
+    return table, run_evaluation(model, task, arms, out=folder / "evaluation")
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from scipy.stats import binom
 
 from isogloss.analysis import (
     DeltaRule,
-    Resampling,
     ShareRule,
-    analyze,
-    delta_experts,
+    analyze_curves,
     divergence,
-    share_experts,
+    find_in_groups,
     task_experts,
 )
+from isogloss.analysis.groups import ItemGroups
 from isogloss.errors import LanguageError, RunError
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec, consistency, entropy, profile, route, selections
 from isogloss.runs import open_run
+from isogloss.statistics import Resampling
 from known_answers.simulation import (
     _language_logits,
     _token_odds,
@@ -259,7 +259,7 @@ def test_pairing_matters(tmp_path: Path):
     few = Resampling(n_resamples=100, n_permutations=1)
     for topic, least, most in ((1.0, 0.05, 1.0), (0.0, -0.02, 0.02)):
         world = replace(SimulatedWorld(topic=topic), n_items=60)
-        found = analyze(simulate_run(world, tmp_path / str(topic)), resampling=few)
+        found = analyze_curves(simulate_run(world, tmp_path / str(topic)), resampling=few)
         gaps = [
             shuffled.value - paired.value
             for code, curve in found.divergence.items()
@@ -305,14 +305,14 @@ def test_fertile_languages_have_longer_items():
 def test_rules_on_population_rates_find_what_was_planted():
     """Delta and share applied to the truth give the planted experts of the outer and the middle layers."""
     true = truth(replace(WORLD, strength=0.3), n_items=500)
-    table = delta_experts(
-        true.rates["swh_Latn"][None], true.rates["eng_Latn"][None], decoder_layers=range(12), rule=DeltaRule(0.3)
-    )
+    rates = true.rates["swh_Latn"][None], true.rates["eng_Latn"][None]
+    layers = tuple(range(12))
+    table = find_in_groups(ItemGroups(rates, (np.ones(1),) * 2, layers, parallel=False), DeltaRule(0.3))
     assert {(row.layer, row.expert) for row in table.experts} == WORLD.exclusive_experts("swh_Latn") == {(0, 3)}
     counts = np.rint(np.stack([true.rates[code] for code in WORLD.codes])[:, None] * 10**6).astype(np.int64)
     rule = ShareRule("common", WORLD.codes, top=1, threshold=0.5)
     tokens = np.full((4, 1), 10**6)
-    common = share_experts(counts, tokens, decoder_layers=range(12), rule=rule)
+    common = find_in_groups(ItemGroups(tuple(counts), tuple(tokens), layers, parallel=True), rule)
     assert {(5, 1)} == WORLD.common_experts()
     assert {(5, 1)} <= {(row.layer, row.expert) for row in common.experts}
     np.testing.assert_allclose(true.difference("swh_Latn", "eng_Latn")[0, 3], 0.5)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +15,16 @@ from slow import slow_but
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isogloss.backends.open import load
-from isogloss.evaluation.tasks import load_task
+from isogloss.cli import adapt, learn
+from isogloss.cli.main import build_parser
+from isogloss.evaluation import load_task
+from isogloss.files import to_json
+from isogloss.learning import adapt_plan
+from isogloss.organism import TIERS
 from isogloss.organism.realise import grammar_languages
-from isogloss.organism.shipped import model_folder, scene_corpus
+from isogloss.organism.shipped import adapter_folder, learned_plan_file, model_folder, scene_corpus
+from isogloss.steering import check_plan, read_adapter, read_plan
+from isogloss.workflows import open_corpus
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +97,73 @@ def test_generation_does_not_depend_on_the_batch(organism):
     together = organism.generate(prompts, max_new_tokens=12)
     alone = organism.generate(prompts, max_new_tokens=12, batch_size=1)
     assert together == alone
+
+
+def recipe(page, begins):
+    """The one command on a page of docs that begins so and is followed by an empty line or a command, as parsed."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    found = re.findall(rf"^ +(?:OMP_NUM_THREADS=1 )?isogloss ({begins} .*?[^\\])\n", text, re.MULTILINE | re.DOTALL)
+    (command,) = found
+    return build_parser().parse_args(command.replace("\\\n", " ").split())
+
+
+def test_the_shipped_learned_plan_is_what_its_recipe_says():
+    """It fits the model, steers the scarcest languages alone, and names the examples that the command gives."""
+    plan, options = read_plan(learned_plan_file()), recipe("decisions/0013-learned-plans.md", "learn organism")
+    check_plan(plan, load("organism").fingerprint)
+    assert plan.languages == tuple(sorted(TIERS["very low"].languages))
+    assert {each.kind for each in plan.interventions} == {"offset"}
+    assert not plan.for_request("en").interventions
+    newer = {"parameters": "offset", "probes": "learned", "rank": 8, "tolerance": 0.02}  # of adapters, made since then
+    assert plan.provenance["options"] | newer == json.loads(json.dumps(to_json(learn._settings(options))))
+    data = learn._data(options)
+    assert plan.provenance["texts_sha256"] == data.sha256()
+    assert plan.provenance["threads"] == 1
+    seen = {item.prompt for tasks in (data.examples, data.dev) for code in tasks for item in tasks[code].items[code]}
+    asked = {item.prompt for items in load_task("organism", split="test", n_items=200).items.values() for item in items}
+    assert not seen & asked
+    assert [each["best_step"] > 0 for each in plan.provenance["sets"]] == [True] * 4
+    assert learned_plan_file().stat().st_size < 2**16
+
+
+@pytest.fixture(scope="module")
+def adapter_recipe():
+    """The command in docs/adapters.md that made the shipped adapter, the corpus that it names, and its options."""
+    options = recipe("adapters.md", "adapt learned.json organism")
+    return options, open_corpus(options.corpus, n_items=options.items), adapt._settings(options)
+
+
+def test_the_shipped_adapter_is_what_its_recipe_says(adapter_recipe):
+    """It fits the model, holds the shipped plan's offsets, and names that plan, the texts and the options."""
+    command, corpus, options = adapter_recipe
+    adapter, plan = read_adapter(adapter_folder()), read_plan(learned_plan_file())
+    check_plan(adapter, load("organism").fingerprint)
+    made = adapter.provenance
+    assert (made["rule"], made["plan_sha256"], made["plan_provenance"]) == ("adapt", plan.sha256, plan.provenance)
+    assert (made["model_name"], command.model, command.task) == ("organism",) * 3
+    assert made["texts_sha256"] == {code: corpus.sha256(code) for code in grammar_languages()}
+    chosen = to_json(options)
+    assert made["options"] == {key: chosen[key] for key in chosen.keys() - {"ridges", "strengths"}}
+    assert made["ridge"] in options.ridges
+    assert adapter.scale in options.strengths
+    assert (adapter.ranks, adapter.layers) == (plan.languages, tuple(range(12)))
+    for rule in plan.interventions:
+        (language,) = rule.languages
+        column = np.zeros(adapter.fingerprint.n_experts, dtype=np.float32)
+        column[list(rule.experts)] = rule.values
+        assert np.array_equal(adapter.router(rule.layer).b[:, adapter.ranks.index(language)], column)
+    asked = {item.prompt for items in load_task("organism", split="test", n_items=200).items.values() for item in items}
+    assert not any(text.startswith(tuple(asked)) for texts in corpus.texts.values() for text in texts)
+    assert sum(path.stat().st_size for path in adapter_folder().iterdir()) < 2**16
+
+
+@pytest.mark.slow
+def test_the_shipped_adapter_is_made_again(organism, adapter_recipe, tmp_path):
+    """With the ridge and strength that the dev items chose, the same texts give the same probes, within the bound."""
+    _, corpus, options = adapter_recipe
+    shipped, plan = read_adapter(adapter_folder()), read_plan(learned_plan_file())
+    chosen = replace(options, ridges=(shipped.provenance["ridge"],), strengths=(shipped.scale,))
+    made = adapt_plan(organism, plan, corpus, out=tmp_path / "adapter", options=chosen).adapter
+    assert (made.ranks, made.layers, made.scale) == (shipped.ranks, shipped.layers, shipped.scale)
+    for layer in shipped.layers:
+        np.testing.assert_allclose(made.router(layer).a, shipped.router(layer).a, rtol=1e-2, atol=1e-4)

@@ -56,6 +56,7 @@ def test_stopped_training_ends_bit_identical(tmp_path, monkeypatch):
     assert AutoModelForCausalLM.from_pretrained(resumed).dtype == torch.bfloat16
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_trained_and_measured_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isogloss.organism.documents import TIERS, Mixture
 from isogloss.organism.realise import grammar_languages, load_lexicon
 from isogloss.organism.shipped import problem_corpus, problem_items, scene_corpus
-from isogloss.organism.world import draw_problem, draw_scene, owner, realise_problem, realise_scene
+from isogloss.organism.world import draw_problem, draw_scene, realise_problem, realise_scene, split_of
 
 EQUATION = re.compile(r"(?<!\d)(?=(\d+)([+-])(\d+)=)")
 
@@ -30,8 +30,8 @@ def test_problems_are_right_and_owned_by_their_split(index, split):
         assert result == (a + b if sign == "+" else a - b)
         assert result > 0
     assert all(first[3] == second[0] for first, second in zip(problem.steps, problem.steps[1:], strict=False))
-    assert owner(problem.steps[-1]) == split
-    assert {owner(step) for step in problem.steps} <= {split, "train"}
+    assert split_of(problem.steps[-1]) == split
+    assert {split_of(step) for step in problem.steps} <= {split, "train"}
 
 
 @given(st.integers(0, 10**6))
@@ -48,7 +48,7 @@ def test_a_tenth_of_the_equations_is_held_out():
     """Of sums and differences up to 99 without round numbers, some 15 % are dev or test; round ones never are."""
     steps = [(a, sign, b) for a in range(1, 100) for b in range(1, 100) for sign in "+-"]
     steps = [(a, s, b, a + b if s == "+" else a - b) for a, s, b in steps]
-    owners = [(step, owner(step)) for step in steps if 0 < step[3] <= 99]
+    owners = [(step, split_of(step)) for step in steps if 0 < step[3] <= 99]
     assert {split for (a, _, b, _), split in owners if a % 10 == 0 or b % 10 == 0} == {"train"}
     splits = [split for (a, _, b, _), split in owners if a % 10 and b % 10]
     assert splits.count("test") / len(splits) == pytest.approx(0.1, abs=0.01)
@@ -58,7 +58,7 @@ def test_a_tenth_of_the_equations_is_held_out():
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_addition_has_one_owner_in_both_orders(a, b):
     """2+5 never leaks the held-out 5+2."""
-    assert owner((a, "+", b, a + b)) == owner((b, "+", a, a + b))
+    assert split_of((a, "+", b, a + b)) == split_of((b, "+", a, a + b))
 
 
 def test_training_never_shows_a_held_out_equation():
@@ -67,7 +67,7 @@ def test_training_never_shows_a_held_out_equation():
     found = [step for number in range(4000) for step in equations(mixture.document(number))]
     assert len(found) > 5000
     assert any(step[1] == "+" and step[3] > 90 for step in found)
-    assert {owner(step) for step in found} == {"train"}
+    assert {split_of(step) for step in found} == {"train"}
 
 
 def test_stated_numbers_are_in_the_wording():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from run_examples import LANGUAGES, MANIFEST, contents, with_notes, write
 
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec
-from isogloss.runs import merge, open_run
+from isogloss.runs import header_differences, merge, open_run
 
 parts = st.tuples(
     st.sets(st.sampled_from(LANGUAGES)),
@@ -127,3 +128,25 @@ def test_resumes(tmp_path):
     merge([tmp_path / "one", tmp_path / "two"], tmp_path / "resumed")
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
     assert open_run(tmp_path / "one").languages == LANGUAGES[:2]
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        (
+            "packages",
+            [{**dict.fromkeys(("isogloss", "numpy", "tokenizers", "torch"), "1.0.0+a-long-on"), "zz": v} for v in "12"],
+            r"packages \(zz: '1' and '2'\)",
+        ),
+        ("packages", [{"torch": "2"}, {"numpy": "1"}], r"packages \(torch: '2' and None; numpy: None and '1'\)"),
+        ("item_ids", [(*map(str, range(40)), v) for v in "xy"], r"item_ids \(value 41: 'x' and 'y'\)"),
+        ("item_ids", [("1", "2"), ("1", "2", "3")], r"item_ids \(2 and 3 values\)"),
+        ("model", ["m" * 100 + v for v in "xy"], r"model \(from character 101: "),
+    ],
+)
+def test_a_message_names_what_differs(field, values, message):
+    """However long the values are, it shows where one is not the other."""
+    one, other = (replace(MANIFEST, **{field: value}) for value in values)
+    (difference,) = header_differences(one, other)
+    assert re.match(message, difference)
+    assert len(difference) < 250

@@ -487,6 +487,9 @@ def test_some_items_are_those_of_the_whole(tmp_path_factory, start, stop, step):
     for name in set(whole) - {"vocabulary", "vocabulary_counts"}:
         items = slice(start, stop, step)
         np.testing.assert_array_equal(run.load_items("de", name, items), whole[name][items], strict=True)
+    for layers in (slice(0, 1), slice(1, 9), slice(None)):
+        part = run.load_items("de", "selections", items, layers=layers)
+        np.testing.assert_array_equal(part, whole["selections"][items, layers], strict=True)
 
 
 def test_items_of_an_array_that_is_not_there_are_refused(tmp_path):
@@ -528,3 +531,16 @@ def test_manifest_refuses_to_be_positional():
     """Its many fields are told apart by name only."""
     with pytest.raises(TypeError):
         Manifest("model", None)
+
+
+def test_metrics_that_need_items_refuse_pooled_runs_by_name():
+    """The message names the metric and the next command; one item is too few for what pairs or resamples items."""
+    pooled = replace(MANIFEST, granularity="pooled", item_ids=("pooled",))
+    MANIFEST.require_items("consistency")
+    with pytest.raises(RunError, match=r"consistency needs one record per item.*isogloss capture"):
+        pooled.require_items("consistency")
+    assert MANIFEST.refusals("consistency", "intervals") == {}
+    assert pooled.refusals("consistency", "intervals").keys() == {"consistency", "intervals"}
+    assert replace(MANIFEST, item_ids=("1",)).refusals("consistency", "intervals") == {
+        "intervals": "intervals: needs at least two items; this run has one"
+    }

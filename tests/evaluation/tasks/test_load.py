@@ -6,14 +6,18 @@ import csv
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_cache import COMMITS
 
+from isogloss.corpora import hub as hub_module
 from isogloss.errors import CorpusError, LanguageError
-from isogloss.evaluation.tasks import TASKS, load_task, score_output
+from isogloss.evaluation import TASKS, load_task
 from isogloss.evaluation.tasks.choices import MEDICAL_SUBJECTS
+from isogloss.evaluation.tasks.score import score_output
 from isogloss.evaluation.tasks.task import half_of
 
 
@@ -54,6 +58,40 @@ def mgsm_rows(language: str, n=3):
 
 
 @pytest.mark.usefixtures("hub_cache")
+def test_a_copy_of_a_release_keeps_its_protocol(tmp_path, monkeypatch):
+    """However its folder is written; the rows are those of the name with a path."""
+    folder = tmp_path / "mgsm"
+    folder.mkdir()
+    for code in ("en", "de"):
+        (folder / f"mgsm_{code}.tsv").write_text("How many?\t3\n2 and 3?\t1,005\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("mgsm:mgsm")
+    for source in ("mgsm/", "./mgsm", str(folder)):
+        assert load_task(source).describe() == task.describe()
+        assert load_task(source).items == task.items
+        assert load_task(source, split="dev").items == load_task("mgsm:mgsm", split="dev").items
+    assert task.chat
+    assert task.name == "mgsm"
+
+
+@pytest.mark.parametrize("name", ["mgsm", "organism-problems", "mgsm:boxed"])
+def test_a_folder_of_ones_own_never_has_the_name_of_a_task(tmp_path, name):
+    """Another protocol is called otherwise in settings and reports."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "eng_Latn.tsv").write_text("How many?\t3\n", encoding="utf-8")
+    task = load_task(str(folder))
+    assert task.name == f"./{name}"
+    assert not task.chat
+
+
+def test_a_copy_in_another_layout_is_pointed_to_its_task(tmp_path):
+    """A folder of a task's name without questions of one's own is no task of one's own."""
+    (tmp_path / "msvamp").mkdir()
+    with pytest.raises(CorpusError, match=f"a copy of msvamp is msvamp:{tmp_path / 'msvamp'}"):
+        load_task(str(tmp_path / "msvamp"))
+
+
 def test_mgsm_of_the_hub(tmp_path):
     """One configuration per language, the wording of the protocol, and answers as plain numbers."""
     folder = write_repository(tmp_path / "copy", {code: {"test": mgsm_rows(code)} for code in ("en", "de", "te")})
@@ -67,6 +105,32 @@ def test_mgsm_of_the_hub(tmp_path):
     assert boxed.items["eng_Latn"][0].prompt.endswith("?\nNote: Please put the final answer in the $\\boxed{}$.")
     assert score_output(boxed, "eng_Latn", boxed.items["eng_Latn"][0], "1").correct is False
     assert score_output(boxed, "eng_Latn", boxed.items["eng_Latn"][0], "$\\boxed{1}$").correct is True
+
+
+def test_the_commit_of_the_data_is_known(tmp_path, monkeypatch):
+    """With its repository; a revision is asked for after the name, and of the hub's data alone."""
+
+    def load_dataset(where, config, *, split, revision):
+        assert (where, split) == ("juletxara/mgsm", "test")
+        rows = mgsm_rows(config)
+        file = f"/cache/mgsm/{config}/0.0.0/{COMMITS.get(revision or 'main', revision)}/mgsm-test.arrow"
+        return SimpleNamespace(
+            column_names=list(rows[0]), select_columns=lambda _columns: rows, cache_files=[{"filename": file}]
+        )
+
+    names = lambda _where, *, revision: ["en", "de"] if revision != "v2" else []  # noqa: E731 - one line
+    hub = SimpleNamespace(get_dataset_config_names=names, load_dataset=load_dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_module, "_datasets", lambda: hub)
+        for source, ref in (("mgsm", "main"), (f"mgsm@{COMMITS['v1']}", "v1"), (f"mgsm@{COMMITS['v1']}:boxed", "v1")):
+            task = load_task(source)
+            assert task.name == "mgsm:boxed" if "boxed" in source else "mgsm"
+            assert task.data_revision == task.describe()["data_revision"] == f"juletxara/mgsm@{COMMITS[ref]}"
+    folder = write_repository(tmp_path / "copy@v1", {code: {"test": mgsm_rows(code)} for code in ("en", "de")})
+    assert load_task(f"mgsm:{folder}").data_revision is None
+    for source in (f"mgsm@v1:{folder}", "organism@v1"):
+        with pytest.raises(CorpusError, match="no revision; leave @v1 out"):
+            load_task(source)
 
 
 @pytest.mark.usefixtures("hub_cache")
@@ -219,7 +283,7 @@ def test_global_mmlu_and_its_medical_subset(tmp_path):
         ({"virology": []}, "no positions for virology"),
         ({"virology": [0]}, "different numbers of items"),
         ({"virology": [1, 1]}, "different whole numbers"),
-        ({"virology": [0, 9]}, "virology has 4 items, position 9"),
+        ({"virology": [0, 9]}, "virology has 4 items, but position 9"),
     ],
 )
 def test_a_bad_file_of_medical_positions_is_refused(tmp_path, change, message):

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isogloss.evaluation.tasks import parse_boxed, parse_letter, parse_number, parse_text
 from isogloss.evaluation.tasks.maths import _BOX, _ERRATA
-from isogloss.evaluation.tasks.parse import parse_latex, read_number
+from isogloss.evaluation.tasks.parse import (
+    parse_boxed,
+    parse_latex,
+    parse_letter,
+    parse_number,
+    parse_text,
+    read_number,
+)
 
 # First digits of the scripts in which answers of our tasks may be written.
 ZEROS = {"ASCII": "0", "Bengali": "০", "Thai": "๐", "Telugu": "౦", "Arabic": "٠", "Persian": "۰", "full-width": "０"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,18 +14,17 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from isogloss.errors import CorpusError
-from isogloss.evaluation.tasks import (
-    Item,
-    Task,
+from isogloss.evaluation import Item, Task
+from isogloss.evaluation.tasks.parse import parse_boxed, parse_latex, parse_number, parse_text
+from isogloss.evaluation.tasks.score import (
     corpus_chrf,
-    group_mean,
-    parse_number,
-    parse_text,
+    normalise_text,
+    same_expression,
     score_bits,
     score_options,
     score_output,
+    token_f1,
 )
-from isogloss.evaluation.tasks.score import normalise_text, token_f1
 
 ENGLISH = "eng_Latn"
 
@@ -186,8 +186,43 @@ def test_chrf_is_sacrebleus():
     assert corpus_chrf([None], ["abcd"]) == 0
 
 
-def test_mean_over_groups_is_unweighted():
-    """Each group counts once, however many items it has."""
-    items = [Item(str(i), "q", "a", group=group) for i, group in enumerate("xxxy")]
-    assert group_mean(items, [1, 1, 1, 0]) == pytest.approx(0.5)
-    assert group_mean(items[:3], [1, 0, 0]) == pytest.approx(1 / 3)
+BY_VALUE = [
+    ("0.5", r"\frac{1}{2}"),
+    ("n-1", "-1+n"),
+    (r"2\sqrt{2}", r"\sqrt{8}"),
+    ("1024", "2^{10}"),
+    (r"\{2,1\}", r"\{1,2\}"),
+    (r"\frac{\pi}{2}", r"\pi/2"),
+]
+NOT_ALIKE = [
+    ("2n", "2"),
+    ("[2,3)", "3"),
+    ("(5,2)", "2"),
+    ("(5,2)", "(2,5)"),
+    ("(2,3]", "(2,3)"),
+    ("1 or 2", "2"),
+    ("1.2345678", "1.2345679"),
+    ("nonsense", "3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "alike"), [*((*pair, True) for pair in BY_VALUE), *((*pair, False) for pair in NOT_ALIKE)]
+)
+def test_boxed_answers_are_compared_by_value(answer, expected, alike):
+    """Where math-verify is installed, an answer that is written otherwise is right if it is worth the same."""
+    pytest.importorskip("math_verify")
+    task = Task("some", {"eng_Latn": [Item("1", "?", parse_latex(expected))]}, parse_boxed, 8, normalise="expressions")
+    score = score_output(task, "eng_Latn", task.items["eng_Latn"][0], f"so $\\boxed{{{answer}}}$")
+    assert score.correct is alike
+    as_written = score_output(
+        replace(task, normalise="none"), "eng_Latn", task.items["eng_Latn"][0], f"\\boxed{{{answer}}}"
+    )
+    assert as_written.correct is (parse_latex(answer) == parse_latex(expected))
+
+
+def test_values_are_compared_in_the_main_thread_alone():
+    """Elsewhere math-verify could not end a comparison that takes too long."""
+    pytest.importorskip("math_verify")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(CorpusError, match="main thread alone"):
+        pool.submit(same_expression, "n-1", "2").result()

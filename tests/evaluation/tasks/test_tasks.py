@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from calendar_days import DATED
 from transformers import AutoTokenizer
 
-from isogloss.errors import CorpusError
-from isogloss.evaluation.tasks import Item, Task, continuations, load_task, parse_number, parse_text, render, uses_chat
+from isogloss.backends.chat_template import TemplateDate
+from isogloss.errors import CorpusError, RunError
+from isogloss.evaluation import Item, Task, load_task
+from isogloss.evaluation.tasks.parse import parse_number, parse_text
+from isogloss.evaluation.tasks.render import continuations, render, uses_chat
 from isogloss.organism.shipped import model_folder
 from isogloss.organism.world import draw_problem
 
@@ -112,6 +118,38 @@ def test_a_chat_prompt_is_one_user_message_with_thinking_off():
     assert continuations(tokenizer, item, task) == ("A", "B")
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('needs a system message') }}", r"TemplateError: needs a system message\)"),
+        ("{% for message in %}", "TemplateSyntaxError: "),
+        ("{{ messages[0].content + 1 }}", "TypeError: "),
+    ],
+)
+def test_a_template_that_fails_is_refused_with_its_own_message(template, message):
+    """It raises, does not parse, or computes what cannot be computed."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(RunError, match=rf"chat template does not take this conversation \({message}") as caught:
+        render(tokenizer, *question(chat=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_writes_the_date_that_it_is_given():
+    """Whatever day it is, in the template's own form; it is kept where a template asked for it alone."""
+    tokenizer, (item, task) = chat_tokenizer(), question(chat=True)
+    today = TemplateDate("2024-02-29")
+    assert render(tokenizer, item, task, today)
+    assert today.kept is None
+    tokenizer.chat_template = DATED
+    assert render(tokenizer, item, task, today) == "29 Feb 2024 q?"
+    assert today.kept == "2024-02-29"
+    assert render(tokenizer, item, task) == f"{datetime.now(UTC).astimezone():%d %b %Y} q?"
+    for wrong in ("yesterday", "2023-02-29", 5):
+        with pytest.raises(RunError, match="expected one such as 2026-08-05"):
+            TemplateDate(wrong)
+
+
 def test_prompts_stay_plain_where_no_chat_is_asked_for_or_possible():
     """A plain task or a tokenizer without a template leaves the prompt, and the delimiter stands before options."""
     item, plain = question()
@@ -154,7 +192,7 @@ def test_chat_can_be_switched_and_is_then_written_down():
         (Item("0", "q", "", ("A", ""), 1), "options", "not empty"),
         (Item("0", "q", "A", ("A", "B"), 2), "options", "right option 2 of 2"),
         (Item("0", "q", "A", ("A", "B"), -1), "options", "right option -1 of 2"),
-        (Item("0", "q", "A", ("A", "B"), 1), "options", "does not say 'A'"),
+        (Item("0", "q", "A", ("A", "B"), 1), "options", "is not 'A'"),
         (Item("0", "q", reference=" "), "reference", "empty reference"),
     ],
 )

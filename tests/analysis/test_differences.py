@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.analysis.contrast import ContrastRule, contrast_corpora, contrast_experts, contrast_languages
-from isogloss.analysis.expert_query import ExpertQuery, find_experts
-from isogloss.analysis.experts import ItemGroups
-from isogloss.analysis.statistics import Resampling
+from isogloss.analysis import (
+    ContrastRule,
+    ExpertQuery,
+    find_in_groups,
+    language_experts,
+    query_experts,
+    task_experts,
+)
+from isogloss.analysis.groups import ItemGroups
 from isogloss.errors import IsoglossError, LanguageError, PlanError, RunError
 from isogloss.routing import Fingerprint
 from isogloss.runs import Run, import_counts_json
+from isogloss.statistics import Resampling
 from known_answers.simulation import simulate_run, simulate_task_run
 from known_answers.worlds import PlantedExpert, SimulatedWorld
 
@@ -66,7 +72,7 @@ def naive(groups: ItemGroups) -> dict[tuple[int, int], float]:
 def test_statistics_equal_loops(parallel: bool, threshold: float, sign: Any):  # noqa: FBT001 - parametrised
     """Token-pooled, signed, and chosen by size on the wanted side."""
     groups = pair(0, 1, parallel=parallel, boost=8)
-    table = contrast_experts(groups, rule=ContrastRule(threshold, sign=sign), resampling=FAST)
+    table = find_in_groups(groups, rule=ContrastRule(threshold, sign=sign), resampling=FAST)
     sized = {"both": abs, "positive": lambda value: value, "negative": lambda value: -value}[sign]
     expected = {key: value for key, value in naive(groups).items() if sized(value) > threshold}
     assert {(row.layer, row.expert): row.statistic for row in table.experts} == pytest.approx(expected)
@@ -77,7 +83,7 @@ def test_the_difference_is_pooled_over_tokens_not_over_items():
     """One long item outweighs one short one."""
     selections = np.array([[[9, 1]], [[0, 1]]]), np.array([[[5, 5]], [[1, 0]]])
     groups = ItemGroups(selections, (np.array([10, 1]), np.array([10, 1])), (0,), parallel=True)
-    statistics = [row.statistic for row in contrast_experts(groups, rule=ContrastRule(), resampling=FAST).experts]
+    statistics = [row.statistic for row in find_in_groups(groups, rule=ContrastRule(), resampling=FAST).experts]
     assert statistics == pytest.approx([9 / 11 - 6 / 11, 2 / 11 - 5 / 11])
 
 
@@ -86,13 +92,13 @@ def test_top_keeps_the_largest_absolute_differences(top: int):
     """Over all layers, both signs; a larger threshold still holds."""
     groups = pair(0, 1, parallel=False, boost=8)
     ranked = sorted(naive(groups).items(), key=lambda entry: -abs(entry[1]))
-    table = contrast_experts(groups, rule=ContrastRule(top=top), resampling=FAST)
+    table = find_in_groups(groups, rule=ContrastRule(top=top), resampling=FAST)
     assert {(row.layer, row.expert) for row in table.experts} == {key for key, _ in ranked[:top]}
     assert [(row.layer, row.expert) for row in table.experts] == sorted(
         (row.layer, row.expert) for row in table.experts
     )
     cut = abs(ranked[0][1]) * 0.999
-    assert contrast_experts(groups, rule=ContrastRule(cut, top=top), resampling=FAST).n == 1
+    assert find_in_groups(groups, rule=ContrastRule(cut, top=top), resampling=FAST).n == 1
 
 
 @settings(max_examples=15)
@@ -101,8 +107,8 @@ def test_relabelling_experts_permutes_the_table(order: list[int], threshold: flo
     """Expert ids are names: statistics, intervals and chance count go with them."""
     groups, rule = pair(0, 1, parallel=parallel, boost=8), ContrastRule(threshold)
     renamed = replace(groups, selections=tuple(array[:, :, order] for array in groups.selections))
-    table = contrast_experts(groups, rule=rule, resampling=FAST)
-    other = contrast_experts(renamed, rule=rule, resampling=FAST)
+    table = find_in_groups(groups, rule=rule, resampling=FAST)
+    other = find_in_groups(renamed, rule=rule, resampling=FAST)
     expected = {(row.layer, row.expert): (row.statistic, row.low, row.high) for row in table.experts}
     assert {(row.layer, order[row.expert]): (row.statistic, row.low, row.high) for row in other.experts} == expected
     assert table.expected_by_chance == other.expected_by_chance
@@ -129,7 +135,7 @@ def every_labelling(groups: ItemGroups) -> list[ItemGroups]:
 def test_chance_count_equals_every_permutation(parallel: bool, rule: ContrastRule):  # noqa: FBT001 - parametrised
     """The mean over all labellings of a tiny case; under a top, of those that reach the weakest expert kept."""
     groups = pair(0, 1, parallel=parallel, sizes=(4, 4), boost=4)
-    table = contrast_experts(groups, rule=rule, resampling=Resampling(10, n_permutations=4000))
+    table = find_in_groups(groups, rule=rule, resampling=Resampling(10, n_permutations=4000))
     weakest = min(abs(row.statistic) for row in table.experts) if rule.top else 0.0
     found = []
     for labelled in every_labelling(groups):
@@ -144,7 +150,7 @@ def test_chance_count_equals_every_permutation(parallel: bool, rule: ContrastRul
 def test_intervals_equal_resampling_by_hand(parallel: bool):  # noqa: FBT001 - parametrised
     """Selections and tokens are both resampled: the ratio of two sums over drawn items."""
     groups = pair(0, 1, parallel=parallel, sizes=(9, 9), boost=8)
-    table = contrast_experts(groups, rule=ContrastRule(top=5), resampling=FAST)
+    table = find_in_groups(groups, rule=ContrastRule(top=5), resampling=FAST)
     seeds = 0, 0 if parallel else 1
     drawn = [np.random.default_rng(seed).multinomial(9, np.full(9, 1 / 9), size=100) for seed in seeds]
     shares = []
@@ -167,7 +173,7 @@ def test_intervals_cover_a_known_difference(parallel: bool):  # noqa: FBT001 - p
     for seed in range(200):
         groups = pair(2 * seed, 2 * seed + 1, parallel=parallel, sizes=(30, 30), boost=8).within((2, 2))
         resampling = Resampling(200, 1, level=0.9, seed=seed)
-        (row,) = contrast_experts(groups, rule=ContrastRule(top=1), resampling=resampling).experts
+        (row,) = find_in_groups(groups, rule=ContrastRule(top=1), resampling=resampling).experts
         assert row.expert == 5
         covered += row.low <= truth <= row.high
     assert 0.82 < covered / 200 < 0.96
@@ -198,13 +204,13 @@ def task(world: SimulatedWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 def test_planted_experts_are_recovered_in_languages_and_corpora(run: Run, task: Run):
     """With their sign and about their difference, and nearly none by chance."""
-    language = contrast_languages(run, "swh_Latn", base="eng_Latn", rule=ContrastRule(0.5), resampling=FAST)
+    language = language_experts(run, "swh_Latn", pivot="eng_Latn", rule=ContrastRule(0.5), resampling=FAST)
     (row,) = language.experts
     assert (row.layer, row.expert) == (4, 3)
     assert row.low < 0.65 < row.high
     assert language.expected_by_chance == 0
     assert language.parameters.items() >= {"language": "swh_Latn", "pivot": "eng_Latn", "paired": True}.items()
-    corpora = contrast_corpora(task, run, language="eng_Latn", rule=ContrastRule(top=2), resampling=FAST)
+    corpora = task_experts(task, run, language="eng_Latn", rule=ContrastRule(top=2), resampling=FAST)
     assert [(row.layer, row.expert, row.statistic > 0) for row in corpora.experts] == [(5, 9, True), (6, 2, False)]
     assert corpora.expected_by_chance == 0
     assert corpora.parameters.items() >= {"corpus": "simulated task", "base": "simulated", "paired": False}.items()
@@ -213,12 +219,12 @@ def test_planted_experts_are_recovered_in_languages_and_corpora(run: Run, task: 
 def test_pooled_counts_give_statistics_without_intervals(shared_data: Any, tmp_path: Any):
     """Published counts: the signed differences, no interval, no chance count; the delta rule refuses."""
     counts = import_counts_json(shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm", tmp_path / "run")
-    table = find_experts(counts, ExpertQuery("contrast", top=10, languages=("sw",)))
+    table = query_experts(counts, ExpertQuery("contrast", top=10, languages=("sw",)))
     assert table.n == 10
     assert table.expected_by_chance is None
     assert all(np.isnan([row.low, row.high]).all() for row in table.experts)
     with pytest.raises(RunError, match=r"delta rule .* needs one record per item"):
-        find_experts(counts, ExpertQuery("delta", 0.3, languages=("sw",)))
+        query_experts(counts, ExpertQuery("delta", 0.3, languages=("sw",)))
 
 
 @pytest.mark.parametrize(
@@ -256,14 +262,14 @@ def test_pooled_counts_give_statistics_without_intervals(shared_data: Any, tmp_p
 def test_queries_that_do_not_fit_are_refused(run: Run, task: Run, query: ExpertQuery, *, with_base: bool, message: str):
     """Each wrong combination is one readable error, none a traceback."""
     with pytest.raises(IsoglossError, match=message):
-        find_experts(task if with_base else run, query, base=run if with_base else None)
+        query_experts(task if with_base else run, query, base=run if with_base else None)
 
 
 def test_other_routers_cannot_be_contrasted(run: Run, world: SimulatedWorld, tmp_path: Any):
     """Counts of different models do not meet."""
     other = simulate_task_run(replace(world, n_experts=12, planted=()), tmp_path / "other")
-    with pytest.raises(RunError, match="different routers"):
-        contrast_corpora(other, run, language="eng_Latn", rule=ContrastRule(0.1))
+    with pytest.raises(RunError, match=r"different models.* routers \("):
+        task_experts(other, run, language="eng_Latn", rule=ContrastRule(0.1))
 
 
 @pytest.fixture
@@ -277,7 +283,7 @@ def model(task: Run) -> Run:
 
 def test_plans_of_both_signs_promote_and_suppress(run: Run, task: Run, model: Run):
     """Soft and offset push both ways; force suppresses the negative ones; one sign does one thing."""
-    table = find_experts(task, ExpertQuery("contrast", top=2), base=run)
+    table = query_experts(task, ExpertQuery("contrast", top=2), base=run)
     soft = table.of(model).plan("soft", strength=0.5)
     assert {(each.layer, each.experts, each.strength) for each in soft.interventions} == {
         (5, (9,), 0.5),
@@ -289,7 +295,7 @@ def test_plans_of_both_signs_promote_and_suppress(run: Run, task: Run, model: Ru
     assert {(each.layer, each.kind) for each in force.interventions} == {(5, "force"), (6, "suppress")}
     with pytest.raises(PlanError, match="choose --sign positive or --sign negative"):
         table.of(model).plan("ban")
-    negative = find_experts(task, ExpertQuery("contrast", 0.4, sign="negative"), base=run)
+    negative = query_experts(task, ExpertQuery("contrast", 0.4, sign="negative"), base=run)
     ban = negative.of(model).plan("ban")
     assert [(each.layer, each.experts, each.kind) for each in ban.interventions] == [(6, (2,), "ban")]
 
@@ -297,8 +303,8 @@ def test_plans_of_both_signs_promote_and_suppress(run: Run, task: Run, model: Ru
 def test_shapes_that_do_not_fit_are_refused():
     """Three groups, unequal parallel items, and items without tokens."""
     one, other = sample(0), sample(1)
-    with pytest.raises(ValueError, match="a contrast is of two"):
-        contrast_experts(ItemGroups((one[0],) * 3, (one[1],) * 3, LAYERS, parallel=True), rule=ContrastRule())
+    with pytest.raises(ValueError, match="contrast rule compares 2"):
+        find_in_groups(ItemGroups((one[0],) * 3, (one[1],) * 3, LAYERS, parallel=True), rule=ContrastRule())
     with pytest.raises(ValueError, match="12 against 11"):
         ItemGroups((one[0], other[0][:11]), (one[1], other[1][:11]), LAYERS, parallel=True)
     with pytest.raises(ValueError, match="do not fit"):
@@ -306,4 +312,4 @@ def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(RunError, match="no counted tokens"):
         ItemGroups((one[0],), (one[1] * 0,), LAYERS, parallel=False)
     with pytest.raises(LanguageError, match="both are deu_Latn"):
-        contrast_languages(None, "deu_Latn", base="deu_Latn", rule=ContrastRule())  # type: ignore[arg-type]
+        language_experts(None, "deu_Latn", pivot="deu_Latn", rule=ContrastRule())  # type: ignore[arg-type]

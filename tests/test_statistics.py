@@ -12,17 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from isogloss.analysis.statistics import (
+from isogloss.statistics import (
     Estimate,
     Resampling,
     bootstrap_counts,
     chance_consistency,
     estimate_means,
+    interval_around,
     percentile_interval,
-    require_items,
     resampled_means,
 )
-from isogloss.errors import RunError
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 1000))
@@ -115,13 +114,6 @@ def test_impossible_top_k_is_an_error(top_k: int):
         chance_consistency(8, top_k)
 
 
-def test_metrics_that_need_items_refuse_pooled_runs_by_name():
-    """The message names the metric and the next command; a Run with items passes."""
-    require_items("items", "consistency")
-    with pytest.raises(RunError, match=r"consistency needs one record per item.*isogloss capture"):
-        require_items("pooled", "consistency")
-
-
 @pytest.mark.parametrize("wrong", [{"n_resamples": 0}, {"n_permutations": 0}, {"level": 0.0}, {"level": 1.0}])
 def test_resampling_refuses_what_gives_no_interval(wrong: dict[str, int]):
     """Counts start at 1 and a level lies between 0 and 1."""
@@ -143,3 +135,35 @@ def test_an_estimate_is_written_with_its_interval_where_it_has_one() -> None:
     assert Estimate(0.1, 0.05, 0.25, 5).text() == "0.100 [0.050, 0.250]"
     assert Estimate(0.1, 0.05, 0.25, 5).text("{:+.1%}".format) == "+10.0% [+5.0%, +25.0%]"
     assert Estimate(0.1, math.nan, math.nan, 5).text() == "0.100"
+    assert Estimate(-0.1, -0.25, -0.05, 5).text() == "−0.100 [−0.250, −0.050]"
+
+
+def test_resampling_draws_and_estimates_as_the_functions_do():
+    """Its settings are those of the draws and of the intervals; another stream has another seed."""
+    resampling = Resampling(n_resamples=50, level=0.8, seed=3)
+    values = np.random.default_rng(0).normal(size=(12, 2))
+    counts = resampling.draw(12)
+    np.testing.assert_array_equal(counts, bootstrap_counts(12, n_resamples=50, seed=3))
+    np.testing.assert_array_equal(resampling.draw(12, stream=1), bootstrap_counts(12, n_resamples=50, seed=4))
+    assert resampling.estimate(values, counts) == estimate_means(values, counts, level=0.8)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.floats(0.5, 0.99))
+def test_an_interval_around_a_value_holds_it(seed: int, n: int, level: float):
+    """It is that of the percentiles where the value lies inside, and goes up to the value where it lies beside."""
+    rng = np.random.default_rng(seed)
+    resampled, values = rng.integers(0, 6, size=(20, n)).astype(float), rng.integers(-3, 9, size=n).astype(float)
+    low, high = interval_around(values, resampled, level=level)
+    inner, outer = percentile_interval(resampled, level=level)
+    inside = (inner <= values) & (values <= outer)
+    assert ((low <= values) & (values <= high)).all()
+    np.testing.assert_array_equal(low[inside], inner[inside])
+    np.testing.assert_array_equal(high[inside], outer[inside])
+    np.testing.assert_array_equal(np.minimum(inner, values), low)
+    np.testing.assert_array_equal(np.maximum(outer, values), high)
+
+
+def test_no_interval_stays_none():
+    """Neither around a value that is not known, nor where no resample has one."""
+    ends = interval_around(np.array([np.nan, 1.0]), np.array([[0.0, np.nan], [2.0, np.nan]]))
+    assert np.isnan(ends).all()
