@@ -82,7 +82,7 @@ TASK_FACTS = (
         "CohereForAI/Global-MMLU",
     ),
     TaskFacts("mmlu", "knowledge questions with four options", _MMLU, 1, "14,042", "cais/mmlu"),
-    TaskFacts("mmlu_arabic", "MMLU in Arabic", _MMLU, 1, "14,042", "local files: mmlu_arabic:FOLDER"),
+    TaskFacts("mmlu_arabic", "MMLU in Arabic", _MMLU, 1, "as the files have", "local files: mmlu_arabic:FOLDER"),
     TaskFacts(
         "belebele",
         "a passage and a question with four options",
