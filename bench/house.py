@@ -26,7 +26,8 @@ Values: TypeAlias = dict[str, Any]
 
 REPOSITORY = Path(__file__).parents[1]
 BEFORE = Path(__file__).with_name("house_before.json")
-FOUNDATIONS = {"arrays", "errors", "files", "languages", "notebook", "progress", "routing", "statistics"}
+MODULES = {path.stem for path in (REPOSITORY / "src" / "isogloss").glob("*.py")}
+FOUNDATIONS = MODULES - {"__init__", "__main__", "face"}
 NO_ROOMS = FOUNDATIONS | {""}  # nor is the package itself
 KIND = "suppress"  # a kind whose name is no other word
 BACKENDS = {"huggingface", "vllm", "vllm_plugin", "sglang_plugin"}

@@ -16,8 +16,8 @@ from isogloss.analysis import Analysis, ExpertTable
 from isogloss.evaluation import ArmEffect, DocumentRecord, EvaluationSummary, ItemRecord
 from isogloss.evaluation.ablation import FamiliesFile
 from isogloss.evaluation.records import EvaluationSettings, LmEvalSettings
-from isogloss.files import to_json
 from isogloss.learning import AdaptReport, LearnSettings, StepRecord
+from isogloss.records import to_json
 from isogloss.reports import PublishedComparison
 from isogloss.reports.folders import Findings
 from isogloss.runs.manifest import RUN_SCHEMA_VERSION, Manifest

@@ -29,7 +29,8 @@ from isogloss.evaluation.tasks.choices import MEDICAL_SUBJECTS
 from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.evaluation.tasks.reading import read_rows
 from isogloss.evaluation.tasks.score import score_bits, score_options, score_output
-from isogloss.files import read_json, sha256, write_json, write_typed
+from isogloss.files import read_json, sha256, write_json
+from isogloss.records import write_typed
 from isogloss.reports import report_on
 from isogloss.resuming import claim_folder
 from isogloss.routing import Fingerprint

@@ -9,7 +9,7 @@ import report_samples
 import run_examples
 
 from isogloss.cli.main import main
-from isogloss.files import write_typed
+from isogloss.records import write_typed
 
 LONG = "n" * 1_000_000
 

@@ -20,7 +20,7 @@ from isogloss.evaluation.asked_lm_eval import AskedLmEval
 from isogloss.evaluation.run import RunOptions, run_evaluation
 from isogloss.evaluation.summarise import compare_folders
 from isogloss.evaluation.tasks.lm_eval import LmEvalOptions, LmEvalTasks
-from isogloss.files import to_json
+from isogloss.records import to_json
 from isogloss.steering import Intervention, Plan, random_control, write_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports, which are not ours

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from isogloss.errors import RunError
-from isogloss.files import Record, contrast, read_typed, write_typed
+from isogloss.errors import RunError, contrast, first_few
 from isogloss.folders import make_folder
 from isogloss.progress import note
+from isogloss.records import Record, read_typed, write_typed
 
 __all__ = ["UNRECORDED", "claim_folder", "note_unrecorded", "require_threads"]
 
@@ -17,7 +17,6 @@ UNRECORDED = ("data_revision", "float16_sha256", "isogloss_version", "threads", 
 """Names of what older versions did not write down: None is unknown, and no difference."""
 
 _SILENT = ("float16_sha256", "threads")  # another hash of what is compared anyway, and last digits
-_MOST = 3  # differences that one line names
 
 
 def claim_folder(folder: Path, record: str, settings: object, *, ignored: Collection[str] = ()) -> None:
@@ -36,10 +35,9 @@ def claim_folder(folder: Path, record: str, settings: object, *, ignored: Collec
         require_threads(folder, before=stored.get("threads"), now=getattr(settings, "threads", None))
         differing, unrecorded = _compare(stored, vars(settings))
         if differing:
-            more = f"; and {len(differing) - _MOST} more" if len(differing) > _MOST else ""
             raise RunError(
-                f"{folder} was started with other settings ({'; '.join(differing[:_MOST])}{more}); repeat that command "
-                "or choose a new folder"
+                f"{folder} was started with other settings ({first_few(differing)}); repeat that command or choose a "
+                "new folder"
             )
         note_unrecorded(folder, unrecorded)
         return

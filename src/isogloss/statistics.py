@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from isogloss.arrays import FloatArray, IntArray
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 
 __all__ = [
     "DEFAULT_RESAMPLING",

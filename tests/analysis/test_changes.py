@@ -10,7 +10,7 @@ from run_examples import LANGUAGES, LAYERS, MANIFEST, digest, routing, write
 
 from isogloss.analysis import DivergenceChange, divergence, divergence_change
 from isogloss.errors import LanguageError, RunError
-from isogloss.files import read_typed, write_typed
+from isogloss.records import read_typed, write_typed
 from isogloss.runs import RunWriter
 
 PIVOT = "eng_Latn"

@@ -7,7 +7,7 @@ import pytest
 
 from isogloss.analysis import AnalysisRequest, analyze_run
 from isogloss.analysis.translations import TranslationExcess, translation_excess
-from isogloss.files import to_json
+from isogloss.records import to_json
 from isogloss.statistics import Resampling, resampled_means
 from known_answers.simulation import simulate_run
 from known_answers.worlds import SimulatedLanguage, SimulatedWorld

@@ -22,7 +22,7 @@ from isogloss.evaluation.records import DocumentRecord
 from isogloss.evaluation.summarise import Facts
 from isogloss.evaluation.summary import ArmEffect, EvaluationSummary
 from isogloss.evaluation.tasks.lm_eval import task_language, tasks_in
-from isogloss.files import from_json, to_json
+from isogloss.records import from_json, to_json
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
 from known_answers.planted import planted_problems

@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.evaluation.proportions import paired_difference_interval, share_interval, share_upper_bound
-from isogloss.files import to_json
+from isogloss.records import to_json
 
 
 def flips(*, gained: int, lost: int, n_items: int) -> tuple[np.ndarray, np.ndarray]:

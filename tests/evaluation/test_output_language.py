@@ -13,7 +13,7 @@ from isogloss.evaluation.output_language import (
     compare_output_language,
     output_language,
 )
-from isogloss.files import to_json
+from isogloss.records import to_json
 
 TEXTS = {
     "eng_Latn": "The children counted the snails on the wall after the rain had stopped in the evening.",

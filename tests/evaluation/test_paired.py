@@ -16,7 +16,7 @@ from isogloss.errors import RunError
 from isogloss.evaluation.paired import accuracy, compare_arms, compare_scores, paired_scores
 from isogloss.evaluation.power import detectable_change, detectable_mean
 from isogloss.evaluation.significance import mcnemar_exact, sign_flip
-from isogloss.files import to_json
+from isogloss.records import to_json
 from isogloss.statistics import benjamini_hochberg, holm
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from isogloss.evaluation import compare_scores
 from isogloss.evaluation.random_arms import AgainstRandom, against_random, is_random
-from isogloss.files import to_json
+from isogloss.records import to_json
 
 CODES = ("ben_Beng", "eng_Latn", "swh_Latn")
 

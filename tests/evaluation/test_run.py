@@ -32,8 +32,8 @@ from isogloss.evaluation.run import RunOptions, run_evaluation
 from isogloss.evaluation.summarise import compare_folders
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks.parse import parse_number
-from isogloss.files import read_typed, to_json
 from isogloss.organism.shipped import model_folder
+from isogloss.records import read_typed, to_json
 from isogloss.reports.effects import describe_evaluation
 from isogloss.routing import Fingerprint
 from isogloss.steering import AdaptedRouter, Intervention, Plan, RouterAdapter, read_adapter, write_plan

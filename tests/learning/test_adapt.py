@@ -18,12 +18,12 @@ from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import CorpusError, LanguageError, PlanError, RunError
 from isogloss.evaluation import load_task
-from isogloss.files import read_typed
 from isogloss.learning import ADAPT_REPORT, AdaptOptions, AdaptReport, adapt_plan
 from isogloss.learning.plan_ranks import ranks_of
 from isogloss.learning.probes import LanguageMeans, ProbeFit, some_of
 from isogloss.organism import problem_corpus
 from isogloss.organism.shipped import learned_plan_file
+from isogloss.records import read_typed
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, read_adapter, read_plan, write_plan
 

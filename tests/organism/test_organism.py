@@ -18,11 +18,11 @@ from isogloss.backends.open import load
 from isogloss.cli import adapt, learn
 from isogloss.cli.main import build_parser
 from isogloss.evaluation import load_task
-from isogloss.files import to_json
 from isogloss.learning import adapt_plan
 from isogloss.organism import TIERS
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.shipped import adapter_folder, learned_plan_file, model_folder, scene_corpus
+from isogloss.records import to_json
 from isogloss.steering import check_plan, read_adapter, read_plan
 from isogloss.workflows import open_corpus
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from isogloss.errors import PlanError, RunError
-from isogloss.files import write_typed
 from isogloss.learning import ADAPT_REPORT, AdaptReport
 from isogloss.learning.adapt_records import CurvePoint, PlanAgreement, ProbeReading
+from isogloss.records import write_typed
 from isogloss.reports.adapters import adapter_section, describe_adapter
 from isogloss.reports.folders import report_on
 from isogloss.routing import Fingerprint

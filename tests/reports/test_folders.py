@@ -15,7 +15,8 @@ from report_samples import CODES, analysis, arms_evaluation, expert_table, manif
 
 from isogloss.errors import RunError
 from isogloss.evaluation import SETTINGS, SUMMARY
-from isogloss.files import read_json, write_json, write_typed
+from isogloss.files import read_json, write_json
+from isogloss.records import write_typed
 from isogloss.reports import report_on
 from isogloss.runs import Run
 from known_answers.simulation import simulate_run, simulate_task_run

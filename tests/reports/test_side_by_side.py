@@ -12,8 +12,9 @@ from run_examples import MANIFEST, write
 import isogloss as ig
 from isogloss.analysis import divergence_change
 from isogloss.errors import RunError
-from isogloss.files import write_json, write_typed
+from isogloss.files import write_json
 from isogloss.learning.history import LearningHistory
+from isogloss.records import write_typed
 from isogloss.reports import Report, join_reports, make_report, render_report, report_on
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from isogloss.errors import PlanError
-from isogloss.files import decode
+from isogloss.records import decode
 from isogloss.routing import RouterSpec, route
 from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, apply_choice, apply_edit, edit_layer
 

@@ -19,7 +19,7 @@ from isogloss.analysis.divergence import (
 from isogloss.analysis.threads import in_threads
 from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
-from isogloss.files import Record
+from isogloss.records import Record
 from isogloss.runs import HOW_READ, Manifest, Run, header_differences, text_differences
 from isogloss.statistics import DEFAULT_RESAMPLING, Estimate, Resampling
 

@@ -16,7 +16,7 @@ from isogloss.analysis.correlation import LEAST_CORRELATED, LayerCorrelation, co
 from isogloss.analysis.divergence import Curves, divergence, estimate_languages, other_languages, read_shares
 from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.runs import Run, header_differences, text_differences
 from isogloss.statistics import (
     DEFAULT_RESAMPLING,

@@ -10,7 +10,7 @@ import numpy as np
 from isogloss.analysis.layers import layer_positions
 from isogloss.arrays import FloatArray
 from isogloss.errors import LanguageError
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.statistics import Estimate
 
 __all__ = ["LayerCorrelation", "accuracy_correlation", "band_correlation", "correlate", "correlate_measures"]

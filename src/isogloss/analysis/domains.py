@@ -16,7 +16,7 @@ from isogloss.analysis.groups import LEAST_ITEMS, corpus_groups
 from isogloss.analysis.layers import MiddleLayers, layer_positions, middle_layers
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import RunError
-from isogloss.files import Name, Record
+from isogloss.records import Name, Record
 from isogloss.runs import Run
 from isogloss.statistics import (
     DEFAULT_RESAMPLING,

@@ -12,8 +12,9 @@ import numpy as np
 from isogloss.analysis.groups import LEAST_ITEMS, ItemGroups, corpus_groups, language_groups
 from isogloss.arrays import BoolArray, FloatArray, IntArray
 from isogloss.errors import LanguageError, PlanError
-from isogloss.files import Name, Number, Record, sha256
+from isogloss.files import sha256
 from isogloss.notebook import Shown
+from isogloss.records import Name, Number, Record
 from isogloss.routing import Fingerprint
 from isogloss.runs import Run, RunStatus, common_status, reading_difference
 from isogloss.statistics import DEFAULT_RESAMPLING, Resampling, interval_around

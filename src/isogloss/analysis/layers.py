@@ -14,7 +14,7 @@ import numpy as np
 from isogloss.analysis.valleys import LAYER_LEVEL, RISE, order_p_value, rise_between_valleys, split
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import RunError
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.statistics import Estimate, percentile_interval
 
 __all__ = [

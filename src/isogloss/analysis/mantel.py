@@ -16,7 +16,7 @@ import numpy as np
 
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import LanguageError
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.statistics import Estimate, Resampling
 
 __all__ = [

@@ -12,7 +12,7 @@ from isogloss.analysis.differences import DeltaRule
 from isogloss.analysis.groups import LEAST_ITEMS, corpus_groups, language_groups
 from isogloss.arrays import BoolArray, FloatArray, IntArray
 from isogloss.errors import LanguageError, RunError
-from isogloss.files import Name, Number, Record
+from isogloss.records import Name, Number, Record
 from isogloss.runs import Run
 from isogloss.statistics import (
     DEFAULT_RESAMPLING,

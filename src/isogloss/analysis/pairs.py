@@ -25,7 +25,7 @@ from isogloss.analysis.layers import layer_positions
 from isogloss.analysis.threads import MAX_THREADS, in_threads
 from isogloss.arrays import FloatArray, StoredArray
 from isogloss.errors import LanguageError
-from isogloss.files import Record
+from isogloss.records import Record
 from isogloss.runs import Run
 
 __all__ = ["By", "PairwiseDivergence", "pairwise_divergence"]

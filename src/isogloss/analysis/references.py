@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from isogloss.arrays import BoolArray, FloatArray, StoredArray
 from isogloss.errors import LanguageError, RunError
-from isogloss.files import Record
 from isogloss.languages import resolve, script
+from isogloss.records import Record
 from isogloss.runs import Run
 
 __all__ = ["REFERENCE_NAMES", "ReferenceDistance", "reference_distances", "token_overlap_distance"]

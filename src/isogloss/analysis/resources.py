@@ -16,7 +16,7 @@ from isogloss.analysis.layers import layer_positions
 from isogloss.analysis.shares import language_shares
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import LanguageError
-from isogloss.files import Name, Record
+from isogloss.records import Name, Record
 from isogloss.runs import Run
 from isogloss.statistics import (
     DEFAULT_RESAMPLING,

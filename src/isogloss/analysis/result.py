@@ -19,8 +19,8 @@ from isogloss.analysis.structure import LanguageStructure
 from isogloss.analysis.translations import TranslationExcess
 from isogloss.arrays import StoredArray
 from isogloss.errors import RunError
-from isogloss.files import Name, Number, Record, to_json
 from isogloss.notebook import Shown, drawn
+from isogloss.records import Name, Number, Record, to_json
 from isogloss.runs import Manifest, RunStatus
 from isogloss.statistics import DEFAULT_RESAMPLING, Estimate, Resampling
 

@@ -24,7 +24,7 @@ from isogloss.analysis.mantel import (
 from isogloss.analysis.pairs import PairwiseDivergence
 from isogloss.analysis.tree import LanguageTree, language_tree
 from isogloss.arrays import BoolArray, FloatArray
-from isogloss.files import Name, Number, Record
+from isogloss.records import Name, Number, Record
 from isogloss.statistics import Resampling, holm
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from isogloss.analysis.divergence import Curves
 from isogloss.arrays import FloatArray, IntArray
-from isogloss.files import Record
+from isogloss.records import Record
 from isogloss.statistics import Estimate, Resampling
 
 __all__ = ["TranslationExcess", "translation_excess"]

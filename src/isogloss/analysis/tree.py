@@ -11,7 +11,7 @@ import numpy as np
 from isogloss.analysis.mantel import checked_distances
 from isogloss.arrays import FloatArray, IntArray, StoredArray
 from isogloss.errors import LanguageError
-from isogloss.files import Name, Number, Record
+from isogloss.records import Name, Number, Record
 
 __all__ = ["LanguageTree", "Linkage", "language_tree"]
 

@@ -116,7 +116,7 @@ def _strength(intervention: Intervention) -> str:
 
 def show_evaluation(summary: EvaluationSummary, *, as_json: bool) -> None:
     """Print whether the plan helped, one table of languages, and one line per arm."""
-    from isogloss.files import to_json  # noqa: PLC0415 - help shows no result
+    from isogloss.records import to_json  # noqa: PLC0415 - help shows no result
 
     if as_json:
         print_json(to_json(summary))

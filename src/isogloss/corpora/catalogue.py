@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isogloss.files import Record
+from isogloss.records import Record
 
 __all__ = ["CORPUS_FACTS", "CORPUS_LAYOUTS", "CorpusFacts", "CorpusLayout"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isogloss.evaluation.paired import Better
-from isogloss.files import Record
+from isogloss.records import Record
 from isogloss.statistics import Estimate
 
 __all__ = ["ABLATION", "AblatedTask", "AblationResult", "Cell", "FamiliesFile", "Family", "Selectivity"]

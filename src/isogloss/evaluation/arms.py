@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from isogloss.errors import PlanError
-from isogloss.files import read_json, shorten
+from isogloss.errors import PlanError, shorten
+from isogloss.files import read_json
 from isogloss.steering import (
     STRENGTH_KINDS,
     Plan,

@@ -19,7 +19,7 @@ from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks.render import continuations, render, uses_chat
 from isogloss.evaluation.tasks.score import Score, score_bits, score_options, score_output
 from isogloss.evaluation.tasks.task import Item, Task
-from isogloss.files import to_json
+from isogloss.records import to_json
 from isogloss.steering import Steering
 
 __all__ = ["AskedTask", "Question"]

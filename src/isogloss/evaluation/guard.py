@@ -13,7 +13,7 @@ from isogloss.arrays import FloatArray
 from isogloss.evaluation.paired import Better
 from isogloss.evaluation.proportions import paired_difference_interval, share_upper_bound
 from isogloss.evaluation.scores import is_right_or_wrong, paired_arrays
-from isogloss.files import Number
+from isogloss.records import Number
 from isogloss.statistics import Estimate, bootstrap_counts, resampled_means
 
 __all__ = ["Guard", "Verdict", "guard_pivot"]

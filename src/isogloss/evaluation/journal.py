@@ -14,8 +14,9 @@ from typing import Any
 
 from isogloss.errors import FileError, RunError
 from isogloss.evaluation.records import SETTINGS, ItemRecord
-from isogloss.files import from_json, parse_json, read_bytes, remove_stale, to_json
+from isogloss.files import parse_json, read_bytes, remove_stale
 from isogloss.folders import leftovers
+from isogloss.records import from_json, to_json
 from isogloss.resuming import claim_folder
 
 __all__ = ["Journal", "claim"]

@@ -23,7 +23,7 @@ from isogloss.evaluation.power import detectable_change, detectable_mean
 from isogloss.evaluation.proportions import paired_difference_interval, share_interval
 from isogloss.evaluation.scores import common_languages, is_right_or_wrong, paired_arrays, score_array
 from isogloss.evaluation.significance import mcnemar_exact, sign_flip
-from isogloss.files import Number
+from isogloss.records import Number
 from isogloss.statistics import (
     Estimate,
     benjamini_hochberg,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isogloss.arrays import FloatArray
-from isogloss.files import Record
+from isogloss.records import Record
 from isogloss.statistics import Estimate, bootstrap_counts, interval_around
 
 __all__ = ["N_RANDOM", "AgainstRandom", "against_random", "is_random"]

@@ -10,7 +10,8 @@ from typing import Any
 
 from isogloss.backends.chat_template import TemplateDate
 from isogloss.errors import RunError
-from isogloss.files import Name, Number, from_json, parse_json, read_bytes, read_json
+from isogloss.files import parse_json, read_bytes, read_json
+from isogloss.records import Name, Number, from_json
 
 __all__ = [
     "SETTINGS",

@@ -30,8 +30,8 @@ from isogloss.evaluation.summarise import Facts
 from isogloss.evaluation.summary import PROBE_ITEMS, SUMMARY, ArmEffect, EvaluationSummary
 from isogloss.evaluation.tasks.lm_eval import LmEvalTasks
 from isogloss.evaluation.tasks.task import Task
-from isogloss.files import from_json, read_typed, write_typed
 from isogloss.folders import locked
+from isogloss.records import from_json, read_typed, write_typed
 from isogloss.statistics import Estimate
 from isogloss.steering import Steering, keep
 

@@ -28,7 +28,7 @@ from isogloss.evaluation.records import (
 from isogloss.evaluation.summary import SUMMARY, ArmEffect, BesidePlan, Dose, EvaluationSummary, SteeredLanguages
 from isogloss.evaluation.tasks.score import corpus_chrf
 from isogloss.evaluation.tasks.task import Item, Task
-from isogloss.files import read_typed
+from isogloss.records import read_typed
 from isogloss.statistics import Estimate
 from isogloss.steering import Steering
 

@@ -12,8 +12,8 @@ from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.output_language import OutputLanguage
 from isogloss.evaluation.paired import SIGNIFICANT, Comparison, PairedScores
 from isogloss.evaluation.random_arms import AgainstRandom
-from isogloss.files import Name
 from isogloss.notebook import Shown, drawn
+from isogloss.records import Name
 from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, LanguageError, PlanError
 from isogloss.evaluation import Task, ask
 from isogloss.evaluation.asked import AskedTask
-from isogloss.files import to_json, write_typed
 from isogloss.folders import new_folder, require_new_folder
 from isogloss.languages import resolve
 from isogloss.learning.adapt_measures import Measures, Parts
 from isogloss.learning.adapt_records import ADAPT_REPORT, Adapted, AdaptOptions, AdaptReport, CurvePoint
 from isogloss.learning.plan_ranks import banned_by, ranks_of
 from isogloss.learning.probes import LanguageMeans, ProbeFit, some_of
+from isogloss.records import to_json, write_typed
 from isogloss.steering import AdaptedRouter, Plan, RouterAdapter, check_plan
 from isogloss.steering.adapter_folder import write_adapter_into
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from isogloss.errors import RunError
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.steering import RouterAdapter
 
 __all__ = [

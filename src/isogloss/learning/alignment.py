@@ -19,9 +19,9 @@ from isogloss.analysis.layers import layer_positions, thirds
 from isogloss.backends.huggingface.losses import Divergence, divergences, profiles_of
 from isogloss.backends.huggingface.recorder import RoutedForward, RouterRecorder
 from isogloss.errors import ModelError, RunError
-from isogloss.files import Record
 from isogloss.learning.paired_batches import COUNTED, PAIR, PIVOT_PROFILES, label_tokens, rows_of_pairs
 from isogloss.learning.router_files import write_routers
+from isogloss.records import Record
 
 __all__ = ["AlignmentLog", "RoutingAlignment"]
 

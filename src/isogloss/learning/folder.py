@@ -17,8 +17,9 @@ from safetensors.numpy import save
 
 from isogloss.arrays import FloatArray
 from isogloss.errors import FileError, RunError
-from isogloss.files import from_json, parse_json, read_bytes, to_json, write_atomically
+from isogloss.files import parse_json, read_bytes, write_atomically
 from isogloss.learning.records import LearnedSet, StepRecord
+from isogloss.records import from_json, to_json
 
 __all__ = ["ADAPTER", "CHECKPOINT", "HISTORY", "PLAN", "Checkpoint", "LearningFolder"]
 

@@ -18,13 +18,13 @@ from isogloss.backends.open import refuse_unsupported
 from isogloss.errors import CorpusError, RunError
 from isogloss.evaluation import SETTINGS, Task, TemplateDate, ask, claim, kept_date
 from isogloss.evaluation.asked import AskedTask
-from isogloss.files import to_json
 from isogloss.folders import locked
 from isogloss.learning.data import LearningData
 from isogloss.learning.dev_values import mean_value
 from isogloss.learning.estimators import refuse_unmoved
 from isogloss.learning.folder import ADAPTER, PLAN, Checkpoint, LearningFolder
 from isogloss.learning.records import Learned, LearnedSet, LearnOptions, LearnSettings, StepRecord
+from isogloss.records import to_json
 from isogloss.steering import Plan, RouterAdapter, check_plan, write_adapter, write_plan
 
 if TYPE_CHECKING:

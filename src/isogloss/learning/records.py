@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from isogloss.errors import RunError
-from isogloss.files import LONGEST_NAME, Name, Number, Record, to_json
+from isogloss.files import LONGEST_NAME
+from isogloss.records import Name, Number, Record, to_json
 from isogloss.steering import Plan, RouterAdapter
 
 Objective = Literal["answers", "alignment", "both"]

@@ -13,8 +13,9 @@ import jinja2
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from isogloss.files import to_json, write_atomically
+from isogloss.files import write_atomically
 from isogloss.folders import make_folder, require_file
+from isogloss.records import to_json
 from isogloss.reports.palette import css_variables
 
 __all__ = ["embedded", "render", "require_page", "write_page"]

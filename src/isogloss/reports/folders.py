@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from isogloss.errors import LanguageError, RunError
 from isogloss.evaluation import SETTINGS, SUMMARY, EvaluationSummary
 from isogloss.evaluation.ablation import ABLATION, AblationResult
-from isogloss.files import Record, read_json, read_typed
+from isogloss.files import read_json
 from isogloss.languages import resolve
 from isogloss.learning.adapt_records import ADAPT_REPORT, AdaptReport
 from isogloss.learning.folder import HISTORY
 from isogloss.learning.history import read_history
+from isogloss.records import Record, read_typed
 from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.adapters import describe_adapter
 from isogloss.reports.answers import sample_answers

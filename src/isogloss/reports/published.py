@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from isogloss.files import Number, Record
+from isogloss.records import Number, Record
 from isogloss.reports.figures import Section, Table
 from isogloss.reports.text import MISSING, plain
 from isogloss.statistics import MINUS, Estimate

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from isogloss.errors import RunError
-from isogloss.files import LONGEST_NAME, contrast, decode, read_json
+from isogloss.errors import RunError, contrast
+from isogloss.files import LONGEST_NAME, read_json
 from isogloss.progress import note
+from isogloss.records import decode
 from isogloss.routing import Fingerprint, Phase, RouterSpec
 
 __all__ = [

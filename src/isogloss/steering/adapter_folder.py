@@ -19,8 +19,9 @@ from safetensors.numpy import load, save
 
 from isogloss.arrays import Float32Array
 from isogloss.errors import PlanError
-from isogloss.files import decode, parse_json, read_bytes, sha256, write_atomically, write_json
+from isogloss.files import parse_json, read_bytes, sha256, write_atomically, write_json
 from isogloss.folders import new_folder, require_new_folder
+from isogloss.records import decode
 from isogloss.routing import Fingerprint
 from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
 

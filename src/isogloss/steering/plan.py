@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from isogloss.errors import PlanError
-from isogloss.files import decode, parse_json, read_bytes, write_atomically
+from isogloss.files import parse_json, read_bytes, write_atomically
 from isogloss.folders import require_file
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
+from isogloss.records import decode
 from isogloss.routing import Fingerprint
 from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span
 from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEdit, Phase, edit_layer

@@ -16,11 +16,12 @@ from isogloss.backends.open import load
 from isogloss.corpora import load_corpus
 from isogloss.errors import ModelError
 from isogloss.evaluation import accuracy, load_task
-from isogloss.files import Name, Record, read_json, write_atomically
+from isogloss.files import read_json, write_atomically
 from isogloss.folders import make_folder, require_file, require_folder
 from isogloss.languages import display_name
 from isogloss.organism import ORGANISM, TIERS, Mixture, scene_corpus
 from isogloss.progress import track
+from isogloss.records import Name, Record
 from isogloss.reports.sentences import describe_analysis
 from isogloss.statistics import Estimate
 from isogloss.workflows.capture import capture_corpus

@@ -13,8 +13,9 @@ from isogloss.backends.model import CaptureOptions, Model
 from isogloss.backends.open import BACKENDS, load, refuse_unsupported
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError, PlanError, RunError
-from isogloss.files import Record, problems, read_bytes, write_typed
+from isogloss.files import read_bytes
 from isogloss.languages import resolve
+from isogloss.records import Record, problems, write_typed
 from isogloss.routing import Fingerprint
 from isogloss.runs import Run, TokenScope
 from isogloss.steering import Kind, plan_from_experts

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from isogloss.corpora import Hub, check_text, full_code, read_text, require_languages
-from isogloss.errors import CorpusError
+from isogloss.errors import CorpusError, shorten
 from isogloss.evaluation.tasks.task import Item, Parse, Task, TaskSplit
-from isogloss.files import parse_json, shorten
+from isogloss.files import parse_json
 
 __all__ = ["DataSet", "Request", "glob_languages", "published", "read_csv", "read_rows", "text_of"]
 

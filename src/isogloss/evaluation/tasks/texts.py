@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.corpora import Corpus, full_code, load_corpus, read_lines, require_languages
-from isogloss.errors import CorpusError
+from isogloss.errors import CorpusError, shorten
 from isogloss.evaluation.tasks.parse import parse_number, parse_text
 from isogloss.evaluation.tasks.reading import DataSet, Request, glob_languages, published, read_rows, text_of
 from isogloss.evaluation.tasks.score import require_sacrebleu
 from isogloss.evaluation.tasks.task import Item, Task, half_of
-from isogloss.files import shorten
 from isogloss.languages import display_name
 from isogloss.organism.realise import grammar_languages
 from isogloss.organism.shipped import problem_corpus, problem_items, scene_corpus

@@ -21,10 +21,11 @@ from isogloss.errors import RunError
 from isogloss.evaluation import SETTINGS, Asked, answer_items, ask, claim
 from isogloss.evaluation.ablation import ABLATION, AblatedTask, AblationResult, Cell, FamiliesFile, Selectivity
 from isogloss.evaluation.selectivity import Axis, Limits, Losses, estimate_mean, selectivity
-from isogloss.files import read_bytes, remove_stale, sha256, write_typed
+from isogloss.files import read_bytes, remove_stale, sha256
 from isogloss.folders import locked
 from isogloss.languages import resolve
 from isogloss.progress import busy, track
+from isogloss.records import write_typed
 from isogloss.runs import Run
 from isogloss.statistics import Resampling
 from isogloss.steering import Plan, random_control, read_plan, write_plan

@@ -14,9 +14,10 @@ from isogloss.backends.reading import READING, find_checkpoint
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
 from isogloss.evaluation import Task, load_task
-from isogloss.files import Number, Record, read_json
+from isogloss.files import read_json
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM
+from isogloss.records import Number, Record
 from isogloss.workflows.ablation.held_out import hold_out_task
 from isogloss.workflows.ablation.settings import Ablation
 from isogloss.workflows.corpora import open_corpus

@@ -24,11 +24,12 @@ from isogloss.evaluation import (
     make_arms,
 )
 from isogloss.evaluation.ablation import AblationResult
-from isogloss.files import write_json, write_typed
+from isogloss.files import write_json
 from isogloss.folders import leftovers, locked, make_folder
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM, adapter_folder, learned_plan_file
 from isogloss.progress import busy, note, track
+from isogloss.records import write_typed
 from isogloss.reports import PublishedComparison, report_study
 from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.effects import describe_evaluation

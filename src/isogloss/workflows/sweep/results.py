@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from isogloss.analysis import Rule
 from isogloss.evaluation import Better, Guard, LanguageComparison
-from isogloss.files import Name, Record
+from isogloss.records import Name, Record
 from isogloss.statistics import Estimate
 from isogloss.steering import Kind
 

@@ -19,10 +19,11 @@ from isogloss.analysis import analyze_curves, default_bands
 from isogloss.backends.model import Model
 from isogloss.errors import RunError
 from isogloss.evaluation import PLAN, SETTINGS, Asked, Item, RunOptions, Task, ask, claim, kept_date, load_task
-from isogloss.files import remove_stale, write_typed
+from isogloss.files import remove_stale
 from isogloss.folders import locked
 from isogloss.languages import resolve
 from isogloss.progress import busy, note, track
+from isogloss.records import write_typed
 from isogloss.runs import Run
 from isogloss.steering import Plan, random_control, read_plan, write_plan
 from isogloss.workflows.corpora import open_corpus

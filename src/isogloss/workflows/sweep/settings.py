@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from isogloss.analysis import DeltaRule, Rule
 from isogloss.errors import RunError
-from isogloss.files import Record
 from isogloss.languages import resolve
+from isogloss.records import Record
 from isogloss.steering import STRENGTH_KINDS, Kind
 from isogloss.workflows.settings import STRICT, StudySettings, require_strength
 from isogloss.workflows.sweep.results import CandidateRow
