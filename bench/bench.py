@@ -23,7 +23,8 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from isogloss.backends.huggingface import CaptureOptions, HuggingFaceModel, load_model, steer
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.huggingface import HuggingFaceModel, load_model, steer
 from isogloss.organism.shipped import model_folder, problem_corpus, scene_corpus
 from isogloss.steering import Intervention, Plan
 from learning import learning_cost

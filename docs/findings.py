@@ -23,7 +23,8 @@ from calibration_rows import MONTE_CARLO, calibration_tables
 from findings_references import references
 from findings_steering import planted_section, steering_section
 from isogloss.analysis import Analysis, AnalysisRequest, analyze_run, read_measure
-from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus, load_corpus
 from isogloss.errors import LanguageError

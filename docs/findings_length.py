@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from isogloss.analysis import Analysis, analyze_curves, correlate
-from isogloss.backends.model import CaptureOptions
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.open import load
 from isogloss.languages import display_name
 from isogloss.runs import Run

@@ -17,9 +17,9 @@ from chat_templates import CHATML
 
 from checkpoints import TEXTS as SHORT
 from checkpoints import checkpoint, prompts
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface import load_model, steer
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.stored_tensors import hash_files
 from isogloss.backends.vllm import answers
 from isogloss.backends.vllm.answers import generation_config

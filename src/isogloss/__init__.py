@@ -17,7 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isogloss.backends.model import CaptureOptions, Model
+    from isogloss.backends.capture_options import CaptureOptions
+    from isogloss.backends.model import Model
     from isogloss.backends.open import load
     from isogloss.evaluation import RunOptions
     from isogloss.evaluation import load_task as task
@@ -70,7 +71,7 @@ _WHERE = {
     "adapt": "isogloss.workflows",
     "Ablation": "isogloss.workflows",
     "ablate": "isogloss.workflows",
-    "CaptureOptions": "isogloss.backends.model",
+    "CaptureOptions": "isogloss.backends.capture_options",
     "capture": "isogloss.workflows:capture_corpus",
     "evaluate": "isogloss.workflows:evaluate_plan",
     "Intervention": "isogloss.steering",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isogloss.backends.model import CaptureOptions
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.cli.main import build_parser, main
 from isogloss.cli.output import show_plan
 from isogloss.errors import CorpusError, RunError

@@ -11,9 +11,9 @@ import torch
 from models import TEXTS, tiny
 from slow import slow_but
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.padded_batches import Measured
 from isogloss.backends.huggingface.router_inputs import Moments, probe_values, second_moments
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import CorpusError, LanguageError, PlanError, RunError

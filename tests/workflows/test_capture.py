@@ -14,8 +14,8 @@ from models import checkpoint, tiny
 from safetensors.torch import load_file, save_file
 
 from isogloss.analysis import DeltaRule, task_experts
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.model import HuggingFaceModel
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
 from isogloss.errors import RunError

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from isogloss.analysis import AnalysisRequest, analyze_run
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.model import HuggingFaceModel
-from isogloss.backends.model import CaptureOptions
 from isogloss.cli.output import show_run
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, RunError

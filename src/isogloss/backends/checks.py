@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.families import Family
-from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.model import Model
 from isogloss.backends.writing import Writing, n_read
 from isogloss.errors import PlanError
 from isogloss.languages import resolve

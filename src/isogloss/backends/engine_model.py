@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.arrays import Float32Array, Int64Array
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_TEXTS, Observer, try_own_plans, try_plan
 from isogloss.backends.configuration import applied_settings, set_aside, tokenizer_sha256
 from isogloss.backends.families import Family
-from isogloss.backends.model import PACKAGES, CaptureOptions, Model, Sampling
+from isogloss.backends.model import Model, Sampling
 from isogloss.backends.open import checks_of
 from isogloss.backends.profiles import gather
 from isogloss.backends.token_batches import Reader, Text, counted_ids, portions, require_room
@@ -28,6 +29,8 @@ from isogloss.steering import Steering
 
 __all__ = ["EngineModel"]
 
+# Whose versions can change the numbers, whatever runs the model.
+_PACKAGES = ("isogloss", "torch", "transformers", "tokenizers", "numpy")
 # Of a configuration, what depends on where and how it was loaded and not on the model.
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
@@ -68,7 +71,7 @@ class EngineModel(Model):
     @property
     def packages(self) -> dict[str, str]:
         """Name -> version of what can change the numbers."""
-        return {name: version(name) for name in PACKAGES}
+        return {name: version(name) for name in _PACKAGES}
 
     @property
     def context_length(self) -> int | None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from isogloss.arrays import Int64Array
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.chat_texts import ReadText, read_chats, read_plain
 from isogloss.backends.joint_texts import encode_start
-from isogloss.backends.model import CaptureOptions
 from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError
 from isogloss.runs import MOST_UNKNOWN, ROLES

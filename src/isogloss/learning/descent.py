@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from isogloss.arrays import FloatArray
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface import LoadedModel
 from isogloss.backends.huggingface.losses import (
     RoutedProfiles,
@@ -22,7 +23,6 @@ from isogloss.backends.huggingface.losses import (
 )
 from isogloss.backends.huggingface.offsets import RouterChange
 from isogloss.backends.huggingface.padded_batches import Measured, by_length, reader_of
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.token_batches import Text, portions
 from isogloss.corpora import Corpus
 from isogloss.errors import ModelError

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.chat_template import template_sha256
-from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
 from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError

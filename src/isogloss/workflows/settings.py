@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from isogloss.backends.model import CaptureOptions, Model
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.model import Model
 from isogloss.backends.open import BACKENDS, load, refuse_unsupported
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError, PlanError, RunError

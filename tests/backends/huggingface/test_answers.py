@@ -11,8 +11,9 @@ from models import FAMILIES, FEW, TEXTS, each_family, generate, tiny
 from tokenizers.processors import TemplateProcessing
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.answers import continue_prompts, draw
-from isogloss.backends.model import CaptureOptions, Sampling
+from isogloss.backends.model import Sampling
 from isogloss.errors import RunError
 
 KEYS = [f"eng_Latn/{index}" for index in range(len(TEXTS))]

@@ -9,7 +9,8 @@ from models import ITEM_IDS, TEXTS, choose_the_worst, each_family, tiny, tokeniz
 from slow import slow_but
 
 from isogloss import routing
-from isogloss.backends.huggingface import CaptureOptions, prove, prove_routers
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.huggingface import prove, prove_routers
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import CorpusError, ModelError
 

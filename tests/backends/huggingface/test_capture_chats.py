@@ -11,9 +11,9 @@ from calendar_days import set_day
 from chat_templates import CHATML, DATED, MARKED, TRIMMED
 from models import ITEM_IDS, TEXTS, hooked_logits, tiny
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.chat_template import template_sha256
 from isogloss.backends.chat_texts import read_chats
-from isogloss.backends.huggingface import CaptureOptions
 from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError, IsoglossError, ModelError, RunError

@@ -15,7 +15,8 @@ from models import FAMILIES, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
 
 from isogloss import routing
-from isogloss.backends.huggingface import CaptureOptions, steer
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.huggingface import steer
 from isogloss.backends.huggingface.watch import watch_inputs, watch_routers
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus

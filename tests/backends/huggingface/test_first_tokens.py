@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from models import ITEM_IDS, TEXTS, hooked_logits, tiny
 
-from isogloss.backends.huggingface import CaptureOptions
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.corpora import Corpus
 from isogloss.errors import RunError
 from isogloss.runs.manifest import reading_difference

@@ -13,6 +13,7 @@ from models import FEW, ITEM_IDS, OTHER_KERNELS, TEXTS, each_family, tiny
 from slow import slow_but
 
 from isogloss.analysis import divergence
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface import measure_change, steer
 from isogloss.backends.huggingface.losses import (
     RoutedProfiles,
@@ -23,7 +24,6 @@ from isogloss.backends.huggingface.losses import (
 )
 from isogloss.backends.huggingface.offsets import Offsets, offsets_applied
 from isogloss.backends.huggingface.padded_batches import Measured
-from isogloss.backends.model import CaptureOptions
 from isogloss.errors import PlanError
 from isogloss.routing import RouterSpec
 from isogloss.steering import Intervention, Plan

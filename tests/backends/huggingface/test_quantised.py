@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import mxfp4
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface import (
     HuggingFaceModel,
     load_model,
@@ -24,7 +25,6 @@ from isogloss.backends.huggingface import (
 )
 from isogloss.backends.huggingface import devices as devices_module
 from isogloss.backends.huggingface.checks import try_padding
-from isogloss.backends.model import CaptureOptions
 from isogloss.cli import main
 from isogloss.errors import ModelError
 from isogloss.runs import open_run

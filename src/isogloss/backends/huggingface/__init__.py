@@ -5,10 +5,8 @@ from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.model import HuggingFaceModel, load_model
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.steer import steer
-from isogloss.backends.model import CaptureOptions
 
 __all__ = [
-    "CaptureOptions",
     "HuggingFaceModel",
     "LoadedModel",
     "load_model",

@@ -9,12 +9,12 @@ from contextlib import nullcontext
 import torch
 
 from isogloss.arrays import Float32Array
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.padded_batches import Batch, make_batch
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_inputs, watch_routers
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.profiles import pair_consistency
 from isogloss.backends.token_batches import Text
 from isogloss.errors import ModelError

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from isogloss.backends.agreement import MOVED, TOLERANCE, moved_share, relative_difference
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS, Observer, describe_routers
 from isogloss.backends.huggingface.answers import continue_prompts, pad_left
 from isogloss.backends.huggingface.loading import LoadedModel, computing
@@ -17,7 +18,6 @@ from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
 from isogloss.backends.joint_texts import encode_start
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.writing import NEW_TOKENS, Written
 from isogloss.errors import ModelError
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_IDS, PROBE_TEXTS
 from isogloss.backends.huggingface.loading import LoadedModel, computing
-from isogloss.backends.model import CaptureOptions
 from isogloss.corpora import Corpus
 
 __all__ = ["Load", "Speed", "count_corpus", "estimate_capture", "measure_speed", "run_bytes", "weight_bytes"]

@@ -12,13 +12,13 @@ from typing import Literal
 
 import torch
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.likelihood import next_token_logits
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.offsets import RouterChange
 from isogloss.backends.huggingface.padded_batches import Measured, make_batch
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import watch_routers
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.token_batches import Text
 
 __all__ = [

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from isogloss.arrays import Float32Array
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface.answers import answer_ids
 from isogloss.backends.huggingface.capture import run_portion
@@ -30,7 +31,6 @@ from isogloss.backends.huggingface.padded_batches import reader_of
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.token_routing import route_tokens
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.token_batches import Text
 
 __all__ = ["HuggingFaceModel", "load_model"]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.answers import continue_prompts
 from isogloss.backends.huggingface.loading import LoadedModel
-from isogloss.backends.model import CaptureOptions
 from isogloss.backends.token_batches import Reader, Text
 
 __all__ = ["Batch", "Measured", "after_start", "by_length", "make_batch", "pad", "reader_of"]

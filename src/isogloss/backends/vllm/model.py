@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from isogloss.arrays import Float32Array
-from isogloss.backends.model import CaptureOptions, RouterCheck
+from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.model import RouterCheck
 from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.token_batches import Text
 from isogloss.backends.vllm.answers import answer_ids, generation_config
