@@ -8,25 +8,25 @@ byte by byte.
 
 from __future__ import annotations
 
+from isogloss.runs.differences import (
+    HOW_READ,
+    header_differences,
+    model_differences,
+    note_other_reading,
+    reading_difference,
+    text_differences,
+)
 from isogloss.runs.importers import import_counts_json
 from isogloss.runs.language_routing import LanguageRouting
 from isogloss.runs.manifest import (
-    HOW_READ,
     MOST_UNKNOWN,
     ROLES,
-    RUN_SCHEMA_VERSION,
     UNFINISHED,
     LanguageEntry,
     Manifest,
     RunStatus,
     TokenScope,
     common_status,
-    header_differences,
-    model_differences,
-    note_other_reading,
-    reading_difference,
-    text_differences,
-    unrecorded,
 )
 from isogloss.runs.merge import merge
 from isogloss.runs.published_mass import import_expert_sets, import_mass_json
@@ -36,7 +36,6 @@ __all__ = [
     "HOW_READ",
     "MOST_UNKNOWN",
     "ROLES",
-    "RUN_SCHEMA_VERSION",
     "UNFINISHED",
     "LanguageEntry",
     "LanguageRouting",
@@ -58,5 +57,4 @@ __all__ = [
     "require_run_folder",
     "run_folder",
     "text_differences",
-    "unrecorded",
 ]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from isogloss.errors import RunError
 from isogloss.resuming import note_unrecorded
-from isogloss.runs.manifest import LanguageEntry, header_differences, text_differences, unrecorded
+from isogloss.runs.differences import require_same, unrecorded
+from isogloss.runs.manifest import LanguageEntry
 from isogloss.runs.run import Run, RunWriter, open_run, run_folder
 
 __all__ = ["merge"]
@@ -33,7 +34,7 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     if not runs:
         raise RunError("nothing to merge; name at least one Run")
     for one, other in itertools.combinations(runs, 2):
-        _require_equal(one, other)
+        require_same((one.path, one.manifest), (other.path, other.manifest))
     texts_sha256 = {code: digest for run in runs for code, digest in run.manifest.texts_sha256.items()}
     origins = _origins(runs)
     notes = tuple(sorted({note for run in runs for note in run.manifest.notes}))
@@ -58,16 +59,6 @@ def _write(writer: RunWriter, runs: Sequence[Run], origins: Mapping[str, tuple[R
     if all(run.manifest.status == "complete" for run in runs):
         return writer.finish()
     return Run(writer.path, writer.manifest)
-
-
-def _require_equal(one: Run, other: Run) -> None:
-    differences = header_differences(one.manifest, other.manifest, ignore=("notes", "threads"))
-    differences += text_differences(one.manifest, other.manifest)
-    if differences:
-        raise RunError(
-            f"{one.path} and {other.path} differ in {'; '.join(differences)}; only Runs of the same model, texts and "
-            "settings can be merged"
-        )
 
 
 def _origins(runs: Sequence[Run]) -> dict[str, tuple[Run, LanguageEntry]]:

@@ -20,17 +20,9 @@ from isogloss.folders import leftovers, locked, make_folder, require_folder
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.resuming import note_unrecorded, require_threads
+from isogloss.runs.differences import header_differences, require_same, text_differences, unrecorded
 from isogloss.runs.language_routing import LanguageRouting, check_shapes, check_values
-from isogloss.runs.manifest import (
-    LANGUAGE_CODE,
-    MANIFEST_NAME,
-    LanguageEntry,
-    Manifest,
-    header_differences,
-    read_manifest,
-    text_differences,
-    unrecorded,
-)
+from isogloss.runs.manifest import LANGUAGE_CODE, MANIFEST_NAME, LanguageEntry, Manifest, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,13 +269,7 @@ class RunWriter:
         Raises:
             RunError: the header or the texts differ, the file is damaged, or the language is already written.
         """
-        differences = header_differences(self.manifest, run.manifest, ignore=("notes", "threads"))
-        differences += text_differences(self.manifest, run.manifest)
-        if differences:
-            raise RunError(
-                f"{run.path} and {self.path} differ in {'; '.join(differences)}; copy only between Runs with equal "
-                "headers"
-            )
+        require_same((run.path, run.manifest), (self.path, self.manifest))
         self._add(language, run.read(language), run.manifest.languages[language])
 
     def finish(self) -> Run:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
 from isogloss.steering.adapter_controls import exchanged_probes, permuted_experts, rescaled
-from isogloss.steering.adapter_folder import is_adapter, read_adapter, write_adapter
+from isogloss.steering.adapter_folder import read_adapter, write_adapter
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional, plan_from_experts, united
 from isogloss.steering.checks import check_plan
 from isogloss.steering.commits import note_other_commit
@@ -53,7 +53,6 @@ __all__ = [
     "compile_layer",
     "conditional",
     "exchanged_probes",
-    "is_adapter",
     "keep",
     "note_other_commit",
     "opposed",

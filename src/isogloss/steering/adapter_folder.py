@@ -29,7 +29,6 @@ __all__ = [
     "ADAPTER_SCHEMA_VERSION",
     "AdapterRecord",
     "RouterRecord",
-    "is_adapter",
     "peft_tensors",
     "read_adapter",
     "write_adapter",
@@ -126,11 +125,6 @@ def peft_tensors(adapter: RouterAdapter) -> dict[str, Float32Array]:
     for router in adapter.routers:
         tensors |= dict(zip(_names(router.parameter), (router.a, router.whole_b), strict=True))
     return tensors
-
-
-def is_adapter(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of a folder that holds an adapter, of isogloss or of PEFT alone."""
-    return any((Path(path) / name).is_file() for name in (_RECORD, _CONFIG))
 
 
 def read_adapter(path: str | os.PathLike[str]) -> RouterAdapter:

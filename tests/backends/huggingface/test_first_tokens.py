@@ -9,7 +9,7 @@ from models import ITEM_IDS, TEXTS, hooked_logits, tiny
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.corpora import Corpus
 from isogloss.errors import RunError
-from isogloss.runs.manifest import reading_difference
+from isogloss.runs import reading_difference
 from isogloss.workflows import capture_corpus
 
 FIRST = 3
