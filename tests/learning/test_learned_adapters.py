@@ -129,31 +129,6 @@ def test_fixed_probes_stay_and_learned_ones_go_on(tmp_path, data):
             assert same == (probes == "fixed")
 
 
-@pytest.mark.parametrize("kind", ["low-rank", "router"])
-def test_stopped_at_any_step_it_ends_with_the_same_bytes(kind, tmp_path, data, monkeypatch):
-    """Interrupted after every step in turn, and begun again, each file is that of an undisturbed run."""
-    loaded, chosen = tiny("olmoe"), options(kind, steps=3, dev_every=1)
-    whole = learn_plan(loaded, data, out=tmp_path / "whole", options=chosen)
-    keep = LearningFolder.keep
-
-    def interrupted(folder, record, checkpoint):
-        keep(folder, record, checkpoint)
-        raise KeyboardInterrupt
-
-    for _ in range(4):
-        monkeypatch.setattr(LearningFolder, "keep", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            learn_plan(tiny("olmoe"), data, out=tmp_path / "cut", options=chosen)
-    monkeypatch.undo()
-    again = learn_plan(tiny("olmoe"), data, out=tmp_path / "cut", options=chosen)
-    assert again.plan == whole.plan
-    files = [path for path in sorted((tmp_path / "whole").rglob("*")) if path.is_file()]
-    assert len(files) == 7
-    for path in files:
-        assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes()
-    assert learn_plan(loaded, data, out=tmp_path / "cut", options=chosen).plan == whole.plan
-
-
 @pytest.mark.parametrize(
     ("pivot", "other", "best"), [(0.98, 0.90, 2), (0.90, 1.00, 1), (0.99, 0.80, 1)], ids=["held", "pivot", "mean"]
 )

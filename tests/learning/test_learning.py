@@ -6,11 +6,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +13,7 @@ import pytest
 import torch
 from calendar_days import DATED, set_day
 from commands import printed, run
-from models import TEXTS, checkpoint, each_family, tiny
+from models import TEXTS, each_family, tiny
 from safetensors import safe_open
 from safetensors.numpy import save
 from slow import slow_but
@@ -152,13 +147,6 @@ def test_experts_that_no_token_chose_keep_offset_0_and_are_counted(examples, tmp
     assert (arrays["reached"] == 0).sum() == final.without_gradient
 
 
-def command(examples, out, *more):
-    """A run of the command in a process of its own."""
-    arguments = ["learn", str(checkpoint("olmoe")), "--examples", examples, "--steps", "12", "--dev-every", "3"]
-    arguments += ["--batch-size", "4", "--learning-rate", "0.3", "--dtype", "float32", "-o", str(out), *more]
-    return [sys.executable, "-m", "isogloss", *arguments]
-
-
 def contents(folder):
     """Every file of a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
@@ -179,31 +167,6 @@ def test_learning_keeps_its_date_over_midnight(examples, tmp_path, monkeypatch):
         learned.append(learn_plan(loaded, data, out=tmp_path / "out", options=options))
         assert json.loads((tmp_path / "out" / "settings.json").read_text())["date"] == "2026-08-05"
     assert learned[0].plan == learned[1].plan
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(examples, tmp_path):
-    """SIGKILL to a real process after different numbers of lines; repeated, it gives what an undisturbed run gives."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(examples, whole), env=environment, check=True, capture_output=True)
-    for n_lines in (2, 9, 17):
-        process = subprocess.Popen(command(examples, killed), env=environment, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            path = killed / "history.jsonl"
-            if path.is_file() and path.read_bytes().count(b"\n") >= n_lines:
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.001)
-        assert process.wait(60) == -signal.SIGKILL
-        assert not (killed / "plan.json").exists()
-    with (killed / "history.jsonl").open("ab") as file:
-        file.write(b'{"a line of a step": without its checkpoint')
-    subprocess.run(command(examples, killed), env=environment, check=True, capture_output=True)
-    assert contents(killed) == contents(whole)
-    subprocess.run(command(examples, killed), env=environment, check=True, capture_output=True)
-    assert contents(killed) == contents(whole)
 
 
 def test_examples_and_dev_are_apart_and_the_test_split_is_never_read(monkeypatch):

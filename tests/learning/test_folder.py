@@ -1,0 +1,145 @@
+"""Whatever is learned: killed at any moment and begun again, every file is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from killing import KilledError, kill_at
+from models import TEXTS, checkpoint, tiny
+
+from isogloss.corpora import Corpus
+from isogloss.learning import LearnOptions, gather_data, learn_plan
+from isogloss.learning.folder import LearningFolder
+
+KINDS = {
+    "offset": {"learning_rate": 0.3},
+    "low-rank": {"learning_rate": 0.1, "rank": 2, "tolerance": 100.0},
+    "router": {"learning_rate": 0.05, "tolerance": 100.0},
+}
+PROTECTED = ("eng_Latn", "fra_Latn")
+each_kind = pytest.mark.parametrize("kind", list(KINDS))
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """A file of examples in two languages."""
+    rows = [
+        {"language": code, "prompt": f"{text} {number}?", "answer": f" {TEXTS[number % 5]}", "id": f"{number}"}
+        for code, text in (("sw", "Ngapi"), ("de", "Wie viele"))
+        for number in range(16)
+    ]
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def texts_of(code):
+    """Texts of a language to protect."""
+    return tuple(f"{code} {text}" for text in TEXTS)
+
+
+def data_of(kind, examples):
+    """Examples, dev items, and texts to protect."""
+    texts = {code: texts_of(code) for code in PROTECTED}
+    generic = Corpus("generic", texts, tuple(map(str, range(len(TEXTS)))), "CC0-1.0", "ours")
+    sources = {"examples": str(examples), "languages": ["sw", "de"], "generic": generic}
+    return gather_data(None, **sources, protect=() if kind == "offset" else None)
+
+
+def contents(folder):
+    """Every file of a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+@each_kind
+def test_killed_at_any_call_that_touches_the_disk(kind, examples, tmp_path, monkeypatch):
+    """A line without its checkpoint, half a checkpoint, an adapter without its record: none of it is left."""
+    data = data_of(kind, examples)
+    options = LearnOptions(parameters=kind, steps=1, batch_size=4, dev_every=1, **KINDS[kind])
+    whole, killed, moment = tmp_path / "whole", tmp_path / "killed", 0
+    plan = learn_plan(tiny("olmoe"), data, out=whole, options=options).plan
+    while True:
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            try:
+                learn_plan(tiny("olmoe"), data, out=killed, options=options)
+            except KilledError:
+                pass
+            else:
+                break
+        assert learn_plan(tiny("olmoe"), data, out=killed, options=options).plan == plan
+        assert contents(killed) == contents(whole)
+        shutil.rmtree(killed)
+        moment += 1
+    assert moment > 8 * (2 if kind == "offset" else 1)
+
+
+@each_kind
+def test_stopped_after_every_step(kind, examples, tmp_path, monkeypatch):
+    """One step at a time, each in a run of its own: what Adam remembers and what is drawn go on."""
+    data = data_of(kind, examples)
+    options = LearnOptions(parameters=kind, steps=3, batch_size=4, dev_every=1, **KINDS[kind])
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    plan = learn_plan(tiny("olmoe"), data, out=whole, options=options).plan
+    keep, n_stops = LearningFolder.keep, 0
+
+    def stopping(folder, record, checkpoint):
+        keep(folder, record, checkpoint)
+        raise KilledError
+
+    while True:
+        with monkeypatch.context() as patch:
+            patch.setattr(LearningFolder, "keep", stopping)
+            try:
+                learn_plan(tiny("olmoe"), data, out=cut, options=options)
+            except KilledError:
+                n_stops += 1
+            else:
+                break
+    assert n_stops == 4 * (2 if kind == "offset" else 1)
+    assert learn_plan(tiny("olmoe"), data, out=cut, options=options).plan == plan
+    assert contents(cut) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@each_kind
+def test_sigkill_to_the_command(kind, examples, tmp_path):
+    """To a real process after different numbers of lines; repeated, it gives what an undisturbed run gives."""
+    generic = tmp_path / "generic"
+    generic.mkdir()
+    for code in PROTECTED:
+        (generic / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts_of(code)))
+    line = ["-m", "isogloss", "learn", checkpoint("olmoe"), "--examples", examples, "--generic", generic]
+    line += ["--parameters", kind, "--steps", "12", "--dev-every", "3", "--batch-size", "4", "--dtype", "float32"]
+    line += [f"--{name.replace('_', '-')}={value}" for name, value in KINDS[kind].items()]
+
+    def command(out):
+        return [sys.executable, *map(str, line), "-o", str(out)]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), env=environment, check=True, capture_output=True)
+    for n_lines in (2, 9, 17) if kind == "offset" else (2, 6, 11):
+        process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            path = killed / "history.jsonl"
+            if path.is_file() and path.read_bytes().count(b"\n") >= n_lines:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.001)
+        assert process.wait(60) == -signal.SIGKILL
+        assert not any((killed / name).exists() for name in ("plan.json", "adapter"))
+    with (killed / "history.jsonl").open("ab") as file:
+        file.write(b'{"a line of a step": without its checkpoint')
+    for _ in range(2):
+        subprocess.run(command(killed), env=environment, check=True, capture_output=True)
+        assert contents(killed) == contents(whole)
