@@ -189,6 +189,16 @@ def test_adapter_folders_hold_the_change(tmp_path, form):
         assert read_adapter(tmp_path / "out").delta(0) == pytest.approx(adapter.delta(0), abs=1e-6)
 
 
+@pytest.mark.parametrize("form", ["peft", "vllm", "checkpoint"])
+def test_adapters_that_change_nothing_are_refused(tmp_path, form):
+    """At scale 0, and where two cancel: an engine would serve the plain model under the adapter's name."""
+    adapter = random_adapter(loaded(checkpoint("olmoe")))
+    for nothing in (adapter.scaled(0.0), adapter + adapter.scaled(-1.0)):
+        with pytest.raises(PlanError, match=r"changes no weight of the model|no weight changes when the sum"):
+            baked(checkpoint("olmoe"), nothing, tmp_path / "out", form=form)
+    assert not list(tmp_path.iterdir())
+
+
 def test_families_that_vllm_may_pass_over_are_refused(tmp_path):
     """An adapter under a name that vLLM does not know would change nothing there, in silence."""
     folder = checkpoint("phimoe")

@@ -105,6 +105,9 @@ def absent(folder):
         (absent, (), "cannot read the plan or adapter"),
         (nothing, ("--as", "checkpoint"), "is a GGUF file; expected a hub id or folder"),
         (nothing, ("--scale", "1e300"), "float32 range"),
+        (nothing, ("--scale", "0"), "no weight changes"),
+        (nothing, ("--scale", "0", "--as", "gguf-lora"), "changes no weight of the model"),
+        (nothing, ("--scale", "1e-30", "--as", "gguf-lora"), "changes no weight of the model"),
     ],
 )
 def test_what_does_not_fit_is_refused(adapter, model, capsys, damage, options, message):

@@ -140,7 +140,9 @@ def test_dose(plan, dose):
         (plan_in(9), ["late"], "no routed layer after 9"),
         (Plan(FINGERPRINT), ["early"], "arm plan: the plan has no intervention"),
         (Plan(FINGERPRINT), [], "arm plan: the plan has no intervention"),
-        (plan_in(4), ["strength=0.1,x"], "'x' is no number"),
+        (plan_in(4), ["strength=0.1,x"], "'x' is no finite number"),
+        (plan_in(4), ["strength=nan"], "'nan' is no finite number"),
+        (plan_in(4), ["strength=0.1,-inf"], "'-inf' is no finite number"),
         (plan_in(4), ["strength=3"], r"expected a number in \[-1, 1\]"),
         (plan_in(4, kind="ban", strength=None), ["strength=1"], "with a strength"),
         (plan_in(4, kind="ban", strength=None), ["suppress"], "no opposite"),
@@ -217,7 +219,7 @@ def test_arms_of_an_adapter(tmp_path):
     [
         ("early", "'early' is no arm of a router adapter; expected random"),
         ("other-probes", "single rank"),
-        ("strength=a", "no number"),
+        ("strength=a", "no finite number"),
     ],
 )
 def test_arms_that_an_adapter_cannot_have(given, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -179,9 +180,12 @@ def _doses(plan: Plan, text: str) -> Iterator[tuple[str, Plan]]:
 def _strengths(text: str) -> Iterator[float]:
     for part in text.split(","):
         try:
-            yield float(part)
+            strength = float(part)
         except ValueError:
-            raise PlanError(f"--arms strength={text}: {part!r} is no number; write strength=0.1,0.25") from None
+            strength = math.nan
+        if not math.isfinite(strength):
+            raise PlanError(f"--arms strength={text}: {part!r} is no finite number; write strength=0.1,0.25")
+        yield strength
 
 
 def _elsewhere(plan: Plan, text: str) -> tuple[str, Plan]:

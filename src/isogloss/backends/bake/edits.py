@@ -119,15 +119,21 @@ def edits_of(stored: StoredRouters, change: Change) -> tuple[Edit, ...]:
 
 
 def require_fits(stored: StoredRouters, adapter: RouterAdapter) -> None:
-    """Refuse what `edits_of` would refuse whatever the stored dtype is: another model, or routers of another shape.
+    """Refuse what `edits_of` would refuse of a model stored in float32.
 
     Raises:
-        PlanError: the adapter is for another model.
+        PlanError: the adapter is for another model, or changes no weight: its scale is 0, or its parts cancel.
         ModelError: its routers have another shape than the stored ones.
     """
     check_plan(adapter, stored.fingerprint)
     for layer in adapter.layers:
         _require_shape(adapter, layer, stored.weights[layer].shape)
+    weights = ((layer, read_tensor(stored.folder, stored.weights[layer]).float()) for layer in adapter.layers)
+    if all(torch.equal(weight + _added(adapter, layer, weight), weight) for layer, weight in weights):
+        raise PlanError(
+            "the adapter changes no weight of the model, not even in float32: its scale is 0 or next to it, or the "
+            "adapters cancel; give a larger --scale, or other adapters"
+        )
 
 
 def lost_share(edits: tuple[Edit, ...]) -> float:
