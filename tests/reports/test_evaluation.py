@@ -375,10 +375,10 @@ def test_names_of_arms_are_shown_and_not_run() -> None:
 
 
 def test_figures_of_an_evaluation_are_valid_plotly() -> None:
-    """Plotly's own validation accepts arms, doses and languages, in either direction."""
+    """Plotly's own validation accepts arms, doses, distances and languages, in either direction."""
     for summary in (arms_evaluation(), graded("chrf", "higher")):
         drawings = Page(render_report(Report("T", (), {}, evaluation=summary))).drawings
-        assert len(drawings) == 4
+        assert len(drawings) == 6
         for drawing in drawings:
             go.Figure({"data": drawing["data"], "layout": drawing["layout"]})
 

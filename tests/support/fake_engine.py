@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
 
 from isogloss.backends.model import Change, Likelihood
 
@@ -26,6 +29,7 @@ class FakeEngine:
         self.active = None
         self.asked = []  # (hash of the plan or None, what was asked)
         self.probed = []
+        self.captured = []  # (hash of the plan or None, texts, whether they are turns of a chat)
 
     def describe(self):
         nothing = {name: {} for name in ("kernels", "model", "generation_config")}
@@ -53,6 +57,12 @@ class FakeEngine:
     def log_likelihoods(self, pairs, *, add_special_tokens):
         self._note((tuple(pairs), add_special_tokens))
         return [Likelihood(-1.0 - self._hash(pair) % 100 / 10, 3, greedy=False) for pair in pairs]
+
+    def capture(self, texts, _item_ids, *, options):
+        self.captured.append((self.active.sha256 if self.active else None, tuple(texts), options.chat))
+        seeds = [self._hash(text) % 1000 for text in texts]
+        profiles = np.stack([np.random.default_rng(seed).dirichlet(np.ones(8), size=2) for seed in seeds])
+        return SimpleNamespace(profiles=profiles.astype(np.float32))
 
     def change(self, _plan, texts, *, add_special_tokens):
         self.probed.append((tuple(texts), add_special_tokens))

@@ -11,7 +11,7 @@ from isogloss.analysis import Analysis, ExpertTable
 from isogloss.evaluation.guard import Guard
 from isogloss.evaluation.output_language import OutputLanguage
 from isogloss.evaluation.paired import Comparison, LanguageComparison, PairedScores
-from isogloss.evaluation.summary import Dose, EvaluationSummary
+from isogloss.evaluation.summary import Dose, EvaluationSummary, PivotDistance
 from isogloss.reports import Report
 from isogloss.statistics import Estimate
 
@@ -101,6 +101,7 @@ def arms_evaluation(codes: tuple[str, ...] = CODES, **fields: object) -> Evaluat
     guard = Guard("undecided", -0.004, -0.03, 0.02, 0.01, 0.95, 250)
     arms = ("plan", *named)
     output = OutputLanguage(share, replace(share, value=0.3), replace(share, value=0.2), 250, 250, 250)
+    moved = PivotDistance((0.25, 0.375), (0.125, 0.25), Estimate(-0.125, -0.25, -0.0625, 16))
     unjudged = OutputLanguage(None, None, None, 250, 0, 0)
     dose = Dose("strength-0.25", 0.25, controls["strength-0.25"].overall.difference, replace(guard, verdict="pass"))
     told = evaluation(
@@ -110,6 +111,7 @@ def arms_evaluation(codes: tuple[str, ...] = CODES, **fields: object) -> Evaluat
         guard=dict.fromkeys(arms, guard),
         kl={arm: dict.fromkeys(codes, replace(share, value=0.0125)) for arm in arms},
         changed_choices={arm: {0: 0.1, 1: 0.423} for arm in arms},
+        distance={arm: {codes[1]: moved, codes[2]: replace(moved, after=(0.1, 0.25))} for arm in arms},
         unparsable={arm: dict.fromkeys(codes, share) for arm in ("baseline", *arms)},
         output_language={arm: {codes[0]: output, codes[1]: unjudged} for arm in arms},
         dose_response=(dose, replace(dose, arm="plan", strength=0.5, guard=replace(guard, verdict="fail"))),

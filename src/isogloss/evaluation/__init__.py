@@ -30,6 +30,7 @@ from isogloss.evaluation.summary import (
     Dose,
     EvaluationSummary,
     JudgedLanguage,
+    PivotDistance,
     SteeredLanguages,
     SummaryRow,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "LmEvalTasks",
     "OutputLanguage",
     "PairedScores",
+    "PivotDistance",
     "RunOptions",
     "SteeredLanguages",
     "SummaryRow",

@@ -25,6 +25,7 @@ from isogloss.evaluation.asked import AskedTask
 from isogloss.evaluation.asked_lm_eval import AskedLmEval
 from isogloss.evaluation.journal import Journal, claim
 from isogloss.evaluation.paired import paired_scores
+from isogloss.evaluation.pivot_distance import PromptRouting
 from isogloss.evaluation.records import SETTINGS, RunSettings, kept_date
 from isogloss.evaluation.summarise import Facts
 from isogloss.evaluation.summary import PROBE_ITEMS, SUMMARY, ArmEffect, EvaluationSummary
@@ -139,7 +140,8 @@ def run_evaluation(
     with locked(out, SETTINGS):
         if is_begun := (out / SETTINGS).is_file():
             claim(out, settings, arms=plans)  # refuses other settings before anything is measured
-        effects = {name: run.effect(name, plan) for name, plan in plans.items() if plan is not None}
+        routing = PromptRouting(asked, options.pivot) if isinstance(asked, AskedTask) else None
+        effects = {name: run.effect(name, plan, routing) for name, plan in plans.items() if plan is not None}
         if not is_begun:
             claim(out, settings, arms=plans)
         for name, effect in effects.items():
@@ -202,7 +204,7 @@ class _Run:
         }
         return from_json(self.asked.settings, json.loads(json.dumps(settings, default=str)), SETTINGS)
 
-    def effect(self, name: str, plan: Steering) -> ArmEffect:
+    def effect(self, name: str, plan: Steering, routing: PromptRouting | None) -> ArmEffect:
         """Measure what a plan changes on the first questions, or read what a stopped run measured; refuse no effect."""
         path = self.out / name / _EFFECT
         if path.is_file():
@@ -215,7 +217,8 @@ class _Run:
         largest = max(measured.values(), key=lambda change: sum(change.changed.values()))
         largest.require(plan)
         mean = {k: math.fsum(each.changed[k] for each in measured.values()) / len(measured) for k in largest.changed}
-        return ArmEffect(mean, {language: each.kl for language, each in measured.items()})
+        kl = {language: each.kl for language, each in measured.items()}
+        return ArmEffect(mean, kl, {} if routing is None else routing.distances(plan))
 
     def answer(self, name: str, plan: Steering | None, language: str, unsteered: list[Any]) -> list[Any]:
         """Answer what is not yet answered, and return all records of one arm in one language.

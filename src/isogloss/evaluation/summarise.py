@@ -112,6 +112,7 @@ def summarise(task: Task | MetricOfTasks, answers: Answers, facts: Facts) -> Eva
         changed_choices={arm: effect.changed for arm, effect in facts.effects.items()},
         kl={arm: effect.kl for arm, effect in facts.effects.items()},
         n={code: len(items) for code, items in task.items.items()},
+        distance={arm: effect.distance for arm, effect in facts.effects.items()},
         n_experts={arm: plan.n_experts for arm, plan in facts.plans.items() if plan is not None},
         guard=guards,
         dose_response=doses if len(doses) > 1 else (),

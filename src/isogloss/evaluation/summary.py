@@ -28,6 +28,7 @@ __all__ = [
     "Dose",
     "EvaluationSummary",
     "JudgedLanguage",
+    "PivotDistance",
     "SummaryRow",
 ]
 
@@ -42,6 +43,21 @@ _SHARES = ("accuracy", "f1")
 
 
 @dataclass(frozen=True)
+class PivotDistance:
+    """Entropy-normalised divergence (0 to 1) of a language's prompts from the pivot's, item by item.
+
+    Attributes:
+        before: of the unsteered model, mean over items, by routed layer, ascending.
+        after: the same under the plan, language and pivot each under what the plan has for it.
+        change: after minus before, mean over layers; the interval is over items.
+    """
+
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    change: Estimate
+
+
+@dataclass(frozen=True)
 class ArmEffect:
     """What a plan changes inside the model, on the task's first prompts; written as ``effect.json``.
 
@@ -50,10 +66,13 @@ class ArmEffect:
             languages that it steers.
         kl: language to the divergence of the next-token distribution, unsteered from steered, in nats per token; None
             where the engine gives no distributions.
+        distance: language to its divergence from the pivot; without those for which nothing of it can change, and empty
+            where the pivot is not asked.
     """
 
     changed: Mapping[int, float]
     kl: Mapping[str, Estimate | None]
+    distance: Mapping[str, PivotDistance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,7 @@ class EvaluationSummary(Shown, Comparison):
         n: items by language.
         scoring: how answers become scores; None for tasks of lm-evaluation-harness.
         n_experts: steered by each arm.
+        distance: arm to language to its prompts' divergence from the pivot's; layers as in ``changed_choices``.
         guard: by arm, whether it costs the pivot more than a margin; empty where the pivot was not evaluated.
         unparsable: share of answers that could not be read, by arm and language; empty where nothing is read.
         output_language: of generated answers, by arm and language.
@@ -202,6 +222,7 @@ class EvaluationSummary(Shown, Comparison):
     n: Mapping[str, int]
     scoring: Name | None = None
     n_experts: Mapping[str, int] = field(default_factory=dict)
+    distance: Mapping[str, Mapping[str, PivotDistance]] = field(default_factory=dict)
     guard: Mapping[str, Guard] = field(default_factory=dict)
     unparsable: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     output_language: Mapping[str, Mapping[str, OutputLanguage]] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from isogloss.analysis import Analysis, LayerCorrelation, MiddleLayers, measures
 from isogloss.reports.figures import (
     GREY,
     INK,
+    LAYER_AXIS,
     MAX_COLOURS,
     SHADE,
     ZERO_LINE,
@@ -43,7 +44,6 @@ from isogloss.statistics import Estimate
 Lines = Mapping[str, Mapping[int, Estimate]]
 """Curves by group, then by decoder layer."""
 
-LAYER_AXIS = "decoder layer (0-based)"
 FROM_ZERO = {"rangemode": "tozero"}
 _OTHERS = "others"
 _MEAN = "mean over languages"

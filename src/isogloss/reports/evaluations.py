@@ -10,6 +10,7 @@ from isogloss.reports.effect_figures import AGAINST, OVERALL, arms_figure, diffe
 from isogloss.reports.figures import Figure, Section, Table
 from isogloss.reports.levels import level_figure
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms, ranked_languages
+from isogloss.reports.pivot_distances import distance_blocks
 from isogloss.reports.text import MISSING, label, number, p_value, percent, plain, sampling, sentence
 
 _MOST_DRAWN = 3
@@ -231,6 +232,7 @@ def evaluation_section(summary: EvaluationSummary, answers: Sequence[SampleAnswe
     blocks: list[Figure | Table] = [
         level_figure(summary, ranked_languages(summary), metric, caption=levels),
         *_arm_blocks(summary, metric),
+        *distance_blocks(summary),
         difference_figure(summary, drawn, caption=f"{caption}{grey}"),
         *([samples] if samples else []),
     ]

@@ -7,8 +7,7 @@ from math import isnan
 from typing import Any
 
 from isogloss.analysis import Analysis, ExpertRow, ExpertTable
-from isogloss.reports.curves import LAYER_AXIS
-from isogloss.reports.figures import Figure, Section, Table, base_layout
+from isogloss.reports.figures import LAYER_AXIS, Figure, Section, Table, base_layout
 from isogloss.reports.maps import edges, heat_map
 from isogloss.reports.text import hover, interval_text, number, scalar, spread, with_interval
 from isogloss.statistics import Estimate

@@ -17,6 +17,7 @@ LINE = "#868e99"
 WASH = "#f5f6f7"
 SHADE = "#edf0f3"
 ACCENT = "#0560ce"
+LAYER_AXIS = "decoder layer (0-based)"
 ZERO_LINE = {"zeroline": True, "zerolinecolor": INK, "zerolinewidth": 1}
 
 _SPREAD = 0.56  # of a row's height, over which its marks lie
@@ -150,18 +151,23 @@ def dot_traces(
 def _dots(group: str, style: Style, dots: Sequence[Dot], *, upright: bool) -> dict[str, Any]:
     estimates, places, hovers = zip(*dots, strict=True)
     values = [each.value for each in estimates]
-    bars = {
+    bars = interval_bars(estimates, style.bar_colour or style.colour, style.bar)
+    x, y = (places, values) if upright else (values, places)
+    marker = {"symbol": style.symbol, "size": style.size, "color": style.colour, **style.marker}
+    return scatter(group, x, y, hovers, mode="markers", marker=marker, **{"error_y" if upright else "error_x": bars})
+
+
+def interval_bars(estimates: Sequence[Estimate], colour: str, thickness: float) -> dict[str, Any]:
+    """Return plotly's bars for the intervals of a trace's points; a point without one has none."""
+    return {
         "type": "data",
         "symmetric": False,
         "array": [each.high - each.value if each.has_interval else 0.0 for each in estimates],
         "arrayminus": [each.value - each.low if each.has_interval else 0.0 for each in estimates],
-        "color": style.bar_colour or style.colour,
-        "thickness": style.bar,
+        "color": colour,
+        "thickness": thickness,
         "width": 0,
     }
-    x, y = (places, values) if upright else (values, places)
-    marker = {"symbol": style.symbol, "size": style.size, "color": style.colour, **style.marker}
-    return scatter(group, x, y, hovers, mode="markers", marker=marker, **{"error_y" if upright else "error_x": bars})
 
 
 def named_rows(names: Mapping[int, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _NAMED = {
     "early": "as many experts in early layers",
     "late": "as many experts in late layers",
     "suppress": "the opposite of the plan, same experts",
+    "other-probes": "what is added for each language, on the tokens of another",
     "rule-early": "the rule's experts before the layers",
     "rule-late": "the rule's experts after the layers",
 }

@@ -11,7 +11,6 @@ from isogloss.analysis import Analysis, MiddleLayers
 from isogloss.reports.controls import controls_section
 from isogloss.reports.curves import (
     FROM_ZERO,
-    LAYER_AXIS,
     LinePlot,
     correlation_blocks,
     correlations_table,
@@ -30,6 +29,7 @@ from isogloss.reports.evidence import shows
 from isogloss.reports.figures import (
     ACCENT,
     GREY,
+    LAYER_AXIS,
     MAX_COLOURS,
     ZERO_LINE,
     Dot,
