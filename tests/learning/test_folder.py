@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -27,19 +26,6 @@ PROTECTED = ("eng_Latn", "fra_Latn")
 each_kind = pytest.mark.parametrize("kind", list(KINDS))
 
 
-@pytest.fixture
-def examples(tmp_path):
-    """A file of examples in two languages."""
-    rows = [
-        {"language": code, "prompt": f"{text} {number}?", "answer": f" {TEXTS[number % 5]}", "id": f"{number}"}
-        for code, text in (("sw", "Ngapi"), ("de", "Wie viele"))
-        for number in range(16)
-    ]
-    path = tmp_path / "examples.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def texts_of(code):
     """Texts of a language to protect."""
     return tuple(f"{code} {text}" for text in TEXTS)
@@ -49,7 +35,7 @@ def data_of(kind, examples):
     """Examples, dev items, and texts to protect."""
     texts = {code: texts_of(code) for code in PROTECTED}
     generic = Corpus("generic", texts, tuple(map(str, range(len(TEXTS)))), "CC0-1.0", "ours")
-    sources = {"examples": str(examples), "languages": ["sw", "de"], "generic": generic}
+    sources = {"examples": examples, "languages": ["sw", "de"], "generic": generic}
     return gather_data(None, **sources, protect=() if kind == "offset" else None)
 
 

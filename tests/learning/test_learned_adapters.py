@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -36,19 +35,6 @@ def generic(languages=("eng_Latn", "fra_Latn", "deu_Latn")):
     """Texts of the pivot and of others."""
     texts = {code: tuple(f"{code} {text}" for text in TEXTS) for code in languages}
     return Corpus("generic", texts, tuple(map(str, range(len(TEXTS)))), "CC0-1.0", "ours")
-
-
-@pytest.fixture
-def examples(tmp_path):
-    """A file of examples in two languages."""
-    rows = [
-        {"language": code, "prompt": f"{text} {number}?", "answer": f" {TEXTS[number % 5]}", "id": f"{number}"}
-        for code, text in (("sw", "Ngapi"), ("de", "Wie viele"))
-        for number in range(16)
-    ]
-    path = tmp_path / "examples.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture

@@ -42,17 +42,6 @@ def written(path, rows):
     return str(path)
 
 
-@pytest.fixture
-def examples(tmp_path):
-    """A file of examples in two languages."""
-    rows = [
-        {"language": code, "prompt": f"{text} {number}?", "answer": f" {TEXTS[number % 5]}", "id": f"{number}"}
-        for code, text in (("sw", "Ngapi"), ("de", "Wie viele"))
-        for number in range(16)
-    ]
-    return written(tmp_path / "examples.jsonl", rows)
-
-
 def generic():
     """Texts of the pivot."""
     return Corpus("generic", {"eng_Latn": TEXTS}, tuple(map(str, range(len(TEXTS)))), "CC0-1.0", "ours")

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from isogloss.arrays import FloatArray
-from isogloss.backends.model import CaptureOptions
+from isogloss.backends.capture_options import CaptureOptions
 from isogloss.corpora import Turns
 from isogloss.errors import CorpusError
 from isogloss.evaluation.asked import AskedTask, Question
