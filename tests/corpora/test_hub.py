@@ -79,7 +79,7 @@ def test_refuses_splits_and_columns_that_are_not_there(tmp_path):
         load_corpus(f"flores_plus:{folder}", split="devtest")
     with pytest.raises(CorpusError, match="no column link, flores_passage, question_number"):
         load_corpus(f"belebele:{folder}", split="dev")
-    with pytest.raises(CorpusError, match="cannot be loaded"):
+    with pytest.raises(CorpusError, match="there is no such file or folder"):
         load_corpus(f"belebele:{tmp_path / 'nothing'}")
 
 

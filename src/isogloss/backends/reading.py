@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from isogloss.corpora import split_revision
 from isogloss.errors import IsoglossError, ModelError
+from isogloss.hub import asking_hub, require_hub_name, split_revision
 
 __all__ = ["READING", "Checkpoint", "find_checkpoint", "reading", "require_embedded"]
 
@@ -43,7 +43,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     All of a checkpoint is then read from that commit, though the branch may move meanwhile. Inside `reading`.
 
     Raises:
-        ModelError: the repository holds an adapter alone.
+        ModelError: the name can only be a path, and nothing is there; or the repository holds an adapter alone.
         OSError: the hub does not give it.
     """
     from transformers.utils import CONFIG_NAME  # noqa: PLC0415 - a second, and most of this file needs none of it
@@ -52,6 +52,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     source, revision = split_revision(name)
     if Path(source).exists():
         return Checkpoint(source, None)
+    require_hub_name(source, "model", error=ModelError)
     try:
         config = cached_file(source, CONFIG_NAME, revision=revision)
     except OSError:
@@ -85,8 +86,10 @@ def reading(name: str, *, expected: str) -> Iterator[None]:
         raise _adapter(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"cannot load model {name!r}: the folder holds no config.json; {expected}")
+    unreachable = None
     try:
-        yield
+        with nullcontext() if folder.exists() else asking_hub() as unreachable:
+            yield
     except IsoglossError:
         raise
     except Exception as error:  # libraries raise anything about files that are not as they expect
@@ -94,6 +97,11 @@ def reading(name: str, *, expected: str) -> Iterator[None]:
             raise ModelError(
                 f"cannot load model {name!r}: it needs code of its own, which isogloss never runs; give a checkpoint "
                 "that transformers loads by itself: see `isogloss models`"
+            ) from error
+        if unreachable:
+            raise ModelError(
+                f"cannot load model {name!r}: no such folder, {unreachable}, and this machine has not kept all of it; "
+                f"fetch it where there is a network, as with `hf download {split_revision(name)[0]}`, or {expected}"
             ) from error
         where = "the folder exists" if folder.exists() else "no such folder, and the hub did not give it"
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

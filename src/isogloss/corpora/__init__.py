@@ -7,7 +7,7 @@ guessing (encoding, line ends, alignment) is an error that names the file, the l
 from __future__ import annotations
 
 from isogloss.corpora.corpus import Corpus, Turns, check_language, check_text, full_code, require_languages
-from isogloss.corpora.hub import HUB_CORPORA, Hub, split_revision
+from isogloss.corpora.hub import HUB_CORPORA, Hub
 from isogloss.corpora.load import load_corpus
 from isogloss.corpora.local import check_cells, names_language, read_lines, read_text
 
@@ -25,5 +25,4 @@ __all__ = [
     "read_lines",
     "read_text",
     "require_languages",
-    "split_revision",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,9 @@ from isogloss.corpora.corpus import (
     require_languages,
 )
 from isogloss.errors import CorpusError
+from isogloss.hub import asking_hub, refusing_hub, what_is_there
 
-__all__ = ["DEFAULT_CONFIG", "HUB_CORPORA", "Hub", "HubRow", "load_hub", "split_revision"]
+__all__ = ["DEFAULT_CONFIG", "HUB_CORPORA", "Hub", "HubRow", "load_hub"]
 
 HubRow = Mapping[str, Any]
 
@@ -66,10 +68,8 @@ class Hub:
             CorpusError: not reachable, or two configurations are of the same language.
         """
         datasets = _datasets()
-        try:
+        with self._reading(self.where):
             names = list(datasets.get_dataset_config_names(self.where, revision=self.revision))
-        except Exception as error:  # the library raises whatever its readers of damaged files raise
-            raise self._unreachable(self.where, error) from error
         configs: dict[str, str] = {}
         for name in names:
             code = self.renamed.get(name) or full_code(name.removeprefix(self.prefix))
@@ -96,14 +96,12 @@ class Hub:
             CorpusError: not reachable, no such split, or a column is missing; the message lists those available.
         """
         where, datasets = f"{self.where}, split {split}", _datasets()
-        try:
+        with self._reading(where):
             table = datasets.load_dataset(self.where, config, split=split, revision=self.revision)
             names = {column: _spelling(column, table.column_names) for column in columns}
             missing = [column for column, name in names.items() if name is None and column not in optional]
             kept = {name: column if isinstance(column, str) else column[0] for column, name in names.items() if name}
             rows = [] if missing else list(table.select_columns(list(kept)))
-        except Exception as error:  # as above
-            raise self._unreachable(where, error) from error
         if missing:
             wanted = ", ".join(column if isinstance(column, str) else " or ".join(column) for column in missing)
             raise CorpusError(f"{where}, {config}: no column {wanted}; it has {table.column_names}")
@@ -136,17 +134,37 @@ class Hub:
                 "kept on this machine; fetch it where there is a network, or leave the revision out"
             )
 
-    def _unreachable(self, where: str, error: Exception) -> CorpusError:
-        if self.copy is not None and self.copy.exists():
+    @contextmanager
+    def _reading(self, where: str) -> Iterator[None]:
+        """Turn what the library raises into a CorpusError of one line; a copy is read without asking any network.
+
+        Raises:
+            CorpusError: there is no such copy, or what was read is not as expected.
+        """
+        if self.copy is not None and not self.copy.exists():
+            there = what_is_there(self.copy)
+            raise CorpusError(f"{self.name}:{self.copy}: there is no such file or folder; {there}")
+        with asking_hub() if self.copy is None else refusing_hub() as unreachable:
+            try:
+                yield
+            except Exception as error:  # the library raises whatever its readers of damaged files raise
+                raise self._refusal(where, error, unreachable) from error
+
+    def _refusal(self, where: str, error: Exception, unreachable: str | None) -> CorpusError:
+        first = str(error).partition("\n")[0]  # the library lists every file after it
+        reason = f"{type(error).__name__}: {first}"
+        if self.copy is not None:
             either = f"{self.alternative}, or " if self.alternative else ""
             remedy = f"expected {either}a full copy of {self.repository}, README.md included"
+        elif unreachable:
+            reason = f"{unreachable}, and this machine has kept no copy"
+            remedy = f"fetch it where there is a network, or copy the repository and name it as {self.name}:FOLDER"
         else:
             remedy = (
                 f"check the network, accept the terms at huggingface.co/datasets/{self.repository}, run `hf auth "
                 f"login`, or copy the repository and name it as {self.name}:FOLDER"
             )
-        first = str(error).partition("\n")[0]  # the library lists every file after it
-        return CorpusError(f"{where}: cannot be loaded ({type(error).__name__}: {first}); {remedy}")
+        return CorpusError(f"{where}: cannot be loaded ({reason}); {remedy}")
 
 
 @dataclass(frozen=True)
@@ -273,20 +291,6 @@ def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split:
     return texts
 
 
-def split_revision(name: str) -> tuple[str, str | None]:
-    """Divide ``NAME@REVISION``, of a model or data set of the hub; a path that exists is a path, whatever its name.
-
-    Returns:
-        The name, and the branch, tag or commit; None where none is named.
-
-    Example:
-        >>> split_revision("allenai/OLMoE-1B-7B-0924@step1000-tokens4B")
-        ('allenai/OLMoE-1B-7B-0924', 'step1000-tokens4B')
-    """
-    source, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
-    return source, revision or None
-
-
 def _resolve(repository: str, revision: str) -> str | None:
     """Return the commit that a branch or tag of a data set stands for; None where that is not known here."""
     if _COMMIT.fullmatch(revision):
@@ -295,7 +299,8 @@ def _resolve(repository: str, revision: str) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - as above
 
     try:
-        card = hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
+        with asking_hub():
+            card = hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
     except (OSError, HfHubHTTPError):
         return None
     return Path(card).parent.name

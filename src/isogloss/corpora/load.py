@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isogloss.corpora.corpus import Corpus, requested_codes
-from isogloss.corpora.hub import HUB_CORPORA, load_hub, split_revision
+from isogloss.corpora.hub import HUB_CORPORA, load_hub
 from isogloss.corpora.instructions import INSTRUCTIONS, load_instructions
 from isogloss.corpora.local import TABLE_READERS, load_folder, load_table
 from isogloss.corpora.passages import holds_passages, load_passages
 from isogloss.errors import CorpusError
+from isogloss.hub import split_revision
 
 __all__ = ["load_corpus"]
 

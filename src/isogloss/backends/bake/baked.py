@@ -26,9 +26,9 @@ from isogloss.backends.bake.verify import Verification, compare_routers, record_
 from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import load_model
 from isogloss.backends.open import folder_of
-from isogloss.corpora import split_revision
 from isogloss.files import write_json
 from isogloss.folders import new_folder
+from isogloss.hub import split_revision
 from isogloss.steering import RouterAdapter
 
 __all__ = ["Baked", "adapter_written", "bake_checkpoint", "baked_from"]

@@ -13,10 +13,10 @@ from huggingface_hub import snapshot_download
 
 from isogloss.backends.bake.edits import Edit
 from isogloss.backends.stored_tensors import read_tensor, to_bytes
-from isogloss.corpora import split_revision
 from isogloss.errors import FileError, IsoglossError, ModelError
 from isogloss.files import read_json
 from isogloss.folders import require_new_folder
+from isogloss.hub import asking_hub, require_hub_name, split_revision
 
 __all__ = [
     "RECORD",
@@ -42,11 +42,13 @@ def checkpoint_folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     source, revision = split_revision(name)
-    try:
-        return Path(snapshot_download(source, revision=revision, ignore_patterns=list(_NOT_FETCHED)))
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot fetch {name!r} from the hub: {first}; give a hub id or a folder") from error
+    require_hub_name(source, "model", error=ModelError)
+    with asking_hub() as unreachable:
+        try:
+            return Path(snapshot_download(source, revision=revision, ignore_patterns=list(_NOT_FETCHED)))
+        except (OSError, ValueError) as error:
+            reason = unreachable or str(error).strip().splitlines()[0]
+            raise ModelError(f"cannot fetch {name!r} from the hub: {reason}; give a hub id or a folder") from error
 
 
 def require_output(output: Path, source: Path | None = None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +16,7 @@ from isogloss.backends.joint_texts import encode_start, require_room
 from isogloss.backends.model import Sampling
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import RunError
+from isogloss.hub import asking_hub
 
 __all__ = [
     "GREEDY",
@@ -38,7 +41,9 @@ _SEEDS = 2**53  # numbers from 0 up to 1 have so many steps
 def generation_config(served: ServedModel) -> dict[str, Any]:
     """Return the checkpoint's settings for generation that differ from the defaults, as transformers reads them."""
     try:
-        config = GenerationConfig.from_pretrained(served.engine.model_config.model, revision=served.revision or "main")
+        name = served.engine.model_config.model
+        with nullcontext() if Path(name).exists() else asking_hub():
+            config = GenerationConfig.from_pretrained(name, revision=served.revision or "main")
     except OSError:  # the checkpoint has none
         config = GenerationConfig.from_model_config(served.config)
     return generation_settings(config)

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.reading import READING, Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.backends.stored_tensors import hash_files
 from isogloss.errors import ModelError, PlanError
+from isogloss.hub import asking_hub
 from isogloss.routing import Fingerprint, RouterSpec
 from isogloss.steering import Plan, RouterAdapter, Steering
 
@@ -222,6 +223,8 @@ def start_engine(
         tokenizer = AutoTokenizer.from_pretrained(place.source, **place.options, **READING)
     require_embedded(tokenizer, config.get_text_config().vocab_size, name)
     try:
+        with nullcontext() if place.revision is None else asking_hub() as unreachable:
+            variables |= {"HF_HUB_OFFLINE": "1"} if unreachable else {}  # for the engine's own processes
         with _environment(variables):
             register()  # vLLM itself calls it once per process, perhaps before these variables were set
             engine = LLM(place.source, revision=place.revision, tokenizer_revision=place.revision, **arguments)

@@ -23,6 +23,7 @@ import numpy as np
 from isogloss.backends.chat_template import filling_template
 from isogloss.backends.joint_texts import JointText
 from isogloss.errors import CorpusError, LanguageError, RunError
+from isogloss.hub import asking_hub
 from isogloss.languages import resolve
 
 __all__ = [
@@ -279,14 +280,15 @@ def _fetching(names: Sequence[str]) -> Iterator[None]:
     """Turn what ``datasets`` raises about data that it cannot get into a CorpusError of one line."""
     import datasets  # noqa: PLC0415 - lm-eval imports it anyway
 
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        first = str(error).partition("\n")[0]
-        raise CorpusError(
-            f"the data of {', '.join(names)} cannot be loaded ({type(error).__name__}: {first}); check the network, "
-            "accept the data set's terms and run `hf auth login`, or fetch it once where there is a network"
-        ) from error
+    with asking_hub() as unreachable:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = unreachable or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise CorpusError(
+                f"the data of {', '.join(names)} cannot be loaded ({reason}); check the network, accept the data set's "
+                "terms and run `hf auth login`, or fetch it once where there is a network"
+            ) from error
 
 
 @contextlib.contextmanager

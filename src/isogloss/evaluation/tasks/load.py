@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast, get_args
 
-from isogloss.corpora import split_revision
 from isogloss.errors import CorpusError
 from isogloss.evaluation.tasks.choices import load_belebele, load_global_mmlu, load_mmlu
 from isogloss.evaluation.tasks.maths import load_maths_folder, load_mgsm, load_msvamp, load_polymath
@@ -17,6 +16,7 @@ from isogloss.evaluation.tasks.reading import Request
 from isogloss.evaluation.tasks.task import Task, TaskSplit, half_of
 from isogloss.evaluation.tasks.texts import load_flores, load_organism, load_tico19, load_xquad
 from isogloss.evaluation.tasks.xcopa import load_xcopa
+from isogloss.hub import split_revision
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM
 

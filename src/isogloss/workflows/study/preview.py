@@ -15,6 +15,7 @@ from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
 from isogloss.evaluation import Task, load_task
 from isogloss.files import read_json
+from isogloss.hub import asking_hub
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM
 from isogloss.records import Number, Record
@@ -184,7 +185,8 @@ class _Checkpoint:
         self.config: dict[str, Any] = {}
         self.weights_bytes, self._known_active = _KNOWN_MODELS.get(model, (math.nan, math.nan))
         try:
-            self._read(model)
+            with asking_hub():
+                self._read(model)
         except Exception:  # noqa: BLE001 - what cannot be read, for whatever reason, is unknown
             return
 
