@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from isogloss.progress import busy, track
 
 
@@ -17,6 +19,20 @@ def test_bars_do_not_replace_streams(monkeypatch):
     with track("capturing", 3) as advance:
         advance(1)
         assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_refusal_leaves_no_bar(capsys):
+    """Before anything was done, in a log; what was done by then stays."""
+
+    def refused(done):
+        with track("capturing", 3) as advance:
+            advance(done)
+            raise ValueError("refused")
+
+    for done in (0, 1):
+        with pytest.raises(ValueError, match="refused"):
+            refused(done)
+        assert ("capturing" in capsys.readouterr().err) == bool(done)
 
 
 def test_nothing_of_a_spinner_stays_in_a_log(capsys):

@@ -30,14 +30,21 @@ def note(text: str) -> None:
 
 @contextmanager
 def track(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar, with the time so far and the time left, while open; yield the function that advances it."""
+    """Show a bar, with the time so far and the time left, while open; yield the function that advances it.
+
+    Where an error comes before anything was done, such as a refusal, no bar is left beside its message.
+    """
     with _progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(printable(label), total=total)
 
         def advance(steps: int) -> None:
             progress.update(task, advance=steps)
 
-        yield advance
+        try:
+            yield advance
+        except BaseException:
+            progress.live.transient = not progress.tasks[0].completed
+            raise
 
 
 @contextmanager
