@@ -192,6 +192,7 @@ def test_what_cannot_be_learned_or_protected_is_refused(tmp_path, examples, data
     loaded = tiny("olmoe")
     for match, kind, more in (
         ("fixed probes are those of an adapter", PlanError, {"options": options("low-rank", probes="fixed")}),
+        ("rank is 9; expected at most 8", PlanError, {"options": options("low-rank", rank=9)}),
         ("--estimator search tries offsets", ModelError, {"options": options("router", estimator="search")}),
     ):
         with pytest.raises(kind, match=match):

@@ -76,7 +76,8 @@ def parameters_of(
     """Return what the options name.
 
     Raises:
-        PlanError: the adapter to start from is of another model, or of other layers.
+        PlanError: the adapter to start from is of another model, or of other layers; or the rank exceeds that of the
+            routers' weights.
     """
     if options.parameters == "offset":
         return OffsetNumbers(loaded, layers)
@@ -168,6 +169,7 @@ class AdapterNumbers(Parameters):
         self.learns_b = options.parameters == "low-rank"
         self.learns_a = options.parameters == "router" or options.probes == "learned"
         routers = [router for router in loaded.router_modules if router.spec.layer in layers]
+        _require_low(options, routers, start)
         self.ranks = _ranks(options, loaded.routers[0].n_experts, start)
         self.layers = [self._begin(router, start) for router in routers]
         self.n_experts = sum(router.spec.n_experts for router in routers)
@@ -261,6 +263,16 @@ class AdapterNumbers(Parameters):
 def _open(loaded: LoadedModel, change: RouterChange, **how: bool) -> Iterator[RouterChange]:
     with offsets_applied(loaded, change, **how):
         yield change
+
+
+def _require_low(options: LearnOptions, routers: Sequence[Router], start: RouterAdapter | None) -> None:
+    """Refuse a rank that no change of a router's weight can have."""
+    sides = (min(router.spec.n_experts, int(router.weight_shape[1])) for router in routers)
+    if start is None and options.parameters == "low-rank" and options.rank > (most := min(sides)):
+        raise PlanError(
+            f"rank is {options.rank}; expected at most {most}, the smaller side of the routers' weights: that is their "
+            "whole change, which --parameters router learns"
+        )
 
 
 def _ranks(options: LearnOptions, n_experts: int, start: RouterAdapter | None) -> tuple[str, ...]:
