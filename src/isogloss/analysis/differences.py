@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from isogloss.analysis.experts import Counts, ExpertRule
 from isogloss.analysis.groups import ItemGroups, rate_difference
+from isogloss.analysis.rules import Counts, ExpertRule
 from isogloss.arrays import BoolArray, FloatArray
 from isogloss.runs import Run
 
@@ -106,5 +106,8 @@ class ContrastRule(_DifferenceRule):
     def judge(self, counts: Counts, tokens: Counts) -> tuple[FloatArray, BoolArray]:
         """Return the signed difference of rates and whether it is large enough."""
         difference = rate_difference(counts, tokens)
-        sized = {"both": np.abs(difference), "positive": difference, "negative": -difference}[self.sign]
-        return difference, sized > self.threshold
+        return difference, self.reach(difference) > self.threshold
+
+    def reach(self, statistic: FloatArray) -> FloatArray:
+        """Return the differences as ``sign`` counts them."""
+        return {"both": np.abs(statistic), "positive": statistic, "negative": -statistic}[self.sign]

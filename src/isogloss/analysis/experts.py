@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isogloss.analysis.groups import LEAST_ITEMS, ItemGroups, corpus_groups, language_groups
-from isogloss.arrays import BoolArray, FloatArray, IntArray
+from isogloss.analysis.nearest import Nearest, nearest
+from isogloss.analysis.rules import ExpertRule, LanguageRule
+from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import LanguageError, PlanError
 from isogloss.files import sha256
 from isogloss.notebook import Shown
@@ -24,18 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Counts",
     "ExpertRow",
-    "ExpertRule",
     "ExpertTable",
-    "LanguageRule",
     "experts_among_languages",
     "find_in_groups",
     "language_experts",
     "task_experts",
 ]
-
-Counts: TypeAlias = FloatArray | IntArray
 
 _OPPOSITES: dict[str, Kind] = {"soft": "soft", "offset": "offset", "force": "suppress"}
 """What happens to experts that a contrast found to be used less, where the others are promoted by the first kind."""
@@ -85,6 +82,7 @@ class ExpertTable(Record, Shown):
         status: ``partial`` where a Run behind it is unfinished; such numbers will change.
         revision: commit of the model's hub repository; None for a local model, or as above.
         caution: in what the two Runs behind it were read otherwise, as a chat or plain; None where they were not.
+        nearest: where no expert was found, how far the nearest is from the threshold; None else.
     """
 
     rule: Name
@@ -96,6 +94,7 @@ class ExpertTable(Record, Shown):
     status: RunStatus = "complete"
     revision: str | None = None
     caution: str | None = None
+    nearest: Nearest | None = None
 
     def __repr__(self) -> str:
         layers = len({row.layer for row in self.experts})
@@ -117,7 +116,9 @@ class ExpertTable(Record, Shown):
     def to_json(self) -> dict[str, Any]:
         """Return the fields and ``n`` as JSON types; what the Run is, only where it is known."""
         raw = {**super().to_json(), "n": self.n}
-        unknown = {name for name in ("fingerprint", "run_sha256", "revision", "caution") if raw[name] is None}
+        unknown = {
+            name for name in ("fingerprint", "run_sha256", "revision", "caution", "nearest") if raw[name] is None
+        }
         unknown |= set() if self.run_sha256 else {"status"}
         return {name: value for name, value in raw.items() if name not in unknown}
 
@@ -153,7 +154,10 @@ class ExpertTable(Record, Shown):
                 "it, or give --allow-partial"
             )
         if not self.experts:
-            raise PlanError(f"the rule found no expert with {self.parameters}; lower the threshold or widen the layers")
+            near = "" if self.nearest is None else f" {self.nearest.text}"
+            raise PlanError(
+                f"the rule found no expert with {self.parameters}; lower the threshold or widen the layers.{near}"
+            )
         experts = [(row.layer, row.expert, row.statistic, row.weight) for row in self.experts]
         provenance = {"rule": self.rule, "parameters": self.parameters, "run": self.run_sha256}
         provenance |= {"status": self.status} if self.status == "partial" else {}
@@ -171,82 +175,6 @@ class ExpertTable(Record, Shown):
         opposite = None if strength is None else -strength
         down = make(less, kind=_OPPOSITES[kind], strength=opposite, provenance=up.provenance)
         return Plan(self.fingerprint, up.interventions + down.interventions, down.provenance)
-
-
-class ExpertRule(Record):
-    """Base of the rules: parameters, and a verdict on every expert from counts that are pooled over items.
-
-    Because it judges pooled counts, one method serves the data as they are, every bootstrap resample of the items, and
-    every permutation of the labels.
-
-    Attributes:
-        name: of the rule.
-        layers: first and last decoder layer looked at, inclusive; None for all.
-    """
-
-    name: ClassVar[str]
-    layers: tuple[int, int] | None
-
-    @property
-    def n_groups(self) -> int:
-        """How many groups of items the rule compares."""
-        return 2
-
-    @property
-    def most(self) -> int | None:
-        """How many experts are kept, those with the greatest absolute statistics; None for all."""
-        return None
-
-    @classmethod
-    def require(cls, run: Run) -> None:
-        """Refuse a Run that does not hold what the rule needs; here every Run does."""
-
-    def prepare(self, groups: ItemGroups) -> ItemGroups:
-        """Return the groups as the rule counts them."""
-        return groups
-
-    def judge(self, counts: Counts, tokens: Counts) -> tuple[FloatArray, BoolArray]:
-        """Return the statistic and the verdict on every expert.
-
-        Args:
-            counts: ``[..., n_groups, n_experts]`` selections, pooled over items.
-            tokens: ``[..., n_groups]``, positive.
-
-        Returns:
-            Both ``[..., n_experts]``.
-        """
-        raise NotImplementedError
-
-    def sizes(self, groups: ItemGroups) -> dict[str, Any]:
-        """Return the numbers of items, for the parameters of the table."""
-        return {"n_items": groups.least_items}
-
-    def weights(self, groups: ItemGroups) -> FloatArray | None:
-        """Return the weight of every expert, ``[n_layers, n_experts]``; None where the rule gives none."""
-
-
-class LanguageRule(ExpertRule):
-    """Base of the rules that compare the languages of one Run.
-
-    Both are relative to the languages present, so the languages are always listed and the result names them.
-
-    Attributes:
-        languages: the groups, in this order.
-    """
-
-    languages: tuple[str, ...]
-
-    @property
-    def n_groups(self) -> int:
-        """One group per language."""
-        return len(self.languages)
-
-    def __post_init__(self) -> None:
-        if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):  # noqa: PLR2004 - to compare
-            raise LanguageError(
-                f"the {self.name} rule needs two or more different languages; found "
-                f"{', '.join(self.languages) or 'none'}"
-            )
 
 
 def find_in_groups(
@@ -279,11 +207,12 @@ def find_in_groups(
     within = whole.within(rule.layers)
     statistic, verdict = rule.judge(*within.pooled())
     layer, expert = np.nonzero(verdict)
-    weakest = 0.0
+    weakest, sign = 0.0, -1 if rule.found_below else 1
     if rule.most is not None and len(layer) > rule.most:
         kept = np.sort(np.argsort(-np.abs(statistic[layer, expert]), kind="stable")[: rule.most])
         layer, expert = layer[kept], expert[kept]
         weakest = float(np.abs(statistic[layer, expert]).min())
+    near = None if len(layer) else nearest(statistic, rule.reach(statistic), within.decoder_layers, sign=sign)
     values = statistic[layer, expert]
     low, high = _intervals(within, rule, (layer, expert), values, resampling=resampling)
     weights = rule.weights(within)
@@ -299,7 +228,8 @@ def find_in_groups(
         for place, name, value, start, end in zip(layer, expert, values, low, high, strict=True)
     )
     parameters = {**(compared or {}), **rule.to_json(), **rule.sizes(whole), **resampling.to_json()}
-    return ExpertTable(rule.name, parameters, rows, _expected_by_chance(within, rule, weakest, resampling))
+    chance = _expected_by_chance(within, rule, weakest, resampling)
+    return ExpertTable(rule.name, parameters, rows, chance, nearest=near)
 
 
 def language_experts(

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from isogloss.analysis.experts import Counts, LanguageRule
 from isogloss.analysis.groups import ItemGroups
+from isogloss.analysis.rules import Counts, LanguageRule
 from isogloss.arrays import BoolArray, FloatArray
 from isogloss.errors import LanguageError
 
@@ -78,6 +78,15 @@ class ShareRule(LanguageRule):
         belongs = [self.languages.index(language) for language in self.target]
         total = np.asarray(shares[..., belongs, :].sum(axis=-2))
         return total, total > self.threshold
+
+    def reach(self, statistic: FloatArray) -> FloatArray:
+        """Return the shares; an expert that no language uses is common at no threshold."""
+        return np.where(statistic > 0, statistic, np.nan) if self.found_below else statistic
+
+    @property
+    def found_below(self) -> bool:
+        """Common experts have small shares."""
+        return self.kind == "common"
 
 
 def top_experts(counts: Counts, top: int) -> BoolArray:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from isogloss.analysis.experts import Counts, LanguageRule
+from isogloss.analysis.rules import Counts, LanguageRule
 from isogloss.arrays import BoolArray, FloatArray
 from isogloss.errors import LanguageError
 

@@ -57,6 +57,10 @@ def codes(text: str) -> tuple[str, ...]:
 
 def parse_layers(text: str) -> tuple[int, int]:
     """Read ``A-B``, inclusive."""
+    if text == "middle":
+        raise argparse.ArgumentTypeError(
+            "'middle' is found in a Run, and none is read here; give A-B, as `isogloss analyze RUN` prints the middle"
+        )
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if not match or int(match[1]) > int(match[2]):
         raise argparse.ArgumentTypeError(

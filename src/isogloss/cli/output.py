@@ -78,6 +78,8 @@ def show_experts(table: ExpertTable, *, as_json: bool) -> None:
     print_line(
         f"{raw['n']} experts by rule {raw['rule']}; expected by chance: {'unknown' if chance is None else chance}"
     )
+    if table.nearest is not None:
+        print_line(table.nearest.text)
     rows = [
         [str(each.layer), str(each.expert), Estimate(each.statistic, each.low, each.high, 0).text()]
         for each in table.experts

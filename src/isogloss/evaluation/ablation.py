@@ -26,7 +26,7 @@ class Family(Record):
         experts: layer to expert ids; empty where the rule found none.
         expected_by_chance: how many of them chance would give; None where that is not known.
         status: ``banned``, ``no expert``, ``no effect`` (a ban moves no token of the own axis), or ``refused``.
-        reason: why it was refused.
+        reason: why it was refused; where no expert was found, how far the nearest is from the threshold.
         changed: share of the tokens of the own axis's first items that choose other experts, mean over its layers.
         plan_sha256: of the ban; None where there is none.
         null_sha256: of the random families' bans.

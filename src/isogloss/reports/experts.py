@@ -53,6 +53,8 @@ def _texts(table: ExpertTable) -> Iterator[str]:
     if table.rule == "share" and languages:
         even = f" An expert that all {len(languages)} languages use alike has shares of {number(1 / len(languages))}."
     yield f"{_count(table.n)} found; {expected}.{even}"
+    if table.nearest is not None:
+        yield table.nearest.text
     asked = [f"{name.replace('_', ' ')} {scalar(value)}" for name, value in parameters.items() if name != "layers"]
     if parameters.get("layers"):
         asked.append("layers {} to {}".format(*parameters["layers"]))

@@ -50,11 +50,12 @@ def run_findings(analysis: Analysis) -> Iterator[Finding]:
 def describe_experts(experts: ExpertTable) -> str:
     """Describe how many experts a rule selected and how many are expected by chance."""
     caution = f" {experts.caution}" if experts.caution else ""
+    near = f" {experts.nearest.text}" if experts.nearest else ""
     unfinished = f" {UNFINISHED}" if experts.status == "partial" else ""
     chance = "" if experts.expected_by_chance is None else f"; {experts.expected_by_chance:.1f} expected by chance"
     return (
         f"{len(experts.experts)} task experts pass the Δ rule at {experts.parameters['threshold']:g} "
-        f"in the steered layers{chance}.{unfinished}{caution}"
+        f"in the steered layers{chance}.{near}{unfinished}{caution}"
     )
 
 

@@ -67,7 +67,7 @@ def _ban(family: Family, table: ExpertTable, asked: Asked, settings: Ablation) -
     """Make the bans of a family; where one cannot be made or does nothing, say why."""
     family = replace(family, expected_by_chance=table.expected_by_chance)
     if not family.experts:
-        return Bans(family)
+        return Bans(replace(family, reason=table.nearest.text if table.nearest else ""))
     try:
         plan = table.plan("ban")
         null = tuple(random_control(plan, seed=seed) for seed in range(settings.n_null))

@@ -53,7 +53,7 @@ class _Maker:
         table = self._find(candidate, within)
         row = replace(row, n_experts=table.n, expected_by_chance=table.expected_by_chance)
         if not table.experts:
-            return replace(row, status="no expert")
+            return replace(row, status="no expert", reason=table.nearest.text if table.nearest else "")
         try:
             plan = table.plan(candidate.kind, strength=candidate.strength)
         except PlanError as error:  # this kind does not fit these experts; others of the grid may

@@ -36,7 +36,7 @@ class CandidateRow(Record):
         n_experts: that its rule finds.
         expected_by_chance: how many of them chance would give; None where that is not known.
         status: ``plan``, ``no expert``, ``no effect`` (its plan changes no chosen expert) or ``refused``.
-        reason: why it was refused.
+        reason: why it was refused; where no expert was found, how far the nearest is from the threshold.
         arm: that evaluates its plan; candidates whose plans do the same share one.
     """
 
