@@ -194,7 +194,7 @@ def test_differences_are_sorted_and_tabled() -> None:
     page = Page(render_report(full()))
     axis = page.drawings[-1]["layout"]["yaxis"]
     assert axis["ticktext"] == ["<b>Mean over languages</b>", "Chinese", "Bengali", "Swahili", "English"]
-    assert axis["tickvals"] == [4, 3, 2, 1, 0]
+    assert (axis["tickvals"], axis["range"]) == ([0, 1, 2, 3, 4], [4.5, -0.5])
     assert (
         "Chinese (Simplified) (zho_Hans)25050.0 [49.0, 51.0]56.0 [55.0, 57.0]+6.0 [+5.0, +7.0]0.0040.012" in page.text
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from isogloss.evaluation.ablation import AblationResult, Cell, FamiliesFile, Selectivity
-from isogloss.reports.figures import Figure, RowScale, Section, Table, base_layout, language_axis
+from isogloss.reports.figures import Figure, Section, Table, base_layout, language_rows, row_axis
 from isogloss.reports.maps import heat_map, known_values
 from isogloss.reports.metrics import Metric
 from isogloss.reports.text import hover, label, name, plain, plot_text
-
-__all__ = ["ablation_section", "describe_ablation"]
 
 _ROW = 22
 _VERDICTS = {"selective": "selective", "by the point": "by the point alone", "no": "no"}
@@ -93,7 +91,7 @@ def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: s
     unit = f"loss,{metric.points}" if metric.points else f"loss, {metric.name}"
     layout = base_layout("banned experts of", "", height=150 + _ROW * len(evaluated))
     layout["margin"]["t"] = 44
-    axis, narrow = language_axis(evaluated, RowScale(_ROW, 12))
+    axis, narrow = row_axis(language_rows(evaluated), 12)
     layout["yaxis"].update(axis, range=[-0.5, len(evaluated) - 0.5])
     texts = [plot_text(_family(each)) for each in masked]
     layout["xaxis"].update(tickmode="array", tickvals=list(range(len(masked))), ticktext=texts, tickangle=-90)

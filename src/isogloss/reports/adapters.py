@@ -7,11 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from isogloss.learning.adapt_records import AdaptReport, CurvePoint, ProbeReading
-from isogloss.reports.figures import GREY, Figure, KeyEntry, Section, Style, Table, base_layout, ordered_styles, scatter
+from isogloss.reports.figures import (
+    GREY,
+    Figure,
+    Section,
+    Style,
+    Table,
+    base_layout,
+    marked_line,
+    ordered_styles,
+)
 from isogloss.reports.metrics import Metric
 from isogloss.reports.text import hover, label, name, number, plot_text, sentence
-
-__all__ = ["adapter_section", "describe_adapter"]
 
 _DIVERGENCE = "-kl"
 _PARTS = ("text", "prompt", "answer")
@@ -33,8 +40,8 @@ def describe_adapter(report: AdaptReport) -> tuple[str, ...]:
         before, plan, after = (fmean(each.values()) for each in (report.before, report.plan, chosen.value))
         said.append(
             f"On the dev items that chose it, the mean {metric.name} of {', '.join(map(name, report.targets))} is "
-            f"{metric.value(after)}{metric.percent} with the adapter, {metric.value(plan)}{metric.percent} with the "
-            f"plan and {metric.value(before)}{metric.percent} with neither: only other items say what the adapter is "
+            f"{metric.written(after)} with the adapter, {metric.written(plan)} with the "
+            f"plan and {metric.written(before)} with neither: only other items say what the adapter is "
             "worth."
         )
     same, without = (
@@ -109,27 +116,20 @@ def _curve_figure(
 ) -> Figure:
     """Draw one line per ridge over the strengths."""
     anchor, what, caption = words
-    data = []
+    data, key = [], []
     for ridge, style in styles.items():
-        points = [point for point in report.curve if f"{point.ridge:g}" == ridge and not math.isnan(value(point))]
-        sizes = [17 if point.strength == report.strength and point.ridge == report.ridge else 8 for point in points]
-        data.append(
-            scatter(
-                ridge,
-                [point.strength for point in points],
-                [value(point) for point in points],
-                [hover(f"ridge {ridge}", f"strength {point.strength:g}", number(value(point))) for point in points],
-                mode="lines+markers",
-                name=f"ridge {ridge}",
-                line={"color": style.colour, "width": 1.8},
-                marker={"symbol": style.symbol, "size": sizes, "color": style.colour},
-            )
-        )
-    key = [KeyEntry(f"ridge {ridge}", style.sign, style.colour, ridge) for ridge, style in styles.items()]
+        drawn = [
+            (point.strength, at, hover(f"ridge {ridge}", f"strength {point.strength:g}", number(at)))
+            for point in report.curve
+            if f"{point.ridge:g}" == ridge and not math.isnan(at := value(point))
+        ]
+        chosen = report.strength if ridge == f"{report.ridge:g}" else None
+        sizes = [17 if strength == chosen else 8 for strength, *_ in drawn]
+        data += [marked_line(ridge, drawn, style, size=sizes)] if drawn else []
+        key.append(style.entry(ridge, f"ridge {ridge}"))
     layout = base_layout("strength", plot_text(what), height=320)
-    return Figure(
-        anchor, f"{sentence(what)} by strength", caption, data, layout, {"yaxis.title.text": "value"}, key, half=True
-    )
+    title, narrow = f"{sentence(what)} by strength", {"yaxis.title.text": "value"}
+    return Figure(anchor, title, caption, data, layout, narrow, key, half=True)
 
 
 def _probe_table(report: AdaptReport) -> Table:

@@ -11,8 +11,6 @@ from isogloss.evaluation import BASELINE, PLAN, EvaluationSummary, ItemRecord, r
 from isogloss.reports.figures import Table
 from isogloss.reports.text import MISSING, label, plain
 
-__all__ = ["SampleAnswer", "answers_table", "sample_answers"]
-
 _MOST_LANGUAGES = 6
 _LONGEST = 400
 _VERDICTS = {(False, True): "now right", (True, False): "no longer right", (False, False): "wrong in both"}

@@ -18,8 +18,6 @@ from isogloss.folders import make_folder, require_file
 from isogloss.records import to_json
 from isogloss.reports.palette import css_variables
 
-__all__ = ["embedded", "render", "require_page", "write_page"]
-
 _HEAD = 4096  # bytes in which a page says what made it
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from isogloss.statistics import MINUS
 
-__all__ = ["Axis", "Tick", "make_axis", "text_width", "without_tags"]
-
 _PAD = 0.04
 _PER_TICK = 60  # pixels that a tick and its label need
 _WIDE = 0x2E80  # from here on, letters are about as wide as high
@@ -116,11 +114,17 @@ def _ticks(
         return tuple(Tick(float(place), name) for place, name in enumerate(names))
     low, high = sorted(ends)
     most = min(most, layout.get("nticks", 9))
-    step = 10.0 ** math.floor(math.log10((high - low) / most))
-    step *= next(each for each in (1, 2, 5, 10, 20) if (high - low) / (each * step) <= most)
-    if whole:
-        step = max(1.0, step)
+    unit = 10.0 ** math.floor(math.log10((high - low) / most))
+    steps = [each * unit for each in (1, 2, 5, 10, 20)]
+    chosen = next(place for place, step in enumerate(steps) if (high - low) / step <= most)
+    if not _multiples(steps[chosen], low, high):  # a few multiples of the next smaller step lie inside
+        chosen -= 1
+    step = max(1.0, steps[chosen]) if whole else steps[chosen]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    marks = [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    marks = [place * step for place in _multiples(step, low, high)]
     return tuple(Tick(mark, f"{mark:.{digits}f}".replace("-", MINUS) if mark else "0") for mark in marks)
+
+
+def _multiples(step: float, low: float, high: float) -> range:
+    """Count which multiples of a step lie between two ends."""
+    return range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)

@@ -23,6 +23,7 @@ from isogloss.reports.figures import (
     Table,
     base_layout,
     language_styles,
+    marked_line,
     scatter,
     translucent,
 )
@@ -127,17 +128,9 @@ def _hovers(code: str, curve: Mapping[int, Estimate]) -> list[str]:
 
 
 def _line(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, Any]:
-    return scatter(
-        code,
-        curve,
-        [point.value for point in curve.values()],
-        _hovers(code, curve),
-        mode="lines+markers",
-        name=plot_text(label(code)),
-        customdata=[[point.low, point.high] for point in curve.values()],
-        line={"color": style.colour, "width": 1.8},
-        marker={"symbol": style.symbol, "size": 7, "color": style.colour, "maxdisplayed": _MARKERS},
-    )
+    values = [point.value for point in curve.values()]
+    line = marked_line(code, zip(curve, values, _hovers(code, curve), strict=True), style, maxdisplayed=_MARKERS)
+    return {**line, "name": plot_text(label(code)), "customdata": [[point.low, point.high] for point in curve.values()]}
 
 
 def _band(code: str, curve: Mapping[int, Estimate], style: Style) -> Iterator[dict[str, Any]]:
@@ -204,7 +197,7 @@ def curve_figure(plot: LinePlot) -> Figure:
     coloured = {code: curve for code, curve in plot.curves.items() if code in plot.styles}
     others = {code: curve for code, curve in plot.curves.items() if code not in plot.styles}
     styled = [(code, curve, plot.styles[code]) for code, curve in coloured.items()]
-    key = [KeyEntry(label(code), style.sign, style.colour, code) for code, _, style in styled]
+    key = [style.entry(code, label(code)) for code, _, style in styled]
     data = [*_others(others)]
     data += [band for each in styled for band in _band(*each)]
     if others:

@@ -58,28 +58,24 @@ def _domain_blocks(analysis: Analysis, domain: DomainCurve) -> tuple[Figure, Tab
 
 
 def _overlap_figure(overlap: OverlapCurve, caption: str) -> Figure:
-    points = overlap.points
-    thresholds = [point.threshold for point in points]
-    hovers = [
-        hover(
-            "",
-            f"τ = {point.threshold:g}",
-            f"both: {with_interval(point.overlap)}",
-            f"by chance: {number(point.expected)}",
-            f"task {point.n_task}, multilingual {point.n_multilingual}",
-        )
-        for point in points
-    ]
-    dots = [Dot(point.overlap, point.threshold, text) for point, text in zip(points, hovers, strict=True)]
-    data, key = dot_traces({"observed": dots}, {"observed": Style(ACCENT, size=8)}, upright=True)
+    thresholds, expected, hovers = [], [], []
+    for point in overlap.points:
+        thresholds.append(point.threshold)
+        expected.append(point.expected)
+        counts = f"task {point.n_task}, multilingual {point.n_multilingual}"
+        both, chance = f"both: {with_interval(point.overlap)}", f"by chance: {number(point.expected)}"
+        hovers.append(hover("", f"τ = {point.threshold:g}", both, chance, counts))
+    estimates = [point.overlap for point in overlap.points]
+    dots = [Dot("observed", *each) for each in zip(estimates, thresholds, hovers, strict=True)]
+    data, key = dot_traces(dots, {"observed": Style(ACCENT, size=8)}, upright=True)
     data[0] |= {"mode": "lines+markers", "line": {"color": ACCENT, "width": 1.8}}
     dashed = {"color": GREY, "width": 1.6, "dash": "dash"}
-    expected = scatter("expected", thresholds, [each.expected for each in points], hovers, mode="lines", line=dashed)
+    chance_line = scatter("expected", thresholds, expected, hovers, mode="lines", line=dashed)
     key.append(KeyEntry("expected by chance", "- -", GREY, "expected"))
     layout = base_layout("threshold τ of both rules", "experts that are both", height=340)
     layout["yaxis"].update(FROM_ZERO)
     title = "Task experts that are multilingual experts"
-    return Figure("overlap", title, caption, [expected, *data], layout, key=key)
+    return Figure("overlap", title, caption, [chance_line, *data], layout, key=key)
 
 
 def _overlap_blocks(overlap: OverlapCurve) -> tuple[Figure, Table]:

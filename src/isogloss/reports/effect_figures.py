@@ -1,34 +1,44 @@
-"""Figures of an evaluation: the change by language and by arm, and the response to the dose."""
+"""Figures of an evaluation: levels and changes by language, the change by arm, and the response to the dose."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
+from math import nan
 
 from isogloss.evaluation import PLAN, EvaluationSummary, SummaryRow, is_random
 from isogloss.reports.figures import (
     ACCENT,
+    GREY,
+    INK,
     LINE,
     ZERO_LINE,
     Dot,
     Figure,
+    Row,
+    RowPlot,
     Style,
     base_layout,
     dot_traces,
+    language_rows,
     named_rows,
+    row_figure,
     scatter,
-    stripes,
 )
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms, ranked_languages
-from isogloss.reports.text import hover, label, p_value, plain, plot_text, short_names
+from isogloss.reports.text import counted, hover, label_or_mean, p_value, plain, plot_text, sentence
+from isogloss.statistics import Estimate
 
-__all__ = ["AGAINST", "OVERALL", "arms_figure", "difference_figure", "dose_figure", "row_names", "size_text"]
-
-OVERALL = "Mean over languages"
 AGAINST = "plan − random plans"
 _CONTROL = "#7f8792"
-_ROW = 26
+_PLOTTED = 0.72  # of the width of levels; the changes are written in the rest
 _SYMBOLS = {"circle-open": "○", "square-open": "□", "diamond-open": "◇", "triangle-up-open": "△", "x": "×"}
 _SOLID = {"line": {"width": 1.8, "color": ACCENT}}
+_LEVELS = {
+    "before": Style(GREY, "circle-open", "○", "without the plan", 9, marker={"line": {"width": 1.8, "color": GREY}}),
+    "after": Style(ACCENT, "circle", "●", "with the plan", 9),
+}
 _LANGUAGES = {
     "mean": Style(ACCENT, "diamond", "◆", "steered, mean over languages", 11, 1.8, marker=_SOLID),
     "clear": Style(ACCENT, "circle", "●", "steered, adjusted p below 0.05", 9, 1.8, marker=_SOLID),
@@ -49,92 +59,99 @@ _GUARDS = {
 
 def size_text(code: str, n: int) -> str:
     """Write how many items are behind a language, or how many languages behind the mean."""
-    return f"{n:,}" if code else f"{n:,} language{'' if n == 1 else 's'}"
-
-
-def row_names(order: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Name rows of languages and of the mean over them, which is empty: on a wide screen, and on a narrow one."""
-    named = short_names(filter(None, order))
-    wide = [plot_text(named[code]) if code else f"<b>{OVERALL}</b>" for code in order]
-    return wide, [plot_text(code) if code else "<b>mean</b>" for code in order]
+    return f"{n:,}" if code else counted(n, "language")
 
 
 def _axis_title(metric: Metric) -> str:
-    """Name the axis of differences, escaped for plotly, with the better direction where it is not plain."""
-    unit = "percentage points" if metric.is_share else metric.name
-    return plot_text(f"steered − baseline, {unit}{metric.direction}")
+    """Name the axis of differences, with the better direction where it is not plain."""
+    return f"steered − baseline, {metric.change_unit}{metric.direction}"
 
 
 def _hover(row: SummaryRow, metric: Metric) -> str:
     """Write what hovering over an arm in a language, or in their mean, shows."""
     tests = [] if row.p_adjusted is None else [f"p adjusted {p_value(row.p_adjusted)}"]
     return hover(
-        label(row.language) if row.language else OVERALL,
+        label_or_mean(row.language),
         "steered" if row.arm == PLAN else row.arm,
-        f"{metric.value(row.baseline)} → {metric.value(row.steered)}{metric.percent}",
+        f"{metric.value(row.baseline)} → {metric.written(row.steered)}",
         metric.change_text(row.estimate),
         *tests,
         f"n = {size_text(row.language, row.n)}",
     )
 
 
+def level_figure(summary: EvaluationSummary, *, caption: str) -> Figure:
+    """Draw both levels of each language, joined, with the change and its interval written beside them."""
+    metric, order = Metric.of(summary), ranked_languages(summary)
+    dots: list[Dot] = []
+    x: list[float | None] = []
+    y: list[float | None] = []
+    notes = []
+    place = {"x": 1, "xref": "paper", "xanchor": "right", "yref": "y", "yanchor": "middle", "showarrow": False}
+    for row, code in enumerate(order):
+        scores = summary.per_language[code] if code else summary.overall
+        levels, change = (scores.baseline, scores.steered), metric.change_text(scores.difference)
+        both = f"without {metric.value_text(levels[0])}", f"with {metric.value_text(levels[1])}"
+        text = hover(label_or_mean(code), *both, change)
+        values = [metric.factor * level.value for level in levels]
+        dots += [
+            Dot(group, Estimate(each, nan, nan, 0), row, text) for group, each in zip(_LEVELS, values, strict=True)
+        ]
+        x += [*values, None]
+        y += [row, row, None]
+        notes.append({**place, "y": row, "text": plot_text(change), "font": {"size": 12, "color": INK}})
+    joined = scatter(None, x, y, mode="lines", line={"color": INK, "width": 2})
+    unit = f"{metric.name}{metric.percent and ', %'}{metric.direction}"
+    axis = {"domain": [0, _PLOTTED], **({"range": [-2, 102]} if metric.is_share else {})}
+    title = f"{sentence(metric.name)} by language, without and with the plan"
+    plot = RowPlot("levels", title, caption, unit, language_rows(order), dots, _LEVELS, axis, height=24)
+    figure = row_figure(plot, below=[joined])
+    layout = {**figure.layout, "annotations": notes}
+    return replace(figure, layout=layout, narrow={**figure.narrow, "xaxis.domain": [0, 0.5]})
+
+
 def difference_figure(summary: EvaluationSummary, controls: Sequence[str], *, caption: str) -> Figure:
     """Draw the difference of each language with its interval, sorted, around zero; controls in grey below."""
     metric, order = Metric.of(summary), ranked_languages(summary)
-    top = len(order) - 1
-    heights = {code: top - place for place, code in enumerate(order)}
     offsets = {PLAN: 0.0}
     if controls:  # from the top of a language's row
-        offsets = {arm: 0.28 - 0.56 * place / len(controls) for place, arm in enumerate([PLAN, *controls])}
-    styles: dict[str, Style] = {}
-    for place, arm in enumerate(controls):
-        symbol, sign = list(_SYMBOLS.items())[place % len(_SYMBOLS)]
-        styles[f"control {place}"] = Style(_CONTROL, symbol, sign, f"control: {plain(arm)}", 6, 1.0)
-    groups = dict(zip(controls, styles, strict=True))
-    dots: dict[str, list[Dot]] = {}
-    drawn = [row for row in summary.rows() if row.arm in offsets]
-    for row in sorted(drawn, key=lambda row: -heights[row.language]):
+        offsets = {arm: 0.56 * place / len(controls) - 0.28 for place, arm in enumerate([PLAN, *controls])}
+    looks = zip(controls, cycle(_SYMBOLS.items()), strict=False)
+    greys = {f"control: {arm}": Style(_CONTROL, *look, f"control: {plain(arm)}", 6, 1.0) for arm, look in looks}
+
+    def group(row: SummaryRow) -> str:
         kind = "mean" if not row.language else "clear" if row.is_significant else "unclear"
-        dot = Dot(row.estimate.scaled(metric.factor), heights[row.language] + offsets[row.arm], _hover(row, metric))
-        dots.setdefault(groups.get(row.arm, kind), []).append(dot)
-    grey, grey_key = dot_traces(dots, styles)
-    blue, key = dot_traces(dots, _LANGUAGES)
-    layout = base_layout(_axis_title(metric), "", height=90 + (24 + 9 * len(grey)) * len(order))
-    wide, narrow = row_names(order)
-    layout["yaxis"].update(
-        named_rows(dict(zip(heights.values(), wide, strict=True))), range=[-0.5, top + 0.5], showgrid=False
-    )
-    layout["xaxis"].update(showgrid=True, **ZERO_LINE)
-    layout["shapes"] = stripes(range(top, -1, -2))
-    title = f"Change in {metric.name} by language"
-    rows = {heights[code]: code for code in order if code}
-    return Figure(
-        "difference", title, caption, [*grey, *blue], layout, {"yaxis.ticktext": narrow}, [*key, *grey_key], rows
-    )
+        return kind if row.arm == PLAN else f"control: {row.arm}"
+
+    drawn = sorted((row for row in summary.rows() if row.arm in offsets), key=lambda row: order.index(row.language))
+    places = [order.index(row.language) + offsets[row.arm] for row in drawn]
+    dots = [
+        Dot(group(row), row.estimate.scaled(metric.factor), place, _hover(row, metric))
+        for row, place in zip(drawn, places, strict=True)
+    ]
+    title, n_grey = f"Change in {metric.name} by language", len({dot.group for dot in dots} & set(greys))
+    unit, rows, styles = _axis_title(metric), language_rows(order), {**greys, **_LANGUAGES}
+    figure = row_figure(RowPlot("difference", title, caption, unit, rows, dots, styles, height=24 + 9 * n_grey))
+    return replace(figure, key=[*figure.key[n_grey:], *figure.key[:n_grey]])
 
 
 def arms_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
     """Draw the overall difference of every arm with its interval, the plan on top; None for the plan alone."""
     if not summary.controls:
         return None
-    metric, arms = Metric.of(summary), ordered_arms(summary)
-    dots: dict[str, list[Dot]] = {}
+    metric, arms, dots = Metric.of(summary), ordered_arms(summary), []
     for place, arm in enumerate(arms):
         difference = summary.compared[arm].overall.difference
         kind = PLAN if arm == PLAN else "random" if is_random(arm) else "other"
         text = hover(f"{arm}: {arm_text(arm)}", metric.change_text(difference), f"n = {difference.n:,} languages")
-        dots.setdefault(kind, []).append(Dot(difference.scaled(metric.factor), place, text))
-    names = {row: f"<b>{PLAN}</b>" if arm == PLAN else plot_text(arm) for row, arm in enumerate(arms)}
+        dots.append(Dot(kind, difference.scaled(metric.factor), place, text))
+    rows = [Row(*2 * [f"<b>{PLAN}</b>"]), *named_rows(arms[1:])]
     if against := summary.against_random:
         text = hover(AGAINST, metric.change_text(against.difference), f"{against.n_plans} random plans")
-        dots.setdefault(PLAN, []).append(Dot(against.difference.scaled(metric.factor), len(arms), text))
-        names[len(arms)] = f"<b>{AGAINST}</b>"
-    data, key = dot_traces(dots, _ARMS)
-    layout = base_layout(_axis_title(metric), "", height=90 + _ROW * len(names))
-    layout["xaxis"].update(showgrid=True, **ZERO_LINE)
-    layout["yaxis"].update(named_rows(names), range=[len(names) - 0.5, -0.5])
+        dots.append(Dot(PLAN, against.difference.scaled(metric.factor), len(arms), text))
+        rows.append(Row(*2 * [f"<b>{AGAINST}</b>"]))
     title = f"Change in mean {metric.name} by arm"
-    return Figure("arms", title, caption, data, layout, {"yaxis.tickfont.size": 10}, key)
+    return row_figure(RowPlot("arms", title, caption, _axis_title(metric), rows, dots, _ARMS, height=26))
 
 
 def dose_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
@@ -142,7 +159,7 @@ def dose_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
     metric, doses = Metric.of(summary), summary.dose_response
     if not doses:
         return None
-    dots: dict[str, list[Dot]] = {}
+    dots = []
     for dose in doses:
         verdict = dose.guard.verdict if dose.guard else ""
         text = hover(
@@ -151,12 +168,11 @@ def dose_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
             f"arm {dose.arm}; guard {verdict or 'not evaluated'}",
             f"n = {dose.difference.n:,} languages",
         )
-        dot = Dot(dose.difference.scaled(metric.factor), dose.strength, text)
-        dots.setdefault(f"guard {verdict}".strip(), []).append(dot)
+        dots.append(Dot(f"guard {verdict}".strip(), dose.difference.scaled(metric.factor), dose.strength, text))
     data, key = dot_traces(dots, _GUARDS, upright=True)
     values = [metric.factor * dose.difference.value for dose in doses]
     line = scatter(None, [dose.strength for dose in doses], values, mode="lines", line={"color": LINE, "width": 1.2})
-    layout = base_layout("strength", _axis_title(metric), height=320)
+    layout = base_layout("strength", plot_text(_axis_title(metric)), height=320)
     layout["yaxis"].update(ZERO_LINE)
     narrow = {"yaxis.title.text": "steered − baseline"}
     return Figure("dose-response", "Dose and response", caption, [line, *data], layout, narrow, key)

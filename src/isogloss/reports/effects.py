@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from isogloss.evaluation import PLAN, EvaluationSummary, is_random, outcome_of
 from isogloss.reports.evidence import NO_EVIDENCE, Finding, evidence, shows
 from isogloss.reports.metrics import Metric, arm_text
-from isogloss.reports.text import name
-
-__all__ = ["describe_evaluation", "evaluation_findings"]
+from isogloss.reports.text import counted, name
 
 _OUTCOMES = {"better": "steering helps", "worse": "steering hurts", None: "no evidence of an effect"}
 _GUARDED = 1.96
@@ -116,7 +114,7 @@ def _against_random(summary: EvaluationSummary, metric: Metric) -> Iterator[Find
     against = summary.against_random
     if against is None:
         return
-    plans = f"{against.n_plans} random plan{'' if against.n_plans == 1 else 's'} with as many experts per layer"
+    plans = f"{counted(against.n_plans, 'random plan')} with as many experts per layer"
     change = metric.change_text(against.difference)
     outcome = outcome_of(against.difference, summary.better)
     verdict = {"better": "does better than", "worse": "does worse than"}.get(outcome or "")

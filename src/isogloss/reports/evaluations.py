@@ -6,12 +6,29 @@ from collections.abc import Mapping, Sequence
 
 from isogloss.evaluation import BASELINE, PLAN, Comparison, EvaluationSummary, JudgedLanguage, is_random
 from isogloss.reports.answers import SampleAnswer, answers_table
-from isogloss.reports.effect_figures import AGAINST, OVERALL, arms_figure, difference_figure, dose_figure, size_text
+from isogloss.reports.effect_figures import (
+    AGAINST,
+    arms_figure,
+    difference_figure,
+    dose_figure,
+    level_figure,
+    size_text,
+)
 from isogloss.reports.figures import Figure, Section, Table
-from isogloss.reports.levels import level_figure
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms, ranked_languages
 from isogloss.reports.pivot_distances import distance_blocks
-from isogloss.reports.text import MISSING, label, number, p_value, percent, plain, sampling, sentence
+from isogloss.reports.text import (
+    MISSING,
+    counted,
+    label,
+    label_or_mean,
+    number,
+    p_value,
+    percent,
+    plain,
+    sampling,
+    sentence,
+)
 
 _MOST_DRAWN = 3
 _TESTS = {"mcnemar": "the exact McNemar test", "sign_flip": "the paired sign-flip test"}
@@ -129,7 +146,7 @@ def _comparison_table(comparison: Comparison, metric: Metric, title: str, captio
         p_values = (tested.p_value, tested.p_adjusted, tested.p_bh) if tested else (None, None, None)
         rows.append(
             {
-                "language": label(code) if code else OVERALL,
+                "language": label_or_mean(code),
                 "n": size_text(code, row.difference.n),
                 f"baseline{metric.percent}": row.baseline.text(metric.value),
                 f"steered{metric.percent}": row.steered.text(metric.value),
@@ -190,7 +207,7 @@ def _against_text(summary: EvaluationSummary) -> str:
         return ""
     one = " One plan says nothing about how random plans differ." if against.n_plans == 1 else ""
     return (
-        f" {AGAINST}: the plan minus the mean of {against.n_plans} random plan{'' if against.n_plans == 1 else 's'},"
+        f" {AGAINST}: the plan minus the mean of {counted(against.n_plans, 'random plan')},"
         f" item by item; languages, items and random plans are resampled.{one}"
     )
 
@@ -230,7 +247,7 @@ def evaluation_section(summary: EvaluationSummary, answers: Sequence[SampleAnswe
     levels = f"Score of each language in both arms; right: the change. {sampling(each, 'items per language', how)}"
     samples = answers_table(answers)
     blocks: list[Figure | Table] = [
-        level_figure(summary, ranked_languages(summary), metric, caption=levels),
+        level_figure(summary, caption=levels),
         *_arm_blocks(summary, metric),
         *distance_blocks(summary),
         difference_figure(summary, drawn, caption=f"{caption}{grey}"),

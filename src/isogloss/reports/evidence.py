@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from isogloss.statistics import Estimate
 
-__all__ = ["DESCRIBED", "NO_EVIDENCE", "RULE", "SIGNIFICANT", "Finding", "errors_of", "evidence", "ranked", "shows"]
-
 RULE = (
     "One rule for every verdict: something is said to be so where its 95 % interval lies on one side of zero and, "
     "where it was tested together with others, its p-value is below 0.05 after Holm's correction for all of them; what "

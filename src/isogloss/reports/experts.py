@@ -9,7 +9,7 @@ from typing import Any
 from isogloss.analysis import Analysis, ExpertRow, ExpertTable
 from isogloss.reports.figures import LAYER_AXIS, Figure, Section, Table, base_layout
 from isogloss.reports.maps import edges, heat_map
-from isogloss.reports.text import hover, interval_text, number, scalar, spread, with_interval
+from isogloss.reports.text import counted, hover, interval_text, number, scalar, spread, with_interval
 from isogloss.statistics import Estimate
 
 _RULES = {
@@ -40,10 +40,6 @@ def expert_sections(
     return sections
 
 
-def _count(n: int) -> str:
-    return f"{n:,} expert{'' if n == 1 else 's'}"
-
-
 def _texts(table: ExpertTable) -> Iterator[str]:
     chance, parameters = table.expected_by_chance, table.parameters
     expected = "how many to expect by chance is not known"
@@ -52,7 +48,7 @@ def _texts(table: ExpertTable) -> Iterator[str]:
     languages, even = parameters.get("languages") or (), ""
     if table.rule == "share" and languages:
         even = f" An expert that all {len(languages)} languages use alike has shares of {number(1 / len(languages))}."
-    yield f"{_count(table.n)} found; {expected}.{even}"
+    yield f"{counted(table.n, 'expert')} found; {expected}.{even}"
     if table.nearest is not None:
         yield table.nearest.text
     asked = [f"{name.replace('_', ' ')} {scalar(value)}" for name, value in parameters.items() if name != "layers"]
@@ -74,7 +70,7 @@ def _blocks(
     n_items = parameters.get("n_items")
     estimates = [_estimate(row, n_items if isinstance(n_items, int) else None) for row in rows]
     drawn = interval_text(estimates, parameters, pooled=False, unit="items")
-    caption, title = f"{measure}. {_count(table.n)}. {drawn}", f"Experts by the {rule} rule"
+    caption, title = f"{measure}. {counted(table.n, 'expert')}. {drawn}", f"Experts by the {rule} rule"
     layers = sorted({*layers, *(row.layer for row in rows)})
     n_experts = max(n_experts, *(row.expert + 1 for row in rows))
     trace = _map(rows, layers, n_experts, unit)

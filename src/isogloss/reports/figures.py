@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from isogloss.reports.text import plain, plot_text, short_names
+from isogloss.reports.text import OVERALL, plain, plot_text, short_names
 from isogloss.statistics import Estimate
 
 INK = "#1c2024"
@@ -20,8 +20,17 @@ ACCENT = "#0560ce"
 LAYER_AXIS = "decoder layer (0-based)"
 ZERO_LINE = {"zeroline": True, "zerolinecolor": INK, "zerolinewidth": 1}
 
+_FRAME = 90  # pixels of a figure of rows above and below them
 _SPREAD = 0.56  # of a row's height, over which its marks lie
-_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+
+class KeyEntry(NamedTuple):
+    """One entry of a figure's key; ``group`` names the traces that it hides and shows."""
+
+    text: str
+    sign: str
+    colour: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Style:
     bar: float = 1.6  # thickness of intervals
     bar_colour: str = ""  # by default that of the markers
     marker: Mapping[str, Any] = field(default_factory=dict)  # more of plotly's properties
+
+    def entry(self, group: str, text: str = "") -> KeyEntry:
+        """Return the entry of the key for a group that is drawn so."""
+        return KeyEntry(text or self.text or plain(group), self.sign, self.colour, group)
 
 
 _LOOKS = (
@@ -52,20 +65,12 @@ MAX_COLOURS = len(_LOOKS)
 
 
 class Dot(NamedTuple):
-    """An estimate, its place on the other axis, and what hovering shows, escaped for plotly."""
+    """An estimate of a group, its place on the other axis, and what hovering shows, escaped for plotly."""
 
+    group: str
     estimate: Estimate
     place: float
     hover: str
-
-
-class KeyEntry(NamedTuple):
-    """One entry of a figure's key; ``group`` names the traces that it hides and shows."""
-
-    text: str
-    sign: str
-    colour: str
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,19 +142,30 @@ def scatter(
     return {"type": "scatter", "meta": group, "x": list(x), "y": list(y), **info, **look}
 
 
+def marked_line(
+    group: str,
+    points: Iterable[tuple[float, float, str]],
+    style: Style,
+    **look: Any,  # noqa: ANN401 - JSON
+) -> dict[str, Any]:
+    """Return a line with markers through points: x, y, and what hovering shows; ``look`` changes the markers."""
+    x, y, hovers = zip(*points, strict=True)
+    line, marker = {"color": style.colour, "width": 1.8}, {"symbol": style.symbol, "size": 7, "color": style.colour}
+    return scatter(group, x, y, hovers, mode="lines+markers", line=line, marker=marker | look)
+
+
 def dot_traces(
-    groups: Mapping[str, Sequence[Dot]], styles: Mapping[str, Style], *, upright: bool = False
+    dots: Sequence[Dot], styles: Mapping[str, Style], *, upright: bool = False
 ) -> tuple[list[dict[str, Any]], list[KeyEntry]]:
     """Draw groups of dots with their intervals, values to the right or upright, and make the key of those with dots."""
-    shown = {group: style for group, style in styles.items() if groups.get(group)}
-    data = [_dots(group, style, groups[group], upright=upright) for group, style in shown.items()]
-    return data, [
-        KeyEntry(style.text or plain(group), style.sign, style.colour, group) for group, style in shown.items()
-    ]
+    groups = {group: [dot for dot in dots if dot.group == group] for group in styles}
+    shown = {group: style for group, style in styles.items() if groups[group]}
+    data = [_dots(style, groups[group], upright=upright) for group, style in shown.items()]
+    return data, [style.entry(group) for group, style in shown.items()]
 
 
-def _dots(group: str, style: Style, dots: Sequence[Dot], *, upright: bool) -> dict[str, Any]:
-    estimates, places, hovers = zip(*dots, strict=True)
+def _dots(style: Style, dots: Sequence[Dot], *, upright: bool) -> dict[str, Any]:
+    (group, *_), estimates, places, hovers = zip(*dots, strict=True)
     values = [each.value for each in estimates]
     bars = interval_bars(estimates, style.bar_colour or style.colour, style.bar)
     x, y = (places, values) if upright else (values, places)
@@ -170,18 +186,6 @@ def interval_bars(estimates: Sequence[Estimate], colour: str, thickness: float) 
     }
 
 
-def named_rows(names: Mapping[int, str]) -> dict[str, Any]:
-    """Label the rows of a vertical axis: place to text, escaped for plotly."""
-    ticks = {"tickmode": "array", "tickvals": list(names), "ticktext": list(names.values()), "ticks": ""}
-    return {**ticks, "ticklabelstandoff": 4, "showline": False}
-
-
-def stripes(rows: Iterable[int]) -> list[dict[str, Any]]:
-    """Shade rows, so that what stands in one is read together."""
-    stripe = {"type": "rect", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "layer": "below", "line": {"width": 0}}
-    return [{**stripe, "y0": row - 0.5, "y1": row + 0.5, "fillcolor": WASH} for row in rows]
-
-
 def offsets(n: int) -> list[float]:
     """Place several marks of one row above each other, around its middle."""
     return [_SPREAD * (place / (n - 1) - 0.5) if n > 1 else 0.0 for place in range(n)]
@@ -189,45 +193,37 @@ def offsets(n: int) -> list[float]:
 
 def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
     """Return the plotly layout that all figures have in common; titles of axes are escaped for plotly."""
-    font = {"family": _FONT, "size": 13, "color": INK}
-    title = {"standoff": 8, "font": {"size": 13}}
-    axis = {
-        "gridcolor": "#eceef0",
-        "linecolor": LINE,
-        "ticks": "outside",
-        "ticklen": 4,
-        "tickcolor": LINE,
-        "zeroline": False,
-        "showline": True,
-        "automargin": True,
-        "fixedrange": True,
-    }
     return {
         "height": height,
-        "autosize": True,
         "margin": {"l": 58, "r": 14, "t": 26, "b": 46},
-        "font": font,
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "showlegend": False,
         "hovermode": "closest",
-        "dragmode": False,
-        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": LINE, "font": {**font, "size": 12}},
-        "xaxis": {**axis, "title": {**title, "text": x_title}, "showgrid": False},
-        "yaxis": {**axis, "title": {**title, "text": y_title}},
+        "showlegend": False,
+        "xaxis": {"title": {"text": x_title}, "showgrid": False},
+        "yaxis": {"title": {"text": y_title}, "showgrid": True},
         "shapes": [],
         "annotations": [],
         "meta": plain(y_title),
     }
 
 
-def striped_rows(names: Sequence[str], unit: str, *, height: int, **x_axis: object) -> dict[str, Any]:
-    """Lay out rows, the first at the top, every second one shaded; names and unit are escaped for plotly."""
-    layout = base_layout(unit, "", height=height)
-    layout["yaxis"].update(named_rows(dict(enumerate(names))), range=[len(names) - 0.5, -0.5], showgrid=False)
-    layout["xaxis"].update(showgrid=True, **x_axis)
-    layout["shapes"] = stripes(range(0, len(names), 2))
-    return layout
+class Row(NamedTuple):
+    """A row of the vertical axis: its label on a wide and on a narrow screen, escaped for plotly, and its language."""
+
+    text: str
+    short: str
+    code: str = ""
+
+
+def named_rows(names: Iterable[str]) -> list[Row]:
+    """Make rows with labels that are the same on every screen."""
+    return [Row(plot_text(name), plot_text(name)) for name in names]
+
+
+def language_rows(codes: Sequence[str]) -> list[Row]:
+    """Make rows of languages; an empty code is the mean over them."""
+    names = short_names(filter(None, codes))
+    mean = Row(f"<b>{OVERALL}</b>", "<b>mean</b>")
+    return [Row(plot_text(names[code]), plot_text(code), code) if code else mean for code in codes]
 
 
 class RowScale(NamedTuple):
@@ -245,21 +241,40 @@ def row_scale(n_rows: int) -> RowScale:
     return RowScale(height, min(12, height - 3), n_rows > many)
 
 
-def language_axis(codes: Sequence[str], scale: RowScale) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Label rows with languages, the first at the top: the vertical axis, and changes for a narrow screen."""
-    axis = named_rows({place: plot_text(text) for place, text in enumerate(short_names(codes).values())})
-    axis |= {"range": [len(codes) - 0.5, -0.5], "tickfont": {"size": scale.font}, "showgrid": False}
-    texts = [plot_text(plain(code)) for code in codes]
-    return axis, {"yaxis.ticktext": texts, "yaxis.tickfont.size": min(10, scale.font)}
+def row_axis(rows: Sequence[Row], font: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Label rows, the first at the top: the vertical axis, and changes for a narrow screen."""
+    ticks = {"tickmode": "array", "tickvals": list(range(len(rows))), "ticktext": [row.text for row in rows]}
+    look = {"ticks": "", "ticklabelstandoff": 4, "showline": False, "showgrid": False, "tickfont": {"size": font}}
+    narrow = {"yaxis.ticktext": [row.short for row in rows], "yaxis.tickfont.size": min(10, font)}
+    return {**ticks, **look, "range": [len(rows) - 0.5, -0.5]}, narrow
 
 
-def language_rows(
-    codes: Sequence[str], unit: str, *, frame: int, x_axis: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Lay out one row per language within a frame of some pixels: the layout, and its changes for a narrow screen."""
-    scale = row_scale(len(codes))
-    layout = base_layout(unit, "", height=frame + scale.height * len(codes))
-    axis, narrow = language_axis(codes, scale)
+@dataclass(frozen=True)
+class RowPlot:
+    """What a figure of rows shows, values to the right; anchor, title, caption and half are those of the `Figure`."""
+
+    anchor: str
+    title: str
+    caption: str
+    unit: str
+    rows: Sequence[Row]
+    dots: Sequence[Dot]  # their places are those of rows
+    styles: Mapping[str, Style]
+    axis: Mapping[str, Any] = field(default_factory=lambda: ZERO_LINE)  # changes to the horizontal axis
+    height: int = 0  # of a row in pixels; by default as `row_scale` says
+    half: bool = False
+
+
+def row_figure(plot: RowPlot, *, below: Sequence[dict[str, Any]] = ()) -> Figure:
+    """Draw dots with their intervals in rows, every second one shaded, over the traces ``below``."""
+    data, key = dot_traces(plot.dots, plot.styles)
+    n, scale = len(plot.rows), row_scale(len(plot.rows))
+    layout = base_layout(plot_text(plot.unit), "", height=_FRAME + (plot.height or scale.height) * n)
+    axis, narrow = row_axis(plot.rows, 12 if plot.height else scale.font)
     layout["yaxis"].update(axis)
-    layout["xaxis"].update(showgrid=True, **x_axis)
-    return layout, narrow
+    layout["xaxis"].update(showgrid=True, **plot.axis)
+    stripe = {"type": "rect", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "layer": "below", "line": {"width": 0}}
+    layout["shapes"] = [{**stripe, "y0": at - 0.5, "y1": at + 0.5, "fillcolor": WASH} for at in range(0, n, 2)]
+    languages = {place: row.code for place, row in enumerate(plot.rows) if row.code}
+    data = [*below, *data]
+    return Figure(plot.anchor, plot.title, plot.caption, data, layout, narrow, key, languages, half=plot.half)

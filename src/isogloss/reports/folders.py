@@ -30,8 +30,6 @@ from isogloss.steering import read_adapter
 if TYPE_CHECKING:
     from isogloss.analysis import DivergenceChange
 
-__all__ = ["Findings", "report_on", "report_study"]
-
 
 @dataclass(frozen=True)
 class Findings(Record):

@@ -9,8 +9,6 @@ from isogloss.reports.figures import Section, Table
 from isogloss.reports.metrics import Metric, arm_text
 from isogloss.reports.text import MISSING, plain
 
-__all__ = ["further_tasks_section"]
-
 
 def further_tasks_section(summaries: Sequence[EvaluationSummary]) -> Section:
     """Describe what the plan and its arms changed on every further task, mean over its languages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -18,14 +18,13 @@ from isogloss.reports.figures import (
     Table,
     base_layout,
     language_styles,
+    marked_line,
     ordered_styles,
     scatter,
     translucent,
 )
 from isogloss.reports.metrics import Metric
 from isogloss.reports.text import MISSING, hover, label, name, number, plain, plot_text
-
-__all__ = ["describe_learning", "learning_section"]
 
 _WINDOW = 20  # steps that the opaque line of a loss averages over
 _ALL = "all requests"
@@ -36,6 +35,7 @@ _LOSSES = {
 }
 
 Steps = Mapping[tuple[str, ...], Sequence[StepRecord]]
+Trace = dict[str, Any]
 
 
 def describe_learning(history: LearningHistory) -> tuple[str, ...]:
@@ -51,30 +51,24 @@ def describe_learning(history: LearningHistory) -> tuple[str, ...]:
 
 
 def _ended(learned: LearnedSet, metric: Metric) -> str:
-    of = _named(learned.languages)
+    of = ", ".join(map(name, learned.languages))
     if not learned.best_step:
         return f"{of}: no step was better than no offset, so the plan leaves it as it is."
     before, after = (fmean(values.values()) for values in (learned.dev_before, learned.dev))
     mean = "mean " if len(learned.languages) > 1 else ""
     return (
-        f"{of}: {mean}{metric.name} on the dev items went from {metric.value(before)} to {metric.value(after)}"
-        f"{metric.percent} at step {learned.best_step}."
+        f"{of}: {mean}{metric.name} on the dev items went from {metric.value(before)} to {metric.written(after)} "
+        f"at step {learned.best_step}."
     )
-
-
-def _named(languages: Sequence[str]) -> str:
-    return ", ".join(map(name, languages))
 
 
 def learning_section(history: LearningHistory) -> Section:
     """Draw losses and dev values by step, and list where every set ended."""
-    options, settings = history.settings.options, history.settings
+    settings, options = history.settings, history.settings.options
     shared = bool(options.get("shared")) or "parameters" in options  # recorded of adapters alone
     languages = language_styles(settings.languages, None)
-    blocks: list[Figure | Table] = [
-        _loss_figure(history, ordered_styles([_ALL]) if shared else languages, shared=shared),
-        _dev_figure(history, languages),
-    ]
+    losses = _losses(history.steps, ordered_styles([_ALL]) if shared else languages, shared=shared)
+    blocks: list[Figure | Table] = [_loss_figure(history, losses), _dev_figure(history, languages)]
     blocks += [_table(history)] if history.sets else []
     what = {"answers": "answers of examples", "alignment": "parallel texts", "both": "answers and parallel texts"}
     objective = plain(options.get("objective", MISSING))
@@ -85,101 +79,74 @@ def learning_section(history: LearningHistory) -> Section:
     return Section("learning", "Learning", [lead], blocks)
 
 
-def _groups(steps: Steps, *, shared: bool) -> dict[str, Sequence[StepRecord]]:
-    return {_ALL if shared else codes[0]: each for codes, each in steps.items()}
+def _losses(steps: Steps, styles: Mapping[str, Style], *, shared: bool) -> Iterator[tuple[Trace, KeyEntry]]:
+    """Draw the loss of every step (thin) and its running mean (thick), set by set, with the entry of the key."""
+    for codes, records in steps.items():
+        group = _ALL if shared else codes[0]
+        known = [each for each in records if not math.isnan(each.loss)]
+        if not known or not (style := styles.get(group)):
+            continue
+        at, losses = [each.step for each in known], [each.loss for each in known]
+        means = [fmean(losses[max(0, place + 1 - _WINDOW) : place + 1]) for place in range(len(losses))]
+        hovers = [
+            hover(label(group), f"step {step}: {number(loss)}", f"mean {number(mean)}")
+            for step, loss, mean in zip(at, losses, means, strict=True)
+        ]
+        entry = style.entry(group, label(group))
+        yield (
+            scatter(group, at, losses, mode="lines", line={"color": translucent(style.colour, 0.25), "width": 1}),
+            entry,
+        )
+        yield scatter(group, at, means, hovers, mode="lines", line={"color": style.colour, "width": 2}), entry
 
 
-def _loss_figure(history: LearningHistory, styles: Mapping[str, Style], *, shared: bool) -> Figure:
-    data: list[dict[str, Any]] = []
-    for group, records in _groups(history.steps, shared=shared).items():
-        if group in styles:
-            data += _loss_lines(group, styles[group], [each for each in records if not math.isnan(each.loss)])
-    objective = plain(history.settings.options.get("objective", ""))
-    leash = history.settings.options.get("leash")
-    unit = _LOSSES.get(objective, "loss") + (", and the leash" if leash else "")
-    layout = base_layout("step", f"loss: {plot_text(unit)}", height=360)
-    layout["yaxis"].update(rangemode="tozero")
+def _loss_figure(history: LearningHistory, losses: Iterable[tuple[Trace, KeyEntry]]) -> Figure:
+    options = history.settings.options
+    unit = _LOSSES.get(plain(options.get("objective", "")), "loss") + (
+        ", and the leash" if options.get("leash") else ""
+    )
     caption = (
-        f"Loss of each step's batch before the step (thin), and its mean over up to {_WINDOW} steps (thick). "
+        f"Loss of each step's batch before the step (thin), and its mean over up to {_WINDOW} steps (thick)."
         f"{_drawn(history.steps)}"
     )
-    narrow = {"yaxis.title.text": "loss"}
-    return Figure("learning-loss", "Loss by step", caption.strip(), data, layout, narrow, _key(data, styles))
-
-
-def _loss_lines(group: str, style: Style, records: Sequence[StepRecord]) -> Iterator[dict[str, Any]]:
-    steps, losses = [each.step for each in records], [each.loss for each in records]
-    means = [fmean(losses[max(0, place + 1 - _WINDOW) : place + 1]) for place in range(len(losses))]
-    thin = {"color": translucent(style.colour, 0.25), "width": 1}
-    yield scatter(group, steps, losses, mode="lines", line=thin)
-    hovers = [
-        hover(_label(group), f"step {step}: {number(loss)}", f"mean {number(mean)}")
-        for step, loss, mean in zip(steps, losses, means, strict=True)
-    ]
-    thick = {"color": style.colour, "width": 2}
-    yield scatter(group, steps, means, hovers, mode="lines", line=thick, name=plot_text(_label(group)))
+    return _figure(("learning-loss", "Loss by step", caption), f"loss: {unit}", "loss", losses)
 
 
 def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> Figure:
     metric = Metric.named(history.settings.dev_metric)
     chosen = {code: each.best_step for each in history.sets for code in each.languages}
-    data = []
+    lines = []
     for records in history.steps.values():
-        measured = [each for each in records if each.dev is not None]
-        codes = [code for code in (measured[0].dev or {}) if code in styles] if measured else []
-        data += [_dev_line(code, styles[code], measured, chosen.get(code), metric) for code in codes]
-    unit = f"dev {metric.name}{metric.percent and ', %'}"
-    layout = base_layout("step", plot_text(unit), height=360)
-    layout["yaxis"].update(rangemode="tozero")
+        measured = [(each.step, each.dev) for each in records if each.dev is not None]
+        for code in measured[0][1] if measured else ():
+            if style := styles.get(code):
+                points = [
+                    (step, metric.factor * dev[code], hover(label(code), f"step {step}: {metric.written(dev[code])}"))
+                    for step, dev in measured
+                ]
+                sizes = [17 if step == chosen.get(code) else 8 for step, _ in measured]
+                lines.append((marked_line(code, points, style, size=sizes), style.entry(code, label(code))))
     ring = " The large marker is the step that was chosen." if chosen else ""
     caption = (
         f"Mean {metric.name} of the dev items{metric.direction} without offsets (step 0) and under those of later "
-        f"steps.{ring} No interval: the best of several is chosen on these items. {_drawn(history.steps)}"
+        f"steps.{ring} No interval: the best of several is chosen on these items.{_drawn(history.steps)}"
     )
-    return Figure(
-        "learning-dev",
-        "Dev items by step",
-        caption.strip(),
-        data,
-        layout,
-        {"yaxis.title.text": metric.name},
-        _key(data, styles),
-    )
+    unit = f"dev {metric.name}{metric.percent and ', %'}"
+    return _figure(("learning-dev", "Dev items by step", caption), unit, metric.name, lines)
 
 
-def _dev_line(
-    code: str, style: Style, measured: Sequence[StepRecord], chosen: int | None, metric: Metric
-) -> dict[str, Any]:
-    points = [(each.step, each.dev[code]) for each in measured if each.dev is not None]
-    return scatter(
-        code,
-        [step for step, _ in points],
-        [metric.factor * value for _, value in points],
-        [hover(label(code), f"step {step}: {metric.value(value)}{metric.percent}") for step, value in points],
-        mode="lines+markers",
-        name=plot_text(label(code)),
-        line={"color": style.colour, "width": 1.8},
-        marker={
-            "symbol": style.symbol,
-            "size": [17 if step == chosen else 8 for step, _ in points],
-            "color": style.colour,
-        },
-    )
-
-
-def _label(group: str) -> str:
-    return group if group == _ALL else label(group)
+def _figure(words: tuple[str, str, str], unit: str, short: str, lines: Iterable[tuple[Trace, KeyEntry]]) -> Figure:
+    """Lay out lines over the steps; anchor, title and caption are those of the figure."""
+    data, key = zip(*lines, strict=True)
+    layout = base_layout("step", plot_text(unit), height=360)
+    layout["yaxis"].update(rangemode="tozero")
+    return Figure(*words, list(data), layout, {"yaxis.title.text": short}, list(dict.fromkeys(key)))
 
 
 def _drawn(steps: Steps) -> str:
     """Say that some are left out of a figure; nothing where all are drawn."""
     n = len({code for codes in steps for code in codes})
-    return f"{MAX_COLOURS} of {n} languages are drawn; the table has all." if n > MAX_COLOURS else ""
-
-
-def _key(data: Sequence[Mapping[str, Any]], styles: Mapping[str, Style]) -> list[KeyEntry]:
-    drawn = dict.fromkeys(trace["meta"] for trace in data)
-    return [KeyEntry(_label(group), styles[group].sign, styles[group].colour, group) for group in drawn]
+    return f" {MAX_COLOURS} of {n} languages are drawn; the table has all." if n > MAX_COLOURS else ""
 
 
 def _table(history: LearningHistory) -> Table:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 from typing import Any
 
 from isogloss.analysis import BandPairs, LanguageTree, MiddleLayers
 from isogloss.reports.curves import LinePlot, ranked
-from isogloss.reports.figures import INK, LAYER_AXIS, Figure, RowScale, base_layout, language_axis, row_scale, scatter
+from isogloss.reports.figures import INK, LAYER_AXIS, Figure, RowScale, base_layout, language_rows, row_axis, row_scale, scatter
 from isogloss.reports.text import hover, label, plot_text, with_interval
 
 # One hue, light to dark: safe for every colour vision, and in grey print.
-_SEQUENTIAL = [[0.0, "#f2f6fa"], [0.25, "#c0d8ea"], [0.5, "#74add1"], [0.75, "#2f74ae"], [1.0, "#0b2f5e"]]
+_HUE = ("#f2f6fa", "#c0d8ea", "#74add1", "#2f74ae", "#0b2f5e")
+DARK_HIGH, DARK_LOW = ([[place / 4, each] for place, each in enumerate(hue)] for hue in (_HUE, _HUE[::-1]))
 _SIDE_BY_SIDE = 8
 _ROOMY = 16
 NAMED_COLUMNS = 30
@@ -30,26 +31,12 @@ def known_values(rows: Iterable[Iterable[float | None]]) -> list[float]:
 
 def heat_map(x: Sequence[object], y: Sequence[object], z: Cells, unit: str, **look: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     """Return the trace of a heat map whose colour scale lies above its right half; ``look`` is plotly's."""
-    bar = {
-        "title": {"text": plot_text(unit), "side": "top", "font": {"size": 12}},
-        "orientation": "h",
-        "thickness": 10,
-        "len": 0.5,
-        "lenmode": "fraction",
-        "x": 1,
-        "xanchor": "right",
-        "y": 1.0,
-        "yanchor": "bottom",
-        "ypad": 6,
-        "outlinewidth": 0,
-        "tickfont": {"size": 11},
-        "tickangle": 0,
-        "nticks": 5,
-        **look.pop("bar", {}),
-    }
-    info = {"hoverinfo": "text"} if "hovertext" in look else {}
-    gaps = {"hoverongaps": False, "colorscale": _SEQUENTIAL, "colorbar": bar}
-    return {"type": "heatmap", "x": list(x), "y": list(y), "z": z, **gaps, **info, **look}
+    place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "orientation": "h", "len": 0.5, "thickness": 10}
+    bar = {**place, "title": {"text": plot_text(unit), "side": "top"}, **look.pop("bar", {})}
+    known, info = known_values(z), {"hoverinfo": "text"} if "hovertext" in look else {}
+    ends = {"zmin": min(known, default=0), "zmax": max(known, default=1)}
+    colours = {"hoverongaps": False, "colorscale": DARK_HIGH, "colorbar": bar, **ends}
+    return {"type": "heatmap", "x": list(x), "y": list(y), "z": z, **colours, **info, **look}
 
 
 def edges(middle: MiddleLayers | None) -> list[dict[str, Any]]:
@@ -74,14 +61,13 @@ def language_map(plot: LinePlot) -> Figure:
         for code, row in zip(codes, points, strict=True)
     ]
     values = [[None if point is None else point.value for point in row] for row in points]
-    look = {"hovertext": hovers, "zmin": 0, "zmax": max(known_values(values), default=1), "reversescale": True}
     height = 19 if len(codes) <= 40 else 15 if len(codes) <= 90 else 12  # noqa: PLR2004 - comfortable, crowded, dense
     layout = base_layout(LAYER_AXIS, "", height=130 + height * len(codes))
     layout["margin"]["t"] = 40
-    axis, narrow = language_axis(codes, RowScale(height, min(12, height - 3)))
+    axis, narrow = row_axis(language_rows(codes), min(12, height - 3))
     layout["yaxis"].update(axis, range=[-0.5, len(codes) - 0.5])
     layout["shapes"] = edges(middle)
-    trace = heat_map(layers, range(len(codes)), values, DIVERGENCE, **look)
+    trace = heat_map(layers, range(len(codes)), values, DIVERGENCE, hovertext=hovers, zmin=0, colorscale=DARK_LOW)
     return Figure(plot.anchor, plot.title, plot.caption, [trace], layout, narrow, rows=dict(enumerate(codes)))
 
 
@@ -142,18 +128,12 @@ def tree_figure(
         [None if one == other else float(f"{distances[one][other]:.{_DIGITS}g}") for other in places]
         for one in places
     ]
-    values, n, scale = known_values(rows), len(order), row_scale(len(order))
-    look: Mapping[str, Any] = {
-        "bar": {"x": _HEAT_WIDTH if tree else 1, "len": 0.55, "nticks": 4},
-        "zmin": min(values, default=0),
-        "zmax": max(values, default=1),
-        "hovertemplate": "<b>%{y}</b><br><b>%{x}</b><br>divergence %{z:.3f}<extra></extra>",
-        "reversescale": True,
-    }
-    data = [heat_map(names, names, rows, DIVERGENCE, **look)]
+    n, scale, bar = len(order), row_scale(len(order)), {"x": _HEAT_WIDTH if tree else 1, "len": 0.55}
+    hovers = "<b>%{y}</b><br><b>%{x}</b><br>divergence %{z:.3f}<extra></extra>"
+    data = [heat_map(names, names, rows, DIVERGENCE, bar=bar, hovertemplate=hovers, colorscale=DARK_LOW)]
     layout = base_layout("", "", height=150 + (scale.height if n > _ROOMY else 22) * n)
     layout["margin"]["t"] = 44
-    axis, narrow = language_axis(order, scale)
+    axis, narrow = row_axis(language_rows(order), scale.font)
     layout["xaxis"].update(type="category", showline=False, **_columns(order, scale))
     layout["yaxis"].update(axis, type="category")
     if tree:

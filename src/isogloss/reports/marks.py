@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from isogloss.reports.axes import Axis
 from isogloss.reports.palette import paint
 from isogloss.reports.raster import picture
-
-__all__ = ["Box", "heat", "marker_path", "scatter_marks"]
 
 _THIN = 16
 _MANY_POINTS = 20
@@ -26,60 +25,45 @@ class Box(NamedTuple):
     bottom: float
 
 
-def _polygon(corners: Sequence[tuple[float, float]]) -> Callable[[float, float, float], str]:
-    """Return what writes a closed path through corners, given for a radius of 1, around a centre."""
-
-    def write(x: float, y: float, radius: float) -> str:
-        return "M" + "L".join(f"{x + radius * dx:.1f} {y + radius * dy:.1f}" for dx, dy in corners) + "Z"
-
-    return write
-
-
-def _star(points: int, inner: float, *, turn: float = -math.pi / 2) -> list[tuple[float, float]]:
+def _ring(*radii: float, n: int, turn: float = 0) -> list[tuple[float, float]]:
+    """Place corners evenly around a centre, the first at the top or ``turn`` degrees from there, at radii in turn."""
+    angles = [math.radians(turn + 360 * place / n) for place in range(n)]
     return [
-        (size * math.cos(turn + math.pi * place / points), size * math.sin(turn + math.pi * place / points))
-        for place in range(2 * points)
-        for size in [1.2 if place % 2 == 0 else inner]
+        (radius * math.sin(angle), -radius * math.cos(angle))
+        for angle, radius in zip(angles, cycle(radii), strict=False)
     ]
 
 
-def _circle(x: float, y: float, radius: float) -> str:
-    arc = f"a{radius:g} {radius:g} 0 1 0 "
-    return f"M{x - radius:.1f} {y:.1f}{arc}{2 * radius:g} 0{arc}{-2 * radius:g} 0"
+def _cross(arm: float, turn: float) -> list[tuple[float, float]]:
+    """Place the corners of four arms of this half width and length 1."""
+    quarters = [_ring(math.hypot(arm, 1), n=4, turn=turn + side * math.degrees(math.atan(arm))) for side in (-1, 1)]
+    inner = _ring(arm * math.sqrt(2), n=4, turn=turn + 45)
+    return [corner for corners in zip(*quarters, inner, strict=True) for corner in corners]
 
 
-def _cross(arm: float) -> list[tuple[float, float]]:
-    return [
-        *((-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)),
-        *((arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)),
-    ]
-
-
-def _turned(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    half = math.sqrt(0.5)
-    return [(half * (x - y), half * (x + y)) for x, y in corners]
-
-
-_SHAPES: dict[str, Callable[[float, float, float], str]] = {
-    "circle": _circle,
-    "square": _polygon([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
-    "diamond": _polygon([(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)]),
-    "triangle-up": _polygon([(0, -1.2), (1.1, 0.85), (-1.1, 0.85)]),
-    "triangle-down": _polygon([(0, 1.2), (1.1, -0.85), (-1.1, -0.85)]),
-    "pentagon": _polygon([(math.sin(turn), -math.cos(turn)) for turn in (0, 1.257, 2.513, 3.77, 5.027)]),
-    "star-diamond": _polygon(_star(4, 0.5)),
-    "cross": _polygon(_cross(0.4)),
-    "x": _polygon(_turned(_cross(0.34))),
+_CORNERS = {
+    "square": _ring(0.9 * math.sqrt(2), n=4, turn=45),
+    "diamond": _ring(1.25, n=4),
+    "triangle-up": [(0, -1.2), (1.1, 0.85), (-1.1, 0.85)],
+    "triangle-down": [(0, 1.2), (1.1, -0.85), (-1.1, -0.85)],
+    "pentagon": _ring(1, n=5),
+    "star-diamond": _ring(1.2, 0.5, n=8),
+    "cross": _cross(0.4, 0),
+    "x": _cross(0.34, 45),
 }
 
 
 def marker_path(symbol: str, x: float, y: float, size: float) -> str:
     """Write the outline of a marker of plotly around a centre, ``size`` pixels wide."""
-    return _SHAPES[symbol.removesuffix("-open")](x, y, size / 2)
+    symbol, radius = symbol.removesuffix("-open"), size / 2
+    if symbol == "circle":
+        arc = f"a{radius:g} {radius:g} 0 1 0 "
+        return f"M{x - radius:.1f} {y:.1f}{arc}{2 * radius:g} 0{arc}{-2 * radius:g} 0"
+    return "M" + "L".join(f"{x + radius * dx:.1f} {y + radius * dy:.1f}" for dx, dy in _CORNERS[symbol]) + "Z"
 
 
 def _group(trace: Mapping[str, Any], marks: str) -> str:
-    group = trace.get("meta")
+    group = trace["meta"]
     if not marks:
         return ""
     key = f' data-key="{escape(trace["legendgroup"])}"' if "legendgroup" in trace else ""
@@ -124,32 +108,20 @@ def _line(trace: Mapping[str, Any], runs: Sequence[Sequence[tuple[int, float, fl
 
 
 def _bars(trace: Mapping[str, Any], x: Axis, y: Axis) -> str:
-    parts: list[str] = []
-    for name, sideways in (("error_x", True), ("error_y", False)):
-        if name not in trace:
-            continue
-        bars = trace[name]
-        path = ""
-        for left, up, more, less in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
-            middle = x.value(left) if sideways else y.value(up)
-            if middle is None or not (more or less):
-                continue
-            along = x if sideways else y
-            ends = along.pixel(middle - less), along.pixel(middle + more)
-            across = y.pixel(up) if sideways else x.pixel(left)
-            if across is not None:
-                path += (
-                    f"M{ends[0]:.1f} {across:.1f}H{ends[1]:.1f}"
-                    if sideways
-                    else f"M{across:.1f} {ends[0]:.1f}V{ends[1]:.1f}"
-                )
-        colour = paint(bars.get("color", "#000000"))
-        if path:
-            parts.append(
-                f'<path d="{path}" stroke="{colour.css}" stroke-opacity="{colour.opacity:g}"'
-                f' stroke-width="{bars.get("thickness", 1.6):g}"/>'
-            )
-    return "".join(parts)
+    upright = "error_y" in trace
+    bars = trace.get("error_y" if upright else "error_x")
+    if not bars:
+        return ""
+    along, values, across, places = (y, trace["y"], x, trace["x"]) if upright else (x, trace["x"], y, trace["y"])
+    path = ""
+    for value, place, more, less in zip(values, places, bars["array"], bars["arrayminus"], strict=True):
+        middle, at = along.value(value), across.pixel(place)
+        if middle is not None and at is not None and (more or less):
+            low, high = along.pixel(middle - less), along.pixel(middle + more)
+            path += f"M{at:.1f} {low:.1f}V{high:.1f}" if upright else f"M{low:.1f} {at:.1f}H{high:.1f}"
+    colour, width = paint(bars["color"]), bars.get("thickness", 1.6)
+    look = f'stroke="{colour.css}" stroke-opacity="{colour.opacity:g}" stroke-width="{width:g}"'
+    return f'<path d="{path}" {look}/>' if path else ""
 
 
 def _markers(trace: Mapping[str, Any], runs: Sequence[Sequence[tuple[int, float, float]]]) -> str:
@@ -176,23 +148,14 @@ def _markers(trace: Mapping[str, Any], runs: Sequence[Sequence[tuple[int, float,
 def heat(trace: Mapping[str, Any], x: Axis, y: Axis) -> str:
     """Draw a heat map as one picture of its cells."""
     rows = list(trace["z"])
-    scale = [(float(at), colour) for at, colour in trace["colorscale"]]
-    if trace.get("reversescale"):
-        scale = [(1.0 - at, colour) for at, colour in reversed(scale)]
     columns, lines = (_edges(axis, trace[name]) for axis, name in ((x, "x"), (y, "y")))
     if lines[0] > lines[1]:
         rows, lines = rows[::-1], lines[::-1]
-    low, high = _limits(trace)
     return (
         f'<image x="{columns[0]:.1f}" y="{lines[0]:.1f}" width="{columns[1] - columns[0]:.1f}"'
         f' height="{lines[1] - lines[0]:.1f}" preserveAspectRatio="none" style="image-rendering:pixelated"'
-        f' href="{picture(rows, scale, low, high)}"/>'
+        f' href="{picture(rows, trace["colorscale"], trace["zmin"], trace["zmax"])}"/>'
     )
-
-
-def _limits(trace: Mapping[str, Any]) -> tuple[float, float]:
-    known = [value for row in trace["z"] for value in row if value is not None and not math.isnan(value)]
-    return trace.get("zmin", min(known, default=0.0)), trace.get("zmax", max(known, default=1.0))
 
 
 def _edges(axis: Axis, names: Sequence[Any]) -> tuple[float, float]:

@@ -67,6 +67,11 @@ class Metric:
         return " points" if self.is_share else ""
 
     @property
+    def change_unit(self) -> str:
+        """What differences are in: percentage points, or the metric itself."""
+        return "percentage points" if self.is_share else self.name
+
+    @property
     def direction(self) -> str:
         """Which values are better, in brackets with a blank before them; nothing where higher ones are."""
         return "" if self.better == "higher" else f" ({self.better} is better)"
@@ -74,6 +79,10 @@ class Metric:
     def value(self, value: float) -> str:
         """Write a value without its unit: ``76.4`` for a share of 0.764, ``54.31`` for chrF, ``0.254`` for bits."""
         return self._write(value, "")
+
+    def written(self, value: float) -> str:
+        """Write a value with its unit, such as ``76.4 %``."""
+        return f"{self.value(value)}{self.percent}"
 
     def change(self, value: float) -> str:
         """Write a difference with its sign, without its unit: ``+1.6``, ``−0.28`` or ``−0.028``."""

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from isogloss.analysis import Analysis, DivergenceChange, ExpertTable
 
-__all__ = ["Report", "join_reports", "make_report", "plot", "render_report", "require_report_file", "write_report"]
-
 
 @dataclass(frozen=True)
 class Report:
@@ -270,4 +268,4 @@ def plot(result: Analysis | EvaluationSummary, name: str) -> go.Figure:
     data = [{**trace, "showlegend": "name" in trace} for trace in figure.data]
     margin = {**figure.layout["margin"], "t": figure.layout["margin"]["t"] + 40}
     title = {"title": {"text": figure.title}, "margin": margin, "showlegend": any(each["showlegend"] for each in data)}
-    return go.Figure({"data": data, "layout": {**figure.layout, **title}})
+    return go.Figure({"data": data, "layout": {**figure.layout, **title, "template": "simple_white"}})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["PAINTS", "Paint", "css_variables", "paint"]
-
 # Colour as figures name it -> name of the CSS variable, and colour on a dark screen. Languages: CIELAB distances stay
 # above 20 for every colour vision, and contrast with the page above 3.
 PAINTS: dict[str, tuple[str, str]] = {

@@ -10,8 +10,6 @@ from isogloss.reports.figures import Section, Table
 from isogloss.reports.text import MISSING, plain
 from isogloss.statistics import MINUS, Estimate
 
-__all__ = ["Condition", "Published", "PublishedComparison", "PublishedRow", "Quantity", "published_section"]
-
 Quantity = Literal[
     "baseline", "steered", "gain", "pivot change", "experts", "lowest correlation", "highest correlation"
 ]

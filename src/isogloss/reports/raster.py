@@ -8,8 +8,6 @@ import zlib
 from collections.abc import Sequence
 from math import isnan
 
-__all__ = ["CLEAR", "Scale", "colour_at", "indexed_picture", "picture"]
-
 Scale = Sequence[tuple[float, str]]
 """Places from 0 to 1, each with its ``#rrggbb`` colour."""
 

@@ -10,15 +10,14 @@ from isogloss.analysis import Analysis, ResourceRule
 from isogloss.reports.curves import correlations_table
 from isogloss.reports.figures import (
     Dot,
-    Figure,
+    RowPlot,
     Section,
     Table,
-    dot_traces,
     language_rows,
     offsets,
     ordered_styles,
+    row_figure,
     row_scale,
-    stripes,
     translucent,
 )
 from isogloss.reports.text import (
@@ -29,7 +28,6 @@ from isogloss.reports.text import (
     layer_range,
     number,
     plain,
-    plot_text,
     scalar,
     with_interval,
     words,
@@ -72,29 +70,22 @@ def _order(bands: Bands) -> list[str]:
     return sorted({code for points in bands.values() for code in points}, key=lambda code: (-mean(code), code))
 
 
-def _figure(name: str, bands: Bands, order: Sequence[str], caption: str) -> Figure:
-    """Draw one dot with its interval per language and band."""
+def _figure(name: str, bands: Bands, order: Sequence[str], caption: str) -> RowPlot:
+    """Show one dot with its interval per language and band."""
     title, unit = _COLUMNS[name]
-    crowded = row_scale(len(order)).is_crowded
+    size, bar = (5, 1.0) if row_scale(len(order)).is_crowded else (7, 1.6)
     styles = {
-        band: replace(
-            style, size=5 if crowded else 7, bar=1.0 if crowded else 1.6, bar_colour=translucent(style.colour, 0.5)
-        )
+        band: replace(style, size=size, bar=bar, bar_colour=translucent(style.colour, 0.5))
         for band, style in ordered_styles(bands).items()
     }
-    dots = {}
-    for offset, (band, points) in zip(offsets(len(bands)), bands.items(), strict=True):
-        dots[band] = [
-            Dot(point, row + offset, hover(label(code), f"{band}: {with_interval(point)}", f"n = {point.n:,}"))
-            for row, code in enumerate(order)
-            if (point := points.get(code))
-        ]
-    data, key = dot_traces(dots, styles)
-    layout, narrow = language_rows(order, plot_text(unit), frame=84, x_axis={"rangemode": "tozero", "nticks": 6})
-    layout["shapes"] = stripes(range(0, len(order), 2))
-    return Figure(
-        f"resource-{name.replace('_', '-')}", title, caption, data, layout, narrow, key, rows=dict(enumerate(order))
-    )
+    dots = [
+        Dot(band, point, row + offset, hover(label(code), f"{band}: {with_interval(point)}", f"n = {point.n:,}"))
+        for offset, (band, points) in zip(offsets(len(bands)), bands.items(), strict=True)
+        for row, code in enumerate(order)
+        if (point := points.get(code))
+    ]
+    anchor, rows = f"resource-{name.replace('_', '-')}", language_rows(order)
+    return RowPlot(anchor, title, caption, unit, rows, dots, styles, {"rangemode": "tozero", "nticks": 6})
 
 
 def _related(analysis: Analysis) -> Iterator[Table]:
@@ -148,10 +139,11 @@ def resource_section(analysis: Analysis) -> Section | None:
         points = [point for each in bands for points in each.values() for point in points.values()]
         return interval_text(points, vars(resources.resampling), pooled=analysis.is_pooled, unit="items")
 
-    figures = []
-    for name, bands in columns.items():
-        caption = f"{_meaning(name, resources.rule)} {drawn([bands])}"
-        figures.append(replace(_figure(name, bands, order, caption), half=len(columns) > 1))
+    plots = [
+        _figure(name, bands, order, f"{_meaning(name, resources.rule)} {drawn([bands])}")
+        for name, bands in columns.items()
+    ]
+    figures = [row_figure(replace(plot, half=len(plots) > 1)) for plot in plots]
     rows = [
         (label(row.language), plain(row.band), *(cell(getattr(row, name)) for name in columns))
         for row in sorted(resources.rows, key=lambda row: row.language)  # bands stay in the order of depth

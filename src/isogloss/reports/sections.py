@@ -34,12 +34,13 @@ from isogloss.reports.figures import (
     ZERO_LINE,
     Dot,
     Figure,
+    RowPlot,
     Section,
     Style,
     Table,
-    dot_traces,
     language_rows,
     language_styles,
+    row_figure,
     row_scale,
     scatter,
     translucent,
@@ -220,36 +221,27 @@ def _range_figure(analysis: Analysis, middles: Mapping[str, MiddleLayers], capti
     scale = row_scale(len(middles))
     width = min(8, scale.height - 2)
     styles = {group: Style(colour, size=min(8, width + 2), bar=1.2) for group, colour in _SHAPES.items()}
-    dots: dict[str, list[Dot]] = {}
-    bars = []
-    for group, style in styles.items():
-        placed = [(row, code) for row, code in enumerate(middles) if _shape(middles[code]) == group]
-        for row, code in placed:
-            middle = middles[code]
-            for edge, ends in ((middle.start, middle.start_interval), (middle.end, middle.end_interval)):
-                low, high = (None if scale.is_crowded else ends) or (nan, nan)
-                dot = Dot(Estimate(edge, low, high, middle.depth.n), row, _range_hover(code, middle))
-                dots.setdefault(group, []).append(dot)
-        x = [at for _, code in placed for at in (middles[code].start, middles[code].end, None)]
-        y = [at for row, _ in placed for at in (row, row, None)]
-        line = {"color": translucent(style.colour, 0.35), "width": width}
-        bars += [scatter(group, x, y, mode="lines", line=line)] if placed else []
-    data, key = dot_traces(dots, styles)
-    layers = analysis.layers
-    x_axis = {"range": [layers[0] - 0.5, layers[-1] + 0.5]}
-    layout, narrow = language_rows(list(middles), LAYER_AXIS, frame=100, x_axis=x_axis)
-    marks = middle_marks(analysis.middle_layers, plot_height=scale.height * len(middles))
-    layout["shapes"], layout["annotations"] = marks
-    return Figure(
-        "middle-ranges",
-        "Middle layers of every language",
-        caption,
-        [*bars, *data],
-        layout,
-        narrow,
-        key,
-        rows=dict(enumerate(middles)),
-    )
+    dots: list[Dot] = []
+    bars: dict[str, tuple[list[int | None], list[int | None]]] = {}
+    for row, (code, middle) in enumerate(middles.items()):
+        group = _shape(middle)
+        for edge, ends in ((middle.start, middle.start_interval), (middle.end, middle.end_interval)):
+            low, high = (None if scale.is_crowded else ends) or (nan, nan)
+            dots.append(Dot(group, Estimate(edge, low, high, middle.depth.n), row, _range_hover(code, middle)))
+        x, y = bars.setdefault(group, ([], []))
+        x += [middle.start, middle.end, None]
+        y += [row, row, None]
+    lines = [
+        scatter(group, *bars[group], mode="lines", line={"color": translucent(style.colour, 0.35), "width": width})
+        for group, style in styles.items()
+        if group in bars
+    ]
+    layers, rows = analysis.layers, language_rows(list(middles))
+    axis = {"range": [layers[0] - 0.5, layers[-1] + 0.5]}
+    plot = RowPlot("middle-ranges", "Middle layers of every language", caption, LAYER_AXIS, rows, dots, styles, axis)
+    figure = row_figure(plot, below=lines)
+    shapes, notes = middle_marks(analysis.middle_layers, plot_height=scale.height * len(middles))
+    return replace(figure, layout={**figure.layout, "shapes": shapes, "annotations": notes})
 
 
 def _middle_section(analysis: Analysis) -> Section | None:

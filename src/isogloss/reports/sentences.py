@@ -7,21 +7,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from isogloss.reports.evidence import NO_EVIDENCE, SIGNIFICANT, Finding, errors_of, evidence, ranked, shows
-from isogloss.reports.text import distance_name, name, number, p_value, plain, sentence, with_interval
+from isogloss.reports.text import counted, distance_name, name, number, p_value, plain, sentence, with_interval
 from isogloss.runs import UNFINISHED
 from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
     from isogloss.analysis import Analysis, ExpertTable, MantelTest
     from isogloss.analysis.divergence import Curves
-
-__all__ = [
-    "describe_analysis",
-    "describe_experts",
-    "describe_run",
-    "describe_shape",
-    "run_findings",
-]
 
 
 def describe_analysis(analysis: Analysis) -> tuple[str, ...]:
@@ -113,7 +105,7 @@ def _units(analysis: Analysis, n: int) -> str:
     """State the items behind an estimate, or why it has no interval."""
     if analysis.is_pooled:
         return "no interval: pooled counts"
-    return f"n = {n} item{'' if n == 1 else 's'}{'' if n > 1 else ', too few for an interval'}"
+    return f"n = {counted(n, 'item')}{'' if n > 1 else ', too few for an interval'}"
 
 
 def _where(analysis: Analysis) -> str:

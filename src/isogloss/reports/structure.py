@@ -19,11 +19,25 @@ from isogloss.analysis import (
     ReferenceTest,
 )
 from isogloss.reports.curves import LinePlot, curve_figure
-from isogloss.reports.figures import Figure, KeyEntry, Section, Table, ordered_styles, scatter
-from isogloss.reports.forests import reference_forest
+from isogloss.reports.evidence import shows
+from isogloss.reports.figures import (
+    Dot,
+    Figure,
+    KeyEntry,
+    RowPlot,
+    Section,
+    Style,
+    Table,
+    named_rows,
+    offsets,
+    ordered_styles,
+    row_figure,
+    scatter,
+)
 from isogloss.reports.maps import NAMED_COLUMNS, tree_figure
 from isogloss.reports.text import (
     MISSING,
+    distance_name,
     hover,
     label,
     layer_range,
@@ -41,6 +55,7 @@ MOST_PAIRS = 2000
 """Rows of the table of pairs: all pairs of 63 languages."""
 
 _FEWEST_DRAWN = 3
+_OPEN_SIGNS = {"●": "○", "■": "□", "◆": "◇", "▲": "△"}
 _BY = {
     "items": "mean over parallel items of the divergence of each item",
     "means": "divergence of the two languages' mean distributions over items",
@@ -144,12 +159,35 @@ def _test_table(structure: LanguageStructure) -> Table:
 
 
 def _forest(structure: LanguageStructure) -> Figure:
+    """Draw the correlation of routing with each distance between languages, band by band; filled where it is shown."""
+    bands = structure.bands
+    names = list(dict.fromkeys(name for each in bands.values() for name in each.tests))
+    styles: dict[str, Style] = {}
+    dots = []
+    looks = ordered_styles(bands).values()
+    for (band, each), style, offset in zip(bands.items(), looks, offsets(len(bands)), strict=True):
+        firm, open_ = plain(band), f"{plain(band)}, no evidence"
+        outline = {"line": {"width": 1.8, "color": style.colour}}
+        styles[firm] = replace(style, size=9, marker=outline)
+        sign, hollow = _OPEN_SIGNS.get(style.sign, style.sign), {**outline, "color": "#ffffff"}
+        styles[open_] = replace(style, size=9, sign=sign, marker=hollow)
+        for name, test in each.tests.items():
+            correlation = test.plain.correlation
+            group = firm if shows(correlation, test.p_adjusted) else open_
+            text = hover(
+                distance_name(name),
+                f"{firm}: Mantel r {with_interval(correlation)}",
+                f"p {p_value(test.p_adjusted)} by Holm, n = {correlation.n:,} languages",
+            )
+            dots.append(Dot(group, correlation, names.index(name) + offset, text))
     caption = (
         "Mantel correlation over all pairs of languages of routing divergence with another distance. Filled: evidence,"
         " an interval beside zero and p below 0.05 by Holm over the distances of the band; open: no evidence."
         " Intervals: 95 % jackknife over languages."
     )
-    return reference_forest({band: each.tests for band, each in structure.bands.items()}, caption=caption)
+    title, unit = "What routing goes with, by band of layers", "Mantel r with routing divergence"
+    rows = named_rows(map(distance_name, names))
+    return row_figure(RowPlot("references", title, caption, unit, rows, dots, styles, height=36))
 
 
 def _test_details(structure: LanguageStructure) -> Table:

@@ -14,8 +14,6 @@ from isogloss.reports.marks import Box, heat, scatter_marks
 from isogloss.reports.palette import paint
 from isogloss.statistics import MINUS
 
-__all__ = ["HALF", "NARROW", "WIDE", "describe", "draw"]
-
 WIDE, HALF, NARROW = 900, 440, 380
 """Widths in pixels at which figures are drawn: across the page, beside another, and on a narrow screen."""
 
@@ -252,14 +250,11 @@ def _colour_bar(trace: Mapping[str, Any], box: Box, name: str) -> str:
     """Draw the scale of a heat map above its right end."""
     if trace.get("showscale") is False:
         return ""
-    bar, steps = trace["colorbar"], list(trace["colorscale"])
-    if trace.get("reversescale"):
-        steps = [(1.0 - at, colour) for at, colour in reversed(steps)]
+    bar, low, high = trace["colorbar"], trace["zmin"], trace["zmax"]
     right = box.left + bar["x"] * (box.right - box.left)
     left = right - min(220.0, bar["len"] * (box.right - box.left))
-    low, high = trace.get("zmin", 0.0), trace.get("zmax", 1.0)
     ends = ((left, low), ((left + right) / 2, (low + high) / 2), (right, high))
-    stops = "".join(f'<stop offset="{at:g}" stop-color="{colour}"/>' for at, colour in steps)
+    stops = "".join(f'<stop offset="{at:g}" stop-color="{colour}"/>' for at, colour in trace["colorscale"])
     top = box.top - 12
     labels = "".join(_text(at, top - 4, f"{value:.2g}".replace("-", MINUS), size=11) for at, value in ends)
     title = _text(left - 10, top + 5, bar["title"]["text"], size=_TICK, anchor="end", more=_CENTRAL)

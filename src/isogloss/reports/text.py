@@ -17,6 +17,7 @@ from isogloss.statistics import MINUS, Estimate
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SMALL = 0.001
 MISSING = "–"
+OVERALL = "Mean over languages"
 
 
 def plain(text: object) -> str:
@@ -43,6 +44,11 @@ def words(name: str) -> str:
 def sentence(text: str) -> str:
     """Begin a text with a capital letter; the rest stays as it is."""
     return f"{text[:1].upper()}{text[1:]}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a number of things, such as ``1 item`` or ``1,200 items``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 _DISTANCES = {
@@ -79,6 +85,11 @@ def label(code: str) -> str:
     """Return the name of a language followed by its code, such as ``Swahili (swh_Latn)``; an unknown one alone."""
     named = name(code)
     return named if named == plain(code) else f"{named} ({plain(code)})"
+
+
+def label_or_mean(code: str) -> str:
+    """Return the `label` of a language, and what an empty code stands for: the mean over languages."""
+    return label(code) if code else OVERALL
 
 
 def number(value: float | None) -> str:

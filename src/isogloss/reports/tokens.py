@@ -15,9 +15,7 @@ from isogloss.backends.token_routing import TokenRouting
 from isogloss.reports.assets import embedded, render
 from isogloss.reports.axes import text_width
 from isogloss.reports.raster import CLEAR, indexed_picture
-from isogloss.reports.text import MISSING, label, plain
-
-__all__ = ["ShownText", "token_page"]
+from isogloss.reports.text import MISSING, counted, label, plain
 
 _ROW, _BLOCK, _GAP, _HEAD = 20, 7, 4, 24
 _LONGEST_LABEL = 190.0
@@ -61,7 +59,7 @@ def token_page(texts: Sequence[ShownText], *, model: str, layers: Sequence[int],
     preferred = None if reference is None else _preferred(reference)
     return render(
         "tokens",
-        title=plain(f"How {model} routes {len(texts)} sentence{'' if len(texts) == 1 else 's'}"),
+        title=plain(f"How {model} routes {counted(len(texts), 'sentence')}"),
         plan=plain(plan),
         pivot=label(pivot) if preferred is not None and len(texts) > 1 else "",
         top_k=texts[0].routing.expert_ids.shape[-1],

@@ -10,12 +10,10 @@ from isogloss.evaluation import PLAN, EvaluationSummary, is_random, outcome_of
 from isogloss.reports.evidence import SIGNIFICANT, shows
 from isogloss.reports.metrics import Metric, arm_text
 from isogloss.reports.sentences import describe_shape
-from isogloss.reports.text import distance_name, label, name, number, p_value, plain, sentence, with_interval
+from isogloss.reports.text import counted, distance_name, label, name, number, p_value, plain, sentence, with_interval
 
 if TYPE_CHECKING:
     from isogloss.analysis import Analysis, LanguageStructure
-
-__all__ = ["State", "Verdict", "facts", "glossary", "verdicts"]
 
 _MOST_NAMED = 16
 
@@ -217,7 +215,7 @@ def _texts(manifest: Mapping[str, Any]) -> str:
     counts = [entry["tokens"] for entry in languages.values() if isinstance(entry.get("tokens"), int)]
     tokens = f", {sum(counts):,} tokens" if counts else ""
     n = len(manifest.get("item_ids") or ())
-    items = f"{n:,} parallel item{'' if n == 1 else 's'}" if n else ""
+    items = counted(n, "parallel item") if n else ""
     return f"{corpus.get('name', 'texts')}: {items}{tokens}"
 
 
@@ -225,7 +223,7 @@ def _arms(evaluation: EvaluationSummary) -> str:
     """Name the arms; random plans are counted."""
     named = [arm for arm in evaluation.controls if not is_random(arm)]
     n = len(evaluation.controls) - len(named)
-    random = [f"{n} random plan{'' if n == 1 else 's'}"] if n else []
+    random = [counted(n, "random plan")] if n else []
     return ", ".join([PLAN, *named, *random])
 
 
