@@ -113,23 +113,22 @@ def _tests(result: AblationResult) -> Table:
     units = {task.name: Metric.named(task.metric) for task in result.families.tasks}
     rows = []
     for test in result.tests:
-        metric = units[test.own.rpartition("/")[0]]
+        metric, other = (units[axis.rpartition("/")[0]] for axis in (test.own, test.worst))
         rows.append(
-            (
-                f"{_family(test.family)}, {test.band}",
-                test.task,
-                metric.change_text(test.loss),
-                f"{metric.change(min(test.null))} to {metric.change(max(test.null))}",
-                metric.change_text(test.beyond_null),
-                test.worst,
-                units[test.worst.rpartition("/")[0]].change_text(test.worst_loss),
-                _VERDICTS[test.verdict],
-            )
+            {
+                "family": f"{_family(test.family)}, {test.band}",
+                "corpus": test.task,
+                "own loss": metric.change_text(test.loss),
+                "random": f"{metric.change(min(test.null))} to {metric.change(max(test.null))}",
+                "beyond the null": metric.change_text(test.beyond_null),
+                "worst other": test.worst,
+                "its loss": other.change_text(test.worst_loss),
+                "selective": _VERDICTS[test.verdict],
+            }
         )
-    header = ("family", "corpus", "own loss", "random", "beyond the null", "worst other", "its loss", "selective")
     caption = (
         "Selective: the loss of the family's own axis exceeds the mean of random families of equal size per layer by "
         "the set number of standard deviations, and the worst other axis loses at most the set share of it, both at "
         "the lower ends of their intervals; items are resampled."
     )
-    return Table("Selectivity: all numbers", caption, header, rows, text_columns=(0, 1, 5, 7))
+    return Table.of("Selectivity: all numbers", caption, rows, words=("corpus", "worst other", "selective"))

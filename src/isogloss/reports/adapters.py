@@ -18,7 +18,7 @@ from isogloss.reports.figures import (
     ordered_styles,
 )
 from isogloss.reports.metrics import Metric
-from isogloss.reports.text import hover, label, name, number, plot_text, sentence
+from isogloss.reports.text import hover, label, name, number, percent, plot_text, sentence
 
 _DIVERGENCE = "-kl"
 _PARTS = ("text", "prompt", "answer")
@@ -162,18 +162,17 @@ def _extreme(values: Sequence[ProbeReading], choose: Callable[..., ProbeReading]
 
 def _agreement_table(report: AdaptReport) -> Table:
     rows = [
-        (
-            label(each.language),
-            f"{100 * each.same_without:.1f}",
-            f"{100 * each.same_experts:.1f}",
-            number(each.kl_without),
-            number(each.kl),
-        )
+        {
+            "language": label(each.language),
+            "same experts unsteered, %": percent(each.same_without),
+            "with the adapter, %": percent(each.same_experts),
+            "KL unsteered": number(each.kl_without),
+            "KL with the adapter": number(each.kl),
+        }
         for each in report.agreement
     ]
     caption = (
         "Share of tokens with the plan's own experts, mean over layers, and divergence of the next token from the "
         "plan's in nats, of the unsteered model and of the adapter, on texts that nothing was chosen on."
     )
-    header = ("language", "same experts unsteered, %", "with the adapter, %", "KL unsteered", "KL with the adapter")
-    return Table("How close it is to the plan", caption, header, rows, {0}, folded=False)
+    return Table.of("How close it is to the plan", caption, rows, folded=False)

@@ -41,16 +41,15 @@ _INSIDE = {
     "output_language": "Right language: answers in the language asked for, mean over languages, of those long enough"
     " to tell in both arms, whose number is n.",
 }
-_WORDS = frozenset({"arm", "what it is", "guard"})
+_WORDS = ("what it is", "guard")
 _SHARE = Metric("share")
 
 
 def _listed(title: str, caption: str, rows: Sequence[Mapping[str, str]], *, folded: bool = True) -> Table:
-    """List cells by the header of their column, without the columns in which every row but its heading has a dash."""
+    """List rows without the columns in which every row but its heading has a dash."""
     first, *others = rows[0]
-    header = (first, *(name for name in others if any(row[name] != MISSING for row in rows)))
-    texts = {place for place, name in enumerate(header) if name in (first, *_WORDS)}
-    return Table(title, caption, header, [tuple(map(row.__getitem__, header)) for row in rows], texts, folded=folded)
+    known = (first, *(name for name in others if any(row[name] != MISSING for row in rows)))
+    return Table.of(title, caption, [{name: row[name] for name in known} for row in rows], words=_WORDS, folded=folded)
 
 
 def arms_table(summary: EvaluationSummary, *, caption: str) -> Table:
@@ -258,3 +257,26 @@ def evaluation_section(summary: EvaluationSummary, answers: Sequence[SampleAnswe
         explained = plain(arm) if arm_text(arm) == plain(arm) else f"{plain(arm)} ({arm_text(arm)})"
         blocks.append(_comparison_table(control, metric, f"Control “{explained}”: all numbers", numbers, folded=True))
     return Section("evaluation", "Steering", _lead(summary, metric), blocks)
+
+
+def further_tasks_section(summaries: Sequence[EvaluationSummary]) -> Section:
+    """Describe what the plan and its arms changed on every further task, mean over its languages: one row for each."""
+    rows = []
+    for summary in summaries:
+        metric = Metric.of(summary)
+        for arm, comparison in summary.compared.items():
+            overall = comparison.overall
+            rows.append(
+                {
+                    "task": plain(summary.task),
+                    "arm": plain(arm_text(arm)),
+                    "metric": metric.name,
+                    "without a plan": overall.baseline.text(metric.value),
+                    "with it": overall.steered.text(metric.value),
+                    "difference": overall.difference.text(metric.change),
+                    "pivot guard": summary.guard_verdict(arm) or MISSING,
+                }
+            )
+    caption = "Unweighted mean over the task's languages; 95 % intervals over languages and items."
+    table = Table.of("Further tasks", caption, rows, words=("arm", "metric", "pivot guard"), folded=False)
+    return Section("further-tasks", "The same plan on further tasks", (), [table])

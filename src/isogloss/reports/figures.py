@@ -101,6 +101,21 @@ class Table:
     folded: bool = True  # shown on demand
     kind: str = "table"
 
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        caption: str,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        words: Container[str] = (),
+        folded: bool = True,
+    ) -> Table:
+        """Make a table of cells by the header of their column; the first column and those in ``words`` hold words."""
+        header = tuple(rows[0])
+        texts = {place for place, name in enumerate(header) if place == 0 or name in words}
+        return cls(title, caption, header, [tuple(row.values()) for row in rows], texts, folded=folded)
+
 
 class Section(NamedTuple):
     """A heading, sentences, then figures and tables in order."""

@@ -133,13 +133,12 @@ def report_study(folder: Path, out: Path) -> Path:
 def _of_study(folder: Path) -> Report:
     from isogloss.analysis import Analysis, ExpertTable  # noqa: PLC0415 - 0.2 s, and an evaluation needs none of it
 
-    run, summary = open_run(folder / "run"), folder / "eval" / SUMMARY
-    tables = [path for path in (folder / "experts.json",) if path.is_file()]
+    run, summary, experts = open_run(folder / "run"), folder / "eval" / SUMMARY, folder / "experts.json"
     evaluation = read_typed(summary, EvaluationSummary) if summary.is_file() else None
     report = make_report(
         Analysis.read(folder / "analysis.json"),
         evaluation,
-        experts=tuple(map(ExpertTable.read, tables)),
+        experts=[ExpertTable.read(experts)] if experts.is_file() else (),
         manifest=run.manifest.to_json(),
     )
     more = tuple(read_typed(path, EvaluationSummary) for path in sorted(folder.glob(f"eval-*/{SUMMARY}")))
@@ -218,9 +217,7 @@ def _of_adapter(folder: Path) -> Report:
 
 
 def _of_ablation(folder: Path) -> Report:
-    result, settings = AblationResult.read(folder / ABLATION), read_json(folder / SETTINGS)
-    if not isinstance(settings, dict):
-        raise RunError(f"{folder / SETTINGS}: expected an object; restore the file")
+    result, settings = AblationResult.read(folder / ABLATION), _settings(folder / SETTINGS)
     title = f"Experts that {result.model} needs for one language"
     settings["captured_languages"] = settings.pop("languages", [])  # a manifest has a table of that name
     return Report(title, describe_ablation(result), settings, ablation=result)

@@ -151,18 +151,23 @@ def _drawn(steps: Steps) -> str:
 
 def _table(history: LearningHistory) -> Table:
     metric = Metric.named(history.settings.dev_metric)
-    rows = []
+    unit, rows = metric.percent and ", %", []
     for learned, records in zip(history.sets, history.steps.values(), strict=True):
         at = next((each for each in records if each.step == learned.best_step), records[0])
         kl = "not measured" if math.isnan(learned.kl) else number(learned.kl)
         for code in learned.languages:
-            values = (metric.value(each[code]) for each in (learned.dev_before, learned.dev))
-            ends = (str(learned.best_step), number(at.largest), f"{learned.without_gradient} of {learned.n_experts}")
-            rows.append((label(code), *values, *ends, kl))
-    unit = metric.percent and ", %"
-    header = ("language", f"dev {metric.name} before{unit}", f"chosen{unit}", "step", "largest offset, logits")
+            row = {
+                "language": label(code),
+                f"dev {metric.name} before{unit}": metric.value(learned.dev_before[code]),
+                f"chosen{unit}": metric.value(learned.dev[code]),
+                "step": str(learned.best_step),
+                "largest offset, logits": number(at.largest),
+                "not moved": f"{learned.without_gradient} of {learned.n_experts}",
+                "KL": kl,
+            }
+            rows.append(row)
     caption = (
         "Dev values without offsets and at the chosen step, where they are biased upwards; the largest offset at that "
         "step; experts that no step moved; and how far the next token of generic pivot text moves, in nats."
     )
-    return Table("Where each set ended", caption, (*header, "not moved", "KL"), rows, {0}, folded=False)
+    return Table.of("Where each set ended", caption, rows, folded=False)

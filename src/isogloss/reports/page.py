@@ -19,10 +19,9 @@ from isogloss.reports.adapters import adapter_section
 from isogloss.reports.answers import SampleAnswer
 from isogloss.reports.assets import embedded, render, require_page, write_page
 from isogloss.reports.effects import evaluation_findings
-from isogloss.reports.evaluations import evaluation_section
+from isogloss.reports.evaluations import evaluation_section, further_tasks_section
 from isogloss.reports.evidence import RULE, Finding, ranked
 from isogloss.reports.figures import Figure, Section
-from isogloss.reports.further_tasks import further_tasks_section
 from isogloss.reports.learning import learning_section
 from isogloss.reports.palette import paint
 from isogloss.reports.provenance import provenance_section

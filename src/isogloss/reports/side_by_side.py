@@ -102,19 +102,18 @@ def _run_table(runs: Mapping[str, Analysis]) -> Table:
         meeting, following, _ = verdicts(analysis, None)
         middle, lead = analysis.middle_layers, analysis.translations
         rows.append(
-            (
-                plain(name),
-                plain(analysis.manifest.model) if analysis.manifest else MISSING,
-                f"{len(analysis.languages)}",
-                meeting.answer,
-                with_interval(middle.depth) if middle else MISSING,
-                with_interval(lead.rise) if lead and lead.rise else MISSING,
-                following.answer,
-            )
+            {
+                "run": plain(name),
+                "model": plain(analysis.manifest.model) if analysis.manifest else MISSING,
+                "languages": f"{len(analysis.languages)}",
+                "languages meet": meeting.answer,
+                "outer − inner": with_interval(middle.depth) if middle else MISSING,
+                "lead, inner − outer": with_interval(lead.rise) if lead and lead.rise else MISSING,
+                "routing follows": following.answer,
+            }
         )
-    header = ("run", "model", "languages", "languages meet", "outer − inner", "lead, inner − outer", "routing follows")
     caption = "One row per Run, by the one rule for verdicts. Brackets: 95 % intervals over items."
-    return Table("Runs", caption, header, rows, {0, 1, 3, 6}, folded=False)
+    return Table.of("Runs", caption, rows, words=("model", "languages meet", "routing follows"), folded=False)
 
 
 def evaluations_section(evaluations: Mapping[str, EvaluationSummary]) -> Section:
@@ -168,24 +167,21 @@ def _overall_figure(evaluations: Mapping[str, EvaluationSummary], metric: Metric
 def _evaluation_table(evaluations: Mapping[str, EvaluationSummary]) -> Table:
     rows = []
     for name, summary in evaluations.items():
-        metric, overall = Metric.of(summary), summary.overall
+        metric, overall, against = Metric.of(summary), summary.overall, summary.against_random
         (helped,) = verdicts(None, summary)
-        against = summary.against_random
         rows.append(
-            (
-                plain(name),
-                plain(summary.model),
-                plain(summary.task),
-                f"{metric.name}{metric.direction}",
-                f"{len(summary.per_language)}",
-                metric.value_text(overall.baseline),
-                metric.value_text(overall.steered),
-                metric.change_text(overall.difference),
-                metric.change_text(against.difference) if against else MISSING,
-                helped.answer,
-            )
+            {
+                "evaluation": plain(name),
+                "model": plain(summary.model),
+                "task": plain(summary.task),
+                "metric": f"{metric.name}{metric.direction}",
+                "languages": f"{len(summary.per_language)}",
+                "baseline": metric.value_text(overall.baseline),
+                "steered": metric.value_text(overall.steered),
+                "difference": metric.change_text(overall.difference),
+                AGAINST: metric.change_text(against.difference) if against else MISSING,
+                "verdict": helped.answer,
+            }
         )
-    scores = ("baseline", "steered", "difference", "plan − random plans")
-    header = ("evaluation", "model", "task", "metric", "languages", *scores, "verdict")
     caption = "One row per evaluation, by the one rule for verdicts. Brackets: 95 % intervals."
-    return Table("Evaluations", caption, header, rows, {0, 1, 2, 3, 9}, folded=False)
+    return Table.of("Evaluations", caption, rows, words=("model", "task", "metric", "verdict"), folded=False)
