@@ -8,7 +8,17 @@ from typing import Any
 
 from isogloss.analysis import BandPairs, LanguageTree, MiddleLayers
 from isogloss.reports.curves import LinePlot, ranked
-from isogloss.reports.figures import INK, LAYER_AXIS, Figure, RowScale, base_layout, language_rows, row_axis, row_scale, scatter
+from isogloss.reports.figures import (
+    INK,
+    LAYER_AXIS,
+    Figure,
+    RowScale,
+    base_layout,
+    language_rows,
+    row_axis,
+    row_scale,
+    scatter,
+)
 from isogloss.reports.text import hover, label, plot_text, with_interval
 
 # One hue, light to dark: safe for every colour vision, and in grey print.

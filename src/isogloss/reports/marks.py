@@ -72,8 +72,8 @@ def _group(trace: Mapping[str, Any], marks: str) -> str:
 
 def scatter_marks(trace: Mapping[str, Any], x: Axis, y: Axis) -> str:
     """Draw a trace of lines, markers or both, with its intervals or its filled outline."""
-    runs = list(_runs(trace, x, y))
-    return _group(trace, "".join([_line(trace, runs), _bars(trace, x, y), _markers(trace, runs)]))
+    runs, bars = list(_runs(trace, x, y)), (_bars(trace, x, y, upright=upright) for upright in (False, True))
+    return _group(trace, "".join([_line(trace, runs), *bars, _markers(trace, runs)]))
 
 
 def _runs(trace: Mapping[str, Any], x: Axis, y: Axis) -> Iterator[list[tuple[int, float, float]]]:
@@ -107,8 +107,7 @@ def _line(trace: Mapping[str, Any], runs: Sequence[Sequence[tuple[int, float, fl
     return f'<path d="{path}" fill="none" stroke="{colour.css}"{faint} stroke-width="{width:g}"{dashed}/>'
 
 
-def _bars(trace: Mapping[str, Any], x: Axis, y: Axis) -> str:
-    upright = "error_y" in trace
+def _bars(trace: Mapping[str, Any], x: Axis, y: Axis, *, upright: bool) -> str:
     bars = trace.get("error_y" if upright else "error_x")
     if not bars:
         return ""

@@ -13,20 +13,18 @@ from isogloss.reports.figures import (
     LAYER_AXIS,
     ZERO_LINE,
     Figure,
-    KeyEntry,
     Style,
     Table,
     base_layout,
     interval_bars,
     language_styles,
+    marked_line,
     ordered_styles,
     scatter,
     translucent,
 )
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms
 from isogloss.reports.text import hover, label, name, number, plain, plot_text, sampling, with_interval
-
-__all__ = ["distance_blocks"]
 
 _RANDOM = "random"
 _MOST_CURVES = 4
@@ -62,7 +60,7 @@ def _gain_figure(summary: EvaluationSummary, arms: Sequence[str]) -> Figure:
     for group, style in reversed(styles.items()):  # the plan above all others
         of_group = [arm for arm in arms if (_RANDOM if is_random(arm) else arm) == group]
         data.append(_gain_trace(summary, of_group, group, style, metric))
-    unit = f"gain, {'percentage points' if metric.is_share else metric.name}{metric.direction}"
+    unit = f"gain, {metric.change_unit}{metric.direction}"
     layout = base_layout(plot_text(f"change of divergence from {pivot}"), plot_text(unit), height=400)
     layout["xaxis"].update(showgrid=True, **ZERO_LINE)
     layout["yaxis"].update(ZERO_LINE)
@@ -76,7 +74,7 @@ def _gain_figure(summary: EvaluationSummary, arms: Sequence[str]) -> Figure:
         "have no mark."
     )
     title = f"Gain against change of divergence from {pivot}"
-    key = [KeyEntry(style.text, style.sign, style.colour, group) for group, style in styles.items()]
+    key = [style.entry(group) for group, style in styles.items()]
     return Figure("pivot-distance", title, caption, data, layout, {"yaxis.title.text": "gain"}, key)
 
 
@@ -110,24 +108,16 @@ def _curves(summary: EvaluationSummary) -> Figure:
     data, key = [], []
     for code, style in styles.items():
         line = {"color": style.colour, "width": 1.4, "dash": "dash"}
-        values = (distances[code].before, distances[code].after)
-        hovers = [
-            [hover(label(code), f"layer {at}, {when}: {number(value)}") for at, value in zip(layers, each, strict=True)]
-            for when, each in zip(("without the plan", "under it"), values, strict=True)
-        ]
-        data.append(scatter(code, layers, values[0], hovers[0], mode="lines", line=line))
-        data.append(
-            scatter(
-                code,
-                layers,
-                values[1],
-                hovers[1],
-                mode="lines+markers",
-                line={**line, "width": 1.8, "dash": "solid"},
-                marker={"symbol": style.symbol, "size": 7, "color": style.colour, "maxdisplayed": 16},
-            )
+        before, after = (
+            [
+                (at, value, hover(label(code), f"layer {at}, {when}: {number(value)}"))
+                for at, value in zip(layers, each, strict=True)
+            ]
+            for when, each in (("without the plan", distances[code].before), ("under it", distances[code].after))
         )
-        key.append(KeyEntry(label(code), style.sign, style.colour, code))
+        data.append(scatter(code, *zip(*before, strict=True), mode="lines", line=line))
+        data.append(marked_line(code, after, style, maxdisplayed=16))
+        key.append(style.entry(code, label(code)))
     layout = base_layout(LAYER_AXIS, plot_text(f"divergence from {pivot}"), height=360)
     layout["xaxis"]["range"] = [min(layers) - 0.5, max(layers) + 0.5]
     layout["yaxis"].update(rangemode="tozero")
@@ -144,14 +134,14 @@ def _curves(summary: EvaluationSummary) -> Figure:
 def _table(summary: EvaluationSummary, arms: Sequence[str]) -> Table:
     metric = Metric.of(summary)
     rows = [
-        (
-            plain(arm),
-            label(code),
-            metric.change_text(summary.compared[arm].per_language[code].difference),
-            number(fmean(distance.before)),
-            number(fmean(distance.after)),
-            with_interval(distance.change),
-        )
+        {
+            "arm": plain(arm),
+            "language": label(code),
+            "gain": metric.change_text(summary.compared[arm].per_language[code].difference),
+            "divergence without": number(fmean(distance.before)),
+            "with the arm": number(fmean(distance.after)),
+            "change": with_interval(distance.change),
+        }
         for arm in arms
         for code, distance in summary.distance[arm].items()
     ]
@@ -159,5 +149,4 @@ def _table(summary: EvaluationSummary, arms: Sequence[str]) -> Table:
         f"Gain over the baseline; divergence from {name(summary.pivot)}, mean over layers. Brackets: 95 % intervals "
         "over items, and over prompts."
     )
-    header = ("arm", "language", "gain", "divergence without", "with the arm", "change")
-    return Table("Gain and divergence: all numbers", caption, header, rows, {0, 1})
+    return Table.of("Gain and divergence: all numbers", caption, rows, words=("language",))
