@@ -50,7 +50,7 @@ def test_before_and_after_lie_over_each_other() -> None:
     assert isinstance(curves, Figure)
     before, after = (trace for trace in curves.data if trace["meta"] == "swh_Latn")
     assert (before["x"], before["y"], before["line"]["dash"]) == ([0, 1], [0.25, 0.375], "dash")
-    assert (after["x"], after["y"], after["line"]["dash"]) == ([0, 1], [0.125, 0.25], "solid")
+    assert (after["x"], after["y"], after["line"].get("dash", "solid")) == ([0, 1], [0.125, 0.25], "solid")
     assert before["line"]["color"] == after["line"]["color"]
 
 
