@@ -228,6 +228,10 @@ def test_an_evaluation_is_that_of_transformers(both, tmp_path, name):
     found, expected = (summary.changed_choices for summary in summaries.values())
     for arm, shares in found.items():
         assert shares == pytest.approx(expected[arm], abs=0.01)
+    found, expected = (summary.distance for summary in summaries.values())
+    for arm, distances in expected.items():
+        assert found[arm]["swh_Latn"].before == pytest.approx(distances["swh_Latn"].before, abs=1e-3)
+        assert found[arm]["swh_Latn"].after == pytest.approx(distances["swh_Latn"].after, abs=1e-3)
     assert summaries["vllm"].engine == "vllm"
     with pytest.raises(RunError, match=r"has engine 'vllm' and .* has 'huggingface'; one comparison never mixes them"):
         compare_folders(tmp_path / "vllm", tmp_path / "huggingface")
