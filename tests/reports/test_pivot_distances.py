@@ -9,6 +9,7 @@ from isogloss.evaluation import PLAN
 from isogloss.reports.figures import Figure, Table
 from isogloss.reports.pivot_distances import distance_blocks
 from isogloss.reports.svg import describe
+from isogloss.reports.verdicts import glossary
 
 
 def test_every_language_and_arm_is_a_mark() -> None:
@@ -52,6 +53,14 @@ def test_before_and_after_lie_over_each_other() -> None:
     assert (before["x"], before["y"], before["line"]["dash"]) == ([0, 1], [0.25, 0.375], "dash")
     assert (after["x"], after["y"], after["line"].get("dash", "solid")) == ([0, 1], [0.125, 0.25], "solid")
     assert before["line"]["color"] == after["line"]["color"]
+
+
+def test_the_words_are_explained() -> None:
+    """Where an evaluation alone is reported on, too."""
+    words = dict(glossary(None, arms_evaluation()))
+    assert words["Pivot"] == "The language that all others are compared with, here English (eng_Latn)."
+    assert "Divergence" in words
+    assert "Pivot" not in dict(glossary(None, evaluation()))
 
 
 def test_nothing_is_drawn_of_what_was_not_measured() -> None:

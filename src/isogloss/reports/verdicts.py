@@ -255,6 +255,9 @@ _WORDS = {
 
 def glossary(analysis: Analysis | None, evaluation: EvaluationSummary | None) -> list[tuple[str, str]]:
     """Explain the words that a reader meets first, each in a sentence or two."""
-    pivots = " and ".join(map(label, analysis.pivots)) if analysis else ""
-    asked = ["Expert", *(("Pivot", "Divergence") if analysis else ()), *(("Plan", "Arm") if evaluation else ())]
+    compared = analysis.pivots if analysis else ()
+    if not compared and evaluation and any(evaluation.distance.values()):
+        compared = (evaluation.pivot,)
+    pivots = " and ".join(map(label, compared))
+    asked = ["Expert", *(("Pivot", "Divergence") if compared else ()), *(("Plan", "Arm") if evaluation else ())]
     return [(word, plain(_WORDS[word].replace("{pivots}", pivots))) for word in asked]
