@@ -11,16 +11,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from prove_plugin import pytest_addoption, pytest_configure
 
-__all__ = ["document_script", "pytest_addoption", "pytest_configure", "shared_data"]
+__all__ = ["document_script", "pytest_addoption", "pytest_configure", "scratch", "shared_data"]
 
 # Read when torch starts: waiting threads that spin make a busy machine many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No test depends on the speed of the machine; a failure prints what repeats it. `make test` tries fewer examples.
-settings.register_profile("whole", deadline=None, print_blob=True)
+settings.register_profile("whole", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("quick", settings.get_profile("whole"), max_examples=20)
 settings.load_profile("whole")
 
@@ -48,8 +48,11 @@ def _no_flushes() -> Iterator[None]:
 
 def process_state() -> dict[str, object]:
     """What a test must leave as it found it, as far as the libraries concerned are loaded."""
-    # pytest's, and what torch sets when it is first used
-    passing = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
+    passing = {
+        "PYTEST_CURRENT_TEST",  # pytest's own
+        *("TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"),  # torch's, when it is first used
+        *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn's, which statsmodels imports where it finds it
+    }
     environment = {name: value for name, value in os.environ.items() if name not in passing}
     state: dict[str, object] = {"environment": environment, "folder": Path.cwd(), "collector": gc.isenabled()}
     if (torch := sys.modules.get("torch")) is not None:
@@ -78,6 +81,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set ISOGLOSS_DATA to the folder that holds flores200/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for files that Hypothesis draws; each example overwrites the one before."""
+    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture

@@ -389,7 +389,7 @@ def _require_accepted_or_refused(whole, folder, name, seed):
     if path.suffix == ".safetensors" and draws.random() < 0.9:
         _forge(path)
     try:
-        with deadline(120, f"{path.name}: {what}"):
+        with deadline(f"{path.name}: {what}"):
             _KINDS[name][1](folder)
     except IsoglossError as error:
         if "\n" in str(error):

@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from deadline import PATIENCE
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
@@ -121,6 +122,7 @@ def test_a_hub_that_answers_is_asked_once(monkeypatch):
         thread.start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", value=False)
+        monkeypatch.setattr("isogloss.hub._PATIENCE", PATIENCE)
         for _ in range(2):
             with asking_hub() as reason:
                 assert reason is None

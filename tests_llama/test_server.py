@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
-import time
-import urllib.request
 
 import pytest
+from deadline import PATIENCE
+from servers import free_port, wait_for
 
 from adapted import adapter_of
 from isogloss.backends.bake import bake
@@ -21,23 +20,15 @@ FAMILY = "qwen3_moe"
 @contextlib.contextmanager
 def serving(*options):
     """The address of a server of the tiny model."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [str(SERVER), "-m", str(gguf_of(FAMILY)), "--port", str(port), "--threads", "1", "-c", "2048", *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
-            assert server.poll() is None
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/health", timeout=5)  # noqa: S310 - our own
-                break
-            time.sleep(0.25)
-        yield address
+        wait_for(server, port)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ import json
 import os
 import random
 import re
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from deadline import PATIENCE
+from servers import free_port, wait_for
 
 from checkpoints import TEXTS, checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
@@ -49,20 +49,13 @@ def command(port, **variables):
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments], environ
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def send(port, path, body=None, *, method=None, key=None):
     """Send JSON, given as fields or as it is; return the status and the text that comes back."""
     body = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 - our own
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -110,18 +103,12 @@ def port(engines, loaded, plans, tmp_path_factory):
     with log.open("wb") as stream:
         server = subprocess.Popen(arguments, env=environ, stdout=stream, stderr=stream)
         try:
-            for _ in range(600):
-                assert server.poll() is None, log.read_text(errors="replace")[-3000:]
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                    break
-                except OSError:
-                    time.sleep(0.5)
+            wait_for(server, port, lambda: log.read_text(errors="replace")[-3000:])
             require_answers(port, loaded, make_plan(loaded.fingerprint, "soft"))
             yield port
         finally:
             server.terminate()
-            server.wait(timeout=60)
+            server.wait(timeout=PATIENCE)
 
 
 def require_answers(port, loaded, plan, language=None):
@@ -289,7 +276,7 @@ def test_no_client_can_write_into_the_cache_of_a_language(port, loaded):
 def test_bad_plans_end_the_server_with_one_line(plans, name):
     """Before anything is loaded, or in a worker that has loaded the model: no traceback hides the reason."""
     arguments, environ = command(free_port(), ISOGLOSS_PLAN=str(plans / f"{name}.json"))
-    ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("isogloss: ")
@@ -300,6 +287,6 @@ def test_bad_plans_end_the_server_with_one_line(plans, name):
 def test_a_server_without_the_plugin_does_not_start(plans):
     """VLLM would only log that a plugin is left out; the worker extension stops it."""
     arguments, environ = command(free_port(), ISOGLOSS_PLAN=str(plans / "soft.json"), VLLM_PLUGINS="")
-    ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode != 0
     assert "the isogloss plugin is not active" in ended.stderr + ended.stdout

@@ -179,7 +179,7 @@ def require_baked_or_refused(shards, place, seed):
     content, what = damaged(path.name, path.read_bytes(), draws)
     path.write_bytes(content)
     try:
-        with deadline(60, f"{path.name}: {what}"):
+        with deadline(f"{path.name}: {what}"):
             bake(str(copy), plan, out, verify=False)
     except IsoglossError as error:
         if "\n" in str(error) or [each.name for each in place.iterdir()] != ["model"]:

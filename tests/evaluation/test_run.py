@@ -10,16 +10,13 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from calendar_days import DATED, set_day
 from fake_engine import FakeEngine
-from killing import KilledError, kill_at
+from killing import KilledError, kill_at, start_signalled
 from transformers import AutoTokenizer
 
 from isogloss.backends.model import Likelihood, Sampling
@@ -515,17 +512,13 @@ def command(plan_file, out, *more):
 @pytest.mark.slow
 def test_sigkill_and_a_second_process(tmp_path, plan_file, capsys):
     """A stopped process bars the folder, a killed one does not, and the end is that of an undisturbed run."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    arguments = [sys.executable, "-m", "isogloss", *command(plan_file, stopped)]
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(stopped.rglob("*.jsonl")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGSTOP)
+    process = start_signalled(command(plan_file, stopped), stopped, "*.jsonl", 2, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     assert main(command(plan_file, stopped)) == 2
     assert "another process is working in" in capsys.readouterr().err
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     assert not (stopped / "summary.json").exists()
     assert main(command(plan_file, stopped)) == 0
     assert main(command(plan_file, whole)) == 0

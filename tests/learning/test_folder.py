@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from killing import KilledError, kill_at
+from commands import run
+from killing import KilledError, kill_at, start_signalled
 from models import TEXTS, checkpoint, tiny
 
 from isogloss.corpora import Corpus
@@ -104,28 +101,17 @@ def test_sigkill_to_the_command(kind, examples, tmp_path):
     generic.mkdir()
     for code in PROTECTED:
         (generic / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts_of(code)))
-    line = ["-m", "isogloss", "learn", checkpoint("olmoe"), "--examples", examples, "--generic", generic]
-    line += ["--parameters", kind, "--steps", "12", "--dev-every", "3", "--batch-size", "4", "--dtype", "float32"]
+    line = ["learn", checkpoint("olmoe"), "--examples", examples, "--generic", generic, "--parameters", kind]
+    line += ["--steps", "12", "--dev-every", "3", "--batch-size", "4", "--dtype", "float32"]
     line += [f"--{name.replace('_', '-')}={value}" for name, value in KINDS[kind].items()]
-
-    def command(out):
-        return [sys.executable, *map(str, line), "-o", str(out)]
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), env=environment, check=True, capture_output=True)
+    assert run(*line, "-o", whole) == 0
     for n_lines in (2, 9, 17) if kind == "offset" else (2, 6, 11):
-        process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            path = killed / "history.jsonl"
-            if path.is_file() and path.read_bytes().count(b"\n") >= n_lines:
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.001)
-        assert process.wait(60) == -signal.SIGKILL
+        process = start_signalled([*line, "-o", killed], killed, "history.jsonl", n_lines, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         assert not any((killed / name).exists() for name in ("plan.json", "adapter"))
     with (killed / "history.jsonl").open("ab") as file:
         file.write(b'{"a line of a step": without its checkpoint')
     for _ in range(2):
-        subprocess.run(command(killed), env=environment, check=True, capture_output=True)
+        assert run(*line, "-o", killed) == 0
         assert contents(killed) == contents(whole)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.errors import LanguageError, PlanError
@@ -68,14 +68,13 @@ def conditional(draw: st.DrawFn) -> Plan:
 # What is stored
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conditional())
-def test_a_file_round_trip_is_the_identity(tmp_path: Path, plan: Plan):
+def test_a_file_round_trip_is_the_identity(scratch: Path, plan: Plan):
     """Conditions survive the file, hash included."""
-    write_plan(plan, tmp_path / "plan.json")
-    again = read_plan(tmp_path / "plan.json")
+    write_plan(plan, scratch / "plan.json")
+    again = read_plan(scratch / "plan.json")
     assert (again, again.sha256) == (plan, plan.sha256)
-    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == plan.to_json()
+    assert json.loads((scratch / "plan.json").read_text(encoding="utf-8")) == plan.to_json()
 
 
 def test_conditions_that_always_hold_are_not_written():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.errors import FileError, PlanError
@@ -70,11 +70,10 @@ def plans(draw: st.DrawFn) -> Plan:
 # The file
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans())
-def test_a_file_round_trip_is_the_identity(tmp_path: Path, plan: Plan):
+def test_a_file_round_trip_is_the_identity(scratch: Path, plan: Plan):
     """A plan equals the one read back from its file, hash included, and writing it again gives the same bytes."""
-    path = tmp_path / "plan.json"
+    path = scratch / "plan.json"
     write_plan(plan, path)
     first = path.read_bytes()
     again = read_plan(path)
@@ -84,11 +83,10 @@ def test_a_file_round_trip_is_the_identity(tmp_path: Path, plan: Plan):
     assert path.read_bytes() == first
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans())
-def test_the_file_holds_what_to_json_says(tmp_path: Path, plan: Plan):
+def test_the_file_holds_what_to_json_says(scratch: Path, plan: Plan):
     """The hand-made layout is plain JSON, equal to `to_json`."""
-    path = tmp_path / "plan.json"
+    path = scratch / "plan.json"
     write_plan(plan, path)
     assert json.loads(path.read_text(encoding="utf-8")) == plan.to_json()
 
@@ -367,12 +365,11 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str, found: str):
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_file_raises_anything_but_a_plan_error(tmp_path: Path, content: bytes):
+def test_no_file_raises_anything_but_a_plan_error(scratch: Path, content: bytes):
     """Arbitrary bytes never escape as another exception."""
-    (tmp_path / "plan.json").write_bytes(content)
+    (scratch / "noise.json").write_bytes(content)
     with pytest.raises(PlanError):
-        read_plan(tmp_path / "plan.json")
+        read_plan(scratch / "noise.json")
 
 
 # Building

@@ -7,19 +7,22 @@ import signal
 
 import pytest
 
+PATIENCE = 600
+"""Seconds after which what still runs is taken to run for ever: a hundred times what a busy machine needs."""
+
 
 @contextlib.contextmanager
-def deadline(seconds, what):
-    """Fail where the work inside takes longer; where the system has no alarm, wait."""
+def deadline(what):
+    """Fail where the work inside does not end; where the system has no alarm, wait."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
     def expire(*_):
-        pytest.fail(f"still running after {seconds} s: {what}")
+        pytest.fail(f"still running after {PATIENCE} s: {what}")
 
     former = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(seconds)
+    signal.alarm(PATIENCE)
     try:
         yield
     finally:

@@ -10,9 +10,10 @@ import numpy as np
 import peft
 import pytest
 import torch
+from deadline import PATIENCE
 from models import ITEM_IDS, TEXTS, tiny
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, StoppingCriteriaList, TextIteratorStreamer
 
 from isogloss.backends.huggingface import HuggingFaceModel, steer
 from isogloss.backends.huggingface.steered_stack import SteeredStack
@@ -40,14 +41,15 @@ def adapted(loaded):
 
 def test_a_plan_is_not_left_while_a_thread_generates():
     """A chat that returns its streamer while the thread still writes would go on unsteered."""
-    loaded = tiny("olmoe")
-    streamer = TextIteratorStreamer(loaded.tokenizer, timeout=60)
-    options = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": None, "streamer": streamer}
+    loaded, left = tiny("olmoe"), threading.Event()
+    streamer = TextIteratorStreamer(loaded.tokenizer, timeout=PATIENCE)
+    until_left = StoppingCriteriaList([lambda ids, _: torch.full(ids.shape[:1], left.is_set())])
+    options = {"max_new_tokens": 400, "do_sample": False, "eos_token_id": None, "streamer": streamer}
     threads = []
 
     def write(generate):
         with contextlib.suppress(ModelError):  # the plan may end within a forward, which is noticed there, too
-            generate(ids_of(loaded), **options)
+            generate(ids_of(loaded), stopping_criteria=until_left, **options)
 
     def chat():
         with steer(loaded, forced(loaded)):
@@ -57,6 +59,7 @@ def test_a_plan_is_not_left_while_a_thread_generates():
 
     with pytest.raises(ModelError, match="another thread was running the model"):
         chat()
+    left.set()
     threads[0].join()
 
 
@@ -71,7 +74,7 @@ class Waiting:
         self.steps += 1
         if self.steps == 3:
             self.between.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE)
         return scores
 
     def thread(self, generate, loaded):
@@ -95,7 +98,7 @@ def test_a_plan_is_not_left_between_two_forwards_of_a_thread(bound):
     def leave():
         with steer(loaded, forced(loaded)):
             thread.start()
-            assert waiting.between.wait(60)
+            assert waiting.between.wait(PATIENCE)
 
     with pytest.raises(ModelError, match="another thread was running the model"):
         leave()
@@ -113,7 +116,7 @@ def test_a_thread_that_ends_or_begins_while_the_plan_is_left_is_noticed(moment, 
     def late(stack):
         if moment == "begins":
             thread.start()
-            assert waiting.between.wait(60)
+            assert waiting.between.wait(PATIENCE)
         else:
             waiting.go_on.set()
             thread.join()
@@ -124,7 +127,7 @@ def test_a_thread_that_ends_or_begins_while_the_plan_is_left_is_noticed(moment, 
             loaded.model(ids_of(loaded))
             if moment == "ends":
                 thread.start()
-                assert waiting.between.wait(60)
+                assert waiting.between.wait(PATIENCE)
 
     monkeypatch.setattr(SteeredStack, "require_left", late)
     with pytest.raises(ModelError, match="another thread was running the model"):

@@ -84,7 +84,7 @@ def _require_loaded_or_refused(folder, seed):
     content, what = damaged(path.name, path.read_bytes(), draws)
     path.write_bytes(content)
     try:
-        with deadline(120, f"{path.name}: {what}"):
+        with deadline(f"{path.name}: {what}"):
             load_model(str(folder), device="cpu")
     except IsoglossError as error:
         if "\n" in str(error):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from configs import randomise, tiny_config
+from deadline import PATIENCE
 from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS
 from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
@@ -340,7 +341,7 @@ def test_leaving_while_a_thread_still_runs_is_an_error():
 
     def wait(*_):
         inside.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
 
     handle = loaded.router_modules[0].module.register_forward_hook(wait)
     plan = plan_of(loaded, *(Intervention("force", r.spec.layer, (5,)) for r in loaded.router_modules))
@@ -350,7 +351,7 @@ def test_leaving_while_a_thread_still_runs_is_an_error():
         def leave_early():
             with steer(loaded, plan):
                 requests.append(pool.submit(observe, loaded))
-                assert inside.wait(60)
+                assert inside.wait(PATIENCE)
 
         with pytest.raises(ModelError, match="another thread was running the model"):
             leave_early()

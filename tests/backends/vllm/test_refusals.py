@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from deadline import PATIENCE
 
 from isogloss.backends.vllm.plugin.refusals import RefusedError, refuse, telling
 from isogloss.errors import PlanError
@@ -41,13 +42,13 @@ if __name__ == "__main__":
     expect_refusals()  # vLLM may load plugins several times
     {"caught": telling(run), "other": run}[sys.argv[1]](engine)
 """
-ORPHAN = """
+ORPHAN = f"""
 import multiprocessing, time
 from isogloss.backends.vllm.plugin.orphans import end_engine_with_parent
 
 def engine():
     end_engine_with_parent()
-    time.sleep(60)
+    time.sleep({PATIENCE})
 
 if __name__ == "__main__":
     process = multiprocessing.get_context("spawn").Process(target=engine, name="EngineCore_0")
@@ -71,7 +72,7 @@ def start(folder, code, *arguments):
 def test_the_reason_stands_last_and_once(tmp_path, how, method):
     """Whatever process refuses; where nothing of ours catches the error, it is said behind that error."""
     started = start(tmp_path, STARTING, how, method)
-    _, error = started.communicate(timeout=60)
+    _, error = started.communicate(timeout=PATIENCE)
     assert started.returncode == 1
     assert error.splitlines()[-1] == r"isogloss: the \u001b[2Jreason"
     assert error.count("2Jreason") == 1
@@ -111,7 +112,7 @@ def test_an_engine_ends_with_the_command_that_was_killed(tmp_path):
     started = start(tmp_path, ORPHAN)
     engine = int(started.stdout.readline())
     started.send_signal(signal.SIGKILL)
-    started.communicate(timeout=60)  # the engine holds the other end until it has ended
+    started.communicate(timeout=PATIENCE / 2)  # the engine holds the other end until it has ended
     for _ in range(100):
         if not Path(f"/proc/{engine}").exists() or "Z (zombie)" in Path(f"/proc/{engine}/status").read_text():
             return
