@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_json, add_output
+from isogloss.cli.options import Subparsers, add_configured
 from isogloss.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -18,12 +17,8 @@ __all__ = ["register_ablate", "show_selectivity"]
 
 def register_ablate(subparsers: Subparsers) -> None:
     """Add `ablate`."""
-    parser = subparsers.add_parser(
-        "ablate", help="ban the experts of each language by band, and measure what every language and task loses"
-    )
-    parser.add_argument("ablation", type=Path, metavar="ABLATION.toml")
-    add_output(parser, "folder of the ablation; repeat the command to resume a stopped one")
-    add_json(parser)
+    about = "ban the experts of each language by band, and measure what every language and task loses"
+    parser = add_configured(subparsers, "ablate", "ablation", about)
     parser.set_defaults(command=_ablate)
 
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from isogloss.cli import output
 from isogloss.cli.options import (
     Subparsers,
+    add_codes,
+    add_count,
     add_json,
     add_loading,
+    add_model,
     add_output,
     add_pivot,
-    codes,
+    add_task,
     number,
-    whole_number,
 )
 from isogloss.errors import LanguageError, RunError
 
@@ -37,21 +39,14 @@ def register_adapt(subparsers: Subparsers) -> None:
     parser.add_argument(
         "plan", type=Path, metavar="PLAN", help="file of a plan of kind offset, or of ban for all requests"
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
-    )
+    add_model(parser)
     parser.add_argument(
         "--corpus", required=True, help="texts in as many languages as can be had, as of `isogloss capture`"
     )
-    parser.add_argument("--items", type=whole_number(1), metavar="N", help="only the first N items of the corpus")
+    add_count(parser, "--items", "only the first N items of the corpus")
     parser.add_argument("--split", help="split of the corpus to read, if it has splits")
-    parser.add_argument(
-        "--languages",
-        type=codes,
-        default=(),
-        metavar="L,L",
-        help="of the plan, to keep; of a plan for all requests, those whose tokens the adapter is for",
-    )
+    about = "of the plan, to keep; of a plan for all requests, those whose tokens the adapter is for"
+    add_codes(parser, "--languages", about, default=())
     _add_choice(parser)
     add_pivot(parser)
     add_loading(parser)
@@ -62,19 +57,9 @@ def register_adapt(subparsers: Subparsers) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     """Add what ridge and strength are chosen by."""
-    parser.add_argument(
-        "--task",
-        metavar="NAME[:VARIANT][:PATH]",
-        help="whose dev items choose ridge and strength (default: what comes closest to the plan)",
-    )
-    parser.add_argument("--n-dev", type=whole_number(1), metavar="N", help="most dev items of the task")
-    parser.add_argument(
-        "--protect",
-        type=codes,
-        default=(),
-        metavar="L,L",
-        help="languages under the bound (default: all but the plan's)",
-    )
+    add_task(parser, "whose dev items choose ridge and strength (default: what comes closest to the plan)")
+    add_count(parser, "--n-dev", "most dev items of the task")
+    add_codes(parser, "--protect", "languages under the bound (default: all but the plan's)", default=())
     parser.add_argument(
         "--weights",
         type=_weights,

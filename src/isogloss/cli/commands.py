@@ -12,18 +12,19 @@ from isogloss.cli.options import (
     SEED,
     Subparsers,
     add_backend,
+    add_codes,
     add_corpus,
+    add_count,
     add_expert_kind,
     add_expert_options,
     add_force,
     add_json,
     add_loading,
+    add_model,
     add_output,
     add_pivot,
-    codes,
     loading_options,
     number,
-    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -44,57 +45,9 @@ __all__ = [
 def register_capture(subparsers: Subparsers) -> None:
     """Add `capture`."""
     parser = subparsers.add_parser("capture", help="run a corpus through a model and record its routing")
-    parser.add_argument(
-        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
-    )
+    add_model(parser)
     add_corpus(parser, required=True)
-    parser.add_argument(
-        "--tokens",
-        choices=("content", "all", "user", "assistant"),
-        default="content",
-        help="which tokens are counted: the texts' own (default content), all with special tokens and those of the "
-        "chat template, or, with --chat, those of the user's or the assistant's messages",
-    )
-    parser.add_argument(
-        "--first-tokens",
-        type=whole_number(1),
-        metavar="N",
-        help="count only the first N of them in each text, so that languages are compared at the same positions",
-    )
-    parser.add_argument(
-        "--chat",
-        action="store_true",
-        help="write every text through the model's chat template, as the user's message, or as question and answer "
-        "where the corpus has both; thinking off where the template knows it",
-    )
-    parser.add_argument(
-        "--batch-tokens",
-        type=whole_number(1),
-        default=8192,
-        metavar="N",
-        help="tokens per forward pass; vllm: tokens per call of vLLM",
-    )
-    parser.add_argument("--seed", type=SEED, default=0, help="seed for sampling the tokens of the consistency measure")
-    parser.add_argument(
-        "--phase",
-        choices=("prompt", "generation"),
-        default="prompt",
-        help="count the tokens of the texts, or those that the model generates after each text",
-    )
-    parser.add_argument(
-        "--new-tokens",
-        type=whole_number(1),
-        metavar="N",
-        help="maximum number of generated tokens per text (default 64)",
-    )
-    parser.add_argument(
-        "--distinct-from",
-        metavar="L",
-        help="also record profiles over the tokens that do not occur in this language's texts",
-    )
-    parser.add_argument(
-        "--hidden-states", action="store_true", help="record each router's mean input; huggingface only"
-    )
+    _add_counted(parser)
     add_backend(parser)
     add_loading(parser)
     parser.add_argument(
@@ -103,6 +56,45 @@ def register_capture(subparsers: Subparsers) -> None:
     add_output(parser, "folder of the Run; repeat the command to resume a stopped capture")
     add_json(parser)
     parser.set_defaults(command=_capture)
+
+
+def _add_counted(parser: argparse.ArgumentParser) -> None:
+    """Add which tokens are counted, and what is recorded of them."""
+    parser.add_argument(
+        "--tokens",
+        choices=("content", "all", "user", "assistant"),
+        default="content",
+        help="which tokens are counted: the texts' own (default content), all with special tokens and those of the "
+        "chat template, or, with --chat, those of the user's or the assistant's messages",
+    )
+    add_count(
+        parser,
+        "--first-tokens",
+        "count only the first N of them in each text, so that languages are compared at the same positions",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="write every text through the model's chat template, as the user's message, or as question and answer "
+        "where the corpus has both; thinking off where the template knows it",
+    )
+    add_count(parser, "--batch-tokens", "tokens per forward pass; vllm: tokens per call of vLLM", default=8192)
+    parser.add_argument("--seed", type=SEED, default=0, help="seed for sampling the tokens of the consistency measure")
+    parser.add_argument(
+        "--phase",
+        choices=("prompt", "generation"),
+        default="prompt",
+        help="count the tokens of the texts, or those that the model generates after each text",
+    )
+    add_count(parser, "--new-tokens", "maximum number of generated tokens per text (default 64)")
+    parser.add_argument(
+        "--distinct-from",
+        metavar="L",
+        help="also record profiles over the tokens that do not occur in this language's texts",
+    )
+    parser.add_argument(
+        "--hidden-states", action="store_true", help="record each router's mean input; huggingface only"
+    )
 
 
 def _capture(options: argparse.Namespace) -> None:
@@ -166,7 +158,7 @@ def register_import(subparsers: Subparsers) -> None:
         help="counts of selections, one file per language; summed combine weights; or sets of experts",
     )
     parser.add_argument("--category", metavar="NAME", help="mass-json: this category alone, as text in English")
-    parser.add_argument("--experts", type=whole_number(1), metavar="N", help="expert-sets: experts per layer")
+    add_count(parser, "--experts", "expert-sets: experts per layer")
     add_output(parser, "folder of the Run")
     add_json(parser)
     parser.set_defaults(command=_import)
@@ -237,9 +229,7 @@ def register_plan(subparsers: Subparsers) -> None:
         "--strength", type=number(), help="soft, adaptive: λ; offset: logits; other kinds have no strength"
     )
     parser.add_argument("--phase", choices=("prompt", "generation"), help="edit only these tokens (default: both)")
-    parser.add_argument(
-        "--for-languages", type=codes, default=(), metavar="L,L", help="edit only requests in these languages"
-    )
+    add_codes(parser, "--for-languages", "edit only requests in these languages", default=())
     parser.add_argument(
         "--into",
         type=Path,
@@ -338,9 +328,7 @@ def register_organism(subparsers: Subparsers) -> None:
     actions: Subparsers = parser.add_subparsers(required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train from a seed; repeat the command to resume")
     train.add_argument("--seed", type=SEED, default=0)
-    train.add_argument(
-        "--tokens", type=whole_number(1), default=None, help="training tokens (default: the shipped model's)"
-    )
+    add_count(train, "--tokens", "training tokens (default: the shipped model's)")
     train.add_argument(
         "--text", type=Path, metavar="DIR", help="folder of parallel texts (xxx_Xxxx.*) to add to the training data"
     )

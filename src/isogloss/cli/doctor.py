@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.backends.open import BACKENDS
-from isogloss.cli.options import Subparsers, add_backend, add_corpus, add_json, add_loading, loading_options
+from isogloss.cli.options import (
+    Subparsers,
+    add_backend,
+    add_corpus,
+    add_json,
+    add_loading,
+    add_model,
+    loading_options,
+)
 from isogloss.cli.output import print_json, print_line
 from isogloss.errors import CorpusError, ModelError, PlanError
 
@@ -25,12 +33,7 @@ _CHECK_FAILED = 1
 def register_doctor(subparsers: Subparsers) -> None:
     """Add `doctor`."""
     parser = subparsers.add_parser("doctor", help="check that capture and steering work correctly on a model")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'; none with --server",
-    )
+    add_model(parser, unless="--server")
     parser.add_argument(
         "--server",
         metavar="URL",

@@ -12,11 +12,14 @@ from isogloss.cli.options import (
     SEED,
     Subparsers,
     add_backend,
+    add_codes,
+    add_count,
     add_json,
     add_loading,
+    add_model,
     add_output,
     add_pivot,
-    codes,
+    add_task,
     loading_options,
     number,
     whole_number,
@@ -45,44 +48,42 @@ def register_evaluate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate", help="compare answers with and without a plan, item by item, with controls"
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
-    )
+    add_model(parser)
     parser.add_argument(
         "--plan", type=Path, required=True, metavar="PLAN", help="file of a plan, or folder of a router adapter"
     )
-    parser.add_argument(
-        "--task",
+    add_task(
+        parser,
+        "a task's name, a folder with xxx_Xxxx.tsv, or lm-eval:NAME[,NAME] for tasks of lm-evaluation-harness",
         required=True,
-        metavar="NAME[:VARIANT][:PATH]",
-        help="a task's name, a folder with xxx_Xxxx.tsv, or lm-eval:NAME[,NAME] for tasks of lm-evaluation-harness",
     )
     parser.add_argument(
         "--metric", metavar="M", help="lm-eval: the metric to compare, such as acc (default: the first)"
     )
     parser.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: folder with your own tasks")
     parser.add_argument("--split", help="dev for model selection, test for confirmation (default: all items)")
-    parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the task")
-    parser.add_argument("--items", type=whole_number(1), metavar="N", help="only the first N items")
+    add_codes(parser, "--languages", "default: all of the task")
+    add_count(parser, "--items", "only the first N items")
     parser.add_argument("--arms", action="append", default=[], metavar="ARM", help=_ARMS)
     parser.add_argument("--controls", type=whole_number(0), metavar="N", help="the same as --arms random:N")
-    parser.add_argument(
-        "--batch-size", type=whole_number(1), default=64, metavar="N", help="items per batch (default %(default)s)"
-    )
-    parser.add_argument("--temperature", type=number(above=0), metavar="T", help="sample answers (default: greedy)")
-    parser.add_argument(
-        "--top-p", type=number(above=0, most=1), metavar="P", help="with --temperature: nucleus sampling"
-    )
-    parser.add_argument(
-        "--top-k", type=whole_number(1), metavar="K", help="with --temperature: sample from the K most likely tokens"
-    )
-    parser.add_argument("--seed", type=SEED, help="with --temperature: seed of the sampling (default 0)")
+    add_count(parser, "--batch-size", "items per batch (default %(default)s)", default=64)
+    _add_sampling(parser)
     add_backend(parser)
     add_pivot(parser)
     add_loading(parser)
     add_output(parser, "folder of the evaluation; repeat the command to resume a stopped one")
     add_json(parser)
     parser.set_defaults(command=_evaluate)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add how answers are drawn."""
+    parser.add_argument("--temperature", type=number(above=0), metavar="T", help="sample answers (default: greedy)")
+    parser.add_argument(
+        "--top-p", type=number(above=0, most=1), metavar="P", help="with --temperature: nucleus sampling"
+    )
+    add_count(parser, "--top-k", "with --temperature: sample from the K most likely tokens", metavar="K")
+    parser.add_argument("--seed", type=SEED, help="with --temperature: seed of the sampling (default 0)")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -11,14 +11,16 @@ from isogloss.cli import output
 from isogloss.cli.options import (
     SEED,
     Subparsers,
+    add_codes,
+    add_count,
     add_json,
     add_loading,
+    add_model,
     add_output,
     add_pivot,
-    codes,
+    add_task,
     number,
     parse_layers,
-    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +48,7 @@ def register_learn(subparsers: Subparsers) -> None:
         "learn",
         help="learn a plan (offsets on router logits) or a router adapter, from examples or parallel texts",
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
-    )
+    add_model(parser)
     parser.add_argument(
         "--objective",
         choices=("answers", "alignment", "both"),
@@ -62,40 +62,8 @@ def register_learn(subparsers: Subparsers) -> None:
     kinds.add_argument("--shared", action="store_true", help="one set of offsets for all requests")
     kinds.add_argument("--per-language", action="store_true", help="one set for each (default for offsets)")
     parser.add_argument("--layers", type=parse_layers, metavar="A-B", help="decoder layers, 0-based, inclusive")
-    parser.add_argument(
-        "--estimator", choices=("gradient", "straight-through", "search"), default="gradient", help="default gradient"
-    )
-    parser.add_argument("--divergence", choices=("hjs", "js"), default="hjs", help="of the alignment (default hjs)")
-    parser.add_argument(
-        "--leash",
-        type=number(least=0),
-        metavar="W",
-        help="weight of the next token's divergence on generic text (default 0; 3 for an adapter)",
-    )
-    parser.add_argument(
-        "--alignment-weight", type=number(above=0), metavar="W", help="factor of the divergence (default 10)"
-    )
-    parser.add_argument("--items", type=whole_number(1), metavar="N", help="items of the dev split to read")
-    parser.add_argument("--n-dev", type=whole_number(1), metavar="N", help="most dev items per language")
-    parser.add_argument("--n-examples", type=whole_number(1), metavar="N", help="most examples per language")
-    parser.add_argument("--steps", type=whole_number(1), metavar="N", help="for each set (default 120)")
-    parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="texts per step (default 8)")
-    parser.add_argument(
-        "--batch-tokens", type=whole_number(1), metavar="N", help="most tokens per forward (default 4096)"
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=number(above=0),
-        metavar="X",
-        help="of Adam (default: 0.03 for offsets, 0.005 for low-rank, 0.001 for router)",
-    )
-    parser.add_argument(
-        "--dev-every", type=whole_number(1), metavar="N", help="steps between measurements (default 20)"
-    )
-    parser.add_argument("--seed", type=SEED, help="of batches and search (default 0)")
-    parser.add_argument(
-        "--checkpointing", action="store_true", help="compute layers again in the backward pass: less memory, more time"
-    )
+    _add_loss(parser)
+    _add_steps(parser)
     add_pivot(parser)
     add_loading(parser)
     add_output(parser, "folder of the plan or adapter; repeat the command to resume")
@@ -112,7 +80,7 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
         help="offset: a plan; low-rank: an adapter, matrices that are added to router weights; router: an adapter of "
         "full rank, router weights whole (default %(default)s)",
     )
-    parser.add_argument("--rank", type=whole_number(1), metavar="N", help="of a low-rank adapter (default 8)")
+    add_count(parser, "--rank", "of a low-rank adapter (default 8)")
     parser.add_argument("--start", metavar="ADAPTER", help="adapter of low rank to go on from; default: none")
     parser.add_argument(
         "--probes",
@@ -120,12 +88,11 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
         default="learned",
         help="fixed: keep those of --start, and learn what they add to the logits (default %(default)s)",
     )
-    parser.add_argument(
+    add_codes(
+        parser,
         "--protect",
-        type=codes,
-        metavar="L,L",
-        help="languages that an adapter must leave as they are, the pivot among them (default: all of --generic, or of "
-        "the task, that are not learned)",
+        "languages that an adapter must leave as they are, the pivot among them (default: all of --generic, or of the "
+        "task, that are not learned)",
     )
     parser.add_argument(
         "--tolerance",
@@ -137,11 +104,7 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
     """Add what the plan is learned from and chosen on."""
-    parser.add_argument(
-        "--task",
-        metavar="NAME[:VARIANT][:PATH]",
-        help="whose dev items choose the best step (default: held-out examples, by bits per byte)",
-    )
+    add_task(parser, "whose dev items choose the best step (default: held-out examples, by bits per byte)")
     parser.add_argument(
         "--examples",
         metavar="TASK|FILE.jsonl",
@@ -152,7 +115,45 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         "--parallel", metavar="CORPUS", help="parallel texts to align (default: the prompts of the examples' task)"
     )
     parser.add_argument("--generic", metavar="CORPUS", help="generic texts for the leash (default: --parallel)")
-    parser.add_argument("--languages", type=codes, default=(), metavar="L,L", help="default: all but the pivot")
+    add_codes(parser, "--languages", "default: all but the pivot", default=())
+    add_count(parser, "--items", "items of the dev split to read")
+    add_count(parser, "--n-dev", "most dev items per language")
+    add_count(parser, "--n-examples", "most examples per language")
+
+
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    """Add what is made small, and by what gradient."""
+    parser.add_argument(
+        "--estimator", choices=("gradient", "straight-through", "search"), default="gradient", help="default gradient"
+    )
+    parser.add_argument("--divergence", choices=("hjs", "js"), default="hjs", help="of the alignment (default hjs)")
+    parser.add_argument(
+        "--leash",
+        type=number(least=0),
+        metavar="W",
+        help="weight of the next token's divergence on generic text (default 0; 3 for an adapter)",
+    )
+    parser.add_argument(
+        "--alignment-weight", type=number(above=0), metavar="W", help="factor of the divergence (default 10)"
+    )
+
+
+def _add_steps(parser: argparse.ArgumentParser) -> None:
+    """Add the steps, and what each takes."""
+    add_count(parser, "--steps", "for each set (default 120)")
+    add_count(parser, "--batch-size", "texts per step (default 8)")
+    add_count(parser, "--batch-tokens", "most tokens per forward (default 4096)")
+    parser.add_argument(
+        "--learning-rate",
+        type=number(above=0),
+        metavar="X",
+        help="of Adam (default: 0.03 for offsets, 0.005 for low-rank, 0.001 for router)",
+    )
+    add_count(parser, "--dev-every", "steps between measurements (default 20)")
+    parser.add_argument("--seed", type=SEED, help="of batches and search (default 0)")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute layers again in the backward pass: less memory, more time"
+    )
 
 
 def _learn(options: argparse.Namespace) -> None:

@@ -17,14 +17,19 @@ __all__ = [
     "SEED",
     "Subparsers",
     "add_backend",
+    "add_codes",
+    "add_configured",
     "add_corpus",
+    "add_count",
     "add_expert_kind",
     "add_expert_options",
     "add_force",
     "add_json",
     "add_loading",
+    "add_model",
     "add_output",
     "add_pivot",
+    "add_task",
     "codes",
     "engine_argument",
     "loading_options",
@@ -141,6 +146,36 @@ def engine_argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def add_model(parser: argparse.ArgumentParser, *, unless: str | None = None) -> None:
+    """Add ``MODEL``, which may be absent beside the option ``unless``."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?" if unless else None,
+        help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
+        + (f"; none with {unless}" if unless else ""),
+    )
+
+
+def add_codes(
+    parser: argparse.ArgumentParser, option: str, about: str, *, default: tuple[str, ...] | None = None
+) -> None:
+    """Add an option that takes languages."""
+    parser.add_argument(option, type=codes, default=default, metavar="L,L", help=about)
+
+
+def add_count(
+    parser: argparse.ArgumentParser, option: str, about: str, *, metavar: str = "N", default: int | None = None
+) -> None:
+    """Add an option that takes a number of at least one."""
+    parser.add_argument(option, type=whole_number(1), default=default, metavar=metavar, help=about)
+
+
+def add_task(parser: argparse.ArgumentParser, about: str, *, required: bool = False) -> None:
+    """Add ``--task``."""
+    parser.add_argument("--task", required=required, metavar="NAME[:VARIANT][:PATH]", help=about)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
@@ -155,9 +190,9 @@ def add_corpus(parser: argparse.ArgumentParser, *, required: bool, purpose: str 
         "medinstruct (NAME:DIR for a copy; belebele also from a DIR with flores200/ and "
         "belebele/passage_to_flores200.json)",
     )
-    parser.add_argument("--languages", type=codes, metavar="L,L", help="default: all of the corpus")
+    add_codes(parser, "--languages", "default: all of the corpus")
     parser.add_argument("--split", help="split to read, if the corpus has splits")
-    parser.add_argument("--items", type=whole_number(1), metavar="N", help="only the first N items")
+    add_count(parser, "--items", "only the first N items")
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +253,15 @@ def add_output(parser: argparse.ArgumentParser, what: str, *, default: str | Non
     )
 
 
+def add_configured(subparsers: Subparsers, name: str, what: str, about: str) -> argparse.ArgumentParser:
+    """Add a command that works in a folder as a TOML file says; return its parser."""
+    parser = subparsers.add_parser(name, help=about)
+    parser.add_argument(what, type=Path, metavar=f"{what.upper()}.toml")
+    add_output(parser, f"folder of the {what}; repeat the command to resume a stopped one")
+    add_json(parser)
+    return parser
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``."""
     parser.add_argument("--force", action="store_true", help="replace what -o names although it is of another kind")
@@ -249,22 +293,19 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, metavar="RUN", help="delta, contrast: Run of other texts, such as generic ones"
     )
-    parser.add_argument(
+    add_codes(
+        parser,
         "--languages",
-        type=codes,
-        default=(),
-        metavar="L,L",
-        help="share, specificity: those present; delta: the one compared with the pivot; contrast: that one, or two "
+        "share, specificity: those present; delta: the one compared with the pivot; contrast: that one, or two "
         "compared with each other; with --base: the one that both Runs are compared in (default: the pivot)",
+        default=(),
     )
-    parser.add_argument(
-        "--target", type=codes, default=(), metavar="L,L", help="exclusive share, specificity: whose experts"
-    )
-    parser.add_argument(
+    add_codes(parser, "--target", "exclusive share, specificity: whose experts", default=())
+    add_count(
+        parser,
         "--top",
-        type=whole_number(1),
+        "share: experts kept per language and layer; contrast, specificity: the K greatest over all layers",
         metavar="K",
-        help="share: experts kept per language and layer; contrast, specificity: the K greatest over all layers",
     )
     parser.add_argument("--alpha", type=number(0), help="specificity: how much frequent use counts (default 10)")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,14 @@ from isogloss.terminal import printable
 
 if TYPE_CHECKING:
     from isogloss.analysis import ExpertTable
-    from isogloss.evaluation import AgainstRandom, BesidePlan, EvaluationSummary, JudgedLanguage, SteeredLanguages
+    from isogloss.evaluation import (
+        AgainstRandom,
+        BesidePlan,
+        EvaluationSummary,
+        JudgedLanguage,
+        PairedScores,
+        SteeredLanguages,
+    )
     from isogloss.runs import Run
     from isogloss.statistics import Estimate
     from isogloss.steering import Intervention, Plan
@@ -162,6 +169,19 @@ def _change(summary: EvaluationSummary, change: Estimate, sign: str = "") -> str
     return f"{change.text(_writer(summary, sign))}{' points' if summary.is_share else ''}"
 
 
+def _unit(summary: EvaluationSummary) -> str:
+    return " %" if summary.is_share else ""
+
+
+def _moved(summary: EvaluationSummary, mean: PairedScores, outcomes: Mapping[str | None, str]) -> str:
+    """Write a mean without and with an arm, the change between them, and what it shows."""
+    from isogloss.evaluation import outcome_of  # noqa: PLC0415 - help shows no result
+
+    before, after = (_writer(summary)(each.value) for each in (mean.baseline, mean.steered))
+    outcome = outcomes[outcome_of(mean.difference, summary.better)]
+    return f"{before} to {after}{_unit(summary)}, by {_change(summary, mean.difference)}: {outcome}"
+
+
 _OUTCOMES = {"better": "the plan helps", "worse": "the plan hurts", None: "no evidence of an effect"}
 
 
@@ -177,18 +197,12 @@ def _verdict(summary: EvaluationSummary) -> str:
 
 def _where_steered(summary: EvaluationSummary, arm: str, steered: SteeredLanguages) -> str:
     """State what an arm does to the languages that it steers, where it leaves others as they are."""
-    from isogloss.evaluation import outcome_of  # noqa: PLC0415 - help shows no result
-
-    write, mean, unit = _writer(summary), steered.overall, " %" if summary.is_share else ""
-    before, after = write(mean.baseline.value), f"{write(mean.steered.value)}{unit}"
-    outcome = _OUTCOMES[outcome_of(mean.difference, summary.better)]
     pivot = summary.guard.get(arm)
     kept = f"; {summary.pivot} is not steered" if pivot and not pivot.steered else ""
     n, plural = len(steered.languages), "" if len(steered.languages) == 1 else "s"
     return (
         f"{arm}: mean {summary.metric} over the {n} language{plural} that it steers "
-        f"({', '.join(steered.languages)}) goes from {before} to {after}, by {_change(summary, mean.difference)}: "
-        f"{outcome}{kept}."
+        f"({', '.join(steered.languages)}) goes from {_moved(summary, steered.overall, _OUTCOMES)}{kept}."
     )
 
 
@@ -196,14 +210,12 @@ def _beside_plan(summary: EvaluationSummary, arm: str, beside: BesidePlan) -> st
     """State what an adapter reaches where the plan that it was made from steers, beside that plan, and elsewhere."""
     from isogloss.evaluation import outcome_of  # noqa: PLC0415 - help shows no result
 
-    write, mean, unit = _writer(summary), beside.overall, " %" if summary.is_share else ""
     helps = {"better": "it helps", "worse": "it hurts", None: "no evidence of an effect"}
     differs = {"better": "better than the plan", "worse": "worse than the plan", None: "no evidence of a difference"}
     n = beside.others.difference.n
     reached = (
         f"{arm}: the router adapter made from {beside.plan}, which acts without a condition: over the same "
-        f"{len(beside.languages)} languages {write(mean.baseline.value)} to {write(mean.steered.value)}{unit}, by "
-        f"{_change(summary, mean.difference)}: {helps[outcome_of(mean.difference, summary.better)]}"
+        f"{len(beside.languages)} languages {_moved(summary, beside.overall, helps)}"
     )
     minus = (
         f"minus {beside.plan} {_change(summary, beside.from_plan.difference)}: "
@@ -212,8 +224,9 @@ def _beside_plan(summary: EvaluationSummary, arm: str, beside: BesidePlan) -> st
     elsewhere = f"the other {n} language{'' if n == 1 else 's'} change by {_change(summary, beside.others.difference)}"
     parts = [reached, minus, elsewhere]
     if summary.pivot in summary.n:
-        before, after = (write(summary.arms[each][summary.pivot]) for each in (_BASELINE, arm))
-        parts.append(f"{summary.pivot} {f'stays at {after}' if before == after else f'{before} to {after}'}{unit}")
+        before, after = (_writer(summary)(summary.arms[each][summary.pivot]) for each in (_BASELINE, arm))
+        kept = f"stays at {after}" if before == after else f"{before} to {after}"
+        parts.append(f"{summary.pivot} {kept}{_unit(summary)}")
     return f"{'; '.join(parts)}."
 
 

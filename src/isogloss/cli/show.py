@@ -9,11 +9,12 @@ from pathlib import Path
 from isogloss.cli.options import (
     Subparsers,
     add_backend,
+    add_codes,
     add_force,
     add_loading,
+    add_model,
     add_output,
     add_pivot,
-    codes,
     loading_options,
 )
 from isogloss.errors import CorpusError
@@ -24,13 +25,9 @@ __all__ = ["register_show"]
 def register_show(subparsers: Subparsers) -> None:
     """Add `show`."""
     parser = subparsers.add_parser("show", help="show which experts each token of some sentences goes to, as HTML")
-    parser.add_argument(
-        "model", metavar="MODEL", help="hub id (ID@REVISION for a commit, tag or branch), folder, or 'organism'"
-    )
+    add_model(parser)
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="a sentence, or its translations")
-    parser.add_argument(
-        "--languages", type=codes, metavar="L,L", help="language of each text, in their order (default: the pivot)"
-    )
+    add_codes(parser, "--languages", "language of each text, in their order (default: the pivot)")
     parser.add_argument("--plan", type=Path, metavar="PLAN", help="show what this plan or router adapter changes, too")
     add_pivot(parser)
     add_output(parser, "the HTML file")

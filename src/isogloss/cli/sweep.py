@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogloss.cli.options import Subparsers, add_json, add_output
+from isogloss.cli.options import Subparsers, add_configured
 from isogloss.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -26,12 +25,8 @@ _STATUS = {
 
 def register_sweep(subparsers: Subparsers) -> None:
     """Add `sweep`."""
-    parser = subparsers.add_parser(
-        "sweep", help="rules, thresholds, strengths and layers compared on dev, the best one confirmed once on test"
-    )
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.toml")
-    add_output(parser, "folder of the sweep; repeat the command to resume a stopped one")
-    add_json(parser)
+    about = "rules, thresholds, strengths and layers compared on dev, the best one confirmed once on test"
+    parser = add_configured(subparsers, "sweep", "sweep", about)
     parser.set_defaults(command=_sweep)
 
 
