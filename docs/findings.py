@@ -10,7 +10,6 @@ import json
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from typing import Any
 
 from calibration import calibrate
 from calibration_rows import MONTE_CARLO, calibration_tables
+from findings_page import PAGE, arguments
 from findings_references import references
 from findings_steering import planted_section, steering_section
 from isogloss.analysis import Analysis, AnalysisRequest, analyze_run, read_measure
@@ -38,7 +38,6 @@ from isogloss.runs import import_counts_json
 from isogloss.workflows import capture_corpus, open_corpus, word_problem_accuracies
 from markdown_parts import estimate, table, with_section
 
-PAGE = Path(__file__).parent / "findings.md"
 COUNTS = "routing/conctsai_qwen3-30b-a3b_mgsm"
 ACCURACIES = "perf_tables/qwen3_30b_a3b_belebele_0shot_15langs.json"
 PUBLISHED_MIDDLE = (7, 34)
@@ -286,11 +285,8 @@ def simulation_section(work: Work) -> Iterator[str]:
 
 def main() -> None:
     """Write the sections of this script anew; those of other scripts stay."""
-    arguments = sys.argv[1:]
-    if not arguments:
-        sys.exit("usage: python docs/findings.py DATA [WORK]")
-    work = Work(Path(arguments[0]), Path(arguments[1] if len(arguments) > 1 else "build/findings"))
-    work.kept.mkdir(parents=True, exist_ok=True)
+    (data,), kept = arguments(1)
+    work = Work(data, kept)
     page = PAGE.read_text(encoding="utf-8")
     page = f"{INTRODUCTION}\n\n{page[page.index('## ') :]}"
     parts = [*counts_section(work), *organism_section(work), *planted_section(work.kept), *simulation_section(work)]

@@ -6,16 +6,15 @@ rewrites the section alone. Every setting below was fixed before a measurement.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+from findings_page import arguments, rewrite
 from isogloss.languages import display_name
 from isogloss.workflows import Ablation, AblationResult, ablate
-from markdown_parts import estimate, table, with_section
+from markdown_parts import estimate, table
 
-PAGE = Path(__file__).parent / "findings.md"
 HEAD = "## Families of experts banned in the shipped model"
 
 
@@ -111,11 +110,8 @@ def verdicts(result: AblationResult) -> str:
 
 def main() -> None:
     """Rewrite the section."""
-    if len(sys.argv) < 2:  # noqa: PLR2004 - the script and the data
-        sys.exit("usage: python docs/findings_ablation.py DATA [WORK]")
-    kept = Path(sys.argv[2] if len(sys.argv) > 2 else "build/findings")  # noqa: PLR2004 - as said
-    text = "\n\n".join(section(ablate(settings(Path(sys.argv[1])), kept / "ablation")))
-    PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    (data,), kept = arguments(1)
+    rewrite(section(ablate(settings(data), kept / "ablation")))
 
 
 if __name__ == "__main__":

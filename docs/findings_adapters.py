@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -38,17 +37,15 @@ from findings_adapters_measured import (
     of_arm,
     read,
 )
-from findings_steering import points
+from findings_page import arguments, claim, percents, points, rewrite
 from isogloss.arrays import FloatArray
-from isogloss.evaluation import outcome_of
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.languages import display_name
 from isogloss.statistics import Estimate
-from markdown_parts import table, with_section
+from markdown_parts import table
 
 __all__ = ["adapters_section", "cause_section"]
 
-PAGE = Path(__file__).parent / "findings.md"
 N_SHUFFLES = 2000
 HEAD = "## Learned adapters on the shipped model's word problems"
 CAUSE_HEAD = "## Does routing closer to English help?"
@@ -73,7 +70,8 @@ is not over seeds, whose spread stands beside it."""
 def arms_table(found: Mapping[str, Measured], run: tuple[int, Sequence[int]]) -> str:
     """One row per arm: gain, its spread over seeds, the four languages, English, the others."""
     before = of_arm(found, "baseline", run)
-    rows = [("*plain model*", "", "", "", *percents(before), f"{100 * found['baseline'].right[PIVOT].mean():.1f}", "")]
+    english_before = f"{100 * found['baseline'].right[PIVOT].mean():.1f}"
+    rows = [("*plain model*", "", "", "", *percents(before, LANGUAGES), english_before, "")]
     for arm, says in listed(found, run):
         names = [f"{arm}-{run[0]}-{seed}" for seed in run[1]]
         after, size = of_arm(found, arm, run), found[names[0]].n_numbers
@@ -84,18 +82,13 @@ def arms_table(found: Mapping[str, Measured], run: tuple[int, Sequence[int]]) ->
                 f"{size:,}" if size else "",
                 points(gain(before, after)),
                 ", ".join(f"{value:+.1f}" for value in single) if len(single) > 1 else "",
-                *percents(after),
+                *percents(after, LANGUAGES),
                 english(found, arm, run),
                 protected(found, arm, run),
             )
         )
     columns = ("Arm", "Numbers", "Change of the four, points", "Each seed", *map(display_name, LANGUAGES))
     return table((*columns, "English", "Nine others: mean; worst"), rows)
-
-
-def percents(values: Mapping[str, FloatArray]) -> list[str]:
-    """Write the accuracy of each of the four languages."""
-    return [f"{100 * values[code].mean():.1f}" for code in LANGUAGES]
 
 
 def english(found: Mapping[str, Measured], arm: str, run: tuple[int, Sequence[int]]) -> str:
@@ -129,17 +122,14 @@ PAIRS = (
     ("fixed", "probes", "Offsets learned on with fixed probes do more than those of the plan"),
     ("plan", "permuted-plan", "A plan does more than the same offsets permuted"),
 )
-WORDS = {"better": "shown", "worse": "the opposite is shown", None: "not shown"}
 
 
 def claims(found: Mapping[str, Measured], run: tuple[int, Sequence[int]]) -> str:
     """Judge every comparison by its interval."""
     lines, names = [], dict(listed(found, run))
-    for first, second, claim in PAIRS:
-        if first not in names or second not in names:
-            continue
-        difference = gain(of_arm(found, second, run), of_arm(found, first, run))
-        lines.append(f"* {claim}: {WORDS[outcome_of(difference)]} ({points(difference)}).")
+    for first, second, text in PAIRS:
+        if first in names and second in names:
+            lines.append(claim(text, gain(of_arm(found, second, run), of_arm(found, first, run))))
     return "\n".join(lines)
 
 
@@ -290,16 +280,12 @@ def verdict(found: Mapping[str, Measured]) -> str:
 
 def main() -> None:
     """Rewrite the sections."""
-    named = [each for each in sys.argv[1:] if not each.startswith("--")]
-    kept = Path(named[0] if named else "build/findings") / "adapters"
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = arguments()[1] / "adapters"
+    kept.mkdir(exist_ok=True)
     if "--measured" not in sys.argv:
         measure(kept)
     found = read(kept)
-    page = PAGE.read_text(encoding="utf-8")
-    for parts in (adapters_section(found), cause_section(found)):
-        page = with_section(page, "\n\n".join(parts))
-    PAGE.write_text(page, encoding="utf-8")
+    rewrite(adapters_section(found), cause_section(found))
 
 
 if __name__ == "__main__":

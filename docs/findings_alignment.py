@@ -18,12 +18,12 @@ import numpy as np
 from findings_alignment_arms import ARMS, MIDDLE, N_PAIRS, RECIPE, trained
 from findings_learning_arms import ALIGNED, LANGUAGES, PIVOT, learning_pool
 from findings_learning_arms import ARMS as LEARNED_ARMS
-from findings_steering import points
+from findings_page import arguments, claim, points, rewrite
 from isogloss.analysis import DivergenceChange, divergence_change
 from isogloss.arrays import FloatArray
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
-from isogloss.evaluation import ask, compare_scores, load_task, outcome_of
+from isogloss.evaluation import ask, compare_scores, load_task
 from isogloss.evaluation.corpus_score import paired_corpus_scores
 from isogloss.evaluation.guard import guard_pivot
 from isogloss.files import read_json, write_json
@@ -33,11 +33,10 @@ from isogloss.runs import Run, open_run
 from isogloss.statistics import Estimate
 from isogloss.steering import Plan
 from isogloss.workflows import capture_corpus, learn_with_progress
-from markdown_parts import table, with_section
+from markdown_parts import table
 
 __all__ = ["alignment_section"]
 
-PAGE = Path(__file__).parent / "findings.md"
 HEAD = "## Training that aligns routing, on the shipped model"
 N_TEST, N_SCENES = 100, 100
 TIER_LANGUAGES = {
@@ -245,12 +244,10 @@ PAIRS = (
 
 def claims(outcomes: Mapping[str, Outcome]) -> str:
     """Judge every comparison by its interval, and English by the guard."""
-    words = {"better": "shown", "worse": "the opposite is shown", None: "not shown"}
     lines = []
-    for first, second, claim in PAIRS:
+    for first, second, text in PAIRS:
         if first in outcomes and second in outcomes:
-            difference = gain(outcomes[second], outcomes[first])
-            lines.append(f"* {claim}: {words[outcome_of(difference)]} ({points(difference)} points).")
+            lines.append(claim(text, gain(outcomes[second], outcomes[first]), " points"))
     for name in ("middle", "shuffled", "all", "routers"):
         if name in outcomes:
             low = gain(outcomes["without"], outcomes[name], TIER_LANGUAGES["low"])
@@ -308,10 +305,8 @@ def alignment_section(kept: Path, *, finished: bool = False) -> Iterator[str]:
 
 def main() -> None:
     """Rewrite the section."""
-    folders = [each for each in sys.argv[1:] if each != "--finished"]
-    kept = Path(folders[0] if folders else "build/findings") / "alignment"
-    section = "\n\n".join(alignment_section(kept, finished="--finished" in sys.argv))
-    PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), section), encoding="utf-8")
+    _, kept = arguments()
+    rewrite(alignment_section(kept / "alignment", finished="--finished" in sys.argv))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ the section alone. What is learned and measured was fixed, as `PROTOCOL` says it
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from findings_learning_arms import (
     learned_arms,
     learning_pool,
 )
-from findings_steering import points, rule_experts
+from findings_page import arguments, claim, percents, points, rewrite
+from findings_steering import rule_experts
 from isogloss.arrays import FloatArray
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
@@ -40,7 +40,6 @@ from isogloss.evaluation import (
     ask,
     compare_scores,
     load_task,
-    outcome_of,
     read_records,
     run_evaluation,
 )
@@ -51,11 +50,10 @@ from isogloss.learning import Learned, LearningData
 from isogloss.progress import track
 from isogloss.statistics import Estimate
 from isogloss.workflows import DEMO
-from markdown_parts import table, with_section
+from markdown_parts import table
 
 __all__ = ["learning_section"]
 
-PAGE = Path(__file__).parent / "findings.md"
 N_TEST, N_SHOTS = 100, 4
 HEAD = "## Learned plans on the shipped model's word problems"
 AIM = 25
@@ -157,12 +155,14 @@ def arms_table(found: Measured) -> str:
     """One row per arm: gain, its spread over seeds, the four languages, English."""
     values = found.values
     before = of_arm(values, BASELINE, ())
-    rows = [("*unsteered*", "", "", *percents(before), f"{100 * values[BASELINE][PIVOT].mean():.1f}", "")]
+    english_before = f"{100 * values[BASELINE][PIVOT].mean():.1f}"
+    rows = [("*unsteered*", "", "", *percents(before, LANGUAGES), english_before, "")]
     for name, says, seeds in listed():
         after = of_arm(values, name, seeds)
         single = [gain(before, of_arm(values, name, (seed,))).value for seed in seeds] if len(seeds) > 1 else []
         spread = ", ".join(f"{100 * value:+.1f}" for value in single)
-        rows.append((says, points(gain(before, after)), spread, *percents(after), *english(found, name, seeds)))
+        cells = (*percents(after, LANGUAGES), *english(found, name, seeds))
+        rows.append((says, points(gain(before, after)), spread, *cells))
     names = [display_name(code) for code in LANGUAGES]
     return table(("Arm", "Change of the mean, points", "Each seed", *names, "English", "KL"), rows)
 
@@ -175,11 +175,6 @@ def listed() -> Iterator[tuple[str, str, Sequence[int]]]:
     yield from ((arm.name, arm.says, arm.seeds) for arm in ARMS[1:])
     yield "rule", "the Δ rule's plan of the section above", ()
     yield "few-shot", f"no plan, {N_SHOTS} worked problems in the prompt", SEEDS[:1]
-
-
-def percents(values: Mapping[str, FloatArray]) -> list[str]:
-    """Write the accuracy of each of the four languages."""
-    return [f"{100 * values[code].mean():.1f}" for code in LANGUAGES]
 
 
 def english(found: Measured, arm: str, seeds: Sequence[int]) -> tuple[str, str]:
@@ -215,19 +210,18 @@ PAIRS = (
 def claims(found: Measured) -> str:
     """Judge the aim and every comparison by its interval."""
     seeds = {name: each for name, _, each in listed()}
-    values, words = found.values, {"better": "shown", "worse": "the opposite is shown", None: "not shown"}
+    values = found.values
     reached = gain(of_arm(values, BASELINE, ()), of_arm(values, "by-language", SEEDS))
     met = "not reached"
     if 100 * reached.value >= AIM:
         met = "reached" + ("" if 100 * reached.low >= AIM else " by the estimate, while the interval allows less")
     lines = [f"* Aim of {AIM} points more in the mean of the four languages: {met} ({points(reached)})."]
-    for first, second, claim in PAIRS:
+    for first, second, text in PAIRS:
         both = set(seeds[first]) & set(seeds[second]) or None
         one, other = (
             of_arm(values, name, sorted(both) if both and seeds[name] else seeds[name]) for name in (first, second)
         )
-        difference = gain(other, one)
-        lines.append(f"* {claim}: {words[outcome_of(difference)]} ({points(difference)}).")
+        lines.append(claim(text, gain(other, one)))
     return "\n".join(lines)
 
 
@@ -245,7 +239,7 @@ def on_dev(found: Measured) -> str:
 
 def learning_section(kept: Path) -> Iterator[str]:
     """Learn, measure and judge; what was done before is kept in ``kept``, a folder of its own beside captures."""
-    kept.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(exist_ok=True)
     model = load("organism")
     pool = learning_pool()
     found = measure(model, pool, kept)
@@ -269,9 +263,8 @@ def learning_section(kept: Path) -> Iterator[str]:
 
 def main() -> None:
     """Rewrite the section."""
-    kept = Path(sys.argv[1] if len(sys.argv) > 1 else "build/findings")
-    section = "\n\n".join(learning_section(kept / "learning"))
-    PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), section), encoding="utf-8")
+    _, kept = arguments()
+    rewrite(learning_section(kept / "learning"))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
+from findings_page import arguments, rewrite
 from isogloss.analysis import Analysis, analyze_curves, correlate
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.open import load
 from isogloss.languages import display_name
 from isogloss.runs import Run
 from isogloss.workflows import capture_corpus, open_corpus
-from markdown_parts import estimate, table, with_section
+from markdown_parts import estimate, table
 
-PAGE = Path(__file__).parent / "findings.md"
 HEAD = "## Texts of unequal length"
 N_ITEMS, PIVOT = 200, "eng_Latn"
 
@@ -83,9 +82,8 @@ def noise(found: Analysis) -> float:
 
 def main() -> None:
     """Rewrite the section."""
-    kept = Path(sys.argv[1] if len(sys.argv) > 1 else "build/findings")
-    kept.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), section(kept)), encoding="utf-8")
+    _, kept = arguments()
+    rewrite([section(kept)])
 
 
 if __name__ == "__main__":

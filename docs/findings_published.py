@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import itertools
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,15 +16,15 @@ from statistics import fmean
 
 import numpy as np
 
+from findings_page import arguments, rewrite
 from findings_references import references
 from isogloss.analysis import Analysis, AnalysisRequest, MiddleLayers, analyze_run, divergence, middle_layers
 from isogloss.languages import display_name
 from isogloss.runs import Run, import_expert_sets, import_mass_json
-from markdown_parts import estimate, table, with_section
+from markdown_parts import estimate, table
 
 __all__ = ["command_a_section", "nllb_section"]
 
-PAGE = Path(__file__).parent / "findings.md"
 MASS, SETS = "routing/command_a_plus/atlas_mass.json", "routing/nllb_200_54b/experts.json"
 SCORES = "routing/nllb_200_54b/FLORES-devtest-202-54B.tsv"
 TASKS = ("math", "code", "general", "rag", "safety")
@@ -162,16 +161,10 @@ def lacking(found: Analysis, band: str, pair: tuple[int, int]) -> float:
 
 def main() -> None:
     """Rewrite the sections."""
-    if len(sys.argv) < 2:  # noqa: PLR2004 - the script and the data
-        sys.exit("usage: python docs/findings_published.py DATA [WORK]")
-    data, kept = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "build/findings")  # noqa: PLR2004 - as said
-    kept.mkdir(parents=True, exist_ok=True)
+    (data,), kept = arguments(1)
     from findings import Work, counts_section  # noqa: PLC0415 - it imports these sections
 
-    page = PAGE.read_text(encoding="utf-8")
-    for parts in (counts_section(Work(data, kept)), command_a_section(data, kept), nllb_section(data, kept)):
-        page = with_section(page, "\n\n".join(parts))
-    PAGE.write_text(page, encoding="utf-8")
+    rewrite(counts_section(Work(data, kept)), command_a_section(data, kept), nllb_section(data, kept))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from findings_page import judged, points
 from isogloss.analysis import DeltaRule, ExpertTable, language_experts, task_experts
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.corpora import Corpus
-from isogloss.evaluation import PLAN, EvaluationSummary, Item, Task, compare_folders, load_task, outcome_of
+from isogloss.evaluation import PLAN, EvaluationSummary, Item, Task, compare_folders, load_task
 from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.files import write_json
 from isogloss.languages import display_name
@@ -22,7 +23,7 @@ from known_answers.planted import planted_corpora, planted_problems
 from known_answers.planted_model import planted_model
 from markdown_parts import table
 
-__all__ = ["planted_section", "points", "rule_experts", "steering_section"]
+__all__ = ["planted_section", "rule_experts", "steering_section"]
 
 PIVOT, OTHER_PIVOT = "eng_Latn", "deu_Latn"
 N_ITEMS, N_QUESTIONS, N_RANDOM = 200, 100, 3
@@ -106,11 +107,6 @@ def united(parts: list[ExpertTable]) -> ExpertTable:
     return ExpertTable("delta", {**parts[0].parameters, "kind": "multilingual"}, experts, None)
 
 
-def points(difference: Estimate) -> str:
-    """Write an estimate of a share in points."""
-    return difference.scaled(100).text("{:.1f}".format)
-
-
 def gain_over(folder: Path, arm: str) -> Estimate:
     """How much more the plan gives than another arm, item by item, in these languages."""
     return compare_folders(folder, folder, arms=(arm, PLAN)).overall_these_languages.difference
@@ -118,10 +114,6 @@ def gain_over(folder: Path, arm: str) -> Estimate:
 
 def claims(summary: EvaluationSummary, folder: Path) -> str:
     """Judge the papers' claims by the intervals: shown, the opposite shown, or not shown."""
-
-    def judged(difference: Estimate) -> str:
-        return {"better": "shown", "worse": "the opposite is shown", None: "not shown"}[outcome_of(difference)]
-
     like, these = (judged(each.difference) for each in (summary.overall, summary.overall_these_languages))
     lines = [
         f"* Steering task experts raises accuracy: {like} for languages like these, {these} for these.",

@@ -109,11 +109,3 @@ def test_numbers_are_those_of_the_answers(page, arms):
     few = page.gain(page.of_arm(values, "few-32", (0,)), page.of_arm(values, "shared", (0,)))
     assert f"600 examples do more than 32: not shown ({page.points(few)})." in text
     assert text.count("\n") == len(page.PAIRS)
-
-
-def test_a_section_takes_the_place_of_the_one_before(page):
-    """Or stands before the last line of a page that had none; the others stay."""
-    text = "# A\n\n## One\n\na\n\n## Two\n\n### b\n\n## Three\n\nc\n\n*versions*\n"
-    assert page.with_section(text, "## Two\n\nnew") == text.replace("### b", "new")
-    assert page.with_section(text, "## Three\n\nnew") == text.replace("c\n\n*", "new\n\n*")
-    assert page.with_section(text, "## Four\n\nnew") == text.replace("*versions*", "## Four\n\nnew\n\n*versions*")

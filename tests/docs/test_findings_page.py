@@ -1,74 +1,49 @@
-"""The page of findings: its sections say what the analysis behind them says."""
+"""What the scripts of the findings share: sections in their places, claims by intervals, paths of the command line."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from isogloss.analysis import AnalysisRequest, analyze_run
-from isogloss.statistics import Resampling
-from known_answers.simulation import simulate_run, simulate_task_run
-from known_answers.worlds import SimulatedLanguage, SimulatedWorld
-
-CODES = ("eng_Latn", "deu_Latn", "fra_Latn", "ben_Beng", "hin_Deva", "tha_Thai")
-ACCURACY = dict(zip(CODES, (0.9, 0.8, 0.85, 0.5, 0.55, 0.4), strict=True))
+from isogloss.statistics import Estimate
 
 
 @pytest.fixture
-def page(document_script):
-    """The script that writes the page."""
-    return document_script("findings")
+def shared(document_script):
+    """What the scripts share."""
+    return document_script("findings_page")
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """An analysis of simulated routing with everything but real options of capture."""
-    folder = tmp_path_factory.mktemp("runs")
-    languages = tuple(SimulatedLanguage(code, distance=float(place)) for place, code in enumerate(CODES))
-    world = SimulatedWorld(languages=languages, n_items=20)
-    run, task = simulate_run(world, folder / "generic"), simulate_task_run(world, folder / "task")
-    request = AnalysisRequest(accuracy=ACCURACY, task=task, resampling=Resampling(n_resamples=50, n_permutations=20))
-    return analyze_run(run, request)
+def test_a_section_takes_the_place_of_the_one_before(shared, tmp_path, monkeypatch):
+    """Or stands before the last line of a page that had none; the others stay."""
+    text = "# A\n\n## One\n\na\n\n## Two\n\n### b\n\n## Three\n\nc\n\n*versions*\n"
+    monkeypatch.setattr(shared, "PAGE", tmp_path / "page.md")
+    for section, expected in (
+        (("## Two", "new"), text.replace("### b", "new")),
+        (("## Three", "new"), text.replace("c\n\n*", "new\n\n*")),
+        (("## Four", "new"), text.replace("*versions*", "## Four\n\nnew\n\n*versions*")),
+    ):
+        shared.PAGE.write_text(text)
+        shared.rewrite(section)
+        assert shared.PAGE.read_text() == expected
 
 
-def cells(table: str) -> list[list[str]]:
-    """Rows of the tables in a text, without their heads."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in rows[2:] if set(row) != {"---"}]
+def test_a_claim_is_judged_by_the_interval(shared):
+    """Above 0 it is shown, below the opposite is, and around 0 neither."""
+    assert shared.claim("A does more", Estimate(0.1, 0.05, 0.15, 4)) == "* A does more: shown (10.0 [5.0, 15.0])."
+    assert shared.claim("B", Estimate(-0.1, -0.15, -0.05, 4), " points").startswith("* B: the opposite is shown (−10.0")
+    assert shared.judged(Estimate(0.1, -0.05, 0.15, 4)) == "not shown"
 
 
-def test_counts_compare_with_the_published_middle(page, shared_data, tmp_path):
-    """Published counts give edges, tests and refusals; sharing of layers is counted from both ranges."""
-    text = "\n".join(page.counts_section(page.Work(shared_data, tmp_path)))
-    assert "Published: layers 7-34" in text
-    assert "| all languages | 4-41 | 0.74 | True |" in text  # 28 of the 38 layers of either range
-    assert "The 15 published Belebele accuracies of this model: 3 languages have" in text
-    for refused in ("consistency", "shuffled", "intervals", "token_overlap"):
-        assert f"* {refused}: " in text
-    assert str(tmp_path) not in text
-
-
-def test_divergence_is_that_of_the_analysis(page, found):
-    """Groups are means over their languages, and own languages are listed one by one."""
-    rows = {row[0]: row[1:] for row in cells(page.divergence_table(found, CODES[:4]))}
-    means = found.by_band(found.divergence)
-    assert rows["Bengali"] == [f"{value:.3f}" for value in means["ben_Beng"].values()]
-    others = [sum(means[code][band] for code in CODES[4:]) / 2 for band in found.bands]
-    assert rows["*other languages, other scripts* (n = 2)"] == [f"{value:.3f}" for value in others]
-    assert "Hindi" not in rows
-
-
-def test_references_list_every_test(page, found):
-    """One row per band and distance, and the best layer of each distance."""
-    text = page.references(found)
-    rows = cells(text)
-    assert len(rows) == sum(len(band.tests) for band in found.structure.bands.values())
-    for name, match in found.structure.matches.items():
-        assert f"{name}: layer {match.layer} (p = {match.p_value:.3f})" in text
-
-
-def test_correlations_state_n(page, found):
-    """Every row has its number of languages: the pivot counts for its experts, not for its divergence."""
-    rows = cells(page.correlations(found))
-    assert {row[2] for row in rows if row[0].startswith("divergence")} == {str(len(CODES) - 1)}
-    assert {row[2] for row in rows if row[0].startswith("coverage")} == {str(len(CODES))}
+def test_paths_come_before_the_folder(shared, tmp_path, monkeypatch):
+    """The folder is made, and may be left out; too few paths end the process with the usage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["script.py", "data", "--measured", "work/deep"])
+    assert shared.arguments(1) == ([Path("data")], Path("work/deep"))
+    assert Path("work/deep").is_dir()
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    assert shared.arguments() == ([], Path("build/findings"))
+    with pytest.raises(SystemExit, match=r"usage: python script\.py DATA \[WORK\]"):
+        shared.arguments(1)
