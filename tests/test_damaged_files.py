@@ -14,14 +14,13 @@ from unittest.mock import patch
 import pytest
 import report_samples
 import run_examples
-from damage import damaged
-from deadline import deadline
+from damage import accepted_or_refused, damaged
 from fake_engine import FakeEngine
 
 from isogloss.analysis import AnalysisRequest, ExpertRow, ExpertTable, analyze_run, read_measure
 from isogloss.cli.sweep import show_sweep
 from isogloss.corpora import Hub, load_corpus
-from isogloss.errors import CorpusError, IsoglossError
+from isogloss.errors import CorpusError
 from isogloss.evaluation import Item, Task, claim, load_task
 from isogloss.evaluation.run import RunOptions, run_evaluation
 from isogloss.evaluation.summarise import compare_folders
@@ -388,15 +387,8 @@ def _require_accepted_or_refused(whole, folder, name, seed):
     path.write_bytes(content)
     if path.suffix == ".safetensors" and draws.random() < 0.9:
         _forge(path)
-    try:
-        with deadline(f"{path.name}: {what}"):
-            _KINDS[name][1](folder)
-    except IsoglossError as error:
-        if "\n" in str(error):
-            pytest.fail(f"seed {seed}, {path.name}: {what}: {error}")
-    except Exception as error:
-        error.add_note(f"seed {seed}, {path.relative_to(folder)}: {what}")
-        raise
+    with accepted_or_refused(f"seed {seed}, {path.relative_to(folder)}: {what}"):
+        _KINDS[name][1](folder)
 
 
 def test_the_files_are_read_as_they_are(whole, tmp_path):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from models import FEW, TEXTS, checkpoint, choose_the_worst, each_family, tiny, tokenizer
+from models import FEW, TEXTS, bypass_router, checkpoint, choose_the_worst, each_family, tiny, tokenizer
 from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -151,13 +151,7 @@ def test_any_exception_is_a_finding(monkeypatch, capsys):
 def test_bypassed_router_fails(monkeypatch, capsys):
     """A block that routes without calling its router fails `capture`, and nothing is built on it."""
     loaded = tiny("olmoe")
-    block, router = loaded.model.model.layers[2].mlp, loaded.router_modules[2].module
-
-    def fused(hidden):
-        _, weights, ids = router.forward(hidden.view(-1, 32))
-        return block.experts(hidden.view(-1, 32), ids, weights).view(hidden.shape)
-
-    block.forward = fused
+    bypass_router(loaded, 2)
     code, checks = examine_model(monkeypatch, capsys, loaded)
     assert code == 1
     assert failed(checks) == (["capture"], ["padding", "generation", "steering", "estimate"])

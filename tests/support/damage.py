@@ -1,14 +1,19 @@
-"""Damages the content of a file, in every way in which files come to be wrong."""
+"""Damages the content of a file, in every way in which files come to be wrong, and watches how that is taken."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 
 import numpy as np
+import pytest
 import safetensors.numpy
+from deadline import deadline
+
+from isogloss.errors import IsoglossError
 
 _DEEP = 3000  # deeper than Python's stack
 _VALUES = (
@@ -34,6 +39,22 @@ _VALUES = (
     {},
     {"a": 1},
 )
+
+
+@contextlib.contextmanager
+def accepted_or_refused(what):
+    """Fail unless the work inside ends, by itself or by an error of one line, which is put into the list given."""
+    refused = []
+    try:
+        with deadline(what):
+            yield refused
+    except IsoglossError as error:
+        if "\n" in str(error):
+            pytest.fail(f"{what}: {error}")
+        refused.append(error)
+    except Exception as error:
+        error.add_note(what)
+        raise
 
 
 def damaged(name, content, random):

@@ -139,6 +139,17 @@ def hooked_logits(loaded, ids):
     return torch.stack(found)
 
 
+def bypass_router(loaded, layer):
+    """Let a block of an olmoe model choose experts without calling its router module."""
+    block, router = loaded.model.model.layers[layer].mlp, loaded.router_modules[layer].module
+
+    def fused(hidden):
+        _, weights, ids = router.forward(hidden.view(-1, 32))
+        return block.experts(hidden.view(-1, 32), ids, weights).view(hidden.shape)
+
+    block.forward = fused
+
+
 def choose_the_worst(loaded, layer):
     """Break a router: it returns the experts with the lowest logits, with the weights of the best."""
     router = loaded.router_modules[layer].module

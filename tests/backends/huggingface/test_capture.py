@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import ITEM_IDS, TEXTS, choose_the_worst, each_family, tiny, tokenizer
+from models import ITEM_IDS, TEXTS, bypass_router, choose_the_worst, each_family, tiny, tokenizer
 from slow import slow_but
 
 from isogloss import routing
@@ -178,13 +178,7 @@ def test_too_long_text_is_refused_by_name():
 def test_bypassed_router_is_an_error():
     """A block that computes its routing without calling the router module is refused, not captured as zeros."""
     loaded = tiny("olmoe")
-    block, router = loaded.model.model.layers[2].mlp, loaded.router_modules[2].module
-
-    def fused(hidden):
-        _, weights, ids = router.forward(hidden.view(-1, 32))
-        return block.experts(hidden.view(-1, 32), ids, weights).view(hidden.shape)
-
-    block.forward = fused
+    bypass_router(loaded, 2)
     with pytest.raises(ModelError, match="layer 2 ran 0 times"):
         prove_routers(loaded, TEXTS[0])
 

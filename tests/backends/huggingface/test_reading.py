@@ -8,12 +8,11 @@ import shutil
 
 import pytest
 import torch
-from damage import damaged
-from deadline import deadline
+from damage import accepted_or_refused, damaged
 from models import tiny, tokenizer
 
 from isogloss.backends.huggingface import load_model, prove_routers
-from isogloss.errors import IsoglossError, ModelError
+from isogloss.errors import ModelError
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
 
@@ -83,15 +82,8 @@ def _require_loaded_or_refused(folder, seed):
     path = folder / _FILES[seed % len(_FILES)]
     content, what = damaged(path.name, path.read_bytes(), draws)
     path.write_bytes(content)
-    try:
-        with deadline(f"{path.name}: {what}"):
-            load_model(str(folder), device="cpu")
-    except IsoglossError as error:
-        if "\n" in str(error):
-            pytest.fail(f"seed {seed}, {path.name}: {what}: {error}")
-    except Exception as error:
-        error.add_note(f"seed {seed}, {path.name}: {what}")
-        raise
+    with accepted_or_refused(f"seed {seed}, {path.name}: {what}"):
+        load_model(str(folder), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers warns of what it does not know
