@@ -94,6 +94,20 @@ class _Measures:
     ceiling: tuple[float, ...] = ()
 
 
+def _setting(run: Run, pivots: Sequence[str], quantity: Quantity, resampling: Resampling) -> _Setting:
+    """Read the pivots, and draw the partners of items and the resamples."""
+    n_items = run.manifest.shape[0]
+    shuffles = run.manifest.granularity == "items" and n_items > 1
+    return _Setting(
+        run=run,
+        pivots={code: read_distributions(run, code, quantity) for code in pivots},
+        quantity=quantity,
+        partners=shuffled_partners(n_items, resampling.seed) if shuffles else None,
+        counts=resampling.draw(n_items),
+        resampling=resampling,
+    )
+
+
 def _measure(setting: _Setting, language: str) -> _Measures:
     """Measure one language, which alone is in memory beside the pivots: about 25 MB for 488 x 48 x 128 shares."""
     run, pivots = setting.run, list(setting.pivots.values())
@@ -187,17 +201,7 @@ def analyze_curves(
         RunError: an item has no counted tokens, a file is damaged, or a band holds no routed layer.
     """
     manifest, others, pivots = run.manifest, other_languages(run, pivot), as_pivots(pivot)
-    quantity = quantity or default_quantity(manifest)
-    n_items = manifest.shape[0]
-    shuffles = manifest.granularity == "items" and n_items > 1
-    setting = _Setting(
-        run=run,
-        pivots={code: read_distributions(run, code, quantity) for code in pivots},
-        quantity=quantity,
-        partners=shuffled_partners(n_items, resampling.seed) if shuffles else None,
-        counts=resampling.draw(n_items),
-        resampling=resampling,
-    )
+    setting = _setting(run, pivots, quantity or default_quantity(manifest), resampling)
     measures = dict(zip(run.languages, in_threads(partial(_measure, setting), run.languages), strict=True))
     middle, middle_by_language, refused = _middles(measures, setting)
     if manifest.is_sets:
@@ -208,7 +212,7 @@ def analyze_curves(
         layers=tuple(spec.layer for spec in manifest.routers),
         n_experts=manifest.routers[0].n_experts,
         granularity=manifest.granularity,
-        quantity=quantity,
+        quantity=setting.quantity,
         divergence=curves,
         divergence_ceiling={name: measures[name].ceiling for name in others},
         shuffled=_curves(measures, "shuffled"),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from isogloss.analysis.groups import ItemGroups, rate_difference
-from isogloss.analysis.rules import Counts, ExpertRule
+from isogloss.analysis.rules import Counts, ExpertRule, TopRule
 from isogloss.arrays import BoolArray, FloatArray
 from isogloss.runs import Run
 
@@ -23,6 +23,7 @@ class _DifferenceRule(ExpertRule):
     threshold: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; a difference of rates lies between 0 and 1")
 
@@ -70,7 +71,7 @@ class DeltaRule(_DifferenceRule):
 
 
 @dataclass(frozen=True)
-class ContrastRule(_DifferenceRule):
+class ContrastRule(TopRule, _DifferenceRule):
     """Experts that two groups use differently, either way: the signed difference of rates, pooled over tokens.
 
     Positive differences are experts that the first group uses more.
@@ -92,16 +93,6 @@ class ContrastRule(_DifferenceRule):
     top: int | None = None
     sign: Sign = "both"
     layers: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top is {self.top}; expected at least 1")
-
-    @property
-    def most(self) -> int | None:
-        """``top``."""
-        return self.top
 
     def judge(self, counts: Counts, tokens: Counts) -> tuple[FloatArray, BoolArray]:
         """Return the signed difference of rates and whether it is large enough."""

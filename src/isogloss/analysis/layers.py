@@ -252,19 +252,20 @@ def middle_layers(
     p_value, rise = _shape(curve, (first, second), rim, min_size)
     is_valley = rim > 0 and p_value <= LAYER_LEVEL and rise < RISE
     unknown = Estimate(depth, float("nan"), float("nan"), n_items)
-    found = MiddleLayers(layers[first], layers[second - 1], None, None, is_valley, unknown, p_value, rise)
+    middle = MiddleLayers(layers[first], layers[second - 1], None, None, is_valley, unknown, p_value, rise)
     if resampled is None:
-        return found
+        return middle
     resampled = np.asarray(resampled, dtype=np.float64)
     low, high = (end.item() for end in percentile_interval(_contrasts(resampled, edges)[0], level=level))
     splits = segment_all(resampled, min_size=min_size)
     starts, ends = (_edge_interval(splits[:, edge] - edge, level) for edge in (0, 1))
+    holds = _is_one_place(curve, starts, ends) and _is_beyond_noise(
+        curve, resampled, edges, min_size=min_size, level=level
+    )
     return replace(
-        found,
+        middle,
         start_interval=(layers[starts[0]], layers[starts[1]]),
         end_interval=(layers[ends[0]], layers[ends[1]]),
-        is_u_shape=is_valley
-        and _is_one_place(curve, starts, ends)
-        and _is_beyond_noise(curve, resampled, edges, min_size=min_size, level=level),
+        is_u_shape=is_valley and holds,
         depth=replace(unknown, low=low, high=high),
     )

@@ -126,13 +126,9 @@ def expert_overlap(
         arXiv 2510.04694, section on task and multilingual experts (disjoint at τ >= 0.3); expectation, exact
         probabilities and intervals are ours.
     """
-    for run in (task_run, base_run):
-        DeltaRule.require(run)
     if not all(0 <= threshold <= 1 for threshold in thresholds):
         raise ValueError(f"thresholds {list(thresholds)}; a difference of rates lies between 0 and 1")
-    languages = tuple(language for language in base_run.languages if language != pivot)
-    if not languages:
-        raise LanguageError(f"multilingual experts need a language beside {pivot}; capture the base texts in one more")
+    languages = _other_languages(task_run, base_run, pivot)
     groups = corpus_groups(task_run, base_run, pivot).within(layers)
     if groups.least_items < LEAST_ITEMS:
         raise RunError(f"the overlap's interval needs items; a Run has {groups.least_items}: capture at least two")
@@ -152,6 +148,16 @@ def expert_overlap(
         points.append(_point(threshold, sets, drawn, n=n, level=resampling.level))
     names = task_run.manifest.corpus["name"], base_run.manifest.corpus["name"]
     return OverlapCurve(pivot, languages, *names, groups.decoder_layers, tuple(points), resampling)
+
+
+def _other_languages(task_run: Run, base_run: Run, pivot: str) -> tuple[str, ...]:
+    """List the languages of the generic texts beside the pivot, after both Runs were found to hold items."""
+    for run in (task_run, base_run):
+        DeltaRule.require(run)
+    languages = tuple(language for language in base_run.languages if language != pivot)
+    if not languages:
+        raise LanguageError(f"multilingual experts need a language beside {pivot}; capture the base texts in one more")
+    return languages
 
 
 def _drawn(rates: FloatArray | IntArray, counts: IntArray) -> npt.NDArray[np.float32]:

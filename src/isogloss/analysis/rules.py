@@ -10,7 +10,7 @@ from isogloss.errors import LanguageError
 from isogloss.records import Record
 from isogloss.runs import Run
 
-__all__ = ["Counts", "ExpertRule", "LanguageRule"]
+__all__ = ["Counts", "ExpertRule", "LanguageRule", "TopRule"]
 
 Counts: TypeAlias = FloatArray | IntArray
 
@@ -28,6 +28,9 @@ class ExpertRule(Record):
 
     name: ClassVar[str]
     layers: tuple[int, int] | None
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that do not fit; here all do."""
 
     @property
     def n_groups(self) -> int:
@@ -96,8 +99,29 @@ class LanguageRule(ExpertRule):
         return len(self.languages)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.languages) < 2 or len(set(self.languages)) < len(self.languages):  # noqa: PLR2004 - to compare
             raise LanguageError(
                 f"the {self.name} rule needs two or more different languages; found "
                 f"{', '.join(self.languages) or 'none'}"
             )
+
+
+class TopRule(ExpertRule):
+    """Base of the rules that may keep only the greatest statistics over all layers looked at.
+
+    Attributes:
+        top: how many; None for all.
+    """
+
+    top: int | None
+
+    @property
+    def most(self) -> int | None:
+        """``top``."""
+        return self.top
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top is {self.top}; expected at least 1")

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from isogloss.analysis.rules import Counts, LanguageRule
+from isogloss.analysis.rules import Counts, LanguageRule, TopRule
 from isogloss.arrays import BoolArray, FloatArray
 from isogloss.errors import LanguageError
 
@@ -18,7 +18,7 @@ __all__ = ["SpecificityRule", "overlap_scores", "specificity_scores"]
 
 
 @dataclass(frozen=True)
-class SpecificityRule(LanguageRule):
+class SpecificityRule(TopRule, LanguageRule):
     """Experts specific to a language, or used alike by all, by a score of pooled selection rates.
 
     Under permuted labels languages use every expert alike: for ``overlap``, fewer than by chance is the finding, and
@@ -58,13 +58,6 @@ class SpecificityRule(LanguageRule):
             raise LanguageError(f"target {self.target} must be one of {', '.join(self.languages)}")
         if not (self.alpha >= 0 and self.threshold >= 0 and np.isfinite([self.alpha, self.threshold]).all()):
             raise ValueError(f"alpha is {self.alpha} and threshold {self.threshold}; expected finite and at least 0")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top is {self.top}; expected at least 1")
-
-    @property
-    def most(self) -> int | None:
-        """``top``."""
-        return self.top
 
     def judge(self, counts: Counts, tokens: Counts) -> tuple[FloatArray, BoolArray]:
         """Return the score and whether it is above the threshold, from the pooled counts of one group per language."""

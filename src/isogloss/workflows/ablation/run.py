@@ -133,28 +133,28 @@ def _families(
         if each.plan is not None:
             write_plan(each.plan, out / "plans" / f"{each.family.arm}.json")
     described = [each.describe() for each in asked]
-    tasks = [
-        AblatedTask(
-            name=one.task.name,
-            metric=one.task.metric,
-            better=one.task.better,
-            languages=tuple(one.task.items),
-            item_ids=tuple(item.item_id for item in next(iter(one.task.items.values()))),
-            n_captured=one.n_captured,
-            items_sha256=facts["items_sha256"],
-        )
-        for one, facts in zip(held, described, strict=True)
-    ]
     families = FamiliesFile(
         settings_sha256=sha256(read_bytes(out / SETTINGS)),
         bands=bands,
         has_middle=has_middle,
-        tasks=tuple(tasks),
+        tasks=tuple(_ablated(one, facts["items_sha256"]) for one, facts in zip(held, described, strict=True)),
         families=tuple(each.family for each in made),
         date=next((facts["date"] for facts in described if facts["date"]), None),
     )
     write_typed(out / FAMILIES, families)
     return made
+
+
+def _ablated(held: HeldOut, items_sha256: str) -> AblatedTask:
+    return AblatedTask(
+        name=held.task.name,
+        metric=held.task.metric,
+        better=held.task.better,
+        languages=tuple(held.task.items),
+        item_ids=tuple(item.item_id for item in next(iter(held.task.items.values()))),
+        n_captured=held.n_captured,
+        items_sha256=items_sha256,
+    )
 
 
 def _kept_bans(out: Path, kept: FamiliesFile, settings: Ablation) -> list[Bans]:
