@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isogloss.backends.chat_template import TemplateDate
+from isogloss.evaluation.ablation import ABLATION, AblationResult
 from isogloss.evaluation.arms import BASELINE, PLAN, make_arms
 from isogloss.evaluation.asked import AskedTask
 from isogloss.evaluation.guard import Guard
@@ -39,6 +40,7 @@ from isogloss.evaluation.tasks.load import TASKS, load_task
 from isogloss.evaluation.tasks.task import Item, Task
 
 __all__ = [
+    "ABLATION",
     "BASELINE",
     "N_RANDOM",
     "PLAN",
@@ -46,6 +48,7 @@ __all__ = [
     "SETTINGS",
     "SUMMARY",
     "TASKS",
+    "AblationResult",
     "AgainstRandom",
     "ArmEffect",
     "Asked",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from isogloss.reports.ablation import describe_ablation
+from isogloss.reports.effects import describe_evaluation
 from isogloss.reports.folders import Findings, report_on, report_study
 from isogloss.reports.page import Report, join_reports, make_report, plot, render_report, write_report
 from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
+from isogloss.reports.sentences import describe_analysis, describe_experts, describe_run
 
 __all__ = [
     "Condition",
@@ -14,6 +17,11 @@ __all__ = [
     "PublishedRow",
     "Quantity",
     "Report",
+    "describe_ablation",
+    "describe_analysis",
+    "describe_evaluation",
+    "describe_experts",
+    "describe_run",
     "join_reports",
     "make_report",
     "plot",

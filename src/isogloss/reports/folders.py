@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isogloss.errors import LanguageError, RunError
-from isogloss.evaluation import SETTINGS, SUMMARY, EvaluationSummary
-from isogloss.evaluation.ablation import ABLATION, AblationResult
+from isogloss.evaluation import ABLATION, SETTINGS, SUMMARY, AblationResult, EvaluationSummary
 from isogloss.files import read_json
 from isogloss.languages import resolve
 from isogloss.learning.adapt_records import ADAPT_REPORT, AdaptReport

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from isogloss.errors import RunError
-from isogloss.evaluation import EvaluationSummary
-from isogloss.evaluation.ablation import AblationResult
+from isogloss.evaluation import AblationResult, EvaluationSummary
 from isogloss.learning.adapt_records import AdaptReport
 from isogloss.learning.history import LearningHistory
 from isogloss.reports.ablation import ablation_section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isogloss.evaluation.ablation import AblationResult
+from isogloss.evaluation import AblationResult
 from isogloss.workflows.ablation.run import ablate
 from isogloss.workflows.ablation.settings import Ablation
 from isogloss.workflows.adapting import adapt

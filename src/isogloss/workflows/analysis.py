@@ -8,7 +8,7 @@ from isogloss.analysis import Analysis, write_tables
 from isogloss.analysis.tables import TABLES
 from isogloss.files import write_json
 from isogloss.folders import make_folder, require_folder, require_replaceable
-from isogloss.reports.sentences import describe_run
+from isogloss.reports import describe_run
 from isogloss.runs import Run
 
 __all__ = ["require_analysis_folder", "write_analysis"]

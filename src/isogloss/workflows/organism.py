@@ -22,7 +22,7 @@ from isogloss.languages import display_name
 from isogloss.organism import ORGANISM, TIERS, Mixture, scene_corpus
 from isogloss.progress import track
 from isogloss.records import Name, Record
-from isogloss.reports.sentences import describe_analysis
+from isogloss.reports import describe_analysis
 from isogloss.statistics import Estimate
 from isogloss.workflows.capture import capture_corpus
 

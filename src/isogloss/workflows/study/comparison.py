@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from isogloss.analysis import Analysis
-from isogloss.evaluation import EvaluationSummary
-from isogloss.evaluation.ablation import AblationResult
+from isogloss.evaluation import AblationResult, EvaluationSummary
 from isogloss.languages import resolve
 from isogloss.reports import Condition, PublishedComparison, PublishedRow, Quantity
 from isogloss.runs import Run

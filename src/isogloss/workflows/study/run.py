@@ -13,6 +13,7 @@ from isogloss.errors import RunError
 from isogloss.evaluation import (
     BASELINE,
     PLAN,
+    AblationResult,
     AskedTask,
     EvaluationSummary,
     RunOptions,
@@ -23,17 +24,20 @@ from isogloss.evaluation import (
     load_task,
     make_arms,
 )
-from isogloss.evaluation.ablation import AblationResult
 from isogloss.files import write_json
 from isogloss.folders import leftovers, locked, make_folder
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM, adapter_folder, learned_plan_file
 from isogloss.progress import busy, note, track
 from isogloss.records import write_typed
-from isogloss.reports import PublishedComparison, report_study
-from isogloss.reports.ablation import describe_ablation
-from isogloss.reports.effects import describe_evaluation
-from isogloss.reports.sentences import describe_experts, describe_run
+from isogloss.reports import (
+    PublishedComparison,
+    describe_ablation,
+    describe_evaluation,
+    describe_experts,
+    describe_run,
+    report_study,
+)
 from isogloss.resuming import claim_folder
 from isogloss.runs import Run
 from isogloss.steering import STRENGTH_KINDS, Plan, Steering, check_plan, keep, read_steering, write_plan
