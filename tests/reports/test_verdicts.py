@@ -212,7 +212,7 @@ def test_mean_and_lead_are_drawn() -> None:
     ] == [[0.1] * 6]
     assert second["layout"]["meta"] == "divergence of others − of translations"
     assert "No evidence of a change" in page.text
-    assert "No evidence that translations come closer in" in page.text
+    assert "No evidence that translations come closer to each other in" in page.text
 
 
 def test_skip_link_contents_and_language_search_are_there() -> None:

@@ -23,7 +23,6 @@ from isogloss.reports.figures import (
     Table,
     base_layout,
     language_styles,
-    marked_line,
     scatter,
     translucent,
 )
@@ -123,14 +122,23 @@ def highlighted(curves: Lines, layers: Collection[int]) -> list[str]:
     return order if len(order) <= MAX_COLOURS else [*order[:_EXTREMES], *order[-_EXTREMES:]]
 
 
-def _hovers(code: str, curve: Mapping[int, Estimate]) -> list[str]:
-    return [hover(label(code), f"layer {at}: {with_interval(each)}", f"n = {each.n:,}") for at, each in curve.items()]
+def _points(code: str, curve: Mapping[int, Estimate]) -> dict[str, Any]:
+    """Return a trace through the points of a curve, with what hovering shows and the ends of their intervals."""
+    hovers = [hover(label(code), f"layer {at}: {with_interval(each)}", f"n = {each.n:,}") for at, each in curve.items()]
+    ends = [[point.low, point.high] for point in curve.values()]
+    return scatter(code, curve, [point.value for point in curve.values()], hovers, mode="lines", customdata=ends)
 
 
 def _line(code: str, curve: Mapping[int, Estimate], style: Style) -> dict[str, Any]:
-    values = [point.value for point in curve.values()]
-    line = marked_line(code, zip(curve, values, _hovers(code, curve), strict=True), style, maxdisplayed=_MARKERS)
-    return {**line, "name": plot_text(label(code)), "customdata": [[point.low, point.high] for point in curve.values()]}
+    look = {"symbol": style.symbol, "size": 7, "color": style.colour, "maxdisplayed": _MARKERS}
+    line = {"color": style.colour, "width": 1.8}
+    return {
+        **_points(code, curve),
+        "mode": "lines+markers",
+        "name": plot_text(label(code)),
+        "line": line,
+        "marker": look,
+    }
 
 
 def _band(code: str, curve: Mapping[int, Estimate], style: Style) -> Iterator[dict[str, Any]]:
@@ -145,23 +153,6 @@ def _band(code: str, curve: Mapping[int, Estimate], style: Style) -> Iterator[di
     if x:
         look = {"fill": "toself", "fillcolor": translucent(style.colour, 0.16)}
         yield scatter(code, x[:-1], y[:-1], mode="lines", line={"width": 0, "color": style.colour}, **look)
-
-
-def _others(curves: Lines) -> Iterator[dict[str, Any]]:
-    """Draw groups without a colour as thin grey lines, which one entry of the key hides and shows together."""
-    line = {"color": translucent(GREY, 0.5), "width": 1}
-    for code, curve in curves.items():
-        values = [point.value for point in curve.values()]
-        yield scatter(code, curve, values, _hovers(code, curve), mode="lines", line=line, legendgroup=_OTHERS)
-
-
-def _mean(curve: Mapping[int, Estimate]) -> Iterator[dict[str, Any]]:
-    """Draw the mean over the groups, thick, with its band."""
-    yield from _band(_MEAN, curve, Style(INK))
-    hovers = [hover(_MEAN, f"layer {at}: {with_interval(each)}", f"n = {each.n:,}") for at, each in curve.items()]
-    values = [point.value for point in curve.values()]
-    ends = [[point.low, point.high] for point in curve.values()]
-    yield scatter(_MEAN, curve, values, hovers, mode="lines", line={"color": INK, "width": 3.2}, customdata=ends)
 
 
 def _reference(plot: LinePlot) -> dict[str, Any]:
@@ -184,30 +175,28 @@ def middle_marks(
             ends = {"x0": span[0] + side, "x1": span[1] + side, "y0": 1 - 2.5 * pixel, "y1": 1 + 2.5 * pixel}
             shapes.append({**frame, **ends, "layer": "above", "fillcolor": GREY})
     place = {"x": (start + end) / 2, "y": 1 + 5 * pixel, "xref": "x", "yref": "paper", "yanchor": "bottom"}
-    note = {
-        **place,
-        "showarrow": False,
-        "text": f"{'middle layers' if middle.is_u_shape else 'no middle; best fit'} {start}–{end}",
-    }
-    return shapes, [{**note, "font": {"size": 12, "color": GREY}}]
+    text = f"{'middle layers' if middle.is_u_shape else 'no middle; best fit'} {start}–{end}"
+    return shapes, [{**place, "showarrow": False, "text": text, "font": {"size": 12, "color": GREY}}]
 
 
 def curve_figure(plot: LinePlot) -> Figure:
-    """Draw one line per group, with its band."""
-    coloured = {code: curve for code, curve in plot.curves.items() if code in plot.styles}
-    others = {code: curve for code, curve in plot.curves.items() if code not in plot.styles}
-    styled = [(code, curve, plot.styles[code]) for code, curve in coloured.items()]
+    """Draw one line per group with its band; those without a style thin and grey, the mean over all thick."""
+    styled = [(code, curve, plot.styles[code]) for code, curve in plot.curves.items() if code in plot.styles]
+    thin = {"line": {"color": translucent(GREY, 0.5), "width": 1}, "legendgroup": _OTHERS}
+    data = [{**_points(code, curve), **thin} for code, curve in plot.curves.items() if code not in plot.styles]
     key = [style.entry(code, label(code)) for code, _, style in styled]
-    data = [*_others(others)]
+    if data:
+        key.append(KeyEntry(f"{len(data)} other languages", "—", GREY, _OTHERS))
     data += [band for each in styled for band in _band(*each)]
-    if others:
-        key.append(KeyEntry(f"{len(others)} other languages", "—", GREY, _OTHERS))
     if plot.reference:
         data.append(_reference(plot))
         key.append(KeyEntry(plot.reference_text, "- -", INK, "reference"))
     data += [_line(*each) for each in styled]
     if plot.mean:
-        data += _mean(plot.mean)
+        data += [
+            *_band(_MEAN, plot.mean, Style(INK)),
+            {**_points(_MEAN, plot.mean), "line": {"color": INK, "width": 3.2}},
+        ]
         key.insert(0, KeyEntry(_MEAN, "━", INK, _MEAN))
     layout = base_layout(LAYER_AXIS, plot.unit, height=280 if plot.half else 400)
     layout["shapes"], layout["annotations"] = middle_marks(plot.middle)

@@ -21,7 +21,6 @@ _RULES = {
 _UNSIGNED = [[0.0, "#9ecae1"], [0.5, "#3182bd"], [1.0, "#08306b"]]
 _SIGNED = [[0.0, "#7f3b08"], [0.25, "#e08214"], [0.5, "#f0f0f0"], [0.75, "#8073ac"], [1.0, "#2d004b"]]
 _MOST_LISTED = 500
-_ROOMY = 96
 
 
 def expert_sections(
@@ -76,7 +75,6 @@ def _blocks(
     trace = _map(rows, layers, n_experts, unit)
     layout = base_layout(LAYER_AXIS, "expert", height=min(640, max(260, 130 + 4 * n_experts)))
     layout["margin"]["t"] = 40
-    layout["plot_bgcolor"] = "#f5f6f7"
     layout["yaxis"].update(range=[-0.5, n_experts - 0.5], showgrid=False)
     layout["xaxis"].update(range=[layers[0] - 0.5, layers[-1] + 0.5])
     layout["shapes"] = edges(analysis.middle_layers if analysis else None)
@@ -97,8 +95,7 @@ def _map(rows: Sequence[ExpertRow], layers: Sequence[int], n_experts: int, unit:
         lines = f"{unit} {with_interval(_estimate(row))}", *weight
         hovers[row.expert][at] = hover(f"layer {row.layer}, expert {row.expert}", *lines)
     known = [row.statistic for row in rows if not isnan(row.statistic)]
-    gaps = {"xgap": 1, "ygap": 1 if n_experts <= _ROOMY else 0}
-    return heat_map(layers, range(n_experts), values, unit, hovertext=hovers, **gaps, **_colours(known))
+    return heat_map(layers, range(n_experts), values, unit, hovertext=hovers, **_colours(known))
 
 
 def _colours(values: Sequence[float]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def run_findings(analysis: Analysis) -> Iterator[Finding]:
     """Yield middle layers, what routing is related to, and what remains after controls."""
     middle = analysis.middle_layers
     yield Finding(describe_shape(analysis), evidence(middle.depth) if middle and middle.is_u_shape else NO_EVIDENCE)
-    parts = (_translations, _structure, _accuracy, _distinct, _hidden, _phases, _domain) if analysis.bands else ()
+    parts = (translations, _structure, _accuracy, _distinct, _hidden, _phases, _domain) if analysis.bands else ()
     for part in parts:
         yield from part(analysis)
     described = (_nearest, _resources, _unknown) if analysis.bands else (_nearest, _unknown)
@@ -112,7 +112,7 @@ def _where(analysis: Analysis) -> str:
     return f"in {analysis.band_words(analysis.described_band)}"
 
 
-def _translations(analysis: Analysis) -> Iterator[Finding]:
+def translations(analysis: Analysis) -> Iterator[Finding]:
     """Say whether translations come closer in the middle than texts that are none."""
     shown = analysis.translations
     if shown is None or shown.rise is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isogloss.evaluation import PLAN, EvaluationSummary, is_random, outcome_of
 from isogloss.reports.evidence import SIGNIFICANT, shows
 from isogloss.reports.metrics import Metric, arm_text
-from isogloss.reports.sentences import describe_shape
+from isogloss.reports.sentences import describe_shape, translations
 from isogloss.reports.text import counted, distance_name, label, name, number, p_value, plain, sentence, with_interval
 
 if TYPE_CHECKING:
@@ -59,15 +59,8 @@ def _meeting(analysis: Analysis) -> Verdict:
     reason = describe_shape(analysis)
     if middle is None:
         return Verdict(question, State.NOT_MEASURED, "Not measured", reason)
-    if (shown := analysis.translations) and shown.rise and analysis.bands:
-        band = analysis.band_words(analysis.described_band)
-        known = (
-            f"Translations lead other texts by {with_interval(shown.rise)} more in {band} than elsewhere."
-            if shows(shown.rise) and shown.rise.value > 0
-            else f"No evidence that translations come closer in {band} than texts that are no translations do: "
-            f"{with_interval(shown.rise)}."
-        )
-        reason = f"{reason} {known}"
+    if analysis.bands:
+        reason = " ".join([reason, *(finding.text for finding in translations(analysis))])
     if not middle.is_u_shape:
         return Verdict(question, State.NO_EVIDENCE, "No evidence of layers where they meet", reason)
     return Verdict(question, State.SHOWN, f"In layers {middle.start}–{middle.end} of {_span(analysis.layers)}", reason)
