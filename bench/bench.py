@@ -26,6 +26,7 @@ import torch
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface import HuggingFaceModel, load_model, steer
 from isogloss.organism.shipped import model_folder, problem_corpus, scene_corpus
+from isogloss.runs import LanguageRouting
 from isogloss.steering import Intervention, Plan
 from learning import learning_cost
 from operations import added_operations
@@ -164,6 +165,28 @@ def capture_and_steering() -> Iterator[str]:
     yield f"\nPeak memory of a capture: {small} MiB for {len(texts)} texts, {large} MiB for {8 * len(texts)}."
 
 
+def token_counting() -> Iterator[str]:
+    """Yield what counting choices by token adds to a capture, in time and on disk."""
+    loaded = load_model(str(model_folder()), dtype="float32")
+    plain, counted = (CaptureOptions(batch_tokens=BATCH_TOKENS, token_counts=asked) for asked in (False, True))
+    texts = mixed_lengths()
+
+    def capture(options: CaptureOptions, n_copies: int = 1) -> LanguageRouting:
+        ids = [str(i) for i in range(n_copies * len(texts))]
+        return loaded.capture(texts * n_copies, ids, options=options)
+
+    def kibibytes(options: CaptureOptions, n_copies: int) -> float:
+        return sum(array.nbytes for array in capture(options, n_copies).arrays().values()) / 1024
+
+    yield f"`isogloss capture --token-counts` against the same without; {machine()}"
+    yield f"The organism in float32; medians of {ROUNDS} alternating rounds.\n"
+    yield "| | with | without | ratio | rounds |\n|---|---|---|---|---|"
+    yield ratio(f"time for {len(texts)} texts, ms", partial(capture, counted), partial(capture, plain))
+    for n_copies, what in ((1, f"{len(texts)} texts"), (8, "the same texts eight times over")):
+        sizes = [kibibytes(options, n_copies) for options in (counted, plain)]
+        yield f"| arrays of {what}, KiB | {sizes[0]:,.0f} | {sizes[1]:,.0f} | {sizes[0] / sizes[1]:.3f} | |"
+
+
 def edits() -> Iterator[str]:
     """Yield how many operations each kind of intervention adds."""
     loaded = load_model(str(model_folder()), dtype="float32")
@@ -174,7 +197,12 @@ def edits() -> Iterator[str]:
     yield "| " + " | ".join(f"{n:g}" for n in found.values()) + " |"
 
 
-PARTS = {"Capture and steering": capture_and_steering, "Operations of an edit": edits, "Learning": learning_cost}
+PARTS = {
+    "Capture and steering": capture_and_steering,
+    "Counts by token": token_counting,
+    "Operations of an edit": edits,
+    "Learning": learning_cost,
+}
 
 
 def written(page: Path | None) -> dict[str, str]:

@@ -51,6 +51,8 @@ OPTIONS = {
     "portions": dataclasses.replace(PROMPT, batch_tokens=64),
     "first tokens": dataclasses.replace(PROMPT, first_tokens=4),
     "generation": dataclasses.replace(PROMPT, phase="generation", new_tokens=9),
+    "token counts": dataclasses.replace(PROMPT, token_counts=True, batch_tokens=64),
+    "generation-counts": dataclasses.replace(PROMPT, phase="generation", new_tokens=9, token_counts=True),
     "generation-portions": CaptureOptions("all", batch_tokens=1, phase="generation", new_tokens=5, seed=3),
 }
 
@@ -143,7 +145,7 @@ def test_a_capture_is_that_of_transformers(served, loaded, name, record_property
 
 CHATS = {
     "chat-all": CaptureOptions("all", chat=True, sampled_tokens=7),
-    "chat-assistant": CaptureOptions("assistant", chat=True, sampled_tokens=7),
+    "chat-assistant": CaptureOptions("assistant", chat=True, sampled_tokens=7, token_counts=True),
     "chat-generation": CaptureOptions(chat=True, phase="generation", new_tokens=5),
 }
 

@@ -33,6 +33,7 @@ class CaptureOptions:
         first_tokens: count only so many tokens of each text, the first that ``token_scope`` counts; None for all. The
             rest is read, and counted nowhere. Routing depends on the position of a token, and a language whose texts
             take more tokens has more late ones; where every text has so many, positions are matched.
+        token_counts: whether to count, too, how often each expert is chosen for each token id, for `isogloss inspect`.
 
     Raises:
         ValueError: on construction, where a number is below 1, or the seed below 0.
@@ -48,6 +49,7 @@ class CaptureOptions:
     hidden_states: bool = False
     chat: bool = False
     first_tokens: int | None = None
+    token_counts: bool = False
 
     def __post_init__(self) -> None:
         for name, least in {"batch_tokens": 1, "sampled_tokens": 1, "seed": 0, "new_tokens": 1}.items():

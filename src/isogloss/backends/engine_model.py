@@ -12,15 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from isogloss.arrays import Float32Array, Int64Array
+from isogloss.arrays import Int64Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_TEXTS, Observer, try_own_plans, try_plan
 from isogloss.backends.configuration import applied_settings, set_aside, tokenizer_sha256
 from isogloss.backends.families import Family
 from isogloss.backends.model import Model, Sampling
 from isogloss.backends.open import checks_of
-from isogloss.backends.profiles import gather
-from isogloss.backends.token_batches import Reader, Text, counted_ids, portions, require_room
+from isogloss.backends.profiles import PortionRunner, gather
+from isogloss.backends.token_batches import Reader, counted_ids, portions, require_room
+from isogloss.backends.token_counts import TokenCounter
 from isogloss.backends.writing import Writing, Written
 from isogloss.corpora import Corpus, Turns
 from isogloss.routing import RouterSpec
@@ -121,7 +122,8 @@ class EngineModel(Model):
         with self._computing():
             run = self._portion_runner(options)
             parts = portions(self._reader(), texts, item_ids, options, pivot_ids=pivot_ids)
-            return gather(parts, len(texts), run=run, progress=progress)
+            counter = TokenCounter(self.tokenizer, self.routers[0].n_experts) if options.token_counts else None
+            return gather(parts, len(texts), run=run, counter=counter, progress=progress)
 
     def require_room(self, corpus: Corpus, options: CaptureOptions) -> Mapping[str, float]:
         """Refuse a corpus that a capture cannot count; return the share of unknown tokens by language."""
@@ -236,7 +238,7 @@ class EngineModel(Model):
         """How texts are read, and how prompts are continued."""
 
     @abstractmethod
-    def _portion_runner(self, options: CaptureOptions) -> Callable[[Sequence[Text]], Mapping[str, Float32Array]]:
+    def _portion_runner(self, options: CaptureOptions) -> PortionRunner:
         """Return what runs a portion of texts, as `gather` takes it."""
 
     @abstractmethod

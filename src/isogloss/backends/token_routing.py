@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from isogloss.arrays import Float32Array, Int64Array
 
-__all__ = ["TokenRouting", "token_texts"]
+__all__ = ["TokenRouting", "token_bytes", "token_texts"]
 
 _BROKEN = "\ufffd"  # what decoders write for a part of a character
 
@@ -65,3 +67,41 @@ def token_texts(tokenizer: Any, token_ids: Int64Array) -> list[tuple[str, int, i
         texts += [(text, part, n) for part in range(1, n + 1)]
         before, start = whole, place + 1
     return texts
+
+
+def token_bytes(tokenizer: Any, token_id: int) -> bytes:  # noqa: ANN401 - transformers' own
+    """Return what one token adds inside a text, in UTF-8; its bytes where they are no whole characters; never nothing.
+
+    Args:
+        tokenizer: with ``decode`` and ``convert_ids_to_tokens``.
+        token_id: of its vocabulary.
+    """
+
+    def decode(*ids: int) -> str:
+        text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    # Decoders leave out the space before a text's first token.
+    text = decode(token_id, token_id).removeprefix(decode(token_id))
+    if text and _BROKEN not in text:
+        return text.encode()
+    piece = str(tokenizer.convert_ids_to_tokens(token_id))
+    if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+        return bytes.fromhex(match[1])
+    of_character = _byte_level()
+    if piece and all(character in of_character for character in piece):
+        return bytes(of_character[character] for character in piece)
+    return (piece or f"<{token_id}>").encode()
+
+
+@cache
+def _byte_level() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for.
+
+    Source:
+        ``bytes_to_unicode`` of openai/gpt-2, ``src/encoder.py``: printable characters of Latin-1 stand for themselves,
+        the other bytes in order for the characters from 256 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

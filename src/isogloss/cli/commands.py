@@ -95,6 +95,11 @@ def _add_counted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hidden-states", action="store_true", help="record each router's mean input; huggingface only"
     )
+    parser.add_argument(
+        "--token-counts",
+        action="store_true",
+        help="also count how often each expert is chosen for each token, for `isogloss inspect`",
+    )
 
 
 def _capture(options: argparse.Namespace) -> None:
@@ -144,6 +149,7 @@ def _counted(options: argparse.Namespace) -> CaptureOptions:
         hidden_states=options.hidden_states,
         chat=options.chat,
         first_tokens=options.first_tokens,
+        token_counts=options.token_counts,
     )
 
 

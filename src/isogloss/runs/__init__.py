@@ -31,6 +31,7 @@ from isogloss.runs.manifest import (
 from isogloss.runs.merge import merge
 from isogloss.runs.published_mass import import_expert_sets, import_mass_json
 from isogloss.runs.run import Run, RunWriter, open_run, require_run_folder, run_folder
+from isogloss.runs.token_counts import TokenCounts
 
 __all__ = [
     "HOW_READ",
@@ -43,6 +44,7 @@ __all__ = [
     "Run",
     "RunStatus",
     "RunWriter",
+    "TokenCounts",
     "TokenScope",
     "common_status",
     "header_differences",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from isogloss.arrays import BoolArray, Float32Array, Int32Array
 from isogloss.errors import RunError
 from isogloss.runs.manifest import Manifest
+from isogloss.runs.token_counts import TokenCounts
 
 __all__ = ["LanguageRouting", "check_shapes", "check_values"]
 
@@ -36,6 +38,7 @@ class LanguageRouting:
         distinct_tokens: ``[n_items]`` int32, number of those tokens.
         hidden: ``[n_items, n_layers, hidden_size]`` float32, each router's input, averaged over the counted tokens;
             None if it was not captured.
+        token_counts: choices by token id and expert; None if they were not captured.
     """
 
     profiles: Float32Array
@@ -48,16 +51,26 @@ class LanguageRouting:
     distinct_profiles: Float32Array | None = None
     distinct_tokens: Int32Array | None = None
     hidden: Float32Array | None = None
+    token_counts: TokenCounts | None = None
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> LanguageRouting:
+        """Build it from what `arrays` returned; TypeError where an array is missing or unknown."""
+        counts = {name: array for name, array in arrays.items() if name in TokenCounts.names()}
+        own = {name: array for name, array in arrays.items() if name not in counts}
+        return cls(**own, token_counts=TokenCounts(**counts) if counts else None)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays that are not None, by name."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+        own = {name: array for name, array in vars(self).items() if array is not None and name != "token_counts"}
+        return own if self.token_counts is None else {**own, **self.token_counts.arrays()}
 
 
 def check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> None:
     """Raise RunError for arrays of another dtype or shape than the manifest implies, missing or not expected."""
     n_items, n_layers, n_experts = manifest.shape
     n_types = () if routing.vocabulary is None else routing.vocabulary.shape[:1]
+    counts = routing.token_counts
     expected: dict[str, tuple[type, tuple[int, ...]]] = {
         "profiles": (np.float32, (n_items, n_layers, n_experts)),
         "selections": (np.int32, (n_items, n_layers, n_experts)),
@@ -69,6 +82,7 @@ def check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> No
         "distinct_profiles": (np.float32, (n_items, n_layers, n_experts)),
         "distinct_tokens": (np.int32, (n_items,)),
         "hidden": (np.float32, (n_items, n_layers, manifest.hidden_size or 0)),
+        **({} if counts is None else counts.expected_shapes(n_layers, *n_types or (0,))),
     }
     arrays = routing.arrays()
     for name, array in arrays.items():
@@ -76,10 +90,12 @@ def check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> No
         if array.dtype != dtype or array.shape != shape:
             raise RunError(f"{where}: {name} is {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")
     optional = {
+        "vocabulary": "vocabulary" in arrays or manifest.token_counts,
         "vocabulary_counts": "vocabulary" in arrays,
         "distinct_profiles": manifest.distinct_from is not None,
         "distinct_tokens": manifest.distinct_from is not None,
         "hidden": manifest.hidden_size is not None,
+        "choice_counts": manifest.token_counts,
     }
     for name, wanted in optional.items():
         if wanted != (name in arrays):
@@ -104,6 +120,9 @@ def check_values(routing: LanguageRouting, manifest: Manifest, language: str) ->
         "consistency: outside 0 to 1": (routing.consistency < 0) | (routing.consistency > 1),
         **_optional_violations(routing),
     }
+    if routing.token_counts is not None and routing.vocabulary_counts is not None:
+        top_k = np.array([router.top_k for router in manifest.routers])
+        violations |= routing.token_counts.violations(routing.vocabulary_counts, selections, top_k)
     for problem, violated in violations.items():
         if np.any(violated):
             place = tuple(int(index) for index in np.argwhere(violated)[0])

@@ -120,6 +120,7 @@ class Manifest:
         new_tokens: maximum number of generated tokens per item; None in the prompt phase, or if unknown.
         distinct_from: language whose token ids ``distinct_profiles`` exclude; None if the Run has no such profiles.
         hidden_size: length of the last axis of ``hidden``; None if the Run has no hidden states.
+        token_counts: whether the Run says how often each expert was chosen for each token id.
         languages: full code -> entry.
         texts_sha256: full code -> hash of the texts, of every language that was read from the corpus, captured or not:
             what is captured or merged later must be of the same texts. In an import of the
@@ -156,6 +157,7 @@ class Manifest:
     first_tokens: int | None = None
     distinct_from: str | None = None
     hidden_size: int | None = None
+    token_counts: bool = False
     languages: dict[str, LanguageEntry] = field(default_factory=dict)
     texts_sha256: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -83,7 +83,7 @@ class Run(Shown):
                 f"{self.path}: no routing for {code}; available languages: {', '.join(self.languages) or 'none'}"
             )
         path = _language_path(self.path, code)
-        content = read_bytes(path, most=_largest_file(self.manifest))
+        content = read_bytes(path, most=_largest_file(self.manifest, code))
         expected = self.manifest.languages[code].file_sha256
         if sha256(content) != expected:
             raise RunError(
@@ -133,7 +133,7 @@ class Run(Shown):
         content, code = self.read(language), resolve(language)
         where = str(_language_path(self.path, code))
         try:
-            routing = LanguageRouting(**safetensors.numpy.load(content))
+            routing = LanguageRouting.of_arrays(safetensors.numpy.load(content))
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{where}: not the arrays of a Run ({error}); capture this language again") from error
         check_shapes(routing, self.manifest, where)
@@ -331,10 +331,15 @@ class RunWriter:
         self.manifest = manifest
 
 
-def _largest_file(manifest: Manifest) -> int:
-    """Bound the bytes of a language's file: profiles twice, selections, hidden states, and room for a vocabulary."""
+def _largest_file(manifest: Manifest, language: str) -> int:
+    """Bound the bytes of a language's file: profiles twice, selections, hidden states, room for a vocabulary.
+
+    Where choices are counted by token: one end and ``top_k`` entries for each counted token in every layer.
+    """
     n_items, n_layers, n_experts = manifest.shape
-    return 4 * n_items * n_layers * (3 * n_experts + 2 + (manifest.hidden_size or 0)) + 8 * n_items + 2**27
+    counted = manifest.languages[language].tokens * sum(8 + 6 * router.top_k for router in manifest.routers)
+    more = counted if manifest.token_counts else 0
+    return 4 * n_items * n_layers * (3 * n_experts + 2 + (manifest.hidden_size or 0)) + 8 * n_items + 2**27 + more
 
 
 def _bounded(stored: Any, layers: slice) -> slice:  # noqa: ANN401 - safetensors' own

@@ -154,4 +154,5 @@ def _manifest(model: Model, corpus: Corpus, options: CaptureOptions) -> Manifest
         threads=model.threads,
         chat_template_sha256=template_sha256(model.tokenizer) if options.chat else None,
         hidden_size=model.hidden_size if options.hidden_states else None,
+        token_counts=options.token_counts,
     )

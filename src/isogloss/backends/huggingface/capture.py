@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
-from isogloss.arrays import Float32Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.padded_batches import Batch, make_batch
@@ -22,7 +23,9 @@ from isogloss.errors import ModelError
 __all__ = ["run_portion"]
 
 
-def run_portion(loaded: LoadedModel, portion: Sequence[Text], *, options: CaptureOptions) -> dict[str, Float32Array]:
+def run_portion(
+    loaded: LoadedModel, portion: Sequence[Text], *, options: CaptureOptions
+) -> dict[str, npt.NDArray[Any]]:
     """Run a portion of texts, as `isogloss.backends.profiles.gather` asks for it.
 
     The decoder stack runs without the language-model head. Texts are padded on the right, where in a causal model
@@ -33,8 +36,11 @@ def run_portion(loaded: LoadedModel, portion: Sequence[Text], *, options: Captur
     """
     batch = make_batch(loaded, portion, options)
     sums: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+    counted = batch.counted.flatten().nonzero().squeeze(1) if options.token_counts else None
 
     def on_router(_index: int, output: RouterOutput) -> None:
+        if counted is not None:
+            sums["expert_ids"].append(output.expert_ids[counted.to(output.expert_ids.device)].to(torch.int32))
         for name, part in _aggregate(batch, output).items():
             sums[name].append(part)
 
@@ -53,7 +59,7 @@ def run_portion(loaded: LoadedModel, portion: Sequence[Text], *, options: Captur
     return {name: _by_layer(parts) for name, parts in sums.items()}
 
 
-def _by_layer(parts: Sequence[torch.Tensor]) -> Float32Array:
+def _by_layer(parts: Sequence[torch.Tensor]) -> npt.NDArray[Any]:
     """Stack what the layers gave, which may lie on different devices."""
     return torch.stack([part.to(parts[0].device, non_blocking=True) for part in parts], dim=1).cpu().numpy()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
 
-from isogloss.arrays import Float32Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface.answers import answer_ids
@@ -31,7 +29,7 @@ from isogloss.backends.huggingface.padded_batches import reader_of
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.token_routing import route_tokens
-from isogloss.backends.token_batches import Text
+from isogloss.backends.profiles import PortionRunner
 
 __all__ = ["HuggingFaceModel", "load_model"]
 
@@ -79,7 +77,7 @@ class HuggingFaceModel(LoadedModel):
     def _observer(self) -> LogitsObserver:
         return LogitsObserver(self)
 
-    def _portion_runner(self, options: CaptureOptions) -> Callable[[Sequence[Text]], Mapping[str, Float32Array]]:
+    def _portion_runner(self, options: CaptureOptions) -> PortionRunner:
         return partial(run_portion, self, options=options)
 
 

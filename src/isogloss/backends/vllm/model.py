@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
-from isogloss.arrays import Float32Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.model import RouterCheck
 from isogloss.backends.open import refuse_unsupported
-from isogloss.backends.token_batches import Text
+from isogloss.backends.profiles import PortionRunner
 from isogloss.backends.vllm.answers import answer_ids, generation_config
 from isogloss.backends.vllm.capture import read_served, run_served
 from isogloss.backends.vllm.checks import (
@@ -95,9 +94,9 @@ class VLLMModel(ServedModel):
     def _observer(self) -> AnswersObserver:
         return AnswersObserver(self)
 
-    def _portion_runner(self, options: CaptureOptions) -> Callable[[Sequence[Text]], Mapping[str, Float32Array]]:
+    def _portion_runner(self, options: CaptureOptions) -> PortionRunner:
         refuse_unsupported(self.backend, hidden_states=options.hidden_states)
-        return partial(run_served, self)
+        return partial(run_served, self, token_counts=options.token_counts)
 
 
 def serve_model(
