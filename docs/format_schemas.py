@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
-from isogloss.analysis import Analysis, ExpertTable
+from isogloss.analysis import Analysis, ExpertTable, ExpertTokens, SpecificExperts
 from isogloss.evaluation import ArmEffect, DocumentRecord, EvaluationSummary, ItemRecord
 from isogloss.evaluation.ablation import FamiliesFile
 from isogloss.evaluation.records import EvaluationSettings, LmEvalSettings
@@ -37,6 +37,8 @@ TYPES: dict[str, tuple[type, dict[str, Any]]] = {
     "analysis": (Analysis, {}),
     "findings": (Findings, {}),
     "experts": (ExpertTable, {}),
+    "expert_tokens": (ExpertTokens, {}),
+    "specific_experts": (SpecificExperts, {}),
     "plan": (Plan, {"schema_version": PLAN_SCHEMA_VERSION}),
     "adapt_report": (AdaptReport, {}),
     "adapter": (AdapterRecord, {"schema_version": ADAPTER_SCHEMA_VERSION}),

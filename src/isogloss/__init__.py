@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from isogloss.backends.open import load
     from isogloss.evaluation import RunOptions
     from isogloss.evaluation import load_task as task
-    from isogloss.face import analyze, find_experts, report, steer
+    from isogloss.face import analyze, find_experts, inspect, report, steer
     from isogloss.learning import AdaptOptions, LearnOptions
     from isogloss.runs import Run, open_run
     from isogloss.steering import Intervention, Plan, RouterAdapter, read_adapter, read_plan, write_adapter, write_plan
@@ -53,6 +53,7 @@ __all__ = [
     "corpus",
     "evaluate",
     "find_experts",
+    "inspect",
     "learn",
     "load",
     "open_run",
@@ -91,7 +92,7 @@ _WHERE = {
     "task": "isogloss.evaluation:load_task",
     "write_adapter": "isogloss.steering",
     "write_plan": "isogloss.steering",
-    **dict.fromkeys(("analyze", "find_experts", "report", "steer"), "isogloss.face"),
+    **dict.fromkeys(("analyze", "find_experts", "inspect", "report", "steer"), "isogloss.face"),
 }
 
 

@@ -10,16 +10,26 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from isogloss.analysis import Analysis, AnalysisRequest, ExpertQuery, ExpertTable, Rule, analyze_run, query_experts
+from isogloss.analysis import (
+    Analysis,
+    AnalysisRequest,
+    ExpertQuery,
+    ExpertTable,
+    ExpertTokens,
+    Rule,
+    analyze_run,
+    expert_tokens,
+    query_experts,
+)
 from isogloss.backends.model import Model
 from isogloss.errors import RunError
 from isogloss.evaluation import EvaluationSummary
 from isogloss.languages import resolve
-from isogloss.reports import join_reports, make_report, write_report
+from isogloss.reports import join_reports, make_report, require_expert_page, write_expert_page, write_report
 from isogloss.runs import Run
 from isogloss.steering import Steering, note_other_commit
 
-__all__ = ["analyze", "find_experts", "report", "steer"]
+__all__ = ["analyze", "find_experts", "inspect", "report", "steer"]
 
 
 def analyze(
@@ -83,6 +93,40 @@ def find_experts(  # noqa: PLR0913 - the parameters of four rules, by name
         rule, threshold, layers, languages=tuple(languages), target=tuple(target), top=top, pivot=resolve(pivot)
     )
     return query_experts(run, query, base=base)
+
+
+def inspect(  # noqa: PLR0913 - what is listed, and where it is written
+    run: Run,
+    layer: int,
+    expert: int,
+    *,
+    languages: Sequence[str] = (),
+    top: int = 20,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> ExpertTokens:
+    """List the tokens that an expert is chosen for most, against chance, language by language.
+
+    Args:
+        run: captured with ``CaptureOptions(token_counts=True)``.
+        layer: decoder layer, 0-based.
+        expert: id within the layer.
+        languages: of the Run; none for all.
+        top: tokens listed per language. `isogloss.analysis.expert_tokens` says how they are ranked, and takes more.
+        out: an HTML file to write, too, new or of such a page, which is replaced; None for none.
+        force: replace a file of any kind.
+
+    Raises:
+        RunError: the Run did not count choices by token, it has no such expert, or a file of it is damaged.
+        LanguageError: a language is unknown or not in the Run.
+        FileError: the file cannot be written, or is of another kind.
+    """
+    if out is not None:
+        require_expert_page(Path(out), force=force)
+    result = expert_tokens(run, layer, expert, languages=languages, top=top)
+    if out is not None:
+        write_expert_page(result, Path(out), force=force)
+    return result
 
 
 def steer(model: Model, plan: Steering) -> AbstractContextManager[None]:

@@ -21,6 +21,13 @@ from isogloss.analysis.divergence import (
 )
 from isogloss.analysis.domains import DomainCurve, domain_divergence
 from isogloss.analysis.expert_query import ExpertQuery, Rule, query_experts
+from isogloss.analysis.expert_tokens import (
+    ExpertTokens,
+    LanguageTokens,
+    TokenRow,
+    expert_tokens,
+    require_token_counts,
+)
 from isogloss.analysis.experts import (
     ExpertRow,
     ExpertTable,
@@ -39,6 +46,7 @@ from isogloss.analysis.references import ReferenceDistance, reference_distances,
 from isogloss.analysis.resources import ResourceRow, ResourceRule, ResourceTable, language_resources, relate
 from isogloss.analysis.result import Analysis, BandPairs, Controls
 from isogloss.analysis.shares import ShareRule
+from isogloss.analysis.specific_experts import SpecificExpert, SpecificExperts, specific_experts
 from isogloss.analysis.specificity import SpecificityRule
 from isogloss.analysis.structure import LanguageStructure, LayerMatch, ReferenceTest, language_structure
 from isogloss.analysis.tables import measures, write_tables
@@ -57,7 +65,9 @@ __all__ = [
     "ExpertQuery",
     "ExpertRow",
     "ExpertTable",
+    "ExpertTokens",
     "LanguageStructure",
+    "LanguageTokens",
     "LanguageTree",
     "LayerCorrelation",
     "LayerMatch",
@@ -73,7 +83,10 @@ __all__ = [
     "ResourceTable",
     "Rule",
     "ShareRule",
+    "SpecificExpert",
+    "SpecificExperts",
     "SpecificityRule",
+    "TokenRow",
     "accuracy_correlation",
     "analyze_curves",
     "analyze_run",
@@ -89,6 +102,7 @@ __all__ = [
     "domain_divergence",
     "entropy_by_language",
     "expert_overlap",
+    "expert_tokens",
     "experts_among_languages",
     "find_in_groups",
     "language_experts",
@@ -103,7 +117,9 @@ __all__ = [
     "read_measure",
     "reference_distances",
     "relate",
+    "require_token_counts",
     "shuffled_divergence",
+    "specific_experts",
     "task_experts",
     "token_overlap_distance",
     "write_tables",

@@ -21,6 +21,7 @@ from isogloss.cli.bake import register_bake
 from isogloss.cli.catalogue import register_corpora, register_tasks
 from isogloss.cli.doctor import register_doctor
 from isogloss.cli.evaluate import register_evaluate
+from isogloss.cli.inspect import register_inspect
 from isogloss.cli.learn import register_learn
 from isogloss.cli.models import register_models
 from isogloss.cli.options import Subparsers
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.register_merge,
         register_analyze,
         commands.register_experts,
+        register_inspect,
         commands.register_plan,
         register_learn,
         register_adapt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.effects import describe_evaluation
+from isogloss.reports.expert_tokens import describe_tokens, lift_text, require_expert_page, write_expert_page
 from isogloss.reports.folders import Findings, report_on, report_study
 from isogloss.reports.page import Report, join_reports, make_report, plot, render_report, write_report
 from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
@@ -22,11 +23,15 @@ __all__ = [
     "describe_evaluation",
     "describe_experts",
     "describe_run",
+    "describe_tokens",
     "join_reports",
+    "lift_text",
     "make_report",
     "plot",
     "render_report",
     "report_on",
     "report_study",
+    "require_expert_page",
+    "write_expert_page",
     "write_report",
 ]

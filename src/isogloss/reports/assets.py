@@ -21,14 +21,20 @@ from isogloss.reports.palette import css_variables
 _HEAD = 4096  # bytes in which a page says what made it
 
 
-def render(name: str, **values: object) -> str:
-    """Fill the template ``NAME.html.j2``, with the style ``NAME.css`` and, as the only script, ``NAME.js``."""
-    script = _source(f"{name}.js")
+def render(name: str, *, style: str | None = None, **values: object) -> str:
+    """Fill the template ``NAME.html.j2``, with the style ``NAME.css`` and, as the only script, ``NAME.js``.
+
+    Args:
+        name: of the page.
+        style: name of the page whose style this one has; it has no script then. None for its own.
+        **values: of the template.
+    """
+    script = _source(f"{name}.js") if style is None else ""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_source(f"{name}.html.j2")).render(
-        style=Markup(css_variables() + _source(f"{name}.css")),  # noqa: S704 - package data
+        style=Markup(css_variables() + _source(f"{style or name}.css")),  # noqa: S704 - package data
         script=Markup(script),  # noqa: S704 - package data
         allowed_scripts=_integrity(script),
         **values,

@@ -16,6 +16,7 @@ from isogloss.reports.assets import embedded, render
 from isogloss.reports.axes import text_width
 from isogloss.reports.raster import CLEAR, indexed_picture
 from isogloss.reports.text import MISSING, counted, label, plain
+from isogloss.terminal import visible
 
 _ROW, _BLOCK, _GAP, _HEAD = 20, 7, 4, 24
 _LONGEST_LABEL = 190.0
@@ -103,7 +104,7 @@ def _shown(each: ShownText, layers: Sequence[int], preferred: BoolArray | None, 
         "drawings": drawings,
         "changed": share,
         "next": [
-            (plain(text), f"{before:.3f}", MISSING if after is None else f"{after:.3f}", before, after)
+            (visible(text), f"{before:.3f}", MISSING if after is None else f"{after:.3f}", before, after)
             for text, before, after in each.next_tokens
         ],
         "steered": each.steered is not None,
@@ -118,7 +119,7 @@ def _changed(plain_routing: TokenRouting, steered: TokenRouting) -> BoolArray:
 
 
 def _label(text: str, part: int, n: int) -> str:
-    shown = plain(text).replace(" ", "␣") or "∅"
+    shown = visible(text) or "∅"
     return f"{shown} ({part}/{n})" if n > 1 else shown
 
 
