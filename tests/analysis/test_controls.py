@@ -7,31 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_examples import drawn_manifest
 
 from isogloss.analysis import Analysis, Controls, divergence, divergence_from_pivot
 from isogloss.analysis.controls import cka, distinct_divergence, hidden_similarity, phase_divergence
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec, entropy, softmax
-from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter
+from isogloss.runs import LanguageRouting, Run, RunWriter
 from isogloss.statistics import Resampling
 
 N_ITEMS, LAYERS, N_EXPERTS, TOP_K, SIZE = 30, (1, 2, 4), 8, 2, 12
 FAST = Resampling(n_resamples=200, n_permutations=20)
-MANIFEST = Manifest(
-    model="simulated",
-    revision=None,
-    config_sha256="unknown",
-    fingerprint=None,
-    routers=tuple(RouterSpec(layer, N_EXPERTS, TOP_K) for layer in LAYERS),
-    corpus={"name": "simulated", "source": "simulated", "licence": "none"},
-    granularity="items",
-    item_ids=tuple(map(str, range(N_ITEMS))),
-    token_scope="content",
-    backend="simulated",
-    dtype="float32",
-    seed=0,
-    packages={},
-)
+MANIFEST = drawn_manifest((RouterSpec(layer, N_EXPERTS, TOP_K) for layer in LAYERS), N_ITEMS)
 LANGUAGES = ("eng_Latn", "deu_Latn", "fra_Latn", "spa_Latn", "swh_Latn")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_examples import drawn_manifest
 
 from isogloss.analysis import (
     DeltaRule,
@@ -56,21 +57,8 @@ def simulate(
     of_telugu: np.ndarray[Any, Any] | None = None,
 ) -> Run:
     """A Run where other languages move from the pivot's own distribution to another one by ``curve`` per layer."""
-    manifest = Manifest(
-        model="simulated",
-        revision=None,
-        config_sha256="unknown",
-        fingerprint=None,
-        routers=tuple(RouterSpec(layer, N_EXPERTS, TOP_K) for layer in LAYERS),
-        corpus={"name": corpus, "source": "simulated", "licence": "none"},
-        granularity="items",
-        item_ids=tuple(f"item {number}" for number in range(n_items)),
-        token_scope="content",
-        backend="none",
-        dtype="float32",
-        seed=0,
-        packages={},
-    )
+    routers = (RouterSpec(layer, N_EXPERTS, TOP_K) for layer in LAYERS)
+    manifest = drawn_manifest(routers, n_items, corpus={"name": corpus, "source": "drawn", "licence": "none"})
     generator, writer = np.random.default_rng(0), RunWriter(path, manifest)
     own = 0.5 * generator.dirichlet(np.full(N_EXPERTS, 20.0), size=(n_items, len(LAYERS))) + 0.5 / N_EXPERTS
     # Every other language moves towards the last three experts, which the pivot uses no more than others.

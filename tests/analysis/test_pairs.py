@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from run_examples import drawn_manifest
 
 from isogloss.analysis import analyze_curves, divergence, divergence_from_pivot, pairs, pairwise_divergence, threads
 from isogloss.errors import LanguageError, RunError
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec, entropy
-from isogloss.runs import LanguageRouting, Manifest, Run, RunWriter
+from isogloss.runs import LanguageRouting, Run, RunWriter
 from isogloss.statistics import Resampling
 
 Array = npt.NDArray[Any]
@@ -30,21 +31,8 @@ FEW = Resampling(n_resamples=20)
 def drawn_run(folder: Path, languages: tuple[str, ...], shape: tuple[int, int, int], *, pooled: bool = False) -> Run:
     """A Run of drawn profiles and selections, some shares exactly zero."""
     n_items, n_layers, n_experts = shape
-    manifest = Manifest(
-        model="drawn",
-        revision=None,
-        config_sha256="unknown",
-        fingerprint=None,
-        routers=tuple(RouterSpec(layer, n_experts, 1) for layer in LAYERS[:n_layers]),
-        corpus={"name": "drawn", "source": "drawn", "licence": "none"},
-        granularity="pooled" if pooled else "items",
-        item_ids=tuple(map(str, range(n_items))),
-        token_scope="content",
-        backend="none",
-        dtype="float32",
-        seed=0,
-        packages={},
-    )
+    routers = (RouterSpec(layer, n_experts, 1) for layer in LAYERS[:n_layers])
+    manifest = drawn_manifest(routers, n_items, granularity="pooled" if pooled else "items")
     writer, generator = RunWriter(folder, manifest), np.random.default_rng(5)
     for language in languages:
         counts = generator.multinomial(30, generator.dirichlet(np.ones(n_experts)), size=(n_items, n_layers))

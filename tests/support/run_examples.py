@@ -89,3 +89,11 @@ def contents(path: Path) -> dict[str, bytes]:
 def with_notes(*notes: str) -> Manifest:
     """Return the example's manifest with notes."""
     return replace(MANIFEST, notes=notes)
+
+
+def drawn_manifest(routers, n_items: int, **fields) -> Manifest:
+    """The manifest of routing that a test draws: items are numbered, and no model is behind it."""
+    items = tuple(map(str, range(n_items)))
+    corpus = {"name": "drawn", "source": "drawn", "licence": "none"}
+    made = {"model": "drawn", "revision": None, "fingerprint": None, "corpus": corpus, "backend": "none", **fields}
+    return replace(MANIFEST, routers=tuple(routers), item_ids=items, **made)
