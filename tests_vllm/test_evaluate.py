@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from killing import KilledError, kill_at
 from transformers import GenerationConfig
+from written import contents, rows_of
 
 from checkpoints import TEXTS, checkpoint
 from engines import Engines
@@ -197,16 +198,6 @@ def test_long_texts_are_measured_to_the_last_token_of_the_context_and_refused_be
         both.vllm.answer(["Yes"], max_new_tokens=500, add_special_tokens=True, sampling=None)
 
 
-def files(folder):
-    """Name to content of every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def lines(path):
-    """The records of a file of answers."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.parametrize("name", ["organism", "organism:scenes", "organism:reference"])
 @ORGANISM
 def test_an_evaluation_is_that_of_transformers(both, tmp_path, name):
@@ -219,7 +210,7 @@ def test_an_evaluation_is_that_of_transformers(both, tmp_path, name):
     }
     for arm in ("baseline", *arms):
         for language in task.items:
-            found, expected = (lines(tmp_path / kind / arm / f"{language}.jsonl") for kind in summaries)
+            found, expected = (rows_of(tmp_path / kind / arm / f"{language}.jsonl") for kind in summaries)
             assert len(found) == 4
             for mine, theirs in zip(found, expected, strict=True):
                 measured = [[*row.pop("log_likelihoods", []), row.pop("value")] for row in (mine, theirs)]
@@ -253,7 +244,7 @@ def test_killed_at_any_moment_it_goes_on(both, tmp_path, monkeypatch):
                 deaths += 1
         assert both.served.call("isogloss_status")[0]["plan_sha256"] is None
     assert deaths >= 3
-    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 @ORGANISM
@@ -266,7 +257,7 @@ def test_rules_by_language_steer_requests_in_it_alone(both, tmp_path):
     run_evaluation(both.vllm, task, {"plan": conditional, "always": plain}, out=tmp_path / "eval", options=FEW)
 
     def nats(arm, language):
-        return [row["log_likelihoods"] for row in lines(tmp_path / "eval" / arm / f"{language}.jsonl")]
+        return [row["log_likelihoods"] for row in rows_of(tmp_path / "eval" / arm / f"{language}.jsonl")]
 
     assert nats("plan", "eng_Latn") == nats("baseline", "eng_Latn")
     assert nats("plan", "swh_Latn") == nats("always", "swh_Latn") != nats("baseline", "swh_Latn")
@@ -302,14 +293,14 @@ def test_the_command_killed_goes_on(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (out / "summary.json").exists()
-    before = {name: content for name, content in files(out).items() if name.endswith("eng_Latn.jsonl")}
+    before = {name: content for name, content in contents(out).items() if name.endswith("eng_Latn.jsonl")}
     subprocess.run(command, env=os.environ, check=True, capture_output=True)
     for name, content in before.items():
         complete = content[: content.rfind(b"\n") + 1]
         assert (out / name).read_bytes().startswith(complete)
     for arm in ("baseline", "plan", "random-0"):
         for language in ("eng_Latn", "swh_Latn"):
-            rows = lines(out / arm / f"{language}.jsonl")
+            rows = rows_of(out / arm / f"{language}.jsonl")
             assert [row["item"] for row in rows] == [
                 item.item_id for item in load_task("organism", languages=[language], n_items=4).items[language]
             ]

@@ -14,6 +14,7 @@ import time
 import pytest
 from commands import printed, run
 from safetensors.torch import load_file, save_file
+from written import contents
 
 from isogloss.cli import main
 from isogloss.organism.shipped import model_folder
@@ -21,11 +22,6 @@ from isogloss.steering import read_plan
 
 LANGUAGES = "eng_Latn,deu_Latn,jpn_Jpan"
 SMALL = ["--languages", LANGUAGES, "--items", "12"]
-
-
-def files(folder):
-    """Name to content of every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +53,9 @@ def test_capture_to_evaluation(captured, tmp_path, capsys):
     assert set(summary["per_language"]) == {"eng_Latn", "swh_Latn"}
     assert set(summary["arms"]) == {"baseline", "plan", *(f"random-{seed}" for seed in range(5))}
     assert max(summary["changed_choices"]["plan"].values()) > 0
-    before = files(tmp_path / "eval")
+    before = contents(tmp_path / "eval")
     assert run(*evaluation, "-o", tmp_path / "eval") == 0
-    assert files(tmp_path / "eval") == before
+    assert contents(tmp_path / "eval") == before
     assert run(*evaluation, "--controls", "0", "-o", tmp_path / "eval") == 2
     assert "other settings (arms." in capsys.readouterr().err
     assert run(*evaluation, "-o", captured / "run") == 2
@@ -170,9 +166,9 @@ def test_killed_capture_ends_bit_identical(tmp_path, corpus, request):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     subprocess.run(command, cwd=stopped, env=environment, check=True, capture_output=True)
-    assert files(stopped) == files(whole)
-    expected = {"run/.lock", "run/manifest.json", *(f"run/{code}.safetensors" for code in LANGUAGES.split(","))}
-    assert set(files(whole)) == expected
+    assert contents(stopped) == contents(whole)
+    expected = {"run/manifest.json", *(f"run/{code}.safetensors" for code in LANGUAGES.split(","))}
+    assert set(contents(whole)) == expected
 
 
 def bad(name, *arguments, message):
@@ -215,9 +211,9 @@ def test_wrong_use_is_one_readable_message(tmp_path, capsys, arguments, message)
         "latin1": {"eng_Latn.txt": "é\n".encode("latin-1")},
         "duplicate": {"eng_Latn.txt": b"one\n", "en.txt": b"one\n"},
     }
-    for name, contents in corpora.items():
+    for name, texts in corpora.items():
         (tmp_path / name).mkdir()
-        for file, content in contents.items():
+        for file, content in texts.items():
             (tmp_path / name / file).write_bytes(content)
     (tmp_path / "junk.json").write_text("{")
     (tmp_path / "study.toml").write_text("colour = 1\n")
@@ -279,7 +275,7 @@ def test_foreign_folder_is_not_written_into(tmp_path, capsys):
     """A capture into a folder with other files refuses and touches nothing."""
     (tmp_path / "note.txt").write_text("mine")
     assert run("capture", "organism", "--corpus", "organism", *SMALL, "-o", tmp_path) == 2
-    assert files(tmp_path) == {"note.txt": b"mine"}
+    assert contents(tmp_path) == {"note.txt": b"mine"}
     assert str(tmp_path) in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from written import contents
 
 pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 
@@ -269,11 +270,6 @@ def test_what_was_done_is_recorded(run):
         assert [json.loads(line)["item"] for line in lines] == [str(place) for place in range(N_SUMS)]
 
 
-def files(folder):
-    """Name to content of every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(planted, folder, tmp_path, monkeypatch):
     """The same command goes on where it stopped."""
@@ -284,7 +280,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(planted, folder, tmp_p
         return evaluate(planted, asked, arms, out=out, options=RunOptions(batch_size=2))
 
     summary, out = again(tmp_path / "whole"), tmp_path / "killed"
-    expected, moment = files(tmp_path / "whole"), 0
+    expected, moment = contents(tmp_path / "whole"), 0
     while True:
         with monkeypatch.context() as patch:
             kill_at(patch, moment)
@@ -295,7 +291,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(planted, folder, tmp_p
             else:
                 break
         assert again(out) == summary
-        assert files(out) == expected
+        assert contents(out) == expected
         shutil.rmtree(out)
         moment += 4
     assert moment > 30

@@ -18,6 +18,7 @@ from calendar_days import DATED, set_day
 from fake_engine import FakeEngine
 from killing import KilledError, kill_at, start_signalled
 from transformers import AutoTokenizer
+from written import contents, rows_of
 
 from isogloss.backends.model import Likelihood, Sampling
 from isogloss.backends.open import load
@@ -61,16 +62,6 @@ def texts():
     return Task("texts", items, parse_number, 0, scoring="reference", metric="bits_per_byte")
 
 
-def files(folder):
-    """Name to content of every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def lines(path):
-    """The records of a file of answers."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.parametrize("arms", [{"plan": Plan(FINGERPRINT)}, {"plan": PLAN, "other": Plan(FINGERPRINT)}])
 def test_an_empty_plan_is_refused(tmp_path, arms):
     """An arm that answers as the baseline compares nothing; no folder is made for it."""
@@ -94,7 +85,7 @@ def test_all_arms_are_asked_the_same(tmp_path, task):
     per_item = 2 if task.scoring == "options" else 1
     assert [len(what[0]) for what in asked[0]] == [2 * per_item, 2 * per_item, per_item] * 2
     for code in LANGUAGES:
-        prompts = [[row["prompt_sha256"] for row in lines(tmp_path / "eval" / arm / f"{code}.jsonl")] for arm in ARMS]
+        prompts = [[row["prompt_sha256"] for row in rows_of(tmp_path / "eval" / arm / f"{code}.jsonl")] for arm in ARMS]
         expected = [hashlib.sha256(item.prompt.encode()).hexdigest() for item in task.items[code]]
         assert prompts == [expected] * 2
 
@@ -102,17 +93,17 @@ def test_all_arms_are_asked_the_same(tmp_path, task):
 def test_a_line_holds_what_is_needed_later(tmp_path):
     """Output, what was read off it, what was expected, and its score, by kind of scoring."""
     run_evaluation(FakeEngine(), sums(), ARMS, out=tmp_path / "a", options=OPTIONS)
-    for row in lines(tmp_path / "a" / "plan" / "eng_Latn.jsonl"):
+    for row in rows_of(tmp_path / "a" / "plan" / "eng_Latn.jsonl"):
         assert row["correct"] == (row["parsed"] == row["expected"])
         assert (row["parsed"] is None) == (row["output"] == "")
         assert row["value"] == float(row["correct"])
     run_evaluation(FakeEngine(), choices(), ARMS, out=tmp_path / "b", options=OPTIONS)
-    for row in lines(tmp_path / "b" / "plan" / "eng_Latn.jsonl"):
+    for row in rows_of(tmp_path / "b" / "plan" / "eng_Latn.jsonl"):
         yes, no = row["log_likelihoods"]
         assert row["correct"] == (no > yes)
         assert row["n_tokens"] == [3, 3]
     run_evaluation(FakeEngine(), texts(), ARMS, out=tmp_path / "c", options=OPTIONS)
-    for row in lines(tmp_path / "c" / "plan" / "eng_Latn.jsonl"):
+    for row in rows_of(tmp_path / "c" / "plan" / "eng_Latn.jsonl"):
         assert row["correct"] is None
         assert row["value"] == pytest.approx(-row["log_likelihoods"][0] / math.log(2) / len("eng_Latn ü 1".encode()))
 
@@ -126,7 +117,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, monkeypatch,
     whole = tmp_path / "whole"
     undisturbed = FakeEngine()
     summary = run_evaluation(undisturbed, task, {"plan": PLAN}, out=whole, options=OPTIONS)
-    expected, moment = files(whole), 0
+    expected, moment = contents(whole), 0
     while True:
         out = tmp_path / "killed"
         first, second = FakeEngine(), FakeEngine()
@@ -139,7 +130,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, monkeypatch,
             else:
                 break
         assert run_evaluation(second, task, {"plan": PLAN}, out=out, options=OPTIONS) == summary
-        assert files(out) == expected
+        assert contents(out) == expected
         assert len(first.asked) + len(second.asked) <= len(undisturbed.asked) + 1  # the batch in flight
         shutil.rmtree(out)
         moment += 1
@@ -181,11 +172,11 @@ def test_finished_batches_are_not_answered_again(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path, engine, task, options, named):
     """Nothing is answered or changed."""
     run_evaluation(FakeEngine(), sums(), ARMS, out=tmp_path / "eval", options=OPTIONS)
-    before = files(tmp_path / "eval")
+    before = contents(tmp_path / "eval")
     with pytest.raises(RunError, match=rf"other settings \({named}: "):
         run_evaluation(engine, task, ARMS, out=tmp_path / "eval", options=options)
     assert engine.asked == []
-    assert files(tmp_path / "eval") == before
+    assert contents(tmp_path / "eval") == before
 
 
 def test_a_plan_without_effect_is_refused(tmp_path):
@@ -360,7 +351,7 @@ def test_an_evaluation_keeps_its_date_over_midnight(tmp_path, monkeypatch):
         run_evaluation(engines[1], task, {"plan": PLAN}, out=folder, options=OPTIONS)
     set_day(monkeypatch, "2026-08-06")
     run_evaluation(engines[2], task, {"plan": PLAN}, out=folder, options=OPTIONS)
-    assert files(folder) == files(tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
     assert all(prompt.startswith("05 Aug 2026") for _, (prompts, *_) in engines[2].asked for prompt in prompts)
     assert json.loads((folder / "settings.json").read_text())["date"] == "2026-08-05"
     run_evaluation(engines[3], task, {"plan": PLAN}, out=tmp_path / "new", options=OPTIONS)
@@ -372,10 +363,10 @@ def test_an_evaluation_without_a_date_resumes_on_any_day(tmp_path, monkeypatch):
     set_day(monkeypatch, "2026-08-05")
     run_evaluation(FakeEngine(), sums(), {"plan": PLAN}, out=tmp_path / "eval", options=OPTIONS)
     assert "date" not in json.loads((tmp_path / "eval" / "settings.json").read_text())
-    before = files(tmp_path / "eval")
+    before = contents(tmp_path / "eval")
     set_day(monkeypatch, "2026-08-06")
     run_evaluation(FakeEngine(), sums(), {"plan": PLAN}, out=tmp_path / "eval", options=OPTIONS)
-    assert files(tmp_path / "eval") == before
+    assert contents(tmp_path / "eval") == before
 
 
 def test_a_plan_by_phase_has_a_divergence(tmp_path):
@@ -408,7 +399,7 @@ def test_a_likelihood_that_is_no_number(tmp_path):
             return [Likelihood(math.nan, 3, greedy=False) for _ in pairs]
 
     run_evaluation(Broken(), choices(), {"plan": PLAN}, out=tmp_path / "a")
-    assert lines(tmp_path / "a" / "plan" / "eng_Latn.jsonl")[0]["log_likelihoods"] == [None, None]
+    assert rows_of(tmp_path / "a" / "plan" / "eng_Latn.jsonl")[0]["log_likelihoods"] == [None, None]
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["unparsable"]["plan"]["eng_Latn"]["value"] == 1.0
     with pytest.raises(RunError, match="item '0': the log-likelihood is nan"):
         run_evaluation(Broken(), texts(), {"plan": PLAN}, out=tmp_path / "b")
@@ -421,7 +412,7 @@ def test_the_summary_counts_what_the_lines_say(tmp_path):
     assert to_json(summary) == json.loads((tmp_path / "eval" / "summary.json").read_text())
     for arm in ("baseline", *ARMS):
         for code in LANGUAGES:
-            rows = lines(tmp_path / "eval" / arm / f"{code}.jsonl")
+            rows = rows_of(tmp_path / "eval" / arm / f"{code}.jsonl")
             assert summary.arms[arm][code] == pytest.approx(sum(row["correct"] for row in rows) / 30)
             unread = summary.unparsable[arm][code]
             assert unread.value == pytest.approx(sum(row["output"] == "" for row in rows) / 30)
@@ -454,7 +445,7 @@ def test_group_means_weigh_groups_alike(tmp_path):
     items = {"eng_Latn": [Item(str(i), f"{i}?", str(i % 3), group="a" if i < 6 else "b") for i in range(8)]}
     task = Task("grouped", items, parse_number, 8, group_mean=True)
     summary = run_evaluation(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
-    right = [row["correct"] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
+    right = [row["correct"] for row in rows_of(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
     expected = (sum(right[:6]) / 6 + sum(right[6:]) / 2) / 2
     assert summary.group_mean["plan"]["eng_Latn"].steered.value == pytest.approx(expected)
 
@@ -464,7 +455,7 @@ def test_bits_of_the_corpus_are_bits_over_bytes(tmp_path):
     items = {"eng_Latn": [Item(str(i), "", reference="a" * (i + 1)) for i in range(6)]}
     task = Task("texts", items, parse_number, 0, scoring="reference", metric="bits_per_byte")
     summary = run_evaluation(FakeEngine(), task, {"plan": PLAN}, out=tmp_path / "eval")
-    nats = [row["log_likelihoods"][0] for row in lines(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
+    nats = [row["log_likelihoods"][0] for row in rows_of(tmp_path / "eval" / "plan" / "eng_Latn.jsonl")]
     value = summary.corpus["plan"]["eng_Latn"].steered.value
     assert value == pytest.approx(-sum(nats) / math.log(2) / 21)
     assert summary.better == "lower"
@@ -522,7 +513,7 @@ def test_sigkill_and_a_second_process(tmp_path, plan_file, capsys):
     assert not (stopped / "summary.json").exists()
     assert main(command(plan_file, stopped)) == 0
     assert main(command(plan_file, whole)) == 0
-    assert files(stopped) == files(whole)
+    assert contents(stopped) == contents(whole)
 
 
 def test_the_table_says_first_whether_anything_is_shown(tmp_path, plan_file, capsys):
@@ -577,5 +568,5 @@ def test_sampled_answers_do_not_depend_on_batches(tmp_path, plan_file):
     for size, arms in ((5, {"plan": plan}), (2, {"other": plan, "plan": plan})):
         out = tmp_path / str(size)
         run_evaluation(engine, task, arms, out=out, options=RunOptions(size, sampling))
-        outputs.append([row["output"] for row in lines(out / "plan" / "swh_Latn.jsonl")])
+        outputs.append([row["output"] for row in rows_of(out / "plan" / "swh_Latn.jsonl")])
     assert outputs[0] == outputs[1]

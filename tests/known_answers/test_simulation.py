@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import binom
+from written import contents
 
 from isogloss.analysis import (
     DeltaRule,
@@ -44,11 +45,6 @@ PLANTED = (
 )
 WORLD = SimulatedWorld(planted=PLANTED, n_items=40)
 SMALL = SimulatedWorld(n_items=6, n_layers=3, middle=(1, 1), tokens=5.0, planted=PLANTED[:1])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a Run."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @st.composite

@@ -9,6 +9,7 @@ import pytest
 from commands import run
 from killing import KilledError, kill_at, start_signalled
 from models import TEXTS, checkpoint, tiny
+from written import contents
 
 from isogloss.corpora import Corpus
 from isogloss.learning import LearnOptions, gather_data, learn_plan
@@ -34,11 +35,6 @@ def data_of(kind, examples):
     generic = Corpus("generic", texts, tuple(map(str, range(len(TEXTS)))), "CC0-1.0", "ours")
     sources = {"examples": examples, "languages": ["sw", "de"], "generic": generic}
     return gather_data(None, **sources, protect=() if kind == "offset" else None)
-
-
-def contents(folder):
-    """Every file of a folder, by its path in it."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow

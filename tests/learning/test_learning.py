@@ -17,6 +17,7 @@ from models import TEXTS, each_family, tiny
 from safetensors import safe_open
 from safetensors.numpy import save
 from slow import slow_but
+from written import contents
 
 from isogloss.backends.huggingface.offsets import Offsets, offsets_applied
 from isogloss.backends.open import load
@@ -134,11 +135,6 @@ def test_experts_that_no_token_chose_keep_offset_0_and_are_counted(examples, tmp
     arrays = LearningFolder(tmp_path / "out").resume().arrays
     assert ((arrays["values"] != 0) == (arrays["reached"] != 0)).all()
     assert (arrays["reached"] == 0).sum() == final.without_gradient
-
-
-def contents(folder):
-    """Every file of a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_learning_keeps_its_date_over_midnight(examples, tmp_path, monkeypatch):

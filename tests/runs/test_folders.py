@@ -6,7 +6,8 @@ import os
 
 import pytest
 from commands import run
-from run_examples import LANGUAGES, MANIFEST, contents, digest, routing, write
+from run_examples import LANGUAGES, MANIFEST, digest, routing, write
+from written import contents
 
 from isogloss.errors import RunError
 from isogloss.folders import locked

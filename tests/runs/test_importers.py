@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_examples import contents
+from written import contents
 
 from isogloss.errors import RunError
 from isogloss.runs import import_counts_json, merge, open_run

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_examples import LANGUAGES, MANIFEST, contents, with_notes, write
+from run_examples import LANGUAGES, MANIFEST, with_notes, write
+from written import contents
 
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec

@@ -16,12 +16,12 @@ from run_examples import (
     LANGUAGES,
     MANIFEST,
     WITH_OPTIONS,
-    contents,
     digest,
     routing,
     routing_with_options,
     write,
 )
+from written import contents
 
 from isogloss.errors import LanguageError, RunError
 from isogloss.routing import RouterSpec

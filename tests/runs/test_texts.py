@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 from commands import run
-from run_examples import LANGUAGES, MANIFEST, contents, digest, routing, write
+from run_examples import LANGUAGES, MANIFEST, digest, routing, write
+from written import contents
 
 from isogloss.errors import RunError
 from isogloss.runs import RunWriter, merge, open_run

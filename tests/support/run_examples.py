@@ -79,13 +79,6 @@ def write(path: Path, languages=LANGUAGES, manifest: Manifest = MANIFEST, *, see
     return writer.finish() if finish else Run(path, writer.manifest)
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """Read all files of a folder, hidden ones too, but for the lock of a process that has ended, which is empty."""
-    read = {file.name: file.read_bytes() for file in path.iterdir()}
-    assert not read.pop(".lock", b"")
-    return read
-
-
 def with_notes(*notes: str) -> Manifest:
     """Return the example's manifest with notes."""
     return replace(MANIFEST, notes=notes)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from written import contents
 
 from isogloss.backends.open import load
 from isogloss.cli import main
@@ -54,12 +55,6 @@ def settings(world):
 def finished(world, settings):
     """The folder and the result."""
     return world / "out", ablate(settings, world / "out")
-
-
-def files(folder):
-    """Name to content of every result."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != ".lock"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_the_planted_expert_is_needed_by_english(finished):
@@ -113,12 +108,12 @@ def test_settings_and_families_are_hashed_before_the_measurement(finished):
 def test_a_stopped_ablation_ends_with_the_same_bytes(finished, settings):
     """A torn file of answers and a missing result are made anew; a plan that was changed is refused."""
     folder, result = finished
-    before = files(folder)
+    before = contents(folder)
     torn = next((folder / "measured" / "0" / "planted.eng_Latn").glob("*.jsonl"))
     torn.write_bytes(torn.read_bytes()[:-5])
     (folder / "ablation.json").unlink()
     assert ablate(settings, folder) == result
-    assert files(folder) == before
+    assert contents(folder) == before
     (folder / "ablation.json").unlink()
     plan = folder / "plans" / "planted.eng_Latn.json"
     kept = plan.read_bytes()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from models import checkpoint, tiny
 from safetensors.torch import load_file, save_file
+from written import contents
 
 from isogloss.analysis import DeltaRule, task_experts
 from isogloss.backends.capture_options import CaptureOptions
@@ -65,11 +66,6 @@ def renamed_tokens(model):
     return HuggingFaceModel(model.model, tokenizer, name=model.name)
 
 
-def files(folder):
-    """Names and bytes."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def forget(path, *names):
     """Rewrite JSON as older versions did, without some fields."""
     raw = read_json(path)
@@ -81,12 +77,12 @@ def forget(path, *names):
 def test_a_capture_goes_on_with_the_same_weights_alone(tmp_path, model, negated):
     """And a tokenizer that cuts texts otherwise is another one; what is there stays as it is."""
     capture_corpus(model, CORPUS, tmp_path / "run", languages=["en"])
-    before = files(tmp_path / "run")
+    before = contents(tmp_path / "run")
     with pytest.raises(RunError, match=WEIGHTS):
         capture_corpus(negated, CORPUS, tmp_path / "run")
     with pytest.raises(RunError, match=r"tokenizer_sha256 \("):
         capture_corpus(renamed_tokens(model), CORPUS, tmp_path / "run")
-    assert files(tmp_path / "run") == before
+    assert contents(tmp_path / "run") == before
     assert capture_corpus(model, CORPUS, tmp_path / "run").languages == ("deu_Latn", "eng_Latn")
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import KilledError, kill_at
+from written import contents, rows_of
 
 from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.cli import main
@@ -67,20 +68,9 @@ def small_sweep(world, **grid):
     return planted_sweep(world, eval_languages=SMALL, corpus_items=20, n_controls=1, grid=CandidateGrid(**grid))
 
 
-def files(folder):
-    """Name to content of every result below a folder."""
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: content for name, content in found.items() if not name.endswith(".lock")}
-
-
 def read(path):
     """A file of JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def lines(path):
-    """The records of a file of answers."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +130,8 @@ def test_dev_and_test_share_no_item(planted, world):
     for split in ("dev", "test"):
         assert read(out / split / "settings.json")["split"] == split
         expected = [item.item_id for item in load_task(str(world / "problems"), split=split).items[PIVOT]]
-        assert [row["item"] for row in lines(out / split / "baseline" / "eng_Latn.jsonl")] == expected
-    prompts = [{row["prompt_sha256"] for row in lines(out / split / "plan" / "eng_Latn.jsonl")} for split in
+        assert [row["item"] for row in rows_of(out / split / "baseline" / "eng_Latn.jsonl")] == expected
+    prompts = [{row["prompt_sha256"] for row in rows_of(out / split / "plan" / "eng_Latn.jsonl")} for split in
                ("dev", "test")]  # fmt: skip
     assert not prompts[0] & prompts[1]
 
@@ -152,7 +142,7 @@ def test_gains_are_those_of_the_lines(planted):
     for row in [result.dev[0], result.dev[-1]]:
         means = {
             arm: {
-                code: np.mean([line["value"] for line in lines(out / "dev" / arm / f"{code}.jsonl")])
+                code: np.mean([line["value"] for line in rows_of(out / "dev" / arm / f"{code}.jsonl")])
                 for code in LEXICON
             }
             for arm in ("baseline", row.arm)
@@ -190,7 +180,7 @@ def test_the_test_split_is_loaded_after_the_winner_is_written(world, tmp_path, m
     assert loaded[0] == ("dev", None)
     tested = [written for split, written in loaded if split == "test"]
     assert tested == [(tmp_path / "out" / "winner.json").read_bytes()]
-    n_dev, n_test = (len(lines(tmp_path / "out" / split / "plan" / "eng_Latn.jsonl")) for split in ("dev", "test"))
+    n_dev, n_test = (len(rows_of(tmp_path / "out" / split / "plan" / "eng_Latn.jsonl")) for split in ("dev", "test"))
     assert result.n_plans == 2
     assert sum(answered) == len(SMALL) * (n_dev * (1 + 2) + n_test * (1 + 1 + 1))
 
@@ -212,7 +202,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(world, finished, tmp
         stages.add(present[-1] if present else "nothing")
         assert kills < 60
     assert {"run", "dev", "test"} <= stages
-    assert files(out) == files(finished)
+    assert contents(out) == contents(finished)
 
 
 @pytest.mark.slow
@@ -236,7 +226,7 @@ def test_killed_as_each_file_of_its_own_is_put_in_place(world, finished, tmp_pat
             assert (out / name).is_file() != before
             assert (out / "test").exists() == (name == "sweep.json")
     assert run_sweep(small_sweep(world), out) == result
-    assert files(out) == files(finished)
+    assert contents(out) == contents(finished)
 
 
 def test_a_written_winner_is_never_changed(world, finished, tmp_path):
@@ -252,10 +242,10 @@ def test_a_written_winner_is_never_changed(world, finished, tmp_path):
     sha256 = read(out / "candidates.json")["plans"][ranked[1]["arm"]]
     fixed = {"winner": ranked[1]["name"], "reason": "by hand", "candidate": ranked[1], "plan": plan}
     (out / "winner.json").write_text(json.dumps(fixed | {"plan_sha256": sha256}))
-    before = files(out)
+    before = contents(out)
     result = run_sweep(small_sweep(world), out)
     assert result.winner == ranked[1]["name"]
-    assert {name: files(out)[name] for name in before} == before
+    assert {name: contents(out)[name] for name in before} == before
     assert read(out / "test" / "settings.json")["arms"]["plan"] == sha256
     (out / "sweep.json").unlink()
     (out / "winner.json").write_text(json.dumps(fixed | {"plan_sha256": "0" * 64}))
@@ -282,11 +272,11 @@ def test_a_winner_that_changes_nothing_on_test_is_said_to_be_untested(world, fin
 
 def test_other_settings_need_another_folder(world, finished):
     """A finished sweep is read, not run; with another grid it is refused and left alone."""
-    before = files(finished)
+    before = contents(finished)
     assert run_sweep(small_sweep(world), finished) == SweepResult.read(finished / "sweep.json")
     with pytest.raises(RunError, match=r"other settings \(grid"):
         run_sweep(small_sweep(world, strengths=(0.1,)), finished)
-    assert files(finished) == before
+    assert contents(finished) == before
 
 
 def test_without_a_gain_there_is_no_winner_and_no_test(world, tmp_path, monkeypatch):
