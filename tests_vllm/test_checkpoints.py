@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kinds import plan_of
 
 from checkpoints import FAMILIES, TEXTS, checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention
 from oracle import TOLERANCE, transformers_answers
 
 DENSE_FIRST = ("qwen3_moe", "glm4_moe", "deepseek_v3")
@@ -18,11 +19,6 @@ DENSE_FIRST = ("qwen3_moe", "glm4_moe", "deepseek_v3")
 def model(request):
     """A checkpoint as transformers loads it."""
     return load_model(str(checkpoint(request.param)), dtype="float32")
-
-
-def plan_of(loaded, *interventions):
-    """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 def captured(loaded):

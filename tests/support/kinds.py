@@ -1,10 +1,12 @@
-"""One intervention of every kind, and the dtypes in which all of them must hold."""
+"""One intervention of every kind, the dtypes in which all of them must hold, and plans for a model at hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from isogloss.steering import Intervention
+from isogloss.steering import Intervention, Plan
 
 DTYPES = [torch.float32, torch.bfloat16]
 LAST = 3  # of the olmoe model
@@ -22,3 +24,24 @@ EVERY_KIND = [
 
 # Changes of every logit and of some; that forced and banned experts are obeyed has tests of its own.
 LOGIT_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "offset")]
+
+
+def plan_of(loaded, *interventions):
+    """A plan for this model."""
+    return Plan(loaded.fingerprint, interventions, {"test": "test"})
+
+
+def everywhere(loaded, *interventions, layers=None):
+    """A plan with the same interventions in every routed layer, or in some; their own layer is not looked at."""
+    chosen = [router.layer for router in loaded.routers if layers is None or router.layer in layers]
+    return plan_of(loaded, *(replace(each, layer=layer) for layer in chosen for each in interventions))
+
+
+def forced_and_banned(loaded, *, layers=None):
+    """A plan that forces expert 5 and bans expert 0, in every routed layer or in some."""
+    return everywhere(loaded, Intervention("force", 0, (5,)), Intervention("ban", 0, (0,)), layers=layers)
+
+
+def forced(loaded, **conditions):
+    """A plan that forces an expert in every routed layer."""
+    return everywhere(loaded, Intervention("force", 0, (5,), **conditions))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import random_adapter
+from kinds import plan_of
 from models import hooked_logits, tiny
 
 import isogloss as ig
@@ -19,7 +20,7 @@ from isogloss.cli.main import main
 from isogloss.errors import CorpusError, ModelError
 from isogloss.reports.tokens import ShownText, token_page
 from isogloss.routing import route
-from isogloss.steering import Intervention, Plan, read_steering, write_adapter
+from isogloss.steering import Intervention, read_steering, write_adapter
 from isogloss.workflows import show_texts
 
 TEXT = "Swali: Anna ana matofaa 12."
@@ -47,11 +48,6 @@ class Scripts(HTMLParser):
             self.data.append(json.loads(data))
         elif not self._script:
             self.text += data
-
-
-def plan_of(loaded, *interventions):
-    """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 @pytest.mark.parametrize("family", ["olmoe", "qwen3_moe"])

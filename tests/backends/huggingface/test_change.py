@@ -7,21 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from kinds import plan_of
 from models import FEW, TEXTS, each_family, tiny
 
 from isogloss.backends.huggingface import measure_change, steer
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import CorpusError
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention
 
 STRONG = Intervention("ban", 2, (0, 1, 2))
 ANSWERS = tuple(f" {text}" for text in reversed(TEXTS))
-
-
-def plan_of(loaded, *interventions):
-    """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 def naive(loaded, plan, ids, start):

@@ -7,10 +7,9 @@ import shutil
 
 import pytest
 import torch
+from kinds import forced
 from models import TEXTS, tiny
 from transformers import CompileConfig
-
-from isogloss.steering import Intervention, Plan
 
 WAYS = {
     "model.compile": lambda model: model.compile(backend="eager"),
@@ -28,12 +27,6 @@ def _fresh_graphs():
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
-
-
-def forced(loaded, **conditions):
-    """A plan that forces an expert in every routed layer."""
-    edits = tuple(Intervention("force", router.layer, (5,), **conditions) for router in loaded.routers)
-    return Plan(loaded.fingerprint, edits, {"test": "test"})
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 import torch
 from doubles import central_difference, in_double, in_float64
+from kinds import everywhere
 from models import REPRESENTATIVES, TEXTS, each_family
 
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention
 
 EDITS = {
     "soft": {"experts": (1, 4), "strength": 0.5},
@@ -23,16 +24,10 @@ EDITS = {
 }
 
 
-def plan_of(loaded, *kinds):
-    """The same interventions in every routed layer."""
-    edits = [Intervention(kind, spec.layer, **EDITS[kind]) for spec in loaded.routers for kind in kinds]
-    return Plan(loaded.fingerprint, tuple(edits), {"test": "test"})
-
-
 def computed(loaded, kinds):
     """One number of everything that the model predicts under a plan, which is made for the weights as they are."""
     ids = loaded.tokenizer(TEXTS[1], return_tensors="pt")["input_ids"]
-    with loaded.steer(plan_of(loaded, *kinds)):
+    with loaded.steer(everywhere(loaded, *(Intervention(kind, 0, **EDITS[kind]) for kind in kinds))):
         logits = loaded.model(ids, use_cache=False).logits
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=logits.dtype)
     return (logits * weights).sum()

@@ -9,25 +9,14 @@ import types
 import numpy as np
 import pytest
 import torch
+from kinds import forced_and_banned
 from models import ITEM_IDS, TEXTS, each_family, generate, tiny, tokenizer
 from transformers.integrations import mxfp4
 
 from isogloss.backends.huggingface import HuggingFaceModel, measure_change, prove_routers, steer
 from isogloss.errors import ModelError
 from isogloss.evaluation import Item, Task
-from isogloss.steering import Intervention, Plan
 from isogloss.workflows.evaluate import evaluate_plan
-
-
-def plan_of(loaded, *, layers=None):
-    """A plan that forces expert 5 and bans expert 0, in all routed layers by default."""
-    edits = [
-        edit
-        for router in loaded.router_modules
-        if layers is None or router.spec.layer in layers
-        for edit in (Intervention("force", router.spec.layer, (5,)), Intervention("ban", router.spec.layer, (0,)))
-    ]
-    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
 
 
 class KernelExperts(torch.nn.Module):
@@ -81,13 +70,13 @@ def test_mxfp4_kernels_are_refused(monkeypatch, tmp_path):
         prove_routers(loaded, TEXTS[1])
     with pytest.raises(ModelError, match=BYPASSED):
         loaded.capture(TEXTS, ITEM_IDS)
-    plan = plan_of(loaded)
+    plan = forced_and_banned(loaded)
     with pytest.raises(ModelError, match=BYPASSED):
         measure_change(loaded, plan, TEXTS)
     with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan):
         generate(loaded, TEXTS[:1], max_new_tokens=2)
     with pytest.raises(ModelError, match=BYPASSED):
-        evaluate_plan(loaded, plan_of(loaded, layers={1}), task=some_task(), arms=(), out=tmp_path / "eval")
+        evaluate_plan(loaded, forced_and_banned(loaded, layers={1}), task=some_task(), arms=(), out=tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
 
 
@@ -95,12 +84,12 @@ def test_a_bypass_ends_the_forward_in_which_it_happens(monkeypatch):
     """Under a plan no forward returns unsteered logits, even if the routers of other layers are steered."""
     _, loaded = with_mxfp4_kernels(monkeypatch, layers=[2])
     returned = []
-    with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan_of(loaded)):
+    with pytest.raises(ModelError, match=BYPASSED), steer(loaded, forced_and_banned(loaded)):
         returned.append(logits_of(loaded))
     assert not returned
     assert not loaded.decoder._forward_hooks
     assert not loaded.decoder._forward_pre_hooks
-    with steer(loaded, plan_of(loaded, layers={0, 1, 3})):  # a plan that leaves the layer alone is applied
+    with steer(loaded, forced_and_banned(loaded, layers={0, 1, 3})):  # a plan that leaves the layer alone is applied
         logits_of(loaded)
 
 
@@ -110,7 +99,7 @@ def test_steering_notices_a_bypassed_router(family):
     loaded = tiny(family)
     router = loaded.router_modules[-1]
     name = next(name for name, module in router.block.named_modules() if module is router.module)
-    plan = plan_of(loaded, layers={router.spec.layer})
+    plan = forced_and_banned(loaded, layers={router.spec.layer})
     other, ids = copy.deepcopy(router.module), tokenizer()(TEXTS[1], return_tensors="pt")
 
     def run(use):
@@ -162,7 +151,7 @@ def test_router_kernel_that_disagrees_is_refused(family, kernel, tmp_path):
     loaded = with_kernel(family, kernel)
     with pytest.raises(ModelError, match="chooses otherwise than the reference router"):
         prove_routers(loaded, TEXTS[1])
-    steerable = plan_of(loaded, layers={loaded.router_modules[0].spec.layer})
+    steerable = forced_and_banned(loaded, layers={loaded.router_modules[0].spec.layer})
     with pytest.raises(ModelError, match="chooses otherwise than the reference router"):
         evaluate_plan(loaded, steerable, task=some_task(), arms=(), out=tmp_path / "eval")
 
@@ -171,7 +160,10 @@ def test_router_kernel_that_disagrees_is_refused(family, kernel, tmp_path):
 def test_router_kernel_cannot_be_steered(family):
     """The product inside a kernel is out of reach; the first forward under a plan says so."""
     loaded = with_kernel(family, exact_kernel)
-    with pytest.raises(ModelError, match="ran once; its logits were edited 0 times"), steer(loaded, plan_of(loaded)):
+    with (
+        pytest.raises(ModelError, match="ran once; its logits were edited 0 times"),
+        steer(loaded, forced_and_banned(loaded)),
+    ):
         logits_of(loaded)
 
 
@@ -190,5 +182,5 @@ def test_block_kernel_is_refused():
     torch.testing.assert_close(logits_of(loaded), logits_of(tiny("gpt_oss")))
     with pytest.raises(ModelError, match=BYPASSED):
         prove_routers(loaded, TEXTS[1])
-    with pytest.raises(ModelError, match=BYPASSED), steer(loaded, plan_of(loaded)):
+    with pytest.raises(ModelError, match=BYPASSED), steer(loaded, forced_and_banned(loaded)):
         logits_of(loaded)

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from deadline import PATIENCE
+from kinds import forced
 from models import ITEM_IDS, TEXTS, tiny
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, StoppingCriteriaList, TextIteratorStreamer
@@ -21,12 +22,6 @@ from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks for it
-
-
-def forced(loaded, **conditions):
-    """A plan that forces an expert in every routed layer."""
-    edits = tuple(Intervention("force", router.layer, (5,), **conditions) for router in loaded.routers)
-    return Plan(loaded.fingerprint, edits, {"test": "test"})
 
 
 def ids_of(loaded):

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from kinds import everywhere
 from models import FAMILIES, FEW, ITEM_IDS, TEXTS, checkpoint, each_family, generate, tokenizer
 from transformers.utils import logging
 
 from isogloss.backends.huggingface import HuggingFaceModel, load_model, prove_routers, steer
 from isogloss.backends.huggingface import devices as devices_module
 from isogloss.errors import ModelError
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention
 
 # They read weights of a module that they do not call, which are therefore never fetched.
 UNFETCHED = {"dbrx", "jetmoe", "longcat_flash"}
@@ -72,17 +73,8 @@ def half_on_disk(family):
 
 def every_layer(loaded):
     """A plan that forces, bans and softly favours experts in all layers."""
-    layers = [router.spec.layer for router in loaded.router_modules]
-    edits = [
-        edit
-        for layer in layers
-        for edit in (
-            Intervention("soft", layer, (1,), strength=0.5),
-            Intervention("force", layer, (5,)),
-            Intervention("ban", layer, (0, 3)),
-        )
-    ]
-    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
+    soft = Intervention("soft", 0, (1,), strength=0.5)
+    return everywhere(loaded, soft, Intervention("force", 0, (5,)), Intervention("ban", 0, (0, 3)))
 
 
 def require_same(spread, plain):

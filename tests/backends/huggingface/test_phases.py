@@ -8,7 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from kinds import DTYPES, EVERY_KIND
+from kinds import DTYPES, EVERY_KIND, everywhere
 from models import FEW, ITEM_IDS, TEXTS, each_family, generate, tiny
 from slow import slow_but
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -17,16 +17,9 @@ from isogloss.backends.huggingface import HuggingFaceModel, measure_change, stee
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
-from isogloss.steering import Intervention, Plan
+from isogloss.steering import Intervention
 
 N_NEW = 5
-
-
-def plan_of(loaded, *interventions):
-    """A plan with the same interventions in every routed layer; their own layer is not looked at."""
-    layers = [router.spec.layer for router in loaded.router_modules]
-    edits = [Intervention(**{**each.to_json(), "layer": layer}) for layer in layers for each in interventions]
-    return Plan(loaded.fingerprint, tuple(edits), {"test": "test"})
 
 
 GENERATION_ONLY = (
@@ -88,7 +81,7 @@ def same_choices(found, expected):
 def test_generating_equals_reading_the_same_text_with_a_mask(family):
     """Same experts and logits from a cache, token by token, as from one forward that marks the written tokens."""
     loaded = tiny(family)
-    plan, ids = plan_of(loaded, *DIFFERENT), two_prompts(loaded)
+    plan, ids = everywhere(loaded, *DIFFERENT), two_prompts(loaded)
     with steer(loaded, plan):
         with choices_of(loaded) as written:
             sequences, logits = answer(loaded, ids)
@@ -109,7 +102,7 @@ def test_generating_equals_reading_the_same_text_with_a_mask(family):
 def test_a_generation_that_reads_all_tokens_again_is_steered_alike(family):
     """Without a cache, each step edits the tokens that were given and those that were written as with one."""
     loaded = tiny(family)
-    plan, ids = plan_of(loaded, *DIFFERENT), two_prompts(loaded)
+    plan, ids = everywhere(loaded, *DIFFERENT), two_prompts(loaded)
     with steer(loaded, plan):
         sequences, logits = answer(loaded, ids)
         again, uncached = answer(loaded, ids, use_cache=False)
@@ -121,7 +114,7 @@ def test_a_generation_that_reads_all_tokens_again_is_steered_alike(family):
 def test_a_mask_has_a_row_of_its_own_for_every_text(family):
     """Rows of a batch with different starts are edited as each of them alone."""
     loaded = tiny(family)
-    plan, ids = plan_of(loaded, *DIFFERENT), two_prompts(loaded)
+    plan, ids = everywhere(loaded, *DIFFERENT), two_prompts(loaded)
     with steer(loaded, plan):
         together = read(loaded, ids, tail_mask(ids, 3, 9))
         alone = [read(loaded, ids[row : row + 1], tail_mask(ids, start)) for row, start in enumerate((3, 9))]
@@ -137,10 +130,10 @@ def test_conditions_that_do_not_hold_change_no_bit(family, dtype):
     loaded = tiny(family, dtype=dtype)
     ids = two_prompts(loaded)
     plain = read(loaded, ids)
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         assert torch.equal(read(loaded, ids), plain)
         assert not torch.equal(read(loaded, ids, torch.ones_like(ids, dtype=torch.bool)), plain)
-    with steer(loaded, plan_of(loaded, Intervention("force", 0, (6,), phase="prompt"))):
+    with steer(loaded, everywhere(loaded, Intervention("force", 0, (6,), phase="prompt"))):
         assert torch.equal(read(loaded, ids, torch.ones_like(ids, dtype=torch.bool)), plain)
         assert not torch.equal(read(loaded, ids), plain)
 
@@ -151,8 +144,8 @@ def test_an_intervention_split_into_its_phases_is_the_same(dtype, intervention):
     """Both phases at once, and one intervention for each, give bit-identical answers, token by token and in a text."""
     loaded = tiny("olmoe", dtype=dtype)
     ids, raw = two_prompts(loaded), intervention.to_json()
-    whole = plan_of(loaded, intervention)
-    halves = plan_of(loaded, *(Intervention(**raw, phase=phase) for phase in ("prompt", "generation")))
+    whole = everywhere(loaded, intervention)
+    halves = everywhere(loaded, *(Intervention(**raw, phase=phase) for phase in ("prompt", "generation")))
     found = []
     for plan in (whole, halves):
         with steer(loaded, plan):
@@ -167,7 +160,7 @@ def test_an_intervention_split_into_its_phases_is_the_same(dtype, intervention):
 def test_answers_of_our_own_generate_are_steered_in_their_phase():
     """A batch of prompts of different lengths is answered as each alone, under a plan for the generation."""
     loaded = tiny("qwen3_moe")
-    plan = plan_of(loaded, *GENERATION_ONLY)
+    plan = everywhere(loaded, *GENERATION_ONLY)
     plain = generate(loaded, TEXTS, max_new_tokens=6)
     with steer(loaded, plan):
         together = generate(loaded, TEXTS, max_new_tokens=6)
@@ -180,7 +173,7 @@ def test_captured_texts_are_prompts():
     """Capture under a plan for the generation sees the unsteered model."""
     loaded = tiny("olmoe")
     plain = loaded.capture(TEXTS, ITEM_IDS)
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         steered = loaded.capture(TEXTS, ITEM_IDS)
     np.testing.assert_array_equal(plain.profiles, steered.profiles)
 
@@ -188,7 +181,7 @@ def test_captured_texts_are_prompts():
 def test_the_model_is_as_before_also_after_an_error_in_generate():
     """Afterwards generate is the class's own, no hook is left, and later forwards read prompts again."""
     loaded = tiny("olmoe")
-    ids, plan = two_prompts(loaded), plan_of(loaded, *GENERATION_ONLY)
+    ids, plan = two_prompts(loaded), everywhere(loaded, *GENERATION_ONLY)
     plain = read(loaded, ids)
 
     def interrupt(_module, _inputs, output):
@@ -209,7 +202,7 @@ def test_a_generate_of_the_callers_own_is_kept():
     """Who has replaced generate on the model finds the replacement there afterwards."""
     loaded = tiny("olmoe")
     own = loaded.model.generate = lambda *_, **__: "own"
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         assert loaded.model.generate() == "own"
         read(loaded, two_prompts(loaded))
     assert loaded.model.generate is own
@@ -220,7 +213,7 @@ def test_ways_to_generate_that_mix_phases_are_refused(name):
     """Assisted decoding is refused."""
     loaded = tiny("qwen3_moe")
     value = tiny("qwen3_moe", seed=1).model if name == "assistant_model" else 4
-    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         answer(loaded, two_prompts(loaded)[:1], **{name: value})
 
 
@@ -228,7 +221,7 @@ def test_assistance_that_the_checkpoint_asks_for_is_refused():
     """The same where the model's own configuration looks proposals up in the prompt."""
     loaded = tiny("qwen3_moe")
     loaded.model.generation_config.prompt_lookup_num_tokens = 4
-    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with pytest.raises(ModelError, match="without an assistant"), steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         answer(loaded, two_prompts(loaded)[:1])
 
 
@@ -246,7 +239,7 @@ def with_adapters(loaded, ids):
     """PEFT's own way to generate, with adapters that change nothing yet."""
     config = peft.LoraConfig(target_modules=["q_proj"])
     outer = HuggingFaceModel(peft.get_peft_model(loaded.model, config), loaded.tokenizer, name="adapted")
-    with steer(outer, plan_of(outer, *DIFFERENT)):
+    with steer(outer, everywhere(outer, *DIFFERENT)):
         return answer(outer, ids)[0]
 
 
@@ -256,7 +249,7 @@ def steered_by_way(way, loaded, ids):
     options = {"max_new_tokens": N_NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     if way == "adapters":
         return with_adapters(loaded, ids)
-    with steer(loaded, plan_of(loaded, *DIFFERENT)), torch.no_grad():
+    with steer(loaded, everywhere(loaded, *DIFFERENT)), torch.no_grad():
         if way == "by hand":
             return by_hand(loaded, ids)
         if way == "prefix cache":
@@ -277,7 +270,7 @@ def test_every_way_to_generate_is_steered_alike(family, way):
     loaded = tiny(family)
     ids = two_prompts(loaded)
     plain, _ = answer(loaded, ids)
-    with steer(loaded, plan_of(loaded, *DIFFERENT)):
+    with steer(loaded, everywhere(loaded, *DIFFERENT)):
         expected, _ = answer(loaded, ids)
     assert not torch.equal(expected, plain)
     assert torch.equal(steered_by_way(way, loaded, ids), expected)
@@ -288,7 +281,7 @@ def test_beams_are_steered_in_their_phase():
     loaded = tiny("olmoe")
     ids = two_prompts(loaded)
     plain = [loaded.model.generate(ids, max_new_tokens=N_NEW, do_sample=False, **beams) for beams in BEAMS]
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         steered = [loaded.model.generate(ids, max_new_tokens=N_NEW, do_sample=False, **beams) for beams in BEAMS]
     assert torch.equal(*steered)
     assert not torch.equal(steered[0], plain[0])
@@ -298,7 +291,7 @@ def test_forwards_that_may_be_of_either_phase_are_refused():
     """Several tokens after a cache may be given or written; a mask says which."""
     loaded = tiny("olmoe")
     ids = two_prompts(loaded)
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)), torch.no_grad():
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)), torch.no_grad():
         cache = loaded.model(ids, use_cache=True).past_key_values
         with pytest.raises(ModelError, match=r"reads 3 tokens after \d+ in its cache"):
             loaded.model(ids[:, :3], past_key_values=cache)
@@ -318,7 +311,7 @@ def test_batches_of_continuous_requests_are_refused_and_never_unsteered():
             loaded.model.generate_batch([ids], config, small)
 
     with pytest.raises(ModelError, match=r"another thread failed .*continuous batching"):
-        asked(plan_of(loaded, *GENERATION_ONLY))
+        asked(everywhere(loaded, *GENERATION_ONLY))
 
 
 @pytest.mark.parametrize(
@@ -332,14 +325,14 @@ def test_batches_of_continuous_requests_are_refused_and_never_unsteered():
 def test_masks_that_do_not_fit_are_refused(mask, message):
     """A mask must be of bools and have the shape of the input ids."""
     loaded = tiny("olmoe")
-    with pytest.raises(ModelError, match=message), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with pytest.raises(ModelError, match=message), steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         read(loaded, two_prompts(loaded), mask)
 
 
 def test_a_router_that_sees_other_tokens_than_the_mask_is_refused():
     """Phases are told apart only where the router has a row for every token; no mask outlives its plan."""
     loaded = tiny("olmoe")
-    ids, plan = two_prompts(loaded), plan_of(loaded, *GENERATION_ONLY)
+    ids, plan = two_prompts(loaded), everywhere(loaded, *GENERATION_ONLY)
     module, hidden = loaded.router_modules[0].module, torch.ones(3, 32)
     plain = module(hidden)
 
@@ -355,7 +348,7 @@ def test_a_router_that_sees_other_tokens_than_the_mask_is_refused():
 def test_a_router_that_runs_by_itself_has_no_phase():
     """Outside of a forward of the model nothing says what its tokens are."""
     loaded = tiny("olmoe")
-    plan = plan_of(loaded, *GENERATION_ONLY)
+    plan = everywhere(loaded, *GENERATION_ONLY)
     with pytest.raises(ModelError, match="outside of a forward of the whole model"), steer(loaded, plan):
         loaded.router_modules[0].module(torch.ones(3, 32))
 
@@ -364,20 +357,20 @@ def test_a_mask_without_a_plan_or_conditions_changes_nothing():
     """Scoring may mark its tokens whatever arm is being scored, also where the plan begins inside."""
     loaded = tiny("olmoe")
     ids = two_prompts(loaded)
-    mask, plan = tail_mask(ids, 3, 9), plan_of(loaded, Intervention("force", 0, (6,)))
+    mask, plan = tail_mask(ids, 3, 9), everywhere(loaded, Intervention("force", 0, (6,)))
     assert torch.equal(read(loaded, ids, mask), read(loaded, ids))
     with steer(loaded, plan):
         assert torch.equal(read(loaded, ids, mask), read(loaded, ids))
-    with steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         expected = read(loaded, ids, mask)
-    with mark_generated(loaded, mask), steer(loaded, plan_of(loaded, *GENERATION_ONLY)):
+    with mark_generated(loaded, mask), steer(loaded, everywhere(loaded, *GENERATION_ONLY)):
         assert torch.equal(read(loaded, ids), expected)
 
 
 def test_plans_are_not_nested():
     """A second plan inside the first is refused; after it, the next one is not."""
     loaded = tiny("olmoe")
-    plan = plan_of(loaded, *GENERATION_ONLY)
+    plan = everywhere(loaded, *GENERATION_ONLY)
     with pytest.raises(PlanError, match="another plan is active"), steer(loaded, plan), steer(loaded, plan):
         pass
     with steer(loaded, plan):
@@ -388,7 +381,7 @@ def test_plans_with_languages_are_applied_by_request():
     """The model refuses the conditional plan; what it chooses for a request acts, or changes no bit."""
     loaded = tiny("olmoe")
     ids = two_prompts(loaded)
-    plan = plan_of(loaded, Intervention("force", 0, (6,), languages=("sw",)))
+    plan = everywhere(loaded, Intervention("force", 0, (6,), languages=("sw",)))
     plain = read(loaded, ids)
     with pytest.raises(PlanError, match="for_request"), steer(loaded, plan):
         pass
@@ -401,8 +394,8 @@ def test_plans_with_languages_are_applied_by_request():
 def test_the_effect_of_a_plan_for_the_generation_is_measured_on_generated_tokens():
     """Probe texts are read in the phase that the plan edits, so that its effect is not missed."""
     loaded = tiny("olmoe")
-    plan = plan_of(loaded, *GENERATION_ONLY)
+    plan = everywhere(loaded, *GENERATION_ONLY)
     effect = measure_change(loaded, plan, TEXTS)
     effect.require(plan)
-    both = plan_of(loaded, *(Intervention(each.kind, 0, each.experts) for each in GENERATION_ONLY))
+    both = everywhere(loaded, *(Intervention(each.kind, 0, each.experts) for each in GENERATION_ONLY))
     assert effect == measure_change(loaded, both, TEXTS)

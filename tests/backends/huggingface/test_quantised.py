@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from configs import randomise, tiny_config
+from kinds import forced_and_banned
 from models import ITEM_IDS, TEXTS, checkpoint, generate, tiny, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -28,22 +29,11 @@ from isogloss.backends.huggingface.checks import try_padding
 from isogloss.cli import main
 from isogloss.errors import ModelError
 from isogloss.runs import open_run
-from isogloss.steering import Intervention, Plan
-
-
-def plan_of(loaded):
-    """A plan that forces expert 5 and bans expert 0 in all routed layers."""
-    edits = [
-        edit
-        for router in loaded.router_modules
-        for edit in (Intervention("force", router.spec.layer, (5,)), Intervention("ban", router.spec.layer, (0,)))
-    ]
-    return Plan(fingerprint=loaded.fingerprint, interventions=tuple(edits), provenance={"test": "test"})
 
 
 def steered(loaded):
     """Selections under the plan."""
-    with steer(loaded, plan_of(loaded)):
+    with steer(loaded, forced_and_banned(loaded)):
         return loaded.capture(TEXTS, ITEM_IDS).selections
 
 
@@ -207,7 +197,7 @@ def test_routers_that_bitsandbytes_quantises_are_refused(family, bits):
 def test_training_mode_is_refused(family):
     """A model, or one part of it, that was put back into training mode is neither captured nor proven nor tried."""
     loaded = tiny(family)
-    plan = plan_of(loaded)
+    plan = forced_and_banned(loaded)
     loaded.model.train()
     for use in (
         lambda: prove_routers(loaded, TEXTS[1]),

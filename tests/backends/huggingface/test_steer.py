@@ -13,7 +13,7 @@ import pytest
 import torch
 from configs import randomise, tiny_config
 from deadline import PATIENCE
-from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS
+from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS, plan_of
 from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
 from slow import slow_but
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
@@ -23,7 +23,7 @@ from isogloss import routing
 from isogloss.backends.huggingface import HuggingFaceModel, measure_change, steer
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
-from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer
+from isogloss.steering import Intervention, apply_choice, apply_edit, compile_layer
 
 LONG = " ".join(TEXTS)
 
@@ -46,11 +46,6 @@ def in_last_layer(loaded, intervention):
     experts = tuple(int(most_chosen[expert]) for expert in intervention.experts)
     experts = experts[: spec.top_k] if intervention.kind == "force" else experts
     return dataclasses.replace(intervention, layer=spec.layer, experts=experts)
-
-
-def plan_of(loaded, *interventions):
-    """A plan for this model."""
-    return Plan(fingerprint=loaded.fingerprint, interventions=interventions, provenance={"test": "test"})
 
 
 def observe(loaded, text=TEXTS[1]):
