@@ -26,11 +26,8 @@ from isogloss.analysis import (
     ShareRule,
     SpecificityRule,
     analyze_curves,
-    consistency_by_language,
     correlate,
     divergence,
-    divergence_from_pivot,
-    entropy_by_language,
     experts_among_languages,
     language_experts,
     mantel,
@@ -83,11 +80,12 @@ def intervals(n_items: int, n: int, *, n_truth: int = 20_000) -> list[Row]:
     hits: dict[str, list[bool]] = {}
     width = []
     for run, _, resampling in runs(replace(world, n_items=n_items), n):
-        apart = divergence_from_pivot(run, PIVOT, resampling=resampling)[TARGET]
+        analysis = analyze_curves(run, pivot=PIVOT, resampling=resampling)
+        apart = analysis.divergence[TARGET]
         for name, estimates, values in (
             ("divergence", apart, true.divergence),
-            ("entropy", entropy_by_language(run, resampling=resampling)[TARGET], true.entropy),
-            ("consistency", consistency_by_language(run, resampling=resampling)[TARGET], true.consistency),
+            ("entropy", analysis.entropy[TARGET], true.entropy),
+            ("consistency", analysis.consistency[TARGET], true.consistency),
         ):
             for layer, where in enumerate(("outer", "middle")):
                 held = covers(estimates[layer], values[TARGET][layer])

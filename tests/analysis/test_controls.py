@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_examples import drawn_manifest
 
-from isogloss.analysis import Analysis, Controls, divergence, divergence_from_pivot
+from isogloss.analysis import Analysis, Controls, analyze_curves, divergence
 from isogloss.analysis.controls import cka, distinct_divergence, hidden_similarity, phase_divergence
 from isogloss.errors import RunError
 from isogloss.routing import RouterSpec, entropy, softmax
@@ -160,7 +160,7 @@ def hidden_run(path: Path, *, noise: tuple[float, ...]) -> Run:
 def test_hidden_similarity_falls_with_noise_and_mirrors_routing(tmp_path):
     """Noisier states are less alike; routing made from them alone correlates with them."""
     run = hidden_run(tmp_path, noise=(0.0, 0.0, 0.3, 0.8, 2.0))
-    routing = divergence_from_pivot(run, "eng_Latn", resampling=FAST)
+    routing = analyze_curves(run, resampling=FAST).divergence
     found = hidden_similarity(run, "eng_Latn", routing=routing, resampling=FAST)
     for curves in (found.cosine, found.cka):
         means = [np.mean([point.value for point in curves[code]]) for code in LANGUAGES[1:]]

@@ -14,12 +14,8 @@ from isogloss.analysis import (
     DeltaRule,
     ShareRule,
     analyze_curves,
-    consistency_by_language,
-    divergence_from_pivot,
-    entropy_by_language,
     experts_among_languages,
     language_experts,
-    shuffled_divergence,
     task_experts,
 )
 from isogloss.errors import LanguageError, RunError
@@ -139,15 +135,6 @@ def test_analysis_is_strict_json_with_the_documented_fields(u_run: Run):
     for curve in (*raw["divergence"].values(), *raw["entropy"].values(), *raw["consistency"].values()):
         assert [point["layer"] for point in curve] == list(LAYERS)
         assert all(point.keys() == {"layer", "value", "low", "high", "n"} for point in curve)
-
-
-def test_parts_equal_the_analysis(u_run: Run):
-    """Each measure alone gives what the analysis gives: the resamples are the same."""
-    found = analyze_curves(u_run, resampling=FAST)
-    assert divergence_from_pivot(u_run, "eng_Latn", resampling=FAST) == found.divergence
-    assert shuffled_divergence(u_run, "eng_Latn", resampling=FAST) == found.shuffled
-    assert entropy_by_language(u_run, resampling=FAST) == found.entropy
-    assert consistency_by_language(u_run, resampling=FAST) == found.consistency
 
 
 def test_shuffled_items_diverge_more_than_translations(u_run: Run):
@@ -283,10 +270,6 @@ def test_pooled_runs_say_what_they_refuse(counts: Run):
     assert raw["middle_layers"]["start_interval"] is None
     point = raw["divergence"]["swh_Latn"][0]
     assert (point["low"], point["high"], point["n"]) == (None, None, 1)
-    with pytest.raises(RunError, match="consistency needs one record per item"):
-        consistency_by_language(counts)
-    with pytest.raises(RunError, match="shuffled pairing needs one record per item"):
-        shuffled_divergence(counts, "eng_Latn")
     with pytest.raises(RunError, match=r"delta rule .* needs one record per item"):
         language_experts(counts, "swh_Latn", pivot="eng_Latn", rule=DeltaRule(0.3))
 

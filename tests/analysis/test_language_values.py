@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isogloss.analysis import accuracy_correlation, divergence_from_pivot
+from isogloss.analysis import accuracy_correlation, analyze_curves
 from isogloss.analysis.language_values import read_measure
 from isogloss.errors import IsoglossError, LanguageError, RunError
 from isogloss.runs import import_counts_json
@@ -40,7 +40,7 @@ def test_published_accuracies_are_too_few_for_the_published_counts(shared_data: 
     run = import_counts_json(shared_data / "routing" / "conctsai_qwen3-30b-a3b_mgsm", tmp_path / "run")
     measure = read_measure(shared_data / "perf_tables" / "qwen3_30b_a3b_belebele_0shot_15langs.json")
     with pytest.raises(LanguageError, match=r"3 languages .* ben_Beng, fra_Latn, zho_Hans"):
-        accuracy_correlation(divergence_from_pivot(run, "eng_Latn"), measure)
+        accuracy_correlation(analyze_curves(run).divergence, measure)
 
 
 @pytest.mark.parametrize(

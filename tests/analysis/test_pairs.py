@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from run_examples import drawn_manifest
 
-from isogloss.analysis import analyze_curves, divergence, divergence_from_pivot, pairs, pairwise_divergence, threads
+from isogloss.analysis import analyze_curves, divergence, pairs, pairwise_divergence, threads
 from isogloss.errors import LanguageError, RunError
 from isogloss.languages import FLORES_200
 from isogloss.routing import RouterSpec, entropy
@@ -112,7 +112,7 @@ def test_parts_and_threads_change_no_bit(
 def test_a_row_of_pairs_is_the_divergence_from_that_pivot(run: Run):
     """Both ways to the same number agree."""
     matrix = pairwise_divergence(run, by="items").values
-    for language, curve in divergence_from_pivot(run, "eng_Latn", resampling=FEW).items():
+    for language, curve in analyze_curves(run, resampling=FEW).divergence.items():
         column = matrix[:, 1, LANGUAGES.index(language)]
         np.testing.assert_allclose([point.value for point in curve], column, atol=1e-12)
 
@@ -211,7 +211,6 @@ def test_several_pivots_give_the_mean_over_them(run: Run):
     chosen = ("eng_Latn", "zho_Hans")
     found = analyze_curves(run, pivot=chosen, resampling=FEW)
     assert found.divergence.keys() == {"deu_Latn", "swh_Latn", "tel_Telu"} == found.divergence_ceiling.keys()
-    assert found.divergence == divergence_from_pivot(run, chosen, resampling=FEW)
     for language, curve in found.divergence.items():
         own = shares(run, language, "profile")
         by_hand = np.mean([divergence(shares(run, pivot, "profile"), own) for pivot in chosen], axis=0).mean(axis=0)
@@ -234,7 +233,7 @@ def test_a_set_of_one_pivot_is_that_pivot(run: Run):
 def test_no_pivot_or_one_twice_is_refused(run: Run, pivots: list[str]):
     """A set has at least one pivot and none twice."""
     with pytest.raises(LanguageError, match="at least one, none twice"):
-        divergence_from_pivot(run, pivots)
+        analyze_curves(run, pivot=pivots)
 
 
 def test_shuffled_pairing_compares_each_item_with_its_partner(run: Run):

@@ -11,13 +11,11 @@ from isogloss.analysis.correlation import (
     correlate,
     correlate_measures,
 )
-from isogloss.analysis.curves import analyze_curves, consistency_by_language, default_bands, entropy_by_language
+from isogloss.analysis.curves import analyze_curves, default_bands
 from isogloss.analysis.differences import ContrastRule, DeltaRule
 from isogloss.analysis.divergence import (
     divergence,
     divergence_ceiling,
-    divergence_from_pivot,
-    shuffled_divergence,
 )
 from isogloss.analysis.domains import DomainCurve, domain_divergence
 from isogloss.analysis.expert_query import ExpertQuery, Rule, query_experts
@@ -91,16 +89,13 @@ __all__ = [
     "analyze_curves",
     "analyze_run",
     "band_correlation",
-    "consistency_by_language",
     "correlate",
     "correlate_measures",
     "default_bands",
     "divergence",
     "divergence_ceiling",
     "divergence_change",
-    "divergence_from_pivot",
     "domain_divergence",
-    "entropy_by_language",
     "expert_overlap",
     "expert_tokens",
     "experts_among_languages",
@@ -118,7 +113,6 @@ __all__ = [
     "reference_distances",
     "relate",
     "require_token_counts",
-    "shuffled_divergence",
     "specific_experts",
     "task_experts",
     "token_overlap_distance",

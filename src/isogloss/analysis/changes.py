@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DivergenceChange", "divergence_change"]
 
+_QUANTITY: Quantity = "profile"
 _ALIKE = ("item_ids", "phase", "new_tokens", *HOW_READ)
 
 
@@ -78,7 +79,6 @@ def divergence_change(
     *,
     pivot: str | Sequence[str] = "eng_Latn",
     languages: Sequence[str] | None = None,
-    quantity: Quantity = "profile",
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> DivergenceChange:
     """Compare the divergence of every language from the pivot in two Runs, layer by layer.
@@ -91,7 +91,6 @@ def divergence_change(
         after: the second, of the same items, read and counted alike.
         pivot: reference language, or several.
         languages: to compare; None for all that both Runs hold.
-        quantity: what divergence compares.
         resampling: of the items; the same resamples serve both Runs, all languages and all layers.
 
     Raises:
@@ -108,11 +107,11 @@ def divergence_change(
         run.manifest.require_items("the change of divergence")
     _require_alike(before.manifest, after.manifest, (*as_pivots(pivot), *chosen))
     counts = resampling.draw(before.manifest.shape[0])
-    pivots = [[read_distributions(run, code, quantity) for code in as_pivots(pivot)] for run in (before, after)]
+    pivots = [[read_distributions(run, code, _QUANTITY) for code in as_pivots(pivot)] for run in (before, after)]
 
     def measure(language: str) -> tuple[FloatArray, FloatArray]:
         one, other = (
-            from_pivots(references, read_distributions(run, language, quantity))
+            from_pivots(references, read_distributions(run, language, _QUANTITY))
             for run, references in zip((before, after), pivots, strict=True)
         )
         return one, other
@@ -121,7 +120,7 @@ def divergence_change(
     return DivergenceChange(
         pivot=",".join(as_pivots(pivot)),
         layers=tuple(router.layer for router in before.manifest.routers),
-        quantity=quantity,
+        quantity=_QUANTITY,
         before={code: resampling.estimate(one, counts) for code, (one, _) in measured.items()},
         after={code: resampling.estimate(other, counts) for code, (_, other) in measured.items()},
         change={code: resampling.estimate(other - one, counts) for code, (one, other) in measured.items()},

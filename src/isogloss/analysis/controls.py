@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from isogloss.analysis.correlation import LEAST_CORRELATED, LayerCorrelation, correlate
-from isogloss.analysis.divergence import Curves, divergence, estimate_languages, other_languages, read_shares
+from isogloss.analysis.divergence import Curves, divergence, other_languages, read_shares
+from isogloss.analysis.threads import in_threads
 from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
 from isogloss.records import Number, Record
@@ -243,4 +244,6 @@ def phase_divergence(prompt: Run, generation: Run, *, resampling: Resampling = D
     def measure(language: str) -> FloatArray:
         return divergence(read_shares(prompt, language), read_shares(generation, language))
 
-    return estimate_languages(prompt, languages, measure, resampling)
+    counts = resampling.draw(prompt.manifest.shape[0])
+    curves = in_threads(lambda language: resampling.estimate(measure(language), counts), languages)
+    return dict(zip(languages, curves, strict=True))

@@ -16,7 +16,6 @@ from isogloss.analysis.divergence import (
     as_pivots,
     ceiling_between,
     default_quantity,
-    estimate_languages,
     from_pivots,
     other_languages,
     read_distributions,
@@ -38,35 +37,7 @@ from isogloss.statistics import (
     resampled_means,
 )
 
-__all__ = ["analyze_curves", "consistency_by_language", "default_bands", "entropy_by_language"]
-
-
-def entropy_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
-    """Estimate the mean routing entropy of every language in every routed layer, in nats.
-
-    Of a pooled Run it is the entropy of the pooled selections, which is higher than a mean over items and carries no
-    interval.
-    """
-
-    def measure(language: str) -> FloatArray:
-        if run.manifest.granularity == "items":
-            return run.load_items(language, "entropy", slice(None))
-        return read_distributions(run, language, default_quantity(run.manifest)).entropy
-
-    return estimate_languages(run, run.languages, measure, resampling)
-
-
-def consistency_by_language(run: Run, *, resampling: Resampling = DEFAULT_RESAMPLING) -> Curves:
-    """Estimate how alike the expert sets of two tokens of an item are, for every language and routed layer.
-
-    Items with a single token have no pair and do not count.
-
-    Raises:
-        RunError: the Run is pooled.
-    """
-    run.manifest.require_items("consistency")
-    measure = partial(run.load_items, name="consistency", items=slice(None))
-    return estimate_languages(run, run.languages, measure, resampling)
+__all__ = ["analyze_curves", "default_bands"]
 
 
 @dataclass(frozen=True)

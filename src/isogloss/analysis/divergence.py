@@ -12,20 +12,17 @@ precision the rounding of entropies, divided by the little room that near-unifor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from isogloss.analysis.threads import in_threads
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.errors import LanguageError, RunError
 from isogloss.runs import Manifest, Run
 from isogloss.statistics import (
-    DEFAULT_RESAMPLING,
     Estimate,
-    Resampling,
 )
 
 __all__ = [
@@ -39,13 +36,10 @@ __all__ = [
     "default_quantity",
     "divergence",
     "divergence_ceiling",
-    "divergence_from_pivot",
-    "estimate_languages",
     "from_pivots",
     "other_languages",
     "read_distributions",
     "read_shares",
-    "shuffled_divergence",
     "shuffled_from_pivots",
     "shuffled_partners",
 ]
@@ -251,53 +245,22 @@ def other_languages(run: Run, pivot: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def from_pivots(pivots: Sequence[Distributions], other: Distributions) -> FloatArray:
-    """Average over the pivots, per item and layer, the divergence of a language from each: ``[n_items, n_layers]``."""
+    """Average over the pivots, per item and layer, the divergence of a language from each: ``[n_items, n_layers]``.
+
+    Source:
+        arXiv 2510.04694, equation 2; sets of pivots are ours.
+    """
     return np.asarray(np.mean([between(reference, other) for reference in pivots], axis=0))
 
 
 def shuffled_from_pivots(pivots: Sequence[Distributions], other: Distributions, partners: IntArray) -> FloatArray:
-    """Do as `from_pivots`, item i of the language against item ``partners[i]`` of each pivot.
+    """Do as `from_pivots`, item i of the language against item ``partners[i]`` of each pivot: the ceiling of noise.
 
-    The language is put in the order of its partners, and the result back: so no second copy of every pivot is held.
+    A language whose divergence reaches this level shares no more with the pivot than unrelated texts do. That an item
+    also serves as a partner once is not resampled. The language is put in the order of its partners, and the result
+    back: so no second copy of every pivot is held.
     """
     return from_pivots(pivots, other[np.argsort(partners)])[partners]
-
-
-def divergence_from_pivot(
-    run: Run,
-    pivot: str | Sequence[str],
-    *,
-    quantity: Quantity | None = None,
-    resampling: Resampling = DEFAULT_RESAMPLING,
-) -> Curves:
-    """Estimate the divergence of every language from the pivot, or from a set of pivots, in every routed layer.
-
-    From a set it is the mean over the pivots of the divergence from each, per item; the pivots have no curve. By
-    default profiles are compared, and selections in a pooled Run, whose curves have no intervals. The same resamples
-    serve all languages and layers.
-
-    Raises:
-        LanguageError: a pivot is absent or given twice, or the pivots are alone.
-
-    Source:
-        arXiv 2510.04694, equation 2; the intervals and the sets are ours.
-    """
-    chosen = quantity or default_quantity(run.manifest)
-    references = [read_distributions(run, code, chosen) for code in as_pivots(pivot)]
-
-    def measure(language: str) -> FloatArray:
-        return from_pivots(references, read_distributions(run, language, chosen))
-
-    return estimate_languages(run, other_languages(run, pivot), measure, resampling)
-
-
-def estimate_languages(
-    run: Run, languages: Sequence[str], measure: Callable[[str], FloatArray], resampling: Resampling
-) -> Curves:
-    """Estimate the means over items of what ``measure`` gives for a language, ``[n_items, n_layers]``, in threads."""
-    counts = resampling.draw(run.manifest.shape[0])
-    curves = in_threads(lambda language: resampling.estimate(measure(language), counts), languages)
-    return dict(zip(languages, curves, strict=True))
 
 
 def shuffled_partners(n_items: int, seed: int) -> IntArray:
@@ -312,29 +275,3 @@ def shuffled_partners(n_items: int, seed: int) -> IntArray:
     partners = np.empty(n_items, dtype=np.int64)
     partners[order] = np.roll(order, 1)
     return partners
-
-
-def shuffled_divergence(
-    run: Run,
-    pivot: str | Sequence[str],
-    *,
-    languages: Sequence[str] | None = None,
-    resampling: Resampling = DEFAULT_RESAMPLING,
-) -> Curves:
-    """Estimate the noise ceiling: divergence of items that are not translations of each other.
-
-    Item i of each language, by default all, the pivot included, is compared with item j of the pivot. A language whose
-    divergence reaches this level shares no more with the pivot than unrelated texts do. That an item also serves as a
-    partner once is not resampled.
-
-    Raises:
-        RunError: the Run is pooled.
-    """
-    run.manifest.require_items("shuffled pairing")
-    references = [read_distributions(run, code, "profile") for code in as_pivots(pivot)]
-    partners = shuffled_partners(run.manifest.shape[0], resampling.seed)
-
-    def measure(language: str) -> FloatArray:
-        return shuffled_from_pivots(references, read_distributions(run, language, "profile"), partners)
-
-    return estimate_languages(run, tuple(languages or run.languages), measure, resampling)

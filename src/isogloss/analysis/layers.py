@@ -211,7 +211,6 @@ def middle_layers(
     resampled: FloatArray | None = None,
     *,
     layers: Sequence[int] | None = None,
-    min_size: int | None = None,
     n_items: int = 1,
     level: float = 0.95,
 ) -> MiddleLayers:
@@ -230,7 +229,6 @@ def middle_layers(
         curve: ``[n_layers]``, such as the mean divergence over languages.
         resampled: ``[n_resamples, n_layers]``, the curve of every bootstrap resample; None where there are no items.
         layers: decoder layer of each position, increasing; by default 0, 1, ….
-        min_size: least layers per segment; by default `default_min_size`.
         n_items: items behind the curve.
         level: coverage of the intervals.
 
@@ -245,7 +243,7 @@ def middle_layers(
     layers = list(layers) if layers is not None else list(range(len(curve)))
     if len(layers) != len(curve) or not np.isfinite(curve).all():
         raise ValueError(f"expected a finite curve with one value per layer; found {len(curve)} for {len(layers)}")
-    min_size = min_size or default_min_size(len(curve))
+    min_size = default_min_size(len(curve))
     edges = np.array([segment(curve, min_size=min_size)])
     first, second = edges[0].tolist()
     depth, rim = (part.item() for part in _contrasts(curve[None], edges))

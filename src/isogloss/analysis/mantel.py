@@ -99,8 +99,8 @@ class PermutedCorrelations:
         """Give the p-value of each distance on its own, ``[n_x]``; NaN where there is no correlation."""
         return _p_values(*_sided(self.observed, self.permuted, alternative))
 
-    def p_values_of_search(self, alternative: Alternative = "greater") -> FloatArray:
-        """Give the p-value of each distance when the best of all was looked for, ``[n_x]``.
+    def p_values_of_search(self) -> FloatArray:
+        """Give the one-sided p-value of each distance when the best of all was looked for, ``[n_x]``.
 
         Every correlation is compared with the greatest that each permutation reaches in any column, so the least of
         these p-values is valid for the best column, however dependent the columns are.
@@ -108,7 +108,7 @@ class PermutedCorrelations:
         Source:
             Single-step max-T: Westfall & Young, Resampling-Based Multiple Testing (1993), section 2.5.
         """
-        observed, permuted = _sided(self.observed, self.permuted, alternative)
+        observed, permuted = _sided(self.observed, self.permuted, "greater")
         greatest = np.max(np.where(np.isnan(permuted), -np.inf, permuted), axis=1, keepdims=True)
         return _p_values(observed, np.broadcast_to(greatest, permuted.shape))
 

@@ -139,7 +139,7 @@ def pairwise_divergence(
     Args:
         run: with at least two languages.
         languages: those to compare, in the order of the result; by default all.
-        by: ``items`` takes the divergence of each parallel item and averages it over items, as `divergence_from_pivot`
+        by: ``items`` takes the divergence of each parallel item and averages it over items, as `analyze_curves`
             does; ``means`` averages the distributions over items and takes one divergence, which is much cheaper. In a
             mean what differs from item to item cancels, so the two are different numbers: never compare them.
         quantity: what is compared; by default profiles, and selections in a pooled Run.

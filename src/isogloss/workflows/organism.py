@@ -153,11 +153,11 @@ def _facts(model: Model, folder: Path, trained: _Training) -> list[str]:
     ]
 
 
-def word_problem_accuracies(model: Model, n_items: int = _CARD_ITEMS) -> dict[str, Estimate]:
+def word_problem_accuracies(model: Model) -> dict[str, Estimate]:
     """Ask a model the organism's held-out word problems, unsteered; language to share of right answers."""
-    task = load_task(ORGANISM, n_items=n_items)
+    task = load_task(ORGANISM, n_items=_CARD_ITEMS)
     accuracies = {}
-    with track("word problems", len(task.items) * n_items) as advance:
+    with track("word problems", len(task.items) * _CARD_ITEMS) as advance:
         for language, items in task.items.items():
             prompts = [item.prompt for item in items]
             outputs = model.generate(prompts, max_new_tokens=task.max_new_tokens, progress=advance)

@@ -21,13 +21,12 @@ _SHARE = 0.2
 """Of the effect: two answers that should be one may be so far apart, since batches of unlike sizes round unlike."""
 
 
-def examine_server(address: str, adapter: str | None = None, *, texts: Sequence[str] = PROBE_TEXTS) -> Diagnosis:
+def examine_server(address: str, adapter: str | None = None) -> Diagnosis:
     """Ask a server the same prompts with the adapter, without, in turn and at once; nothing raises.
 
     Args:
         address: such as ``http://localhost:8000``.
         adapter: as the server names it; None for the only one.
-        texts: the prompts.
 
     Returns:
         The checks ``server`` (it answers and has the adapter), ``acts`` (answers differ with it), ``default`` (requests
@@ -40,7 +39,7 @@ def examine_server(address: str, adapter: str | None = None, *, texts: Sequence[
     except IsoglossError as error:
         return Diagnosis((Check("server", ok=False, detail=str(error)),))
     checks = [Check("server", ok=True, detail=server.summary)]
-    steps = _Steps(server, texts)
+    steps = _Steps(server)
     for name in ("acts", "default", "cache", "mixed"):
         if name != "acts" and not checks[1].ok:
             detail = "not run: it builds on acts, which failed"
@@ -59,8 +58,8 @@ def examine_server(address: str, adapter: str | None = None, *, texts: Sequence[
 class _Steps:
     """The checks, which share the answers of reference."""
 
-    def __init__(self, server: Server, texts: Sequence[str]) -> None:
-        self._server, self._texts = server, list(texts)
+    def __init__(self, server: Server) -> None:
+        self._server, self._texts = server, list(PROBE_TEXTS)
         self._references: dict[bool, list[NextTokens]] = {}
         self._effect = 0.0
 
