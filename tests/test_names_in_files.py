@@ -83,7 +83,7 @@ DAMAGED = {
 
 def refused(capsys, *command):
     """The one line that a command is refused with."""
-    assert main(list(map(str, command))) == 2
+    assert main([*map(str, command), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert len(line) < 5000
     return line

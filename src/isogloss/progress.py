@@ -1,8 +1,9 @@
-"""Progress bars and notes on stderr, so that stdout carries nothing but data."""
+"""What is said while a command runs: stages, bars and notes on stderr, so that stdout carries nothing but data."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,14 +19,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from isogloss.terminal import printable
+from isogloss.terminal import printable, shows
 
-__all__ = ["busy", "note", "track"]
+__all__ = ["busy", "note", "stage", "track"]
 
 
 def note(text: str) -> None:
     """Say in one line what a reader of the results should know, and what does not stop the work."""
-    sys.stderr.write(f"isogloss: note: {printable(text)}\n")
+    if shows("warning"):
+        _say(f"note: {text}")
+
+
+def stage(text: str) -> None:
+    """Say in one line what begins now."""
+    if shows("info"):
+        _say(text)
 
 
 @contextmanager
@@ -34,7 +42,10 @@ def track(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
     Where an error comes before anything was done, such as a refusal, no bar is left beside its message.
     """
-    with _progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+    with (
+        _announced(label, f"{label}: {total:,} to do"),
+        _progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress,
+    ):
         task = progress.add_task(printable(label), total=total)
 
         def advance(steps: int) -> None:
@@ -50,9 +61,29 @@ def track(label: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def busy(label: str) -> Iterator[None]:
     """Show that work of unknown length is in progress."""
-    with _progress(SpinnerColumn(), leaves_no_trace=True) as progress:
+    with _announced(label, label), _progress(SpinnerColumn(), leaves_no_trace=True) as progress:
         progress.add_task(printable(label), total=None)
         yield
+
+
+@contextmanager
+def _announced(label: str, text: str) -> Iterator[None]:
+    """Say what begins where no terminal shows it move, and, if asked for, how long it took."""
+    if not _is_live(Console(stderr=True)):
+        stage(text)
+    start = time.monotonic()
+    yield
+    if shows("debug"):
+        _say(f"{label}: took {time.monotonic() - start:.1f} s")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"isogloss: {printable(text)}\n")
+    sys.stderr.flush()
+
+
+def _is_live(console: Console) -> bool:
+    return console.is_terminal or console.is_jupyter
 
 
 def _progress(*columns: ProgressColumn, leaves_no_trace: bool = False) -> Progress:
@@ -63,7 +94,7 @@ def _progress(*columns: ProgressColumn, leaves_no_trace: bool = False) -> Progre
         *columns,
         console=console,
         transient=leaves_no_trace,
-        disable=leaves_no_trace and not (console.is_terminal or console.is_jupyter),
+        disable=not shows("info") or (leaves_no_trace and not _is_live(console)),
         redirect_stdout=False,
         redirect_stderr=False,
     )

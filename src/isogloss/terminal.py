@@ -1,14 +1,25 @@
-"""What a terminal gets: text from files and names, without characters that command it."""
+"""What a terminal gets: text without characters that command it, and no more messages than were asked for."""
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["printable", "visible"]
+from isogloss.errors import IsoglossError
+
+__all__ = ["LEVEL_VARIABLE", "printable", "shows", "verbosity", "visible"]
 
 # Control characters but tab and line feed, marks that turn the direction of text, and halves of characters.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+LEVEL_VARIABLE = "ISOGLOSS_LOG_LEVEL"
+"""Environment variable that says which messages are shown, where no option of a command does."""
+
+_LEVELS = ("error", "warning", "info", "debug")
+_chosen: list[str] = []  # the last one counts
 
 
 def printable(text: str) -> str:
@@ -44,3 +55,36 @@ def _shape(character: str) -> str:
     if category in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") and character not in _JOINERS:
         return character.encode("unicode_escape").decode()
     return character
+
+
+def shows(level: str) -> bool:
+    """Return whether messages of a level are shown on stderr.
+
+    Args:
+        level: ``warning``: notes, which a reader of the results should know; ``info``: what is being done, and bars;
+            ``debug``: how long it took, and where an error was raised. Errors are always shown. By default all but
+            ``debug`` are.
+
+    Raises:
+        IsoglossError: `LEVEL_VARIABLE` is set to something else.
+    """
+    shown = _chosen[-1] if _chosen else os.environ.get(LEVEL_VARIABLE, "").lower() or "info"
+    if shown not in _LEVELS:
+        raise IsoglossError(f"{LEVEL_VARIABLE} is {shown!r}; expected {', '.join(_LEVELS)}")
+    return _LEVELS.index(level) <= _LEVELS.index(shown)
+
+
+@contextmanager
+def verbosity(level: str | None) -> Iterator[None]:
+    """Show the messages of a level and of those that weigh more while open, whatever the environment says.
+
+    Args:
+        level: as of `shows`, or ``error``; None for what the environment says.
+    """
+    if level is not None:
+        _chosen.append(level)
+    try:
+        yield
+    finally:
+        if level is not None:
+            _chosen.pop()

@@ -33,7 +33,7 @@ SERVE = "serve it with the vLLM plugin instead: `ISOGLOSS_PLAN=plan.json vllm se
 def run(*arguments):
     """Run `bake` in this process; return its exit code."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
-        code = main(["bake", *map(str, arguments), "--device", "cpu"])
+        code = main(["bake", *map(str, arguments), "--device", "cpu", "--quiet"])
     sys.stderr.write("".join(line for line in errors.getvalue().splitlines(keepends=True) if "isogloss:" in line))
     return code
 

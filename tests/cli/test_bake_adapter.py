@@ -21,7 +21,7 @@ from isogloss.steering import Intervention, Plan, write_adapter, write_plan
 def run(*arguments):
     """Run `bake` in this process; return its exit code."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
-        code = main(["bake", *map(str, arguments)])
+        code = main(["bake", *map(str, arguments), "--quiet"])
     sys.stderr.write("".join(line for line in errors.getvalue().splitlines(keepends=True) if "isogloss:" in line))
     return code
 

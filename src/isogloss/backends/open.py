@@ -101,6 +101,9 @@ def load(
     options: dict[str, Any] = {"dtype": dtype} | {option: value for option, value in given.items() if value}
     if (folder := folder_of(name)) != name:
         options |= {"dtype": "float32" if dtype == "auto" else dtype, "name": name, "threads": 1}
+    from isogloss.progress import stage
+
+    stage(f"load {name}")
     loader: Callable[..., Model] = getattr(import_module(_BACKENDS[backend].module), _BACKENDS[backend].loader)
     return loader(folder, **options)
 

@@ -19,17 +19,19 @@ from isogloss.cli.adapt import register_adapt
 from isogloss.cli.analyze import register_analyze
 from isogloss.cli.bake import register_bake
 from isogloss.cli.catalogue import register_corpora, register_tasks
+from isogloss.cli.completion import add_completion
 from isogloss.cli.doctor import register_doctor
 from isogloss.cli.evaluate import register_evaluate
 from isogloss.cli.inspect import register_inspect
 from isogloss.cli.learn import register_learn
+from isogloss.cli.messages import add_messages, as_asked
 from isogloss.cli.models import register_models
 from isogloss.cli.options import Subparsers
 from isogloss.cli.show import register_show
 from isogloss.cli.study import register_demo, register_study
 from isogloss.cli.sweep import register_sweep
 from isogloss.errors import FileError, IsoglossError
-from isogloss.terminal import printable
+from isogloss.terminal import printable, shows
 
 __all__ = ["main"]
 
@@ -90,6 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         register_corpora,
     ):
         register(subparsers)
+    add_completion(parser)
+    add_messages(parser)
     return parser
 
 
@@ -107,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _any_terminal():
             options = build_parser().parse_args(arguments)
-            code = options.command(options)  # None, or what a check found
+            with as_asked(options), _located():
+                code = options.command(options)  # None, or what a check found
             sys.stdout.flush()
     except IsoglossError as error:
         sys.stderr.write(f"isogloss: {printable(_one_line(str(error)))}\n")
@@ -126,6 +131,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"isogloss: {printable(_one_line(reason))}\n")
         return _WRONG_USE
     return code or 0
+
+
+@contextlib.contextmanager
+def _located() -> Iterator[None]:
+    """Say where an error was raised, if asked for."""
+    try:
+        yield
+    except (IsoglossError, OSError):
+        if shows("debug"):
+            import traceback  # noqa: PLC0415 - most commands raise none
+
+            sys.stderr.write(printable(traceback.format_exc()))
+        raise
 
 
 def _one_line(text: str) -> str:
