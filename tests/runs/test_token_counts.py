@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_examples import EXPERTS, LAYERS, MANIFEST, contents, digest, routing
+from run_examples import EXPERTS, LAYERS, MANIFEST, digest, routing
 from token_runs import draw_items, routing_of, write_counted
+from written import contents
 
 from isogloss.errors import RunError
 from isogloss.runs import RunWriter, merge, open_run
