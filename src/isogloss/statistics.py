@@ -53,6 +53,11 @@ class Estimate(Record):
     high: Number
     n: int
 
+    @classmethod
+    def without_interval(cls, value: float, n: int) -> Estimate:
+        """Return a statistic of which only the value is known."""
+        return cls(value, math.nan, math.nan, n)
+
     @property
     def is_known(self) -> bool:
         """Whether there is a value."""

@@ -13,10 +13,7 @@ from isogloss.analysis.correlation import (
 )
 from isogloss.analysis.curves import analyze_curves, default_bands
 from isogloss.analysis.differences import ContrastRule, DeltaRule
-from isogloss.analysis.divergence import (
-    divergence,
-    divergence_ceiling,
-)
+from isogloss.analysis.divergence import Curves, divergence, divergence_ceiling
 from isogloss.analysis.domains import DomainCurve, domain_divergence
 from isogloss.analysis.expert_query import ExpertQuery, Rule, query_experts
 from isogloss.analysis.expert_tokens import (
@@ -47,16 +44,18 @@ from isogloss.analysis.shares import ShareRule
 from isogloss.analysis.specific_experts import SpecificExpert, SpecificExperts, specific_experts
 from isogloss.analysis.specificity import SpecificityRule
 from isogloss.analysis.structure import LanguageStructure, LayerMatch, ReferenceTest, language_structure
-from isogloss.analysis.tables import measures, write_tables
+from isogloss.analysis.tables import TABLES, measures, write_tables
 from isogloss.analysis.tree import LanguageTree, language_tree
 
 __all__ = [
     "LEAST_CORRELATED",
+    "TABLES",
     "Analysis",
     "AnalysisRequest",
     "BandPairs",
     "ContrastRule",
     "Controls",
+    "Curves",
     "DeltaRule",
     "DivergenceChange",
     "DomainCurve",

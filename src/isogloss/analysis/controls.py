@@ -131,7 +131,7 @@ def _jackknifed(one: FloatArray, other: FloatArray) -> Estimate:
     n = len(one)
     value, blocks = _alignment(one, other), np.array_split(np.arange(n), min(N_BLOCKS, n))
     if n <= LEAST_OF_CKA + max(map(len, blocks)):
-        return Estimate(value, float("nan"), float("nan"), n)
+        return Estimate.without_interval(value, n)
     without = []
     for block in blocks:
         kept = np.setdiff1d(np.arange(n), block)

@@ -57,7 +57,7 @@ def _fisher(correlation: float, n: int, *, variance: float = 1.0) -> Estimate:
 
 def _spearman(correlation: float, n: int) -> Estimate:
     if abs(correlation) >= 1.0:
-        return Estimate(correlation, float("nan"), float("nan"), n)
+        return Estimate.without_interval(correlation, n)
     return _fisher(correlation, n, variance=1.0 + correlation**2 / 2.0)
 
 

@@ -249,7 +249,7 @@ def middle_layers(
     depth, rim = (part.item() for part in _contrasts(curve[None], edges))
     p_value, rise = _shape(curve, (first, second), rim, min_size)
     is_valley = rim > 0 and p_value <= LAYER_LEVEL and rise < RISE
-    unknown = Estimate(depth, float("nan"), float("nan"), n_items)
+    unknown = Estimate.without_interval(depth, n_items)
     middle = MiddleLayers(layers[first], layers[second - 1], None, None, is_valley, unknown, p_value, rise)
     if resampled is None:
         return middle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import nan
 from statistics import median
 
 from isogloss.analysis import Analysis
@@ -36,7 +35,7 @@ def _distinct_means(analysis: Analysis, distinct: Lines) -> Lines:
     }
     present = {name: [curves[code] for code in codes if code in curves] for name, curves in sources.items()}
     return {
-        name: {at: Estimate(value, nan, nan, len(each)) for at, value in mean_curve(each).items()}
+        name: {at: Estimate.without_interval(value, len(each)) for at, value in mean_curve(each).items()}
         for name, each in present.items()
         if each
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import nan
 from statistics import fmean
 from typing import Any
 
@@ -103,7 +102,7 @@ def mean_divergence(analysis: Analysis) -> dict[int, Estimate]:
     if analysis.translations:
         return dict(zip(analysis.layers, analysis.translations.divergence, strict=False))
     curves = curves_of(analysis, "divergence")
-    return {at: Estimate(value, nan, nan, len(curves)) for at, value in mean_curve(curves.values()).items()}
+    return {at: Estimate.without_interval(value, len(curves)) for at, value in mean_curve(curves.values()).items()}
 
 
 def ranked(curves: Lines, layers: Collection[int]) -> list[str]:

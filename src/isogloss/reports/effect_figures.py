@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
-from math import nan
 
 from isogloss.evaluation import PLAN, EvaluationSummary, SummaryRow, is_random
 from isogloss.reports.figures import (
@@ -95,7 +94,8 @@ def level_figure(summary: EvaluationSummary, *, caption: str) -> Figure:
         text = hover(label_or_mean(code), *both, change)
         values = [metric.factor * level.value for level in levels]
         dots += [
-            Dot(group, Estimate(each, nan, nan, 0), row, text) for group, each in zip(_LEVELS, values, strict=True)
+            Dot(group, Estimate.without_interval(each, 0), row, text)
+            for group, each in zip(_LEVELS, values, strict=True)
         ]
         x += [*values, None]
         y += [row, row, None]

@@ -12,8 +12,7 @@ from isogloss.runs import UNFINISHED
 from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
-    from isogloss.analysis import Analysis, ExpertTable, MantelTest
-    from isogloss.analysis.divergence import Curves
+    from isogloss.analysis import Analysis, Curves, ExpertTable, MantelTest
 
 
 def describe_analysis(analysis: Analysis) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from math import isfinite, nan
+from math import isfinite
 from statistics import fmean
 
 import numpy as np
@@ -237,7 +237,7 @@ def _match_figures(structure: LanguageStructure) -> Iterator[Figure]:
         )
         curves = {
             words(name): {
-                at: Estimate(value, nan, nan, match.n)
+                at: Estimate.without_interval(value, match.n)
                 for at, value in zip(structure.layers, match.correlations, strict=False)
             }
             for name, match in matches.items()

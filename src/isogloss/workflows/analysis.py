@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isogloss.analysis import Analysis, write_tables
-from isogloss.analysis.tables import TABLES
+from isogloss.analysis import TABLES, Analysis, write_tables
 from isogloss.files import write_json
 from isogloss.folders import make_folder, require_folder, require_replaceable
 from isogloss.reports import describe_run

@@ -62,7 +62,7 @@ def _measured(
         pivot = evaluation.per_language.get(resolve(study.pivot))
         measured["pivot change"] = None if pivot is None else pivot.difference.scaled(factor)
         n_experts = evaluation.n_experts.get("plan")
-        measured["experts"] = None if n_experts is None else _exact(n_experts)
+        measured["experts"] = None if n_experts is None else Estimate.without_interval(n_experts, 1)
     middle = analysis.middle if analysis.has_middle else (analysis.layers[0], analysis.layers[-1])
     inside = study.decoder_layers or middle
     pairs = zip(analysis.layers, analysis.correlation, strict=False)
@@ -71,10 +71,6 @@ def _measured(
         measured["lowest correlation"] = min(pearson, key=lambda each: each.value)
         measured["highest correlation"] = max(pearson, key=lambda each: each.value)
     return measured
-
-
-def _exact(value: float) -> Estimate:
-    return Estimate(value, float("nan"), float("nan"), 1)
 
 
 def _minus(estimate: Estimate, value: float) -> Estimate:
