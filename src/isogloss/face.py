@@ -102,6 +102,7 @@ def inspect(  # noqa: PLR0913 - what is listed, and where it is written
     *,
     languages: Sequence[str] = (),
     top: int = 20,
+    least: int = 5,
     out: str | Path | None = None,
     force: bool = False,
 ) -> ExpertTokens:
@@ -112,7 +113,8 @@ def inspect(  # noqa: PLR0913 - what is listed, and where it is written
         layer: decoder layer, 0-based.
         expert: id within the layer.
         languages: of the Run; none for all.
-        top: tokens listed per language. `isogloss.analysis.expert_tokens` says how they are ranked, and takes more.
+        top: tokens listed per language. `isogloss.analysis.expert_tokens` says how they are ranked.
+        least: occurrences that a token needs to be compared.
         out: an HTML file to write, too, new or of such a page, which is replaced; None for none.
         force: replace a file of any kind.
 
@@ -123,7 +125,7 @@ def inspect(  # noqa: PLR0913 - what is listed, and where it is written
     """
     if out is not None:
         require_expert_page(Path(out), force=force)
-    result = expert_tokens(run, layer, expert, languages=languages, top=top)
+    result = expert_tokens(run, layer, expert, languages=languages, top=top, least=least)
     if out is not None:
         write_expert_page(result, Path(out), force=force)
     return result
