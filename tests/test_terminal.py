@@ -13,10 +13,28 @@ from hypothesis import strategies as st
 from run_examples import LANGUAGES, MANIFEST, write
 
 from isogloss.progress import note, track
-from isogloss.terminal import printable
+from isogloss.terminal import printable, visible
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 SAFE = printable(EVIL)
+
+
+@given(st.text())
+def test_all_of_a_token_is_visible(token):
+    """No space and nothing without a shape is left, a terminal obeys none of it, and other text stays as it is."""
+    shown = visible(token)
+    assert printable(shown) == shown
+    assert bool(shown) == bool(token)
+    shapeless = {each for each in shown if unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp")}
+    assert shapeless <= set("\u200c\u200d")
+    assert visible(shown.removeprefix("◌")).removeprefix("◌") == shown.removeprefix("◌")
+
+
+def test_joiners_are_seen_where_they_stand_alone():
+    """Between letters they shape them."""
+    assert visible("\u200d") == r"\u200d"
+    assert visible("क्\u200dष") == "क्\u200dष"
+    assert visible("\u202eabc") == r"\u202eabc"
 
 
 @given(st.text())

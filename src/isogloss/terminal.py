@@ -44,15 +44,15 @@ def visible(token: str) -> str:
         >>> visible(" ab\n"), visible("\u0301"), visible("\u200f")
         ('␣ab\\n', '◌́', '\\u200f')
     """
-    shown = "".join(map(_shape, token))
+    kept = _JOINERS if token.strip(_JOINERS) else ""
+    shown = "".join(_shape(character, kept) for character in token)
     return f"◌{shown}" if token and unicodedata.category(token[0]).startswith("M") else shown
 
 
-def _shape(character: str) -> str:
-    category = unicodedata.category(character)
+def _shape(character: str, kept: str) -> str:
     if character == " ":
         return "␣"
-    if category in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") and character not in _JOINERS:
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") and character not in kept:
         return character.encode("unicode_escape").decode()
     return character
 

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 from token_runs import draw_items, write_counted
 
 from isogloss.analysis import ExpertTokens, SpecificExperts, expert_tokens, require_token_counts, specific_experts
-from isogloss.analysis.expert_tokens import _lifts
+from isogloss.analysis.expert_tokens import _Counted, _lifts
 from isogloss.errors import LanguageError, RunError
 from isogloss.records import to_json
 
@@ -64,6 +64,12 @@ def test_the_token_that_always_goes_there_is_first(run):
         assert each.tokens[0].lift.low > 1
     for each in expert_tokens(run, LAYERS[1], 4).languages:
         assert each.n_above == 0
+
+
+def test_a_file_is_not_held(run):
+    """What is kept of one language while the next is read is none of its large arrays, nor a view of them."""
+    kept = vars(_Counted.of(run.load("en"), 0, 4))
+    assert all(array.base is None for name, array in kept.items() if name != "texts")
 
 
 def test_limits_are_kept(run):

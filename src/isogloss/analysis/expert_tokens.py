@@ -16,7 +16,7 @@ from isogloss.files import sha256
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.records import Name, Number, Record
-from isogloss.runs import LanguageRouting, Run, RunStatus, TokenCounts
+from isogloss.runs import LanguageRouting, Run, RunStatus
 from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -217,20 +217,24 @@ def _place(run: Run, layer: int, expert: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Counted:
-    """What a language's file says about one expert.
+    """What a language's file says about one expert, without the rest of the file.
 
     Attributes:
-        counts: of choices.
+        texts: of the ids, ``[n_types]``.
         ids: ``[n_types]``.
         n: ``[n_types]``, how often each was counted.
+        items: ``[n_types]``, of `TokenCounts.token_items`.
+        squares: ``[n_types]``, of `TokenCounts.token_squares`.
         chosen: ``[n_types]``, how often of these the expert was chosen.
         selections: ``[n_items]``, how often it was chosen at all.
         tokens: ``[n_items]``, counted ones.
     """
 
-    counts: TokenCounts
+    texts: Sequence[bytes]
     ids: IntArray
     n: IntArray
+    items: IntArray
+    squares: IntArray
     chosen: IntArray
     selections: IntArray
     tokens: IntArray
@@ -241,9 +245,10 @@ class _Counted:
         assert counts is not None  # noqa: S101 - the manifest says so, and reading checks it
         assert ids is not None  # noqa: S101 - as above
         assert n is not None  # noqa: S101 - as above
-        return cls(
-            counts, ids, n, counts.of_expert(place, expert), routing.selections[:, place, expert], routing.tokens
-        )
+        arrays: list[IntArray] = [ids, n, counts.token_items, counts.token_squares, counts.of_expert(place, expert)]
+        arrays += [routing.selections[:, place, expert], routing.tokens]
+        kept = [array.copy() for array in arrays]  # views would hold the whole file
+        return cls(counts.texts(), *kept)
 
     def listed(self, language: str, top: int, least: int, quantiles: tuple[float, float]) -> LanguageTokens:
         """List the tokens; ``quantiles`` of the normal distribution for all intervals together, and for one."""
@@ -253,19 +258,16 @@ class _Counted:
         factor = np.exp(plain_z * spread)
         compared = np.flatnonzero(self.n >= least)
         places = compared[self.chosen[compared] > 0]
-        lift, low, high = _lifts(
-            self.chosen[places], self.n[places], self.counts.token_squares[places], (rate, spread), z
-        )
+        lift, low, high = _lifts(self.chosen[places], self.n[places], self.squares[places], (rate, spread), z)
         order = np.lexsort((places, -self.chosen[places], -np.nan_to_num(low)))[:top]
-        texts = self.counts.texts()
         rows = [
             TokenRow(
-                texts[at].decode("utf-8", "backslashreplace"),
+                self.texts[at].decode("utf-8", "backslashreplace"),
                 int(self.ids[at]),
                 int(self.n[at]),
                 int(self.chosen[at]),
                 int(self.chosen[at]) / n_chosen,
-                Estimate(float(lift[row]), float(low[row]), float(high[row]), int(self.counts.token_items[at])),
+                Estimate(float(lift[row]), float(low[row]), float(high[row]), int(self.items[at])),
             )
             for row, at in zip(order.tolist(), places[order].tolist(), strict=True)
         ]
