@@ -24,6 +24,7 @@ from isogloss.runs.manifest import RUN_SCHEMA_VERSION, Manifest
 from isogloss.steering.adapter_folder import ADAPTER_SCHEMA_VERSION, AdapterRecord
 from isogloss.steering.plan import PLAN_SCHEMA_VERSION, Plan
 from isogloss.workflows import Ablation, AblationResult, Study, Sweep, SweepResult
+from isogloss.workflows.example import field_descriptions
 from isogloss.workflows.sweep.results import CandidatesFile, DevFile, WinnerFile
 
 __all__ = ["FOLDER", "TYPES", "schema", "write_schemas"]
@@ -116,12 +117,9 @@ def _describe(part: Schema, kind: type) -> None:
     """Describe an object by the start of its docstring, its fields by the sections Attributes, those of bases too."""
     text = inspect.getdoc(kind) or ""
     part["description"] = re.split(r"\n\n?(?:Attributes|Raises|Example):", text)[0].strip()
-    for base in reversed(kind.__mro__):
-        attributes = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(base) or "", re.DOTALL)
-        described = attributes[1] if attributes else ""
-        for name, words in re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", described, re.MULTILINE):
-            if name in part["properties"]:
-                part["properties"][name]["description"] = re.sub(r"\s+", " ", words)
+    for name, words in field_descriptions(kind).items():
+        if name in part["properties"]:
+            part["properties"][name]["description"] = words
 
 
 if __name__ == "__main__":

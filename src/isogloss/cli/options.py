@@ -21,6 +21,7 @@ __all__ = [
     "add_configured",
     "add_corpus",
     "add_count",
+    "add_example",
     "add_expert_kind",
     "add_expert_options",
     "add_force",
@@ -257,9 +258,34 @@ def add_configured(subparsers: Subparsers, name: str, what: str, about: str) -> 
     """Add a command that works in a folder as a TOML file says; return its parser."""
     parser = subparsers.add_parser(name, help=about)
     parser.add_argument(what, type=Path, metavar=f"{what.upper()}.toml")
+    add_example(parser, what)
     add_output(parser, f"folder of the {what}; repeat the command to resume a stopped one")
     add_json(parser)
     return parser
+
+
+def add_example(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--example``, for the settings of ``what``."""
+    parser.add_argument(
+        "--example",
+        action=_PrintExample,
+        nargs=0,
+        const=what.capitalize(),
+        help=f"print a {what}'s file with every setting, its type and its default, and end",
+    )
+
+
+class _PrintExample(argparse.Action):
+    """Prints the example of a class of `isogloss.workflows` and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it; arguments are argparse's."""
+        from isogloss import workflows  # noqa: PLC0415 - help is instant
+        from isogloss.cli.output import print_line  # noqa: PLC0415 - as above
+        from isogloss.workflows.example import example_toml  # noqa: PLC0415 - as above
+
+        print_line(example_toml(getattr(workflows, str(self.const))))
+        parser.exit()
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.cli.ablate import show_selectivity
-from isogloss.cli.options import Subparsers, add_json, add_output
+from isogloss.cli.options import Subparsers, add_example, add_json, add_output
 from isogloss.cli.output import print_json, print_line, print_table, show_evaluation
 from isogloss.errors import IsoglossError
 
@@ -38,6 +38,7 @@ def register_study(subparsers: Subparsers) -> None:
         "study", help="capture, analyse, plan, evaluate and report as configured in a file, or as a recipe does"
     )
     parser.add_argument("study", nargs="?", metavar="STUDY.toml|RECIPE", help="a file, or a name that --list shows")
+    add_example(parser, "study")
     parser.add_argument("--list", action="store_true", help="list the recipes that ship with isogloss")
     parser.add_argument(
         "--dry-run",
@@ -61,7 +62,10 @@ def _study(options: argparse.Namespace) -> None:
         _show_recipes(as_json=options.json)
         return
     if options.study is None:
-        raise IsoglossError("no study is named; expected a file or a recipe: isogloss study --list shows the recipes")
+        raise IsoglossError(
+            "no study is named; expected a file or a recipe: isogloss study --list shows the "
+            "recipes, --example a file with every setting"
+        )
     from isogloss.workflows import find_study, preview_study, run_study
 
     found = find_study(options.study)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self
 
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.model import Model
@@ -23,7 +24,7 @@ from isogloss.steering import Kind, plan_from_experts
 from isogloss.workflows.capture import capture_corpus
 from isogloss.workflows.corpora import open_corpus_to_capture
 
-__all__ = ["STRICT", "StudySettings", "require_strength"]
+__all__ = ["STRICT", "Layers", "LayersOrMiddle", "StudySettings", "require_strength"]
 
 _LARGEST = 2**20  # bytes of a file of settings
 _FINGERPRINT = Fingerprint("any", (0, 1), 4, 2, "00")  # of no model: strengths are checked before one is loaded
@@ -32,6 +33,34 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 STRICT = {"extra": "forbid"}
 """Configuration of pydantic for settings: an unknown one is an error."""
+
+
+class _AsText:
+    """Tells pydantic to read layers that are written as ``A-B``, or ``middle`` for none of one's own."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: Callable[[object], Any]) -> Any:  # noqa: ANN401 - pydantic's own
+        from pydantic_core import core_schema  # noqa: PLC0415 - 0.15 s, needed to read alone
+
+        return core_schema.no_info_before_validator_function(cls._read, handler(source))
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own
+        return handler(schema)
+
+    @staticmethod
+    def _read(value: object) -> object:
+        match = re.fullmatch(r"(\d+)-(\d+)", value) if isinstance(value, str) else None
+        if match is not None:
+            return int(match[1]), int(match[2])
+        return None if value == "middle" else value
+
+
+Layers = Annotated[tuple[int, int], _AsText]
+"""First and last decoder layer, both included; in a file a list of both, or ``A-B`` as in all commands."""
+
+LayersOrMiddle = Annotated[tuple[int, int] | None, _AsText]
+"""As `Layers`, or None, in a file ``middle``."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,8 @@ class StudySettings(Record):
     __pydantic_config__: ClassVar = STRICT
     written: ClassVar[tuple[str, ...]] = ("model",)
     """Settings that a file must state: defaults of the functions are not what its reader meant."""
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"model": "organism"})
+    """What an example file states; its other settings are the defaults."""
 
     def __post_init__(self) -> None:
         self.require("corpus_items", "task_corpus_items", "task_items", least=0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from isogloss.analysis import ExpertQuery, Rule
 from isogloss.backends.model import Sampling
 from isogloss.errors import RunError
-from isogloss.workflows.settings import StudySettings
+from isogloss.workflows.settings import Layers, StudySettings
 
 __all__ = ["LEAST_NULL", "Ablation"]
 
@@ -35,8 +37,8 @@ class Ablation(StudySettings):
         threshold: of the rule.
         top: of the rule, where it takes one; 0 for none. The share rule needs it: the paper keeps 15 of 128.
         task_threshold: of the Δ rule for the family of ``task_corpus``.
-        bands: name to first and last decoder layer, 0-based; empty for the layers before, in and after the middle, or
-            for thirds where the captured texts show no middle.
+        bands: name to ``A-B``, first and last decoder layer, 0-based; empty for the layers before, in and after the
+            middle, or for thirds where the captured texts show no middle.
         n_null: random families of equal size per layer, at least 10.
         deviations: by how many standard deviations of the null its mean must be exceeded.
         largest_other: share of the effect on the own axis that the worst other axis may reach.
@@ -54,6 +56,9 @@ class Ablation(StudySettings):
     """
 
     written: ClassVar[tuple[str, ...]] = ("model", "tasks")
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"model": "organism", "tasks": ["organism:scenes"], "top": 8, "task": "", "task_corpus": ""}
+    )
 
     task: str = ""
     task_corpus: str = ""
@@ -63,7 +68,7 @@ class Ablation(StudySettings):
     threshold: float = 0.4
     top: int = 0
     task_threshold: float = 0.1
-    bands: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bands: dict[str, Layers] = field(default_factory=dict)
     n_null: int = LEAST_NULL
     deviations: float = 2.0
     largest_other: float = 1 / 3

@@ -15,7 +15,7 @@ from isogloss.organism import ORGANISM
 from isogloss.reports import Published
 from isogloss.steering import STRENGTH_KINDS, Kind
 from isogloss.workflows.ablation.settings import LEAST_NULL, Ablation
-from isogloss.workflows.settings import StudySettings, require_strength
+from isogloss.workflows.settings import Layers, LayersOrMiddle, StudySettings, require_strength
 from isogloss.workflows.study.arms import require_arms
 
 __all__ = ["DEMO", "OF_TASK_TEXTS", "Study"]
@@ -40,8 +40,8 @@ class Study(StudySettings):
         target: language or languages whose exclusive or specific experts are looked for.
         kind: of the interventions.
         strength: of the kinds that take one: soft, adaptive, offset.
-        layers: first and last decoder layer to steer, both included; None for the middle layers, if the analysis finds
-            a middle.
+        layers: to steer: ``A-B``, first and last decoder layer, both included; ``middle`` or nothing for the middle
+            layers, if the analysis finds a middle.
         layers_base: number of the first decoder layer in ``layers``, ``bands`` and arms: 0, or 1 as some papers print
             them.
         more_tasks: further tasks, that the plan is evaluated on beside ``task``, with the same arms or bans.
@@ -51,8 +51,9 @@ class Study(StudySettings):
             (as many experts per layer, those that other languages use more than the pivot), ``shifted=4,-4`` (the
             rule's experts in the layers moved by so many), ``threshold=0.3,0.5`` (the rule's experts at other
             thresholds), ``rule-early``, ``rule-late`` (the rule's experts before or after the layers).
-        bands: name to first and last decoder layer. Where there are some, nothing is steered: in each band the experts
-            of every captured language by the rule are banned, as by `isogloss ablate`, and all tasks are measured.
+        bands: name to ``A-B``, first and last decoder layer. Where there are some, nothing is steered: in each band the
+            experts of every captured language by the rule are banned, as by `isogloss ablate`, and all tasks are
+            measured.
         n_controls: random plans with as many experts per layer, to compare with; for ``bands`` at least 10.
         learned: plan or router adapter of `isogloss learn` that is evaluated beside the rule's, as the arm ``learned``;
             ``organism`` for the plan that ships with the package, with its router adapter as the arm ``adapter``; empty
@@ -77,13 +78,13 @@ class Study(StudySettings):
     target: tuple[str, ...] = ()
     kind: Kind = "soft"
     strength: float = 0.5
-    layers: tuple[int, int] | None = None
+    layers: LayersOrMiddle = None
     layers_base: int = 0
     more_tasks: tuple[str, ...] = ()
     more_languages: tuple[str, ...] = ()
     accuracy_task: str = ""
     arms: tuple[str, ...] = ()
-    bands: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bands: dict[str, Layers] = field(default_factory=dict)
     n_controls: int = N_RANDOM
     learned: str = ""
     sampling: Sampling | None = None
