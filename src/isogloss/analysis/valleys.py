@@ -38,8 +38,8 @@ def split(curve: FloatArray, *, n_parts: int, min_size: int) -> list[int]:
     from ruptures.detection.kernelcpd import KernelCPD  # noqa: PLC0415
 
     centred = np.asarray(curve, dtype=np.float64)[:, None] - np.mean(curve)
-    found = KernelCPD(kernel="linear", min_size=min_size).fit(centred).predict(n_bkps=n_parts - 1)
-    return [int(first) for first in found[:-1]]
+    starts = KernelCPD(kernel="linear", min_size=min_size).fit(centred).predict(n_bkps=n_parts - 1)
+    return [int(first) for first in starts[:-1]]
 
 
 def order_p_value(curve: FloatArray, edges: tuple[int, int], *, min_size: int) -> float:

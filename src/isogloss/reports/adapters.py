@@ -34,11 +34,11 @@ def describe_adapter(report: AdaptReport) -> tuple[str, ...]:
         if report.protected
         else ", without a bound, since the plan is for every token"
     )
-    said = [f"Ridge {report.ridge:g} and strength {report.strength:g} were chosen{bound}."]
+    sentences = [f"Ridge {report.ridge:g} and strength {report.strength:g} were chosen{bound}."]
     if report.metric != _DIVERGENCE:
         metric = Metric.named(report.metric)
         before, plan, after = (fmean(each.values()) for each in (report.before, report.plan, chosen.value))
-        said.append(
+        sentences.append(
             f"On the dev items that chose it, the mean {metric.name} of {', '.join(map(name, report.targets))} is "
             f"{metric.written(after)} with the adapter, {metric.written(plan)} with the "
             f"plan and {metric.written(before)} with neither: only other items say what the adapter is "
@@ -47,16 +47,16 @@ def describe_adapter(report: AdaptReport) -> tuple[str, ...]:
     same, without = (
         fmean(getattr(each, field) for each in report.agreement) for field in ("same_experts", "same_without")
     )
-    said.append(
+    sentences.append(
         f"Of the tokens in the plan's languages, {100 * same:.1f} % choose the same experts under the adapter as under "
         f"the plan, and {100 * without:.1f} % without either (mean over layers and languages)."
     )
     if report.obeyed:
         least = min(report.obeyed, key=report.obeyed.__getitem__)
-        said.append(
+        sentences.append(
             f"Of all tokens, {100 * report.obeyed[least]:.2f} % obey the plan's ban in layer {least}, where fewest do."
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def adapter_section(report: AdaptReport) -> Section:

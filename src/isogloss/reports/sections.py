@@ -164,18 +164,18 @@ def _divergence_section(analysis: Analysis, styles: Mapping[str, Style]) -> Sect
 
 def _excess_blocks(analysis: Analysis, styles: Mapping[str, Style]) -> list[Figure | Table]:
     """Draw how much closer translations are routed than items that are none, and list the numbers."""
-    shown = analysis.translations
-    if shown is None:
+    lead = analysis.translations
+    if lead is None:
         return []
     by_language = {
-        code: dict(zip(analysis.layers, curve, strict=False)) for code, curve in sorted(shown.by_language.items())
+        code: dict(zip(analysis.layers, curve, strict=False)) for code, curve in sorted(lead.by_language.items())
     }
     rise = ""
-    if shown.rise and analysis.bands:
-        known = "" if shows(shown.rise) else "No evidence of a change: "
+    if lead.rise and analysis.bands:
+        hedge = "" if shows(lead.rise) else "No evidence of a change: "
         band = analysis.band_words(analysis.described_band)
-        found = "; the edges were found on the same data" if analysis.has_middle else ""
-        rise = f" {known}In {band} the lead is {with_interval(shown.rise)} above that elsewhere{found}."
+        caveat = "; the edges were found on the same data" if analysis.has_middle else ""
+        rise = f" {hedge}In {band} the lead is {with_interval(lead.rise)} above that elsewhere{caveat}."
     caption = (
         "Divergence between items that are no translations of each other minus that of translations, item by item:"
         f" above zero, translations are routed more alike than other texts. {curves_text(analysis, by_language)}"
@@ -189,7 +189,7 @@ def _excess_blocks(analysis: Analysis, styles: Mapping[str, Style]) -> list[Figu
         by_language,
         styles,
         analysis.middle_layers,
-        dict(zip(analysis.layers, shown.excess, strict=False)) if len(by_language) > 1 else {},
+        dict(zip(analysis.layers, lead.excess, strict=False)) if len(by_language) > 1 else {},
         axis={**FROM_ZERO, **ZERO_LINE},
     )
     return [curve_figure(plot), curve_table(by_language, "Lead of translations: all numbers", caption)]

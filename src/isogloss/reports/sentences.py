@@ -113,18 +113,18 @@ def _where(analysis: Analysis) -> str:
 
 def translations(analysis: Analysis) -> Iterator[Finding]:
     """Say whether translations come closer in the middle than texts that are none."""
-    shown = analysis.translations
-    if shown is None or shown.rise is None:
+    lead = analysis.translations
+    if lead is None or lead.rise is None:
         return
     band = analysis.band_words(analysis.described_band)
-    size = f"by {_signed(shown.rise)}, n = {shown.rise.n} items"
-    if shows(shown.rise):
-        more = "more" if shown.rise.value > 0 else "less"
+    size = f"by {_signed(lead.rise)}, n = {lead.rise.n} items"
+    if shows(lead.rise):
+        more = "more" if lead.rise.value > 0 else "less"
         where = f"and {more} so in {band} than elsewhere"
         text = f"Translations are closer to each other than other texts are, {where}"
     else:
         text = f"No evidence that translations come closer to each other in {band} than other texts do there"
-    yield Finding(f"{text}: {size}.", evidence(shown.rise))
+    yield Finding(f"{text}: {size}.", evidence(lead.rise))
 
 
 def _structure(analysis: Analysis) -> Iterator[Finding]:

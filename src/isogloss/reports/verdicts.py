@@ -85,7 +85,7 @@ def _following(analysis: Analysis) -> Verdict:
     silent = f"No evidence that it follows {listed} in {where}."
     if not followed:
         return _in_some_layers(question, structure, silent, len(tests))
-    told = [
+    texts = [
         f"{distance_name(each)}: Mantel r {with_interval(test.plain.correlation)}, p = {p_value(test.p_adjusted)}"
         for each, test in followed.items()
     ]
@@ -94,24 +94,24 @@ def _following(analysis: Analysis) -> Verdict:
         question,
         State.SHOWN,
         sentence(answer),
-        f"{sentence('; '.join(told))}, by Holm over {len(tests)} distances. {silent if others else ''}",
+        f"{sentence('; '.join(texts))}, by Holm over {len(tests)} distances. {silent if others else ''}",
     )
 
 
 def _in_some_layers(question: str, structure: LanguageStructure | None, silent: str, n_tests: int) -> Verdict:
     """Say what routing follows in some layer, where it is not seen to follow anything in the band to describe."""
     matches = structure.matches if structure else {}
-    found = {each: match for each, match in matches.items() if match.p_adjusted < SIGNIFICANT}
-    if not found:
+    significant = {each: match for each, match in matches.items() if match.p_adjusted < SIGNIFICANT}
+    if not significant:
         return Verdict(question, State.NO_EVIDENCE, f"No evidence that it follows any of {n_tests} distances", silent)
-    told = [
+    texts = [
         f"{distance_name(each)}: Mantel r {number(match.correlation)} in layer {match.layer}, "
         f"p = {p_value(match.p_adjusted)}"
-        for each, match in found.items()
+        for each, match in significant.items()
     ]
-    answer = f"{sentence(' and '.join(map(distance_name, found)))}, in some layers"
+    answer = f"{sentence(' and '.join(map(distance_name, significant)))}, in some layers"
     corrected = "corrected for the search over layers and for all distances"
-    return Verdict(question, State.SHOWN, answer, f"{sentence('; '.join(told))}, {corrected}. {silent}")
+    return Verdict(question, State.SHOWN, answer, f"{sentence('; '.join(texts))}, {corrected}. {silent}")
 
 
 def _helped(summary: EvaluationSummary | None) -> Verdict:
@@ -126,19 +126,21 @@ def _helped(summary: EvaluationSummary | None) -> Verdict:
     if against is not None:
         difference = metric.change_text(against.difference)
         plans = f"the mean of {against.n_plans} random plans" if against.n_plans > 1 else "one random plan"
-        known = "" if more else "no evidence that it does better than random experts; "
-        reason.append(f"Against {plans}: {known}{difference}.")
+        unclear = "" if more else "no evidence that it does better than random experts; "
+        reason.append(f"Against {plans}: {unclear}{difference}.")
     reason += [f"Arm {arm_text(arm)} helps: {text}." for arm, text in _other_plans(summary, metric)]
-    told = " ".join(reason)
+    explained = " ".join(reason)
     if summary.unmeasured:
         return Verdict(question, State.NOT_MEASURED, "Not measured", f"{sentence(summary.unmeasured)}.")
     if summary.outcome == "worse":
-        return Verdict(question, State.HARM, "The plan hurts", told)
+        return Verdict(question, State.HARM, "The plan hurts", explained)
     if summary.outcome == "better" and more:
-        return Verdict(question, State.SHOWN, f"The plan helps by {metric.change(change.value)}{metric.points}", told)
+        return Verdict(
+            question, State.SHOWN, f"The plan helps by {metric.change(change.value)}{metric.points}", explained
+        )
     if summary.outcome == "better":
-        return Verdict(question, State.NO_EVIDENCE, "No evidence that it helps more than random experts", told)
-    return Verdict(question, State.NO_EVIDENCE, "No evidence that the plan helps", told)
+        return Verdict(question, State.NO_EVIDENCE, "No evidence that it helps more than random experts", explained)
+    return Verdict(question, State.NO_EVIDENCE, "No evidence that the plan helps", explained)
 
 
 def _other_plans(summary: EvaluationSummary, metric: Metric) -> Iterator[tuple[str, str]]:

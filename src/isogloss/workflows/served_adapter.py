@@ -66,11 +66,11 @@ class _Steps:
     def acts(self) -> tuple[bool, str]:
         """With and without must be apart by more than the same question asked twice."""
         answers = {kind: self._ask([(text, kind, False) for text in self._texts]) for kind in (False, True)}
-        told = [place for place in range(len(self._texts)) if answers[False][place] and answers[True][place]]
-        if not told:
+        answered = [place for place in range(len(self._texts)) if answers[False][place] and answers[True][place]]
+        if not answered:
             raise ModelError("the server tells no log-probabilities of next tokens; expected some, as both engines do")
-        self._texts = [self._texts[place] for place in told]
-        self._references = {kind: [answers[kind][place] for place in told] for kind in answers}
+        self._texts = [self._texts[place] for place in answered]
+        self._references = {kind: [answers[kind][place] for place in answered] for kind in answers}
         again = self._ask([(text, True, False) for text in self._texts])
         noise = _largest(again, self._references[True])
         self._effect = _largest(self._references[False], self._references[True])
@@ -79,8 +79,8 @@ class _Steps:
 
     def default(self) -> tuple[bool, str]:
         """A request that names no adapter must be answered as one without it."""
-        found = self._ask([(text, None, False) for text in self._texts])
-        return self._judge("requests that name no adapter", found, [(place, False) for place in range(len(found))])
+        answers = self._ask([(text, None, False) for text in self._texts])
+        return self._judge("requests that name no adapter", answers, [(place, False) for place in range(len(answers))])
 
     def cache(self) -> tuple[bool, str]:
         """All prompts several times with and without the adapter, one by one, caches as the server has them.
@@ -89,20 +89,20 @@ class _Steps:
         """
         asked = [(place, kind) for place in range(len(self._texts)) for kind in (False, True)] * _ROUNDS
         random.Random(0).shuffle(asked)
-        found = self._ask([(self._texts[place], kind, True) for place, kind in asked])
-        return self._judge("prompts repeated with and without it", found, asked)
+        answers = self._ask([(self._texts[place], kind, True) for place, kind in asked])
+        return self._judge("prompts repeated with and without it", answers, asked)
 
     def mixed(self) -> tuple[bool, str]:
         """All prompts, with and without, at the same time."""
         asked = [(place, kind) for place in range(len(self._texts)) for kind in (False, True)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(self._ask_one, [(self._texts[place], kind, False) for place, kind in asked]))
-        return self._judge("requests with and without it at once", found, asked)
+            answers = list(pool.map(self._ask_one, [(self._texts[place], kind, False) for place, kind in asked]))
+        return self._judge("requests with and without it at once", answers, asked)
 
-    def _judge(self, what: str, found: Sequence[NextTokens], asked: Sequence[tuple[int, bool]]) -> tuple[bool, str]:
+    def _judge(self, what: str, answers: Sequence[NextTokens], asked: Sequence[tuple[int, bool]]) -> tuple[bool, str]:
         """Compare answers with the references of the same texts and kinds."""
         off = {False: 0.0, True: 0.0}
-        for answer, (place, kind) in zip(found, asked, strict=True):
+        for answer, (place, kind) in zip(answers, asked, strict=True):
             off[kind] = max(off[kind], apart(answer, self._references[kind][place]))
         kinds = sorted({kind for _, kind in asked})
         parts = [f"{_size(off[kind])} {'with' if kind else 'without'} it" for kind in kinds]

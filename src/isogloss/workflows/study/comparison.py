@@ -41,9 +41,9 @@ def compare_with_published(
     measured = _measured(study, analysis, evaluation)
     rows = []
     for each in study.published:
-        found = measured.get(each.quantity)
-        difference = None if found is None else _minus(found, each.value)
-        rows.append(PublishedRow(each.quantity, each.value, found, difference, each.source))
+        estimate = measured.get(each.quantity)
+        difference = None if estimate is None else _minus(estimate, each.value)
+        rows.append(PublishedRow(each.quantity, each.value, estimate, difference, each.source))
     conditions = [*_stated(study, runs, _evaluated(evaluation, ablation)), *_reset(study.without_folders(), recipe)]
     return PublishedComparison(tuple(rows), tuple(conditions), study.remarks)
 
