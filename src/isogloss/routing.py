@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
 
 from isogloss.arrays import FloatArray, IntArray
 
 __all__ = [
+    "PHASES",
     "Fingerprint",
     "Phase",
     "RouterSpec",
@@ -33,6 +34,8 @@ __all__ = [
 
 Phase: TypeAlias = Literal["prompt", "generation"]
 """Prompt tokens are given; generation tokens were written by the model and are fed back to it."""
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 Scoring: TypeAlias = Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid", "sparsemixer"]
 

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.errors import LanguageError, PlanError
-from isogloss.routing import Fingerprint
+from isogloss.routing import PHASES, Fingerprint
 from isogloss.steering import (
     KINDS,
-    PHASES,
     Intervention,
     LayerEdit,
     Plan,

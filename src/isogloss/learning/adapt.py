@@ -25,8 +25,7 @@ from isogloss.learning.adapt_records import ADAPT_REPORT, Adapted, AdaptOptions,
 from isogloss.learning.plan_ranks import banned_by, ranks_of
 from isogloss.learning.probes import LanguageMeans, ProbeFit, some_of
 from isogloss.records import to_json, write_typed
-from isogloss.steering import AdaptedRouter, Plan, RouterAdapter, check_plan
-from isogloss.steering.adapter_folder import write_adapter_into
+from isogloss.steering import AdaptedRouter, Plan, RouterAdapter, check_plan, write_adapter_into
 
 __all__ = ["adapt_plan"]
 

@@ -6,21 +6,12 @@ from typing import TypeAlias
 
 from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
 from isogloss.steering.adapter_controls import exchanged_probes, permuted_experts, rescaled
-from isogloss.steering.adapter_folder import read_adapter, write_adapter
+from isogloss.steering.adapter_folder import peft_tensors, read_adapter, write_adapter, write_adapter_into
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional, plan_from_experts, united
 from isogloss.steering.checks import check_plan
 from isogloss.steering.commits import note_other_commit
 from isogloss.steering.controls import opposed, random_control, replaced, shifted_control, with_strength
-from isogloss.steering.interventions import (
-    KINDS,
-    PHASES,
-    Intervention,
-    Kind,
-    LayerEdit,
-    Phase,
-    apply_choice,
-    apply_edit,
-)
+from isogloss.steering.interventions import KINDS, Intervention, Kind, LayerEdit, apply_choice, apply_edit
 from isogloss.steering.plan import (
     Plan,
     compile_layer,
@@ -36,13 +27,11 @@ Steering: TypeAlias = Plan | RouterAdapter
 
 __all__ = [
     "KINDS",
-    "PHASES",
     "STRENGTH_KINDS",
     "AdaptedRouter",
     "Intervention",
     "Kind",
     "LayerEdit",
-    "Phase",
     "Plan",
     "RouterAdapter",
     "SelectedExpert",
@@ -57,6 +46,7 @@ __all__ = [
     "note_other_commit",
     "opposed",
     "parse_plan",
+    "peft_tensors",
     "permuted_experts",
     "plan_from_experts",
     "random_control",
@@ -70,5 +60,6 @@ __all__ = [
     "united",
     "with_strength",
     "write_adapter",
+    "write_adapter_into",
     "write_plan",
 ]

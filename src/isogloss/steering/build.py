@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from isogloss.errors import PlanError
-from isogloss.routing import Fingerprint
+from isogloss.routing import Fingerprint, Phase
 from isogloss.steering.checks import check_plan
-from isogloss.steering.interventions import Intervention, Kind, Phase
+from isogloss.steering.interventions import Intervention, Kind
 from isogloss.steering.plan import Plan
 
 __all__ = ["STRENGTH_KINDS", "SelectedExpert", "by_rank", "conditional", "plan_from_experts", "united"]

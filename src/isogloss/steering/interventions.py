@@ -37,17 +37,15 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.errors import PlanError
-from isogloss.routing import Phase
+from isogloss.routing import PHASES, Phase
 from isogloss.steering.fields import FLOAT32_MAX, as_experts, as_integer, as_languages, as_strength, as_values
 
 __all__ = [
     "KINDS",
-    "PHASES",
     "AnyArray",
     "Intervention",
     "Kind",
     "LayerEdit",
-    "Phase",
     "apply_choice",
     "apply_edit",
     "edit_layer",
@@ -59,8 +57,6 @@ AnyArray: TypeAlias = Any
 Kind: TypeAlias = Literal["soft", "force", "suppress", "ban", "adaptive", "offset", "on", "off"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-PHASES: tuple[Phase, ...] = get_args(Phase)
 
 _TAKES_STRENGTH = ("soft", "adaptive")
 _TAKES_VALUES = ("adaptive", "offset")

@@ -22,9 +22,9 @@ from isogloss.folders import require_file
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.records import decode
-from isogloss.routing import Fingerprint
+from isogloss.routing import PHASES, Fingerprint, Phase
 from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span
-from isogloss.steering.interventions import KINDS, PHASES, Intervention, LayerEdit, Phase, edit_layer
+from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, edit_layer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,8 +22,7 @@ from isogloss.backends.open import folder_of
 from isogloss.errors import ModelError
 from isogloss.files import write_atomically, write_json
 from isogloss.folders import new_folder, require_new_folder
-from isogloss.steering import AdaptedRouter, RouterAdapter, write_adapter
-from isogloss.steering.adapter_folder import peft_tensors
+from isogloss.steering import AdaptedRouter, RouterAdapter, peft_tensors, write_adapter
 
 __all__ = ["VLLM_ROUTERS", "write_peft", "write_vllm"]
 

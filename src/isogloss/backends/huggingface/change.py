@@ -17,8 +17,9 @@ from isogloss.backends.huggingface.steer import mark_generated, steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
 from isogloss.backends.model import Change
 from isogloss.errors import CorpusError
+from isogloss.routing import PHASES, Phase
 from isogloss.statistics import Estimate, bootstrap_counts, percentile_interval
-from isogloss.steering import PHASES, Phase, Steering
+from isogloss.steering import Steering
 
 __all__ = ["measure_change"]
 

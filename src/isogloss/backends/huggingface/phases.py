@@ -19,7 +19,7 @@ import torch
 
 from isogloss.backends.huggingface.methods import method_replaced
 from isogloss.errors import ModelError
-from isogloss.steering import Phase
+from isogloss.routing import Phase
 
 __all__ = ["TokenPhases"]
 

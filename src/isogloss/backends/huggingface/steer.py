@@ -22,7 +22,8 @@ from isogloss.backends.huggingface.phases import TokenPhases
 from isogloss.backends.huggingface.steered_router import LowRankRouter, SteeredRouter, remove_runs
 from isogloss.backends.huggingface.steered_stack import Begin, SteeredStack
 from isogloss.errors import PlanError
-from isogloss.steering import PHASES, LayerEdit, Phase, Plan, RouterAdapter, Steering, check_plan, compile_layer
+from isogloss.routing import PHASES, Phase
+from isogloss.steering import LayerEdit, Plan, RouterAdapter, Steering, check_plan, compile_layer
 
 __all__ = ["mark_generated", "steer", "steered_by"]
 

@@ -20,7 +20,8 @@ from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.phases import TokenPhases
 from isogloss.backends.huggingface.router_outputs import LOGITS_AT
 from isogloss.errors import ModelError, PlanError
-from isogloss.steering import LayerEdit, Phase, RouterAdapter, apply_choice, apply_edit
+from isogloss.routing import Phase
+from isogloss.steering import LayerEdit, RouterAdapter, apply_choice, apply_edit
 
 __all__ = ["LowRankRouter", "SteeredRouter", "add_low_rank", "remove_runs"]
 

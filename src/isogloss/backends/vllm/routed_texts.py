@@ -11,7 +11,8 @@ from isogloss.backends.vllm.answers import READ, require_readable
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.plugin.requests import ITEM, START
 from isogloss.errors import CorpusError
-from isogloss.steering import PHASES, Phase, Steering
+from isogloss.routing import PHASES, Phase
+from isogloss.steering import Steering
 
 __all__ = ["Routed", "change_served", "route_texts", "share_changed"]
 

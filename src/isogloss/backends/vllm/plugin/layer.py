@@ -19,7 +19,6 @@ import torch
 from isogloss.backends.reference_router import choose_experts
 from isogloss.routing import RouterSpec
 from isogloss.steering import Kind, LayerEdit, apply_edit
-from isogloss.steering.fields import FLOAT32_MAX
 
 __all__ = ["LayerSteering", "Observation", "SteeredLayer", "bind"]
 
@@ -36,7 +35,7 @@ _ARRAYS: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
 """The arrays of `LayerEdit`: the kinds that fill each, its dtype, and the value that changes nothing."""
 
 _CHOICE: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
-    "least_score": (("force", "ban"), torch.float32, -FLOAT32_MAX)
+    "least_score": (("force", "ban"), torch.float32, torch.finfo(torch.float32).min)
 }
 """What only the choice of the reference router reads, with ``ban``."""
 

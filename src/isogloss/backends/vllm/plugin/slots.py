@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isogloss.steering import PHASES, LayerEdit, Phase, Plan, compile_layer
+from isogloss.routing import PHASES, Phase
+from isogloss.steering import LayerEdit, Plan, compile_layer
 
 __all__ = ["Slots"]
 
