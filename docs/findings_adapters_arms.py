@@ -22,7 +22,6 @@ from isogloss.learning import Learned, LearningData, LearnOptions, gather_data, 
 from isogloss.learning.folder import CHECKPOINT
 from isogloss.learning.parameters import Parameters
 from isogloss.organism import TIERS
-from isogloss.organism.threads import torch_threads
 from isogloss.progress import track
 from isogloss.steering import Plan, RouterAdapter, random_control, read_adapter
 from isogloss.workflows import adapt, open_corpus
@@ -137,7 +136,7 @@ class AttentionNumbers(Parameters):
         own = [each._parameters["weight"] for each in self.matrices]  # noqa: SLF001 - takes no tensor otherwise
         flags = {parameter: parameter.requires_grad for parameter in self.loaded.core.parameters()}
         with ExitStack() as stack:
-            stack.enter_context(torch_threads(self.loaded._own_threads))  # noqa: SLF001 - as for routers
+            stack.enter_context(self.loaded.own_threads())
             stack.enter_context(torch.enable_grad())
             try:
                 for parameter in flags:

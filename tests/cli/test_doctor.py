@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import HuggingFaceModel, answers, estimate, measure_change, steer
 from isogloss.backends.huggingface import checks as huggingface_checks
-from isogloss.backends.huggingface.steer import SteeredRouter
+from isogloss.backends.huggingface.steered_router import PlannedRouter
 from isogloss.backends.model import Change
 from isogloss.cli import main
 from isogloss.corpora import Corpus
@@ -284,12 +284,12 @@ def test_routing_of_what_is_written_is_compared(monkeypatch, capsys):
 @pytest.mark.parametrize("own", [True, False])
 def test_a_plan_that_does_not_reach_what_is_written_fails(monkeypatch, tmp_path, capsys, own):
     """Steering that holds in every forward but those of one token by prompt, which are the later ones of generation."""
-    loaded, plain = tiny("olmoe"), SteeredRouter.by_phase
+    loaded, plain = tiny("olmoe"), PlannedRouter.by_phase
 
     def not_of_one_token(steered, apply, values):
         return None if values.shape[0] <= len(PROBE_TEXTS) else plain(steered, apply, values)
 
-    monkeypatch.setattr(SteeredRouter, "by_phase", not_of_one_token)
+    monkeypatch.setattr(PlannedRouter, "by_phase", not_of_one_token)
     plan = write(tmp_path, loaded.fingerprint, Intervention("ban", 1, (0, 1, 2, 3)))
     code, checks = examine_model(monkeypatch, capsys, loaded, *([] if own else ["--plan", plan]))
     assert code == 1
@@ -350,7 +350,7 @@ def changes_a_weight(loaded, plan):
     ("name", "broken", "message"),
     [
         ("steer", leaves_a_hook, "steering left 2 hooks in the model; expected none"),
-        ("steer", changes_a_weight, "after steering the output logits differ by "),
+        ("steer", changes_a_weight, "after steering the logits differ by "),
         ("steer", lambda *_: contextlib.nullcontext(), "tokens chose expert "),
         ("change", lambda *_, **__: Change(dict.fromkeys(range(4), 0.0)), "force changed no chosen expert"),
     ],

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from isogloss.arrays import FloatArray
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.families import Family
 from isogloss.backends.model import Model
 from isogloss.backends.writing import Writing, n_read
-from isogloss.errors import PlanError
+from isogloss.errors import ModelError, PlanError
 from isogloss.languages import resolve
 from isogloss.routing import RouterSpec
 from isogloss.steering import Intervention, Plan, Steering
 
-__all__ = ["PROBE_IDS", "PROBE_TEXTS", "Observer", "describe_routers", "try_own_plans", "try_plan"]
+__all__ = ["PROBE_IDS", "PROBE_TEXTS", "Observation", "Observer", "describe_routers", "try_own_plans", "try_plan"]
 
 PROBE_TEXTS = (
     "The ferry leaves at seven, but in winter the captain waits for the school children.",
@@ -35,29 +36,54 @@ PROBE_TEXTS = (
 PROBE_IDS = tuple(f"probe-{index}" for index in range(len(PROBE_TEXTS)))
 
 
+class Observation(NamedTuple):
+    """What a model computes for the probe texts: its answers, and numbers by which it chooses them."""
+
+    answers: list[str]
+    numbers: FloatArray
+
+
 class Observer(ABC):
     """Compares a model with what it was before it was steered; made before.
 
     Attributes:
+        measured: what the numbers of an observation are, for messages.
+        remedy: what to do where the model is not as before.
         before: what the model computed then.
         noise: by how much two unsteered runs differ, since some kernels add up in an order of their own.
     """
 
+    measured: ClassVar[str]
+    remedy: ClassVar[str]
+
     def __init__(self) -> None:
-        self.before, again = self.observe(), self.observe()
-        self.noise = self.difference(self.before, again)
+        self.before = self.observe()
+        self.noise = self._difference(self.observe())
 
     @abstractmethod
-    def observe(self) -> Any:  # noqa: ANN401 - each backend has its own
+    def observe(self) -> Observation:
         """Return what the model computes now."""
 
-    @abstractmethod
-    def difference(self, values: Any, expected: Any) -> float:  # noqa: ANN401 - of two observations
-        """Return the largest difference of two observations."""
+    def _difference(self, now: Observation) -> float:
+        """Return by how much numbers differ at most; those of what the model rules out are infinite in both."""
+        one, other = now.numbers, self.before.numbers
+        with np.errstate(invalid="ignore"):
+            return float(np.where(one == other, 0.0, np.abs(one - other)).max())
 
-    @abstractmethod
     def require_unchanged(self) -> str:
         """Return a sentence that the model is as before; ModelError where it is not."""
+        after = self.observe()
+        difference = self._difference(after)
+        if not difference <= 10 * self.noise:
+            raise ModelError(
+                f"after steering the {self.measured} differ by {difference:.2g}; expected at most what two unsteered "
+                f"runs differ by, {self.noise:.2g}: {self.remedy}"
+            )
+        if self.noise:
+            return f"afterwards {self.measured} repeat only to {self.noise:.2g} here, steered before or not"
+        if after.answers != self.before.answers:
+            raise ModelError(f"after steering, answers are not those of before; expected the same: {self.remedy}")
+        return f"afterwards answers and {self.measured} are bit-identical"
 
 
 def describe_routers(family: Family, specs: Sequence[RouterSpec], *, n_layers: int) -> str:

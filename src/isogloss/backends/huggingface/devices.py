@@ -85,13 +85,7 @@ def refuse_unfetched(model: PreTrainedModel) -> AbstractContextManager[object]:
 class _RefuseMeta(TorchFunctionMode):
     """Refuses any function of both real tensors and ones without data."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's signature
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
         kwargs = kwargs or {}
         tensors = list(_tensors((*args, *kwargs.values())))
         if len({tensor.is_meta for tensor in tensors}) > 1:

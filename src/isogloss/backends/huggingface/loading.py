@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -151,6 +151,10 @@ class LoadedModel(EngineModel):
                     "again"
                 )
 
+    def own_threads(self) -> AbstractContextManager[None]:
+        """Let torch compute on the model's own number of threads inside."""
+        return torch_threads(self._own_threads)
+
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Compute on the model's own number of threads, without gradients.
@@ -165,7 +169,7 @@ class LoadedModel(EngineModel):
                 "torch.autocast is on, which rounds what is measured; leave its context, or load the model in the "
                 "dtype that is wanted"
             )
-        with torch_threads(self._own_threads), torch.inference_mode():
+        with self.own_threads(), torch.inference_mode():
             yield
 
 

@@ -19,10 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.methods import method_replaced
-from isogloss.backends.huggingface.phases import TokenPhases
 from isogloss.backends.huggingface.steer import steered_by
 from isogloss.backends.huggingface.steered_router import SteeredRouter, add_low_rank
-from isogloss.organism.threads import torch_threads
 from isogloss.routing import RouterSpec
 from isogloss.steering import LayerEdit, apply_edit
 
@@ -96,7 +94,7 @@ class _ChangedRouter(SteeredRouter):
     """One router that is changed."""
 
     def __init__(self, router: Router, change: RouterChange) -> None:
-        super().__init__(router, {}, TokenPhases())
+        super().__init__(router)
         self.change = change
 
     def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
@@ -149,7 +147,7 @@ def offsets_applied(
     kind = _StraightThroughRouter if straight_through else _ChangedRouter
     routers = [kind(router, change) for router in loaded.router_modules if router.spec.layer in change.by_layer]
     with ExitStack() as context:
-        context.enter_context(torch_threads(loaded._own_threads))  # noqa: SLF001 - of this package
+        context.enter_context(loaded.own_threads())
         context.enter_context(torch.enable_grad())
         context.enter_context(_frozen(loaded.model))
         context.enter_context(steered_by(loaded, routers))

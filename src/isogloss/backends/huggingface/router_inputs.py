@@ -13,7 +13,6 @@ from isogloss.backends.huggingface.checks import largest_reach
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.padded_batches import Measured, by_length, pad
-from isogloss.backends.huggingface.phases import TokenPhases
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import steer, steered_by
 from isogloss.backends.huggingface.steered_router import SteeredRouter
@@ -44,7 +43,7 @@ class _ReadRouter(SteeredRouter):
     """One router that hands on what its weight is multiplied with, and is not changed."""
 
     def __init__(self, router: Router, on_input: _OnInput) -> None:
-        super().__init__(router, {}, TokenPhases())
+        super().__init__(router)
         self.on_input = on_input
 
     def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> None:  # noqa: ARG002 - they are only read

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +19,7 @@ from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.methods import method_replaced
 from isogloss.backends.huggingface.phases import TokenPhases
-from isogloss.backends.huggingface.steered_router import LowRankRouter, SteeredRouter, remove_runs
+from isogloss.backends.huggingface.steered_router import LowRankRouter, PlannedRouter, SteeredRouter, remove_runs
 from isogloss.backends.huggingface.steered_stack import Begin, SteeredStack
 from isogloss.errors import PlanError
 from isogloss.routing import PHASES, Phase
@@ -61,20 +61,16 @@ def steer(loaded: LoadedModel, plan: Steering) -> Iterator[None]:
             left, no forward has run, another thread is running the model, or one failed.
     """
     check_plan(plan, loaded.fingerprint)
+    routers = [router for router in loaded.router_modules if router.spec.layer in plan.layers]
     if isinstance(plan, RouterAdapter):
-        of_adapter = [LowRankRouter(each, plan) for each in loaded.router_modules if each.spec.layer in plan.layers]
-        with steered_by(loaded, of_adapter):
+        with steered_by(loaded, [LowRankRouter(router, plan) for router in routers]):
             yield
         return
     tokens = _tokens.setdefault(loaded.decoder, TokenPhases()) if plan.by_phase else TokenPhases()
-    routers = [router for router in loaded.router_modules if router.spec.layer in plan.layers]
-    steered = [SteeredRouter(router, _compile(plan, router), tokens) for router in routers]
-    if plan.by_phase:
-        with steered_by(loaded, steered, begin=tokens.begin_forward), tokens.followed(loaded.core):
-            yield
-    else:
-        with steered_by(loaded, steered):
-            yield
+    steered = [PlannedRouter(router, _compile(plan, router), tokens) for router in routers]
+    followed = tokens.followed(loaded.core) if plan.by_phase else nullcontext()
+    with steered_by(loaded, steered, begin=tokens.begin_forward if plan.by_phase else None), followed:
+        yield
 
 
 @contextmanager

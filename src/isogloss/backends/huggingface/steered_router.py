@@ -23,7 +23,7 @@ from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Phase
 from isogloss.steering import LayerEdit, RouterAdapter, apply_choice, apply_edit
 
-__all__ = ["LowRankRouter", "SteeredRouter", "add_low_rank", "remove_runs"]
+__all__ = ["LowRankRouter", "PlannedRouter", "SteeredRouter", "add_low_rank", "remove_runs"]
 
 _PRODUCTS = (torch.nn.functional.linear, torch.mm)  # mm where a router asks for float32 logits of 16-bit inputs
 _TOPK = (torch.topk, torch.Tensor.topk)
@@ -43,13 +43,7 @@ class _RouterRun(TorchFunctionMode):
         self.n_dims = 0
         self.edits = self.selections = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's signature
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
         """Run ``func``; edit its result where it is the router's product, its input where it chooses the experts."""
         kwargs = kwargs or {}
         if self.ended:
@@ -81,7 +75,7 @@ class _RouterRun(TorchFunctionMode):
 
     def _edit_selection(self, func: Callable[..., Any], scores: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.selections += 1
-        edited = self.steered.by_phase(_apply_choice, scores)
+        edited = self.steered.edit_choice(scores)
         if edited is None:
             return func(scores, *args, **kwargs)
         chosen = func(edited, *args, **kwargs).indices
@@ -100,13 +94,17 @@ class _RouterRun(TorchFunctionMode):
 
 
 class SteeredRouter:
-    """One router under a plan: the edit of each phase, and a forward that applies it."""
+    """One router, and a forward that edits its logits.
 
-    def __init__(self, router: Router, edit_by_phase: Mapping[Phase, LayerEdit], tokens: TokenPhases) -> None:
-        self.router, self.tokens = router, tokens
-        self.fixes_choice = any(edit.fixes_choice for edit in edit_by_phase.values())
-        self.edit_by_phase = dict(edit_by_phase)
-        self._edits_by_device: dict[torch.device, dict[Phase, LayerEdit]] = {}
+    Attributes:
+        router: to edit.
+        fixes_choice: whether `edit_choice` does anything.
+    """
+
+    fixes_choice = False
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
         self._handed_on: tuple[torch.dtype | None, ...] | None = None
 
     def forward(self, plain: Callable[..., Any], run_ended: Callable[[int], None]) -> Callable[..., Any]:
@@ -147,14 +145,36 @@ class SteeredRouter:
             for index, (part, dtype) in enumerate(zip(output, self._handed_on or (), strict=True))
         )
 
-    def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002 - of adapters
+    def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
         """Return the router's logits as steered; None where nothing steers them, so that not even the dtype changes.
 
         Args:
             hidden: ``[..., width]``, what the router's weight is multiplied with.
             logits: ``[..., n_experts]``, their product.
         """
+        raise NotImplementedError
+
+    def edit_choice(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Return the scores ``[..., n_experts]`` that the router ranks, as steered; None as of `edit_logits`."""
+        raise NotImplementedError
+
+
+class PlannedRouter(SteeredRouter):
+    """One router under a plan: the edit of each phase."""
+
+    def __init__(self, router: Router, edit_by_phase: Mapping[Phase, LayerEdit], tokens: TokenPhases) -> None:
+        super().__init__(router)
+        self.edit_by_phase, self.tokens = dict(edit_by_phase), tokens
+        self.fixes_choice = any(edit.fixes_choice for edit in edit_by_phase.values())
+        self._edits_by_device: dict[torch.device, dict[Phase, LayerEdit]] = {}
+
+    def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002 - of adapters
+        """Apply the edits."""
         return self.by_phase(_apply_edit, logits)
+
+    def edit_choice(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Make forced experts the best and banned ones the worst."""
+        return self.by_phase(_apply_choice, scores)
 
     def by_phase(
         self, function: Callable[[torch.Tensor, LayerEdit], torch.Tensor], values: torch.Tensor
@@ -185,7 +205,7 @@ class LowRankRouter(SteeredRouter):
     """One router under an adapter: its weight is ``W + scale · B A``, whatever its product is computed with."""
 
     def __init__(self, router: Router, adapter: RouterAdapter) -> None:
-        super().__init__(router, {}, TokenPhases())
+        super().__init__(router)
         self.of_layer, self.scale = adapter.router(router.spec.layer), adapter.scale
         self._by_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         if self.of_layer.a.shape[1] != router.weight_shape[1]:
