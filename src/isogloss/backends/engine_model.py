@@ -17,7 +17,7 @@ from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_TEXTS, Observer, try_own_plans, try_plan
 from isogloss.backends.configuration import applied_settings, set_aside, tokenizer_sha256
 from isogloss.backends.families import Family
-from isogloss.backends.model import Model, Sampling
+from isogloss.backends.model import AnswerOptions, Model, Sampling
 from isogloss.backends.open import checks_of
 from isogloss.backends.profiles import PortionRunner, gather
 from isogloss.backends.token_batches import Reader, counted_ids, portions, require_room
@@ -160,8 +160,8 @@ class EngineModel(Model):
         stop: Sequence[str] = (),
     ) -> list[str]:
         """Continue each prompt of a batch, until the model ends it; see `Model.answer`."""
-        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "sampling": sampling, "stop": stop}
-        ids = self._answer_ids(prompts, max_new_tokens=max_new_tokens, **options)
+        options = AnswerOptions(max_new_tokens, add_special_tokens, sampling, [text for text in stop if text])
+        ids = self._answer_ids(prompts, options)
         return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     def _try_steering(self, plan: Steering | None, language: str | None) -> str:
@@ -180,15 +180,7 @@ class EngineModel(Model):
         return Writing(self, PROBE_TEXTS, answer_ids=self._answer_ids, write=self._write, read=read)
 
     @abstractmethod
-    def _answer_ids(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        add_special_tokens: bool = True,
-        sampling: tuple[Sampling, Sequence[str]] | None = None,
-        stop: Sequence[str] = (),
-    ) -> list[list[int]]:
+    def _answer_ids(self, prompts: Sequence[str], options: AnswerOptions) -> list[list[int]]:
         """Return the token ids of each answer, up to the one that ends it, with it."""
 
     @abstractmethod

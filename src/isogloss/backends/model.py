@@ -25,7 +25,7 @@ from isogloss.runs import LanguageRouting
 from isogloss.statistics import Estimate
 from isogloss.steering import Steering
 
-__all__ = ["Change", "Likelihood", "Model", "RouterCheck", "Sampling"]
+__all__ = ["AnswerOptions", "Change", "Likelihood", "Model", "RouterCheck", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,15 @@ class Sampling:
         """Return ``[n]`` numbers from 0 up to 1 for an item's tokens, the same in every arm, batch and order."""
         digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest, "big")).random(n)
+
+
+class AnswerOptions(NamedTuple):
+    """How prompts are continued, as `Model.answer` is asked to."""
+
+    max_new_tokens: int
+    add_special_tokens: bool = True
+    sampling: tuple[Sampling, Sequence[str]] | None = None
+    stop: Sequence[str] = ()
 
 
 class Likelihood(NamedTuple):

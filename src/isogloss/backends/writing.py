@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from isogloss.arrays import Float32Array
 from isogloss.backends.agreement import MOVED, moved_share
 from isogloss.backends.joint_texts import JointText, encode_start
-from isogloss.backends.model import Model
+from isogloss.backends.model import AnswerOptions, Model
 from isogloss.backends.token_batches import Text
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Steering
 
-__all__ = ["NEW_TOKENS", "AnswerIds", "Writing", "Written", "n_read"]
+__all__ = ["NEW_TOKENS", "Writing", "Written", "n_read"]
 
 NEW_TOKENS = 4
 """Tokens that are written after a prompt."""
@@ -41,13 +41,6 @@ class Written(NamedTuple):
     selections: Float32Array
 
 
-class AnswerIds(Protocol):
-    """Answers prompts."""
-
-    def __call__(self, prompts: Sequence[str], *, max_new_tokens: int) -> list[list[int]]:
-        """Return the token ids of each answer, the one that ends it included."""
-
-
 class Writing:
     """Lets a model answer prompts, together and alone.
 
@@ -64,7 +57,7 @@ class Writing:
         model: Model,
         prompts: Sequence[str],
         *,
-        answer_ids: AnswerIds,
+        answer_ids: Callable[[Sequence[str], AnswerOptions], list[list[int]]],
         write: Callable[[Sequence[str]], list[Written]],
         read: Callable[[Sequence[Text]], Mapping[str, Any]],
     ) -> None:
@@ -131,7 +124,7 @@ class Writing:
     def _count_unlikely(self) -> tuple[int, int]:
         """Count the tokens of all answers, and those of them that are not the likeliest ones."""
         texts: list[JointText] = []
-        for prompt, new in zip(self.prompts, self.answer_ids(self.prompts, max_new_tokens=NEW_TOKENS), strict=True):
+        for prompt, new in zip(self.prompts, self.answer_ids(self.prompts, AnswerOptions(NEW_TOKENS)), strict=True):
             ids = [*encode_start(self.model.tokenizer, prompt, add_special_tokens=True), *new]
             stops = range(len(ids) - len(new), len(ids))
             texts += [JointText(len(texts) + n, ids[: stop + 1], stop) for n, stop in enumerate(stops)]

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from isogloss.backends.configuration import end_tokens, generation_settings, neutral_settings
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.joint_texts import encode_start, require_room
-from isogloss.backends.model import Sampling
+from isogloss.backends.model import AnswerOptions, Sampling
 from isogloss.backends.token_batches import until_end
 
 __all__ = ["answer_ids", "continue_prompts", "draw", "pad_left"]
@@ -76,15 +76,7 @@ class _Stops(StoppingCriteria):
 
 
 @computing
-def answer_ids(
-    loaded: LoadedModel,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    add_special_tokens: bool = True,
-    sampling: tuple[Sampling, Sequence[str]] | None = None,
-    stop: Sequence[str] = (),
-) -> list[list[int]]:
+def answer_ids(loaded: LoadedModel, prompts: Sequence[str], options: AnswerOptions) -> list[list[int]]:
     """Continue prompts in one batch, by token ids; see `Model.answer`.
 
     They are padded on the left; families in which that padding changes answers get them one by one.
@@ -92,24 +84,28 @@ def answer_ids(
     Returns:
         The ids of each answer up to the one that ends it, with it.
     """
-    answers: list[list[int]] = []
+    special, answers = options.add_special_tokens, list[list[int]]()
+    texts = [encode_start(loaded.tokenizer, prompt, add_special_tokens=special) for prompt in prompts]
+    require_room(texts, options.max_new_tokens, limit=loaded.context_length)
     ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
-    size = max(1, len(prompts)) if loaded.family.left_padding else 1
-    for start in range(0, len(prompts), size):
+    size = max(1, len(texts)) if loaded.family.left_padding else 1
+    for start in range(0, len(texts), size):
         part = slice(start, start + size)
-        ids = [encode_start(loaded.tokenizer, text, add_special_tokens=add_special_tokens) for text in prompts[part]]
-        require_room(ids, max_new_tokens, limit=loaded.context_length)
-        input_ids, attention_mask = pad_left(loaded, ids)
+        input_ids, attention_mask = pad_left(loaded, texts[part])
         n_given = input_ids.shape[1]
-        draws = [_Draws(sampling[0], sampling[1][part], max_new_tokens, n_given)] if sampling else []
-        stops = [_Stops(loaded.tokenizer, texts, n_given)] if (texts := [text for text in stop if text]) else []
+        draws, stops = LogitsProcessorList(), StoppingCriteriaList()
+        if options.sampling:
+            sampling, keys = options.sampling
+            draws.append(_Draws(sampling, keys[part], options.max_new_tokens, n_given))
+        if options.stop:
+            stops.append(_Stops(loaded.tokenizer, options.stop, n_given))
         new = _continue_ids(
             loaded,
             input_ids,
             attention_mask,
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList(draws),
-            stopping_criteria=StoppingCriteriaList(stops),
+            max_new_tokens=options.max_new_tokens,
+            logits_processor=draws,
+            stopping_criteria=stops,
         )
         # What follows the end of an answer is padding, which need not be a special token.
         answers += [row[: len(until_end(row, ends)) + 1] for row in new.tolist()]

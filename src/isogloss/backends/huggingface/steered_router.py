@@ -9,7 +9,7 @@ mode edits the scores that the router hands to its last ``topk``, so that no bia
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import array_api_compat.torch

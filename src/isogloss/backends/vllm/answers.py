@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from isogloss.backends.configuration import end_tokens, generation_settings
 from isogloss.backends.joint_texts import encode_start, require_room
-from isogloss.backends.model import Sampling
+from isogloss.backends.model import AnswerOptions, Sampling
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import RunError
 from isogloss.hub import asking_hub
@@ -49,15 +49,7 @@ def generation_config(served: ServedModel) -> dict[str, Any]:
     return generation_settings(config)
 
 
-def answer_ids(
-    served: ServedModel,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    add_special_tokens: bool = True,
-    sampling: tuple[Sampling, Sequence[str]] | None = None,
-    stop: Sequence[str] = (),
-) -> list[list[int]]:
+def answer_ids(served: ServedModel, prompts: Sequence[str], options: AnswerOptions) -> list[list[int]]:
     """Continue all prompts, by token ids; see `Model.answer`.
 
     Answers end where transformers ends them: at the end tokens of the checkpoint's generation configuration. Draws of
@@ -70,13 +62,14 @@ def answer_ids(
     Raises:
         RunError: a prompt and its answer do not fit in the engine's context.
     """
-    texts = [encode_start(served.tokenizer, prompt, add_special_tokens=add_special_tokens) for prompt in prompts]
-    require_readable(served, texts, max_new_tokens)
-    common = common_arguments(served, max_new_tokens)
+    special, sampling = options.add_special_tokens, options.sampling
+    texts = [encode_start(served.tokenizer, prompt, add_special_tokens=special) for prompt in prompts]
+    require_readable(served, texts, options.max_new_tokens)
+    common = common_arguments(served, options.max_new_tokens)
     draws = [GREEDY] * len(texts) if sampling is None else [drawn_arguments(sampling[0], key) for key in sampling[1]]
     parts = [slice(0, len(texts))] if sampling is None else undivided(served, texts)
     how = [{**common, **each} for each in draws]
-    return [ids for part in parts for ids in _continue(served, texts[part], how[part], [text for text in stop if text])]
+    return [ids for part in parts for ids in _continue(served, texts[part], how[part], options.stop)]
 
 
 def _continue(
