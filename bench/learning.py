@@ -13,7 +13,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from isogloss.backends.huggingface import HuggingFaceModel
 from isogloss.backends.huggingface.losses import answer_loss
 from isogloss.backends.huggingface.offsets import Offsets, offsets_applied
-from isogloss.backends.huggingface.padded_batches import Measured
+from isogloss.backends.joint_texts import Measured
 from isogloss.organism.tokenizer import train_tokenizer
 from timing import alternating_times
 

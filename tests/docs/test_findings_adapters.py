@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isogloss.backends.huggingface.losses import answer_loss
-from isogloss.backends.huggingface.padded_batches import Measured
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.open import load
 from isogloss.routing import Fingerprint
 from isogloss.steering import AdaptedRouter, RouterAdapter

@@ -12,9 +12,10 @@ from models import TEXTS, tiny
 from slow import slow_but
 
 from isogloss.backends.capture_options import CaptureOptions
-from isogloss.backends.huggingface.padded_batches import Measured
-from isogloss.backends.huggingface.router_inputs import Moments, probe_values, second_moments
+from isogloss.backends.huggingface.router_inputs import probe_values, second_moments
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.open import load
+from isogloss.backends.router_inputs import Moments
 from isogloss.cli import main
 from isogloss.errors import CorpusError, LanguageError, PlanError, RunError
 from isogloss.evaluation import load_task

@@ -5,7 +5,8 @@ from __future__ import annotations
 from models import ITEM_IDS, TEXTS
 
 from isogloss.backends.capture_options import CaptureOptions
-from isogloss.backends.huggingface.padded_batches import Measured, reader_of
+from isogloss.backends.huggingface.padded_batches import reader_of
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.token_batches import portions
 
 

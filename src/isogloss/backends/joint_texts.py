@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 
 from isogloss.errors import CorpusError, RunError
 
-__all__ = ["JointText", "encode_start", "require_room", "tokenise_pairs"]
+__all__ = ["JointText", "Measured", "encode_start", "encode_texts", "require_room", "tokenise_pairs"]
+
+
+class Measured(NamedTuple):
+    """Token ids of one text, and the positions whose predictions are measured: ``start`` up to, without, ``stop``."""
+
+    place: int
+    ids: list[int]
+    start: int
+    stop: int
 
 
 class JointText(NamedTuple):
@@ -32,6 +41,11 @@ class JointText(NamedTuple):
     place: int
     ids: list[int]
     start: int
+
+    @property
+    def measured(self) -> Measured:
+        """The positions that predict the tokens from ``start`` on."""
+        return Measured(self.place, self.ids, self.start - 1, len(self.ids) - 1)
 
 
 def tokenise_pairs(
@@ -98,6 +112,19 @@ def encode_start(
     n_added = len(ids) - len(bare)
     n_before = next((place for place in range(n_added) if ids[place : place + len(bare)] == bare), n_added)
     return ids[: n_before + len(bare)]
+
+
+def encode_texts(
+    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    texts: Sequence[str],
+    *,
+    add_special_tokens: bool,
+) -> list[list[int]]:
+    """Tokenise texts that are read as they are; CorpusError where there are none, or one has no token."""
+    ids = [list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]) for text in texts]
+    if not ids or not all(ids):
+        raise CorpusError("a text has no token; give at least one text, and none that is empty")
+    return ids
 
 
 def require_room(

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from isogloss.arrays import FloatArray
 from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
+from isogloss.backends.router_inputs import AdaptableModel
 from isogloss.corpora import Corpus
 from isogloss.errors import CorpusError, LanguageError, PlanError
 from isogloss.evaluation import Task, ask
@@ -101,7 +102,8 @@ class _Job:
     ) -> None:
         refuse_unsupported(model.backend, router_inputs=True)
         check_plan(plan, model.fingerprint)
-        self.model, self.plan, self.corpus, self.options, self.progress = model, plan, corpus, options, progress
+        self.model = cast("AdaptableModel", model)  # as any that is not refused
+        self.plan, self.corpus, self.options, self.progress = plan, corpus, options, progress
         self.ranks = ranks_of(plan, options.languages)
         self.layers = tuple(sorted({layer for rank in self.ranks for layer in rank.offsets}))
         self.targets, self.protected = self._languages()
@@ -110,7 +112,7 @@ class _Job:
         assert asked is None or isinstance(asked, AskedTask)  # noqa: S101 - of a Task
         others = set(corpus.languages) - set(self.targets) - {options.pivot}
         self.left_out = some_of(others, share=_LEFT_OUT, purpose="left out")
-        self.measures = Measures(model, plan, self.layers, asked, self.parts, options)
+        self.measures = Measures(self.model, plan, self.layers, asked, self.parts, options)
 
     def _languages(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return targets and protected languages."""
@@ -150,7 +152,7 @@ class _Job:
         """Fit, choose, and measure."""
         self.model.prove(self.corpus.texts[self.corpus.languages[0]][0])
         if banned := banned_by(self.plan):
-            self.ranks = ranks_of(self.plan, self.options.languages, reaches=self.measures.reaches(tuple(banned)))
+            self.ranks = ranks_of(self.plan, self.options.languages, reaches=self.model.largest_reaches(tuple(banned)))
         fits = self._fit()
         curve = self._curve(fits)
         best = _best(curve, self.options, self.measures.higher_is_better)

@@ -6,20 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from isogloss.arrays import FloatArray
-from isogloss.backends.model import Change, Model
+from isogloss.backends.joint_texts import Measured
+from isogloss.backends.model import Change
+from isogloss.backends.router_inputs import AdaptableModel, Moments
 from isogloss.corpora import Corpus
 from isogloss.evaluation.asked import AskedTask
 from isogloss.learning.adapt_records import AdaptOptions, PlanAgreement, ProbeReading
 from isogloss.learning.dev_values import mean_value
 from isogloss.steering import Plan, RouterAdapter, Steering
-
-if TYPE_CHECKING:
-    from isogloss.backends.huggingface.padded_batches import Measured
 
 __all__ = ["Measures", "Parts"]
 
@@ -54,19 +53,16 @@ class Measures:
 
     def __init__(
         self,
-        model: Model,
+        model: AdaptableModel,
         plan: Plan,
         layers: Sequence[int],
         asked: AskedTask | None,
         parts: Parts,
         options: AdaptOptions,
     ) -> None:
-        loaded: Any = model  # a `LoadedModel`: the backend was checked
-        self.model = loaded
+        self.model = model
         self.plan, self.layers, self.asked, self.parts, self.options = plan, layers, asked, parts, options
-        self.parameters: Mapping[int, str] = loaded.router_parameters
-        rows = {each.spec.layer: each.weight_shape[0] - each.spec.n_experts for each in loaded.router_modules}
-        self.n_extra: Mapping[int, int] = rows
+        self.parameters, self.n_extra = model.router_parameters, model.extra_rows
         self.higher_is_better = asked is None or asked.task.better == "higher"
         self._before: dict[str, float] = {}
 
@@ -80,30 +76,17 @@ class Measures:
         """Of the task whose items choose."""
         return None if self.asked is None else self.asked.name
 
-    def moments(self, language: str) -> Mapping[int, Any]:
+    def moments(self, language: str) -> Mapping[int, Moments]:
         """Return the moments of a language, by layer."""
-        from isogloss.backends.huggingface.router_inputs import second_moments  # noqa: PLC0415 - torch
-
         texts = self._measured([("", text) for text in self.parts.fit.texts[language]], 0)
-        moments: Mapping[int, Any] = second_moments(
-            self.model, texts, self.layers, batch_tokens=self.options.batch_tokens
-        )
-        return moments
-
-    def reaches(self, layers: Sequence[int]) -> dict[int, float]:
-        """Return by layer how far a token's best router logit lies above its median one, at most."""
-        from isogloss.backends.huggingface.router_inputs import largest_reaches  # noqa: PLC0415 - torch
-
-        return largest_reaches(self.model, layers)
+        return self.model.second_moments(texts, self.layers, batch_tokens=self.options.batch_tokens)
 
     def obeyed(
         self, adapter: RouterAdapter, banned: Mapping[int, Sequence[int]], languages: Sequence[str]
     ) -> dict[int, float]:
         """Return by layer the share of tokens that choose no banned expert."""
-        from isogloss.backends.huggingface.router_inputs import share_obeying  # noqa: PLC0415 - torch
-
         texts = self._measured([("", text) for code in languages for text in self.parts.report.texts[code]], 0)
-        return share_obeying(self.model, texts, banned, adapter, batch_tokens=self.options.batch_tokens)
+        return self.model.share_obeying(texts, banned, adapter, batch_tokens=self.options.batch_tokens)
 
     def moved(self, adapter: RouterAdapter, languages: Sequence[str]) -> dict[str, float]:
         """Return how far an adapter moves each language, as the bound counts it."""
@@ -152,10 +135,8 @@ class Measures:
         *,
         fitted: bool,
     ) -> list[ProbeReading]:
-        from isogloss.backends.huggingface.router_inputs import probe_values  # noqa: PLC0415 - torch
-
         float32 = {layer: matrix.astype(np.float32) for layer, matrix in probes.items()}
-        values = probe_values(self.model, texts, float32, batch_tokens=self.options.batch_tokens)
+        values = self.model.probe_values(texts, float32, batch_tokens=self.options.batch_tokens)
         return [
             ProbeReading(
                 name,
@@ -182,8 +163,7 @@ class Measures:
         """Compare with the plan, on texts of a language that it is for."""
         against = self.plan.for_request(code)
         own = Plan(self.plan.fingerprint) if plan is None else plan.for_request(code)
-        change: Change = self.model.change(own, corpus.texts[code], against=against)
-        return change
+        return self.model.change(own, corpus.texts[code], against=against)
 
     def _same(self, change: Change) -> float:
         return 1.0 - math.fsum(change.changed[layer] for layer in self.layers) / len(self.layers)
@@ -206,8 +186,6 @@ class Measures:
         return [text._replace(start=start) for text in texts]
 
     def _one(self, place: int, prompt: str, text: str, *, add_special_tokens: bool = True) -> Measured:
-        from isogloss.backends.huggingface.padded_batches import Measured  # noqa: PLC0415 - torch
-
         tokenizer = self.model.tokenizer
         head = list(tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]) if prompt else []
         rest = tokenizer(text, add_special_tokens=add_special_tokens and not prompt)["input_ids"]

@@ -16,8 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from isogloss.analysis.layers import layer_positions, thirds
-from isogloss.backends.huggingface.losses import Divergence, divergences, profiles_of
-from isogloss.backends.huggingface.recorder import RoutedForward, RouterRecorder
+from isogloss.backends.huggingface import Divergence, RoutedForward, RouterRecorder, divergences, profiles_of
 from isogloss.errors import ModelError, RunError
 from isogloss.learning.paired_batches import COUNTED, PAIR, PIVOT_PROFILES, label_tokens, rows_of_pairs
 from isogloss.learning.router_files import write_routers

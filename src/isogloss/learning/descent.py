@@ -13,16 +13,18 @@ import torch
 
 from isogloss.arrays import FloatArray
 from isogloss.backends.capture_options import CaptureOptions
-from isogloss.backends.huggingface import LoadedModel
-from isogloss.backends.huggingface.losses import (
+from isogloss.backends.huggingface import (
+    LoadedModel,
     RoutedProfiles,
+    RouterChange,
     answer_loss,
+    by_length,
     divergence_loss,
     leash_loss,
+    reader_of,
     without_rounding,
 )
-from isogloss.backends.huggingface.offsets import RouterChange
-from isogloss.backends.huggingface.padded_batches import Measured, by_length, reader_of
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.token_batches import Text, portions
 from isogloss.corpora import Corpus
 from isogloss.errors import ModelError

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from isogloss.arrays import FloatArray
+from isogloss.backends.joint_texts import Measured, tokenise_pairs
 from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
 from isogloss.errors import CorpusError, RunError
@@ -28,7 +29,6 @@ from isogloss.records import to_json
 from isogloss.steering import Plan, RouterAdapter, check_plan, write_adapter, write_plan
 
 if TYPE_CHECKING:
-    from isogloss.backends.huggingface.padded_batches import Measured
     from isogloss.learning.descent import Descent, Texts
     from isogloss.learning.parameters import Parameters
 
@@ -298,13 +298,10 @@ def _generic(model: Model, texts: Sequence[str]) -> list[Measured]:
 
 
 def _tokenised(model: Model, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool) -> list[Measured]:
-    from isogloss.backends.huggingface.padded_batches import Measured  # noqa: PLC0415 - torch
-    from isogloss.backends.joint_texts import tokenise_pairs  # noqa: PLC0415 - as above
-
     joint = sorted(tokenise_pairs(model.tokenizer, pairs, add_special_tokens=add_special_tokens))
     for text in joint:
         _require_fits(model, len(text.ids), "".join(pairs[text.place]))
-    return [Measured(text.place, text.ids, text.start - 1, len(text.ids) - 1) for text in joint]
+    return [text.measured for text in joint]
 
 
 def _require_context(model: Model, texts: Sequence[str]) -> None:

@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from isogloss.arrays import Float32Array
-from isogloss.backends.huggingface import LoadedModel
-from isogloss.backends.huggingface.discovery import Router
-from isogloss.backends.huggingface.offsets import Offsets, RouterChange, WeightChanges, offsets_applied
+from isogloss.backends.huggingface import LoadedModel, Offsets, Router, RouterChange, WeightChanges, offsets_applied
 from isogloss.errors import PlanError
 from isogloss.learning.records import LearnOptions
 from isogloss.steering import AdaptedRouter, Intervention, Plan, RouterAdapter, check_plan

@@ -15,11 +15,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from isogloss.arrays import FloatArray
+from isogloss.backends.router_inputs import Moments
 
 __all__ = ["CONSTANT", "LanguageMeans", "ProbeFit", "some_of"]
 
@@ -41,8 +41,8 @@ class LanguageMeans:
     means: dict[str, FloatArray] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
 
-    def add(self, language: str, weight: float, moments: Any) -> None:  # noqa: ANN401 - Moments, of a room that needs torch
-        """Add a language's moments; see `isogloss.backends.huggingface.router_inputs.Moments`."""
+    def add(self, language: str, weight: float, moments: Moments) -> None:
+        """Add a language's moments."""
         self.products = self.products + (weight / moments.n_tokens) * moments.products
         self.means[language] = moments.total / moments.n_tokens
         self.weights[language] = weight

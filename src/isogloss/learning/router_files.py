@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from isogloss.backends.huggingface.discovery import Router, family_of, find_routers
-from isogloss.backends.huggingface.loading import fingerprint_of, unwrapped
+from isogloss.backends.huggingface import Router, family_of, find_routers, fingerprint_of, unwrapped
 from isogloss.errors import ModelError, RunError
 from isogloss.files import sha256, write_atomically
 from isogloss.routing import Fingerprint

@@ -23,7 +23,7 @@ from isogloss.backends.huggingface.losses import (
     without_rounding,
 )
 from isogloss.backends.huggingface.offsets import Offsets, offsets_applied
-from isogloss.backends.huggingface.padded_batches import Measured
+from isogloss.backends.joint_texts import Measured
 from isogloss.errors import PlanError
 from isogloss.routing import RouterSpec
 from isogloss.steering import Intervention, Plan

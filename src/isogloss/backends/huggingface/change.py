@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 
 from isogloss.backends.huggingface.loading import LoadedModel, computing
-from isogloss.backends.huggingface.padded_batches import Measured, after_start, by_length, pad
+from isogloss.backends.huggingface.padded_batches import by_length, pad
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated, steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.backends.joint_texts import Measured, encode_texts
 from isogloss.backends.model import Change
-from isogloss.errors import CorpusError
-from isogloss.routing import PHASES, Phase
+from isogloss.routing import PHASES
 from isogloss.statistics import Estimate, bootstrap_counts, percentile_interval
 from isogloss.steering import Steering
 
-__all__ = ["measure_change"]
+__all__ = ["divergence_terms", "measure_change"]
 
 _CHUNK = 256  # positions whose distributions are float32 at the same time
 
@@ -34,12 +34,11 @@ class _Outputs(NamedTuple):
 
 
 @computing
-def measure_change(  # noqa: PLR0913 - what is compared, and how texts are read
+def measure_change(
     loaded: LoadedModel,
     plan: Steering,
     texts: Sequence[str],
     *,
-    continuations: Sequence[str] | None = None,
     add_special_tokens: bool = True,
     batch_tokens: int = 2048,
     against: Steering | None = None,
@@ -49,38 +48,37 @@ def measure_change(  # noqa: PLR0913 - what is compared, and how texts are read
     Both forwards see the same batch, padded on the right, where in a causal model padding reaches no earlier token.
     Distributions are compared in float32, and those of one batch are all that is held.
 
-    Where the plan edits prompt and generation differently, a continuation is read as what the model wrote. Without
-    continuations, the prompts are read once as tokens of each phase that the plan names; of these readings, the larger
-    share of tokens with changed experts counts, layer by layer, and the larger divergence.
+    Texts are read once as tokens of each phase that the plan names; of these readings, the larger share of tokens with
+    changed experts counts, layer by layer, and the larger divergence.
 
     Args:
         loaded: the model, unsteered.
         plan: the plan to measure; an empty one changes exactly nothing.
-        texts: one per item, at least one; with continuations, the prompts.
-        continuations: texts that follow the prompts, such as the unsteered answers, tokenised apart from them and
-            without special tokens. With them, only the tokens that predict a continuation are measured; without, all.
+        texts: one per item, at least one.
         add_special_tokens: False for prompts that come from a chat template.
         batch_tokens: tokens per forward, padding included; a longer text runs alone.
         against: what the plan is compared with, in place of the unsteered model.
 
     Raises:
-        CorpusError: no prompts, another number of continuations, or a text with nothing to measure.
+        CorpusError: no texts, or one without tokens.
         PlanError: the plan was made for another model.
         ModelError: a router did not run, or could not be steered.
     """
-    measured = _tokenise(loaded, texts, continuations, add_special_tokens=add_special_tokens)
-    n_tokens = np.array([text.stop - text.start for text in measured], dtype=np.float64)
-    readings: Sequence[Phase | None] = (None,) if continuations is not None else plan.phases or PHASES[:1]
+    ids = encode_texts(loaded.tokenizer, texts, add_special_tokens=add_special_tokens)
+    measured = [Measured(place, each, 0, len(each)) for place, each in enumerate(ids)]
+    n_tokens = np.array([text.stop for text in measured], dtype=np.float64)
+    readings = plan.phases or PHASES[:1]
     sums = np.zeros((len(readings), len(measured), 2 + len(loaded.routers)))
     for batch in by_length(measured, batch_tokens):
         input_ids = pad(loaded, batch)
         with nullcontext() if against is None else steer(loaded, against):
             plain = _forward(loaded, input_ids)
         for reading_sums, reading in zip(sums, readings, strict=True):
-            with steer(loaded, plan), mark_generated(loaded, _generated(batch, input_ids, reading)):
+            generated = torch.full_like(input_ids, reading == "generation", dtype=torch.bool)
+            with steer(loaded, plan), mark_generated(loaded, generated):
                 steered = _forward(loaded, input_ids)
             for row, text in enumerate(batch):
-                reading_sums[text.place] = _change(plain, steered, row, slice(text.start, text.stop))
+                reading_sums[text.place] = _change(plain, steered, row, slice(text.stop))
     total = n_tokens.sum()
     _, other_tokens, *changed = (sums.sum(1) / total).max(0).tolist()
     largest = sums[int(sums[:, :, 0].sum(1).argmax()), :, 0]  # of the readings, that with the larger divergence
@@ -89,35 +87,6 @@ def measure_change(  # noqa: PLR0913 - what is compared, and how texts are read
     return Change(
         dict(zip(layers, changed, strict=True)), _per_token(largest, n_tokens), per_item, other_tokens, int(total)
     )
-
-
-def _tokenise(
-    loaded: LoadedModel, prompts: Sequence[str], continuations: Sequence[str] | None, *, add_special_tokens: bool
-) -> list[Measured]:
-    if not prompts or (continuations is not None and len(continuations) != len(prompts)):
-        raise CorpusError(
-            f"found {len(prompts)} prompts and {len(continuations or ())} continuations; expected at least one prompt, "
-            "and as many continuations or none"
-        )
-    texts = []
-    for item, prompt in enumerate(prompts):
-        ids = list(loaded.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"])
-        start, stop = 0, len(ids)
-        if continuations is not None:
-            start = len(ids) - 1
-            ids += loaded.tokenizer(continuations[item], add_special_tokens=False)["input_ids"]
-            stop = len(ids) - 1  # the last token predicts what comes after the continuation
-        if not 0 <= start < stop:
-            raise CorpusError(f"item {item} has no token to measure; leave out empty prompts and continuations")
-        texts.append(Measured(item, ids, start, stop))
-    return texts
-
-
-def _generated(batch: Sequence[Measured], input_ids: torch.Tensor, reading: Phase | None) -> torch.Tensor:
-    """Return the mask ``[n, length]`` of tokens read as generated ones: of one phase all, of None the continuations."""
-    if reading is not None:
-        return torch.full_like(input_ids, reading == "generation", dtype=torch.bool)
-    return after_start(batch, input_ids)
 
 
 def _change(plain: _Outputs, steered: _Outputs, row: int, measured: slice) -> list[float]:
@@ -147,12 +116,17 @@ def _divergence(plain: torch.Tensor, steered: torch.Tensor) -> float:
     """Sum over ``[n_tokens, vocabulary]`` logits of the divergence of steered from plain, in nats."""
     total = 0.0
     for before, after in zip(plain.split(_CHUNK), steered.split(_CHUNK), strict=True):
-        expected, observed = before.float().log_softmax(-1), after.float().log_softmax(-1)
-        probability = expected.exp()
-        # Where a token is impossible, its logarithm is -inf, and the product has no value though its limit is 0.
-        terms = torch.where(probability > 0, probability * (expected - observed), 0.0)
-        total += terms.sum(-1, dtype=torch.float64).clamp_min(0.0).sum().item()  # below 0 only by rounding
+        sums = divergence_terms(before, after).sum(-1, dtype=torch.float64)
+        total += sums.clamp_min(0.0).sum().item()  # below 0 only by rounding
     return total
+
+
+def divergence_terms(plain: torch.Tensor, steered: torch.Tensor) -> torch.Tensor:
+    """Return what each token of the vocabulary adds to the divergence of steered from plain logits, in nats."""
+    expected, observed = plain.float().log_softmax(-1), steered.float().log_softmax(-1)
+    probability = expected.exp()
+    # Where a token is impossible, its logarithm is -inf, and the product has no value though its limit is 0.
+    return torch.where(probability > 0, probability * (expected - observed), 0.0)
 
 
 def _per_token(sums: npt.NDArray[np.float64], n_tokens: npt.NDArray[np.float64]) -> Estimate:

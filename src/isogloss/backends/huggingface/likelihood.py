@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from isogloss.backends.huggingface.loading import LoadedModel, computing
-from isogloss.backends.huggingface.padded_batches import Measured, after_start, by_length, pad
+from isogloss.backends.huggingface.padded_batches import after_start, by_length, pad
 from isogloss.backends.huggingface.steer import mark_generated
-from isogloss.backends.joint_texts import JointText, require_room
+from isogloss.backends.joint_texts import JointText, Measured, require_room
 from isogloss.backends.model import Likelihood
 
 __all__ = ["measure_likelihoods", "next_token_logits"]
@@ -36,8 +36,7 @@ def measure_likelihoods(
     """
     require_room([text.ids for text in texts], 0, limit=loaded.context_length)
     likelihoods: dict[int, Likelihood] = {}
-    measured = [Measured(text.place, text.ids, text.start - 1, len(text.ids) - 1) for text in texts]
-    for batch in by_length(measured, batch_tokens):
+    for batch in by_length([text.measured for text in texts], batch_tokens):
         logits, first = next_token_logits(loaded, batch)
         for row, text in zip(logits, batch, strict=True):
             scores = row[text.start - first : text.stop - first]

@@ -114,6 +114,11 @@ class LoadedModel(EngineModel):
         return {each.spec.layer: f"{names[each.module]}.{each.weight_name}" for each in self.router_modules}
 
     @property
+    def extra_rows(self) -> dict[int, int]:
+        """Decoder layer to the number of rows of its router's weight after those of the routed experts."""
+        return {each.spec.layer: each.weight_shape[0] - each.spec.n_experts for each in self.router_modules}
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """What a plan or Run must agree with."""
         return fingerprint_of(self.router_modules)

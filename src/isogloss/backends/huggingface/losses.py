@@ -13,12 +13,14 @@ from typing import Literal
 import torch
 
 from isogloss.backends.capture_options import CaptureOptions
+from isogloss.backends.huggingface.change import divergence_terms
 from isogloss.backends.huggingface.likelihood import next_token_logits
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.offsets import RouterChange
-from isogloss.backends.huggingface.padded_batches import Measured, make_batch
+from isogloss.backends.huggingface.padded_batches import make_batch
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.token_batches import Text
 
 __all__ = [
@@ -76,10 +78,7 @@ def leash_loss(loaded: LoadedModel, change: RouterChange, batch: Sequence[Measur
     sums = []
     for before, after, text in zip(plain, steered, batch, strict=True):
         measured = slice(text.start - first, text.stop - first)
-        expected, predicted = before[measured].float().log_softmax(-1), after[measured].float().log_softmax(-1)
-        probability = expected.exp()
-        # Where a token is impossible, its logarithm is -inf, and the product has no value though its limit is 0.
-        sums.append(torch.where(probability > 0, probability * (expected - predicted), 0.0).sum())
+        sums.append(divergence_terms(before[measured], after[measured]).sum())
     return torch.stack(sums).sum() / sum(text.stop - text.start for text in batch)
 
 

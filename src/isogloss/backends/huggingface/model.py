@@ -27,6 +27,12 @@ from isogloss.backends.huggingface.likelihood import measure_likelihoods
 from isogloss.backends.huggingface.loading import LoadedModel, read_checkpoint
 from isogloss.backends.huggingface.padded_batches import reader_of
 from isogloss.backends.huggingface.prove import prove_routers
+from isogloss.backends.huggingface.router_inputs import (
+    largest_reaches,
+    probe_values,
+    second_moments,
+    share_obeying,
+)
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.token_routing import route_tokens
 from isogloss.backends.profiles import PortionRunner
@@ -42,6 +48,10 @@ class HuggingFaceModel(LoadedModel):
     joint_log_likelihoods = measure_likelihoods
     change = measure_change
     route_tokens = route_tokens
+    second_moments = second_moments
+    probe_values = probe_values
+    largest_reaches = largest_reaches
+    share_obeying = share_obeying
     _reader = reader_of
     _largest_reach = largest_reach
     _try_routers = describe_family

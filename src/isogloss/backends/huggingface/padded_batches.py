@@ -12,9 +12,10 @@ import torch
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.huggingface.answers import continue_prompts
 from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.joint_texts import Measured
 from isogloss.backends.token_batches import Reader, Text
 
-__all__ = ["Batch", "Measured", "after_start", "by_length", "make_batch", "pad", "reader_of"]
+__all__ = ["Batch", "after_start", "by_length", "make_batch", "pad", "reader_of"]
 
 
 class Batch(NamedTuple):
@@ -67,15 +68,6 @@ def make_batch(loaded: LoadedModel, texts: Sequence[Text], options: CaptureOptio
         for array in (input_ids, generated, counted, distinct, sampled, n_sampled)
     )
     return Batch(ids, wrote, mask, None if texts[0].distinct is None else apart, where, n)
-
-
-class Measured(NamedTuple):
-    """Token ids of one text, and the positions whose predictions are measured: ``start`` up to, without, ``stop``."""
-
-    place: int
-    ids: list[int]
-    start: int
-    stop: int
 
 
 def by_length(texts: Sequence[Measured], batch_tokens: int) -> Iterator[list[Measured]]:

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from isogloss.arrays import Float32Array, FloatArray
+from isogloss.arrays import Float32Array
 from isogloss.backends.huggingface.checks import largest_reach
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel, computing
-from isogloss.backends.huggingface.padded_batches import Measured, by_length, pad
+from isogloss.backends.huggingface.padded_batches import by_length, pad
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import steer, steered_by
 from isogloss.backends.huggingface.steered_router import SteeredRouter
 from isogloss.backends.huggingface.watch import watch_routers
+from isogloss.backends.joint_texts import Measured
+from isogloss.backends.router_inputs import Moments
 from isogloss.errors import ModelError
 from isogloss.steering import RouterAdapter
 
-__all__ = ["Moments", "largest_reaches", "probe_values", "second_moments", "share_obeying"]
+__all__ = ["largest_reaches", "probe_values", "second_moments", "share_obeying"]
 
 _OnInput = Callable[[int, torch.Tensor], None]
-
-
-class Moments(NamedTuple):
-    """Sums over the tokens of some texts, of what one router reads.
-
-    Attributes:
-        n_tokens: number of tokens.
-        total: ``[width]`` float64, the sum of x.
-        products: ``[width, width]`` float64, the sum of x xᵀ.
-    """
-
-    n_tokens: int
-    total: FloatArray
-    products: FloatArray
 
 
 class _ReadRouter(SteeredRouter):
@@ -54,18 +41,9 @@ class _ReadRouter(SteeredRouter):
 def second_moments(
     loaded: LoadedModel, texts: Sequence[Measured], layers: Sequence[int], *, batch_tokens: int = 4096
 ) -> dict[int, Moments]:
-    """Sum x and x xᵀ over the measured tokens of texts, for the router of each layer, in one pass.
+    """Sum x and x xᵀ over the tokens of texts; see `AdaptableModel.second_moments`.
 
     Sums are float64, on the device of the router; what is held is one matrix of the router's width by layer.
-
-    Args:
-        loaded: the model, unsteered.
-        texts: whose tokens from ``start`` to ``stop`` are counted; the others are context.
-        layers: routed ones.
-        batch_tokens: tokens of a forward, padding included.
-
-    Raises:
-        ModelError: a router did not run, or reads another number of hidden states than there are tokens.
     """
     sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -86,20 +64,7 @@ def probe_values(
     *,
     batch_tokens: int = 4096,
 ) -> dict[int, Float32Array]:
-    """Return the value of probes on the measured tokens of texts.
-
-    Args:
-        loaded: the model, unsteered.
-        texts: whose tokens from ``start`` to ``stop`` are measured.
-        probes: layer to ``[rank, width]``.
-        batch_tokens: tokens of a forward, padding included.
-
-    Returns:
-        Layer to ``[n_tokens, rank]`` float32, longest text first.
-
-    Raises:
-        ModelError: as of `second_moments`.
-    """
+    """Return the value of probes on the tokens of texts; see `AdaptableModel.probe_values`."""
     values: dict[int, list[Float32Array]] = {layer: [] for layer in probes}
     tensors = {layer: torch.tensor(matrix) for layer, matrix in probes.items()}
 

@@ -8,8 +8,8 @@ import torch
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
+from isogloss.backends.joint_texts import encode_texts
 from isogloss.backends.token_routing import TokenRouting
-from isogloss.errors import CorpusError
 
 __all__ = ["route_tokens"]
 
@@ -17,9 +17,7 @@ __all__ = ["route_tokens"]
 @computing
 def route_tokens(loaded: LoadedModel, text: str, *, add_special_tokens: bool = True) -> TokenRouting:
     """Run one text and keep what every router computed for every token; see `isogloss.backends.model.Model`."""
-    ids = list(loaded.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
-    if not ids:
-        raise CorpusError("the text has no token; give one that is not empty")
+    (ids,) = encode_texts(loaded.tokenizer, [text], add_special_tokens=add_special_tokens)
     outputs: list[RouterOutput] = []
 
     def keep(_index: int, output: RouterOutput) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from isogloss.backends.joint_texts import encode_texts
 from isogloss.backends.model import Change
 from isogloss.backends.vllm.answers import READ, require_readable
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.backends.vllm.plugin.requests import ITEM, START
-from isogloss.errors import CorpusError
 from isogloss.routing import PHASES, Phase
 from isogloss.steering import Steering
 
@@ -44,9 +44,7 @@ def route_texts(
         RunError: a text leaves no room in the engine's context for the one token that vLLM must generate.
         PlanError: the engine keeps no routing, or a token did not run.
     """
-    tokens = [list(served.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]) for text in texts]
-    if not tokens or not all(tokens):
-        raise CorpusError("a text has no token to measure; leave out empty texts")
+    tokens = encode_texts(served.tokenizer, texts, add_special_tokens=add_special_tokens)
     require_readable(served, tokens, 1)
     places = [list(range(len(ids))) for ids in tokens]
     extra = [{ITEM: item, START: 0 if phase == "generation" else len(ids)} for item, ids in enumerate(tokens)]
