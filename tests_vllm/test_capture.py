@@ -225,7 +225,7 @@ def test_every_counted_token_is_recorded_once(served):
 def test_a_plan_by_phase_acts_on_the_tokens_of_its_phase(served, loaded, name):
     """The continuation, read back as part of a prompt, is edited and counted as what it is: generated."""
     options, plan = OPTIONS[name], by_phase(served.fingerprint)
-    with served.steered(plan):
+    with served.steer(plan):
         found = served.capture(TEXTS, ITEM_IDS, options=options)
     with steer(loaded, plan):
         expected = loaded.capture(TEXTS, ITEM_IDS, options=options)

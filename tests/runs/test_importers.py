@@ -134,7 +134,7 @@ def altered(*keys, value):
         (altered("0", "x", value={"activation_tokens": 0}), r"layer 0: expert 'x'; expected an integer"),
         (altered("0", "01", value={"activation_tokens": 0}), r"expert '01'; expected an integer"),
         (altered("0", "0", value=3), r"layer 0, expert 0: expected an object with activation_tokens"),
-        (altered("0", "0", "activation_tokens", value=10.0), r"activation_tokens is 10.0; expected an integer"),
+        (altered("0", "0", "activation_tokens", value=10.0), r"activation_tokens is 10.0; expected a whole number"),
         (altered("0", "0", "activation_tokens", value=True), r"activation_tokens is True"),
         (altered("0", "0", "activation_tokens", value=-1), r"activation_tokens is -1"),
         (altered("0", "0", "activation_tokens", value=2**31), r"activation_tokens is 2147483648; .* to 2147483647"),

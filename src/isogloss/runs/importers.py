@@ -17,14 +17,13 @@ from isogloss.files import read_json
 from isogloss.languages import from_name, resolve
 from isogloss.routing import RouterSpec
 from isogloss.runs.language_routing import LanguageRouting
-from isogloss.runs.pooled import Published, pooled_routing, write_pooled
+from isogloss.runs.pooled import Published, is_weight, pooled_routing, whole, write_pooled
 from isogloss.runs.run import Run
 
 __all__ = ["import_counts_json"]
 
 _TOTAL, _COUNT, _WEIGHT = "total_tokens", "activation_tokens", "gate_values_sum"
 _TOLERANCE = 1e-3
-_LARGEST, _HEAVIEST = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +156,7 @@ def _read(path: Path) -> dict[int, _Layer]:
 def _layer(raw: Any, where: str) -> _Layer:  # noqa: ANN401 - JSON before it is checked
     if not isinstance(raw, dict) or _TOTAL not in raw:
         raise RunError(f"{where}: expected an object with experts and {_TOTAL}")
-    tokens = _count(raw[_TOTAL], f"{where}: {_TOTAL}")
+    tokens = whole(raw[_TOTAL], f"{where}: {_TOTAL}")
     experts = {
         _index(key, f"{where}: expert"): _expert(entry, f"{where}, expert {key}")
         for key, entry in raw.items()
@@ -172,23 +171,15 @@ def _expert(raw: Any, where: str) -> tuple[int, float | None]:  # noqa: ANN401 -
     if not isinstance(raw, dict) or _COUNT not in raw:
         raise RunError(f"{where}: expected an object with {_COUNT}")
     weight = raw.get(_WEIGHT)
-    if weight is not None and (
-        isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= _HEAVIEST
-    ):
+    if weight is not None and not is_weight(weight):
         raise RunError(f"{where}: {_WEIGHT} is {weight!r}; expected a number of at least 0")
-    return _count(raw[_COUNT], f"{where}: {_COUNT}"), None if weight is None else float(weight)
+    return whole(raw[_COUNT], f"{where}: {_COUNT}"), None if weight is None else float(weight)
 
 
 def _index(key: str, where: str) -> int:
     if not re.fullmatch(r"0|[1-9][0-9]{0,5}", key):
         raise RunError(f"{where} {key!r}; expected an integer of at least 0")
     return int(key)
-
-
-def _count(value: object, where: str) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise RunError(f"{where} is {value!r}; expected an integer from 0 to {_LARGEST}")
-    return value
 
 
 def _dense(path: Path, layers: dict[int, _Layer], n_experts: int) -> _Counts:

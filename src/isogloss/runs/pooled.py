@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from isogloss.arrays import FloatArray
+from isogloss.errors import RunError
 from isogloss.files import read_bytes, sha256
 from isogloss.routing import RouterSpec
 from isogloss.runs.language_routing import LanguageRouting
 from isogloss.runs.manifest import Manifest
 from isogloss.runs.run import Run, RunWriter, run_folder
 
-__all__ = ["Published", "pooled_routing", "write_pooled"]
+__all__ = ["Published", "is_weight", "pooled_routing", "whole", "write_pooled"]
+
+_LARGEST, _HEAVIEST = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 
 
 def pooled_routing(
@@ -37,6 +40,18 @@ def pooled_routing(
         consistency=unknown,
         entropy=unknown.copy(),
     )
+
+
+def whole(value: object, where: str, *, least: int = 0, most: int = _LARGEST) -> int:
+    """Return a whole number of a file; RunError says where another value stands."""
+    if type(value) is not int or not least <= value <= most:
+        raise RunError(f"{where} is {value!r}; expected a whole number from {least} to {most}")
+    return value
+
+
+def is_weight(value: object) -> bool:
+    """Whether a value is a sum of weights: a number of at least 0 that float32 holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _HEAVIEST
 
 
 @dataclass(frozen=True, kw_only=True)

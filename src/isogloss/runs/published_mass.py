@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from isogloss.files import read_json
 from isogloss.languages import resolve
 from isogloss.routing import RouterSpec
 from isogloss.runs.manifest import EXPERT_SETS, MASS_JSON
-from isogloss.runs.pooled import Published, pooled_routing, write_pooled
+from isogloss.runs.pooled import Published, is_weight, pooled_routing, whole, write_pooled
 from isogloss.runs.run import Run
 
 __all__ = ["import_expert_sets", "import_mass_json"]
@@ -51,9 +50,13 @@ def import_mass_json(path: str | Path, out: str | Path, *, category: str | None 
     if missing:
         found = f"; it has no {missing[0]}" if isinstance(raw, dict) else ""
         raise RunError(f"{path}: expected an object with {', '.join(_FIELDS)}{found}")
-    n_experts, top_k = (_whole(raw[name], f"{path}: {name}") for name in ("num_experts", "top_k"))
+    n_experts, top_k = (
+        whole(raw[name], f"{path}: {name}", least=1, most=_LARGEST) for name in ("num_experts", "top_k")
+    )
     layers = (
-        [_whole(each, f"{path}: layers", least=0) for each in raw["layers"]] if isinstance(raw["layers"], list) else []
+        [whole(each, f"{path}: layers", most=_LARGEST) for each in raw["layers"]]
+        if isinstance(raw["layers"], list)
+        else []
     )
     masses = raw["mass"]
     if not layers or layers != sorted(set(layers)) or not isinstance(masses, dict) or not 0 < top_k <= n_experts:
@@ -146,7 +149,7 @@ def _mass(raw: Any, layers: list[int], n_experts: int, where: str) -> FloatArray
     """Read ``[n_layers, n_experts]`` of one category."""
     rows = [raw.get(str(layer)) for layer in layers] if isinstance(raw, dict) else []
     for layer, row in zip(layers, rows, strict=False):
-        if not isinstance(row, list) or len(row) != n_experts or not all(_is_mass(each) for each in row):
+        if not isinstance(row, list) or len(row) != n_experts or not all(is_weight(each) for each in row):
             raise RunError(f"{where}, layer {layer}: expected {n_experts} numbers of at least 0")
     if not rows:
         raise RunError(f"{where}: expected an object with a list for each layer")
@@ -159,17 +162,7 @@ def _mass(raw: Any, layers: list[int], n_experts: int, where: str) -> FloatArray
     return mass
 
 
-def _is_mass(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-
-
 def _ids(raw: Any, where: str) -> list[int]:  # noqa: ANN401 - JSON before it is checked
     if not isinstance(raw, list) or not raw:
         raise RunError(f"{where} has no list of expert ids")
-    return [_whole(each, where, least=0) for each in raw]
-
-
-def _whole(value: object, where: str, *, least: int = 1) -> int:
-    if type(value) is not int or not least <= value <= _LARGEST:
-        raise RunError(f"{where} is {value!r}; expected a whole number from {least}")
-    return value
+    return [whole(each, where, most=_LARGEST) for each in raw]

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -139,21 +139,16 @@ class ServedModel(EngineModel):
         status: dict[str, Any] = self.call("isogloss_load_plan", "" if plan is None else json.dumps(plan.to_json()))[0]
         return status
 
-    def steer(self, plan: Steering) -> AbstractContextManager[None]:
-        """Apply a plan to all that runs inside the context; see `Model.steer`."""
+    @contextmanager
+    def steer(self, plan: Steering) -> Iterator[None]:
+        """Serve under a plan inside the context, and under none afterwards; see `Model.steer`."""
+        refuse_unsupported(self.backend, adapter=isinstance(plan, RouterAdapter))
+        assert isinstance(plan, Plan)  # noqa: S101 - else refused above
         if plan.languages:
             raise PlanError(
                 f"the plan has conditions on languages ({', '.join(plan.languages)}), and a request here has none; "
                 "steer with what Plan.for_request chooses for one language"
             )
-        return self.steered(plan)
-
-    @contextmanager
-    def steered(self, plan: Steering) -> Iterator[None]:
-        """Serve under a plan inside the context, and under none afterwards; ModelError for a router adapter."""
-        if isinstance(plan, RouterAdapter):
-            refuse_unsupported(self.backend, adapter=True)
-            return
         if self.call("isogloss_status")[0]["plan_sha256"] is not None:
             raise PlanError("another plan is active on this engine; leave its context first")
         self.load_plan(plan)

@@ -70,7 +70,7 @@ def change_served(
     """
     plain = route_texts(served, texts, add_special_tokens=add_special_tokens)
     shares = []
-    with served.steered(plan):
+    with served.steer(plan):
         for phase in plan.phases or PHASES[:1]:
             steered = route_texts(served, texts, phase=phase, add_special_tokens=add_special_tokens)
             shares.append(share_changed(plain, steered))
