@@ -1,4 +1,4 @@
-"""What `import isogloss` gives: one function per step of the way, nouns in and a noun out.
+"""What `import isogloss` gives: one function per step, objects in and an object out.
 
 Each resumes in its folder where an earlier call was stopped.
 """

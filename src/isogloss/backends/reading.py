@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """Find a checkpoint, and, of a hub id, the commit that its branch, tag or commit after ``@`` now stands for.
+    """Find a checkpoint, and, of a hub id, the commit that its branch, tag or commit after ``@`` names now.
 
     All of a checkpoint is then read from that commit, though the branch may move meanwhile. Inside `reading`.
 

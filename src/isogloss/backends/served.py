@@ -162,7 +162,7 @@ def _choose(names: Mapping[str, Sequence[str]], asked: str | None) -> str:
     found = [key for key, each in names.items() if asked in each]
     if len(found) != 1:
         known = ", ".join(each[0] for each in names.values()) or "none"
-        what = "which of its adapters to ask about is not said" if asked is None and names else f"it has no {asked}"
+        what = "none of its adapters was named" if asked is None and names else f"it has no {asked}"
         what = what if asked or names else "it has no adapter loaded"
         raise ModelError(f"{what}; the server has {known}: name one by --adapter, or start it with the adapter")
     return found[0]
@@ -203,9 +203,9 @@ def _send(address: str, path: str, content: bytes | None, missing: Any) -> Any: 
     except urllib.error.HTTPError as error:
         if missing is not _REQUIRED and error.code in (404, 405, 501):
             return missing
-        said = " ".join(error.read(500).decode(errors="replace").split())
+        message = " ".join(error.read(500).decode(errors="replace").split())
         raise ModelError(
-            f"{address}{path} answers {error.code}: {said}; where it asks for a key, set {_KEY}"
+            f"{address}{path} answers {error.code}: {message}; where it asks for a key, set {_KEY}"
         ) from error
     except (OSError, ValueError, HTTPException) as error:
         why = " ".join(str(error).split())

@@ -37,10 +37,10 @@ RunStatus = Literal["partial", "complete"]
 UNFINISHED = (
     "The run is partial: its capture has not finished, and these numbers will change; repeat the capture to finish it."
 )
-"""Said wherever numbers of an unfinished Run are shown."""
+"""Shown wherever numbers of an unfinished Run are."""
 
 MANY_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
-"""Shares of a language's tokens that its tokenizer does not know: the first is said, the second refused, above it."""
+"""Shares of a language's tokens that its tokenizer does not know: above the first, noted; above the second, refused."""
 
 Granularity = Literal["items", "pooled"]
 TokenScope = Literal["content", "all", "user", "assistant"]
@@ -226,7 +226,7 @@ class Manifest:
 
     @property
     def is_sets(self) -> bool:
-        """Whether only sets of experts are known, so that nothing can be said of how evenly, or in which layer more."""
+        """Whether only sets of experts are known, and not how evenly they are used, or in which layer more."""
         return self.backend == EXPERT_SETS
 
     def require_selections(self) -> None:

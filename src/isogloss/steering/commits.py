@@ -12,11 +12,11 @@ __all__ = ["note_other_commit"]
 
 
 def note_other_commit(plan: Plan | RouterAdapter, revision: str | None) -> None:
-    """Say where a plan was made on another commit of the model, whose routers agree and whose experts may not.
+    """Note where a plan was made on another commit of the model, whose routers agree and whose experts may not.
 
     Args:
         plan: whose provenance names the commits of the Runs or models that it was made on.
-        revision: commit of the model at hand; None where it is unknown, and nothing is said.
+        revision: commit of the model at hand; None where it is unknown; then there is no note.
     """
     others = sorted(_revisions(plan.provenance) - {revision})
     if revision is not None and others:

@@ -1,4 +1,4 @@
-"""One road for all forms in which a plan or an adapter leaves for an engine."""
+"""Writes a plan or an adapter in the form that is asked for."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def file_version(path: Path) -> tuple[int, int]:
 
 
 def _layers_that_run(reader: Any, architecture: str) -> int | None:  # noqa: ANN401 - of a module without types
-    """Number of layers before those that only guess the tokens after the next; None where it is not said."""
+    """Number of layers before those that only guess the tokens after the next; None where the file does not tell."""
     n_layers = _number(reader, f"{architecture}.block_count")
     return None if n_layers is None else n_layers - (_number(reader, f"{architecture}.nextn_predict_layers") or 0)
 

@@ -164,7 +164,7 @@ def _logits(
         loaded: the model, whose routers are turned into float32.
         inputs: what each router reads.
         plan: to steer by.
-        weights: of routers, by layer, put in place of their own for good.
+        weights: of routers, by layer; they replace the router's own, which are lost.
     """
     logits: dict[int, torch.Tensor] = {}
 

@@ -240,7 +240,7 @@ def read_checkpoint(
 
 
 def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) -> PreTrainedModel:
-    """Load the weights, all of them, to where they shall be."""
+    """Load all weights onto the device, or devices, asked for."""
     name = place.source
     options: dict[str, Any] = {"dtype": dtype, **place.options}
     stored = quantisation_of(AutoConfig.from_pretrained(name, **place.options, **READING))

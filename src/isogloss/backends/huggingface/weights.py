@@ -53,7 +53,7 @@ def _own_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors inside of one that only stands for them, as torchao's and quanto's do."""
+    """Yield the tensors inside one that wraps them, as those of torchao and quanto do."""
     if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
         yield name, tensor
         return

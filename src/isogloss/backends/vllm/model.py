@@ -1,4 +1,4 @@
-"""A `Model` that vLLM serves: many GPUs or machines, every plan hot in one engine."""
+"""A `Model` that vLLM serves, on many GPUs or machines; plans are replaced without a restart."""
 
 from __future__ import annotations
 

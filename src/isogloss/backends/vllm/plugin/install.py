@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from isogloss.backends.vllm.plugin.door import adding, admitting, opening, salted
+from isogloss.backends.vllm.plugin.admission import adding, admitting, opening, salted
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
 from isogloss.backends.vllm.plugin.orphans import end_engine_with_parent
 from isogloss.backends.vllm.plugin.refusals import ending, refuse, telling
@@ -33,7 +33,7 @@ def install() -> None:
     registry: ``init_device`` of the worker's wrapper, after which the worker is one that steers; the start of the
     engine's workers, which are then asked what they serve (a spawned engine loads plugins too late to have its own
     ``__init__`` wrapped); the engine's ``collective_rpc``, so that no cache outlives the plan it was computed under;
-    the start of an engine, see `refusals`; and what a request passes on its way to the engine, see `door`.
+    the start of an engine, see `refusals`; and what a request passes on its way to the engine, see `admission`.
 
     Raises:
         PlanError: another plugin owns the layers.

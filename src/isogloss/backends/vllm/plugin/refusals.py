@@ -1,4 +1,4 @@
-"""Carries the reason why a start is refused from the process that refuses to the one that says it: last, and once.
+"""Carries the reason why a start is refused from the process that refuses to the one that prints it: last, and once.
 
 An engine and its workers are processes of their own; what they raise, vLLM reports by a traceback of each process on
 the way, and the one that was started ends with an error that names no reason.
@@ -33,7 +33,7 @@ class RefusedError(PlanError, SystemExit):
 
 
 def expect_refusals() -> None:
-    """Make the file in which processes that this one starts leave the reason; the last word is said by this one."""
+    """Make the file in which processes that this one starts leave the reason; this one prints it last."""
     if _FILE in os.environ and multiprocessing.parent_process() is not None:
         return  # this is one of them
     os.environ[_FILE] = _file()

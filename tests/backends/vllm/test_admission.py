@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from isogloss.backends.vllm.plugin import door
+from isogloss.backends.vllm.plugin import admission
 from isogloss.backends.vllm.plugin.requests import LANGUAGE, START, RequestError
 
 
@@ -83,10 +83,10 @@ class Server:
 class Watched(Server):
     """The same behind the plugin."""
 
-    read = door._reading(Server.read)
-    _check_model = door._noting(Server._check_model)
-    beam_search = door._continuing(Server.beam_search)
-    add_request = door.adding(Server.add_request)
+    read = admission._reading(Server.read)
+    _check_model = admission._noting(Server._check_model)
+    beam_search = admission._continuing(Server.beam_search)
+    add_request = admission.adding(Server.add_request)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def engine_request(extra, salt=None, **fields):
 
 def test_the_engine_gets_full_codes():
     """Resolved once, not in every step; arguments of others pass."""
-    process = door.admitting(lambda _processor, extra: engine_request(extra))
+    process = admission.admitting(lambda _processor, extra: engine_request(extra))
     assert process(None, {LANGUAGE: "hi", "other": [1]}).sampling_params.extra_args == {
         LANGUAGE: "hin_Deva",
         "other": [1],
@@ -175,7 +175,7 @@ def test_the_engine_gets_full_codes():
 
 def test_requests_that_reach_the_engine_another_way_are_checked_and_kept_apart():
     """A step converts nothing, so nothing unchecked may get there; what was sent stays as it was."""
-    admit = door.salted(lambda _cls, request: request)
+    admit = admission.salted(lambda _cls, request: request)
     sent = engine_request({LANGUAGE: "hi"}, salt="a")
     got = admit(object, sent)
     assert (got.sampling_params.extra_args, got.cache_salt) == ({LANGUAGE: "hin_Deva"}, "hin_Deva|a")
@@ -190,13 +190,13 @@ def test_requests_that_reach_the_engine_another_way_are_checked_and_kept_apart()
 
 def test_a_vllm_without_the_places_is_refused():
     """A server that cannot check what it is sent does not start."""
-    with pytest.raises(door.PlanError, match="Server of this vLLM has no create"):
-        door._wrap_once(Server, "create", door._noting)
+    with pytest.raises(admission.PlanError, match="Server of this vLLM has no create"):
+        admission._wrap_once(Server, "create", admission._noting)
 
 
 def test_a_place_is_wrapped_once():
     """Several engines in one process, several classes with one base."""
     owner = type("Base", (), {"_check_model": Server._check_model})
     for endpoint in (owner, type("Endpoint", (owner,), {})):
-        door._wrap_once(endpoint, "_check_model", door._noting)
+        admission._wrap_once(endpoint, "_check_model", admission._noting)
     assert owner._check_model.__wrapped__ is Server._check_model
