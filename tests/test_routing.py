@@ -209,10 +209,8 @@ def test_a_missing_scale_is_refused():
         route(np.zeros((2, 8)), spec)
 
 
-def test_json_round_trips():
-    """Spec and fingerprint come back equal; a difference is named."""
-    spec = SPECS[5]
-    assert RouterSpec.from_json(spec.to_json()) == spec
+def test_a_fingerprint_round_trips():
+    """A fingerprint comes back equal; a difference is named."""
     print_ = Fingerprint("olmoe", (0, 2), 8, 2, "a" * 64)
     assert Fingerprint.from_json(print_.to_json()) == print_
     assert print_.differences(dataclasses.replace(print_, top_k=4)) == {"top_k": (2, 4)}

@@ -81,15 +81,6 @@ class RouterSpec:
     expert_scale: bool = False
     jitter: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Build from `to_json`'s output; unknown or missing keys raise TypeError."""
-        return cls(**raw)
-
 
 @dataclass(frozen=True)
 class Fingerprint:

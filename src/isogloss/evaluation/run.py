@@ -34,7 +34,7 @@ from isogloss.evaluation.tasks.task import Task
 from isogloss.folders import locked
 from isogloss.records import from_json, read_typed, write_typed
 from isogloss.statistics import Estimate
-from isogloss.steering import Steering, keep
+from isogloss.steering import Steering, write_steering
 
 __all__ = ["Asked", "RunOptions", "answer_items", "answer_unsteered", "ask", "changes", "run_evaluation"]
 
@@ -275,5 +275,5 @@ def answer_items(  # noqa: PLR0913 - what is asked, where it is kept, and how
 
 def _keep(folder: Path, plan: Steering | None, effect: ArmEffect) -> None:
     if plan is not None and not (folder / _EFFECT).is_file():
-        keep(plan, folder)
+        write_steering(plan, folder)
         write_typed(folder / _EFFECT, effect)

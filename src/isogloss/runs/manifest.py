@@ -264,7 +264,7 @@ class Manifest:
         return {
             **asdict(self),
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
-            "routers": [router.to_json() for router in self.routers],
+            "routers": [asdict(router) for router in self.routers],
             "item_ids": list(self.item_ids),
             "notes": list(self.notes),
         }

@@ -20,7 +20,7 @@ from isogloss.steering.plan import (
     require_plan_file,
     write_plan,
 )
-from isogloss.steering.stored import keep, read_steering
+from isogloss.steering.stored import read_steering, write_steering
 
 Steering: TypeAlias = Plan | RouterAdapter
 """What steers a model."""
@@ -42,7 +42,6 @@ __all__ = [
     "compile_layer",
     "conditional",
     "exchanged_probes",
-    "keep",
     "note_other_commit",
     "opposed",
     "parse_plan",
@@ -62,4 +61,5 @@ __all__ = [
     "write_adapter",
     "write_adapter_into",
     "write_plan",
+    "write_steering",
 ]

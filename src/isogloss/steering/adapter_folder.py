@@ -24,6 +24,7 @@ from isogloss.folders import new_folder, require_new_folder
 from isogloss.records import decode
 from isogloss.routing import Fingerprint
 from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
+from isogloss.steering.checks import require_version
 
 __all__ = [
     "ADAPTER_SCHEMA_VERSION",
@@ -158,13 +159,8 @@ def read_adapter(path: str | os.PathLike[str]) -> RouterAdapter:
 
 
 def _read_record(path: Path) -> AdapterRecord:
-    raw = _read_json(path)
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if type(version) is not int or version != ADAPTER_SCHEMA_VERSION:
-        raise PlanError(
-            f"{path}: schema_version is {version!r}; this version of isogloss reads {ADAPTER_SCHEMA_VERSION}; make the "
-            "adapter again with `isogloss adapt`, or install the isogloss that wrote it"
-        )
+    raw, again = _read_json(path), "make the adapter again with `isogloss adapt`"
+    require_version(raw if isinstance(raw, dict) else {}, ADAPTER_SCHEMA_VERSION, again=again, where=f"{path}: ")
     try:
         return decode(AdapterRecord, {key: value for key, value in raw.items() if key != "schema_version"}, "")
     except ValueError as error:

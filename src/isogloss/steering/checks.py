@@ -9,7 +9,15 @@ from typing import Any, Protocol
 from isogloss.errors import PlanError
 from isogloss.routing import Fingerprint
 
-__all__ = ["ForOneModel", "as_provenance", "canonical", "check_fingerprint", "check_plan", "layer_span"]
+__all__ = [
+    "ForOneModel",
+    "as_provenance",
+    "canonical",
+    "check_fingerprint",
+    "check_plan",
+    "layer_span",
+    "require_version",
+]
 
 
 class ForOneModel(Protocol):
@@ -39,6 +47,23 @@ def check_plan(plan: ForOneModel, fingerprint: Fingerprint) -> None:
         lines = [f"{name}: expected {ours!r}, found {theirs!r}" for name, (ours, theirs) in differences.items()]
         raise PlanError(
             f"the {plan.noun} was made for another model ({'; '.join(lines)}); load that model, or {plan.remedy}"
+        )
+
+
+def require_version(raw: Mapping[str, Any], expected: int, *, again: str, where: str = "") -> None:
+    """Raise PlanError for a file of another version.
+
+    Args:
+        raw: its fields.
+        expected: what this version of isogloss reads.
+        again: how to make the file again.
+        where: what precedes the message.
+    """
+    version = raw.get("schema_version")
+    if type(version) is not int or version != expected:
+        raise PlanError(
+            f"{where}schema_version is {version!r}; this version of isogloss reads {expected}; {again}, or install the "
+            "isogloss that wrote it"
         )
 
 

@@ -23,7 +23,7 @@ from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.records import decode
 from isogloss.routing import PHASES, Fingerprint, Phase
-from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span
+from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span, require_version
 from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, edit_layer
 
 if TYPE_CHECKING:
@@ -179,12 +179,7 @@ class Plan(Shown):
         """
         if not isinstance(raw, Mapping):
             raise PlanError(f"a plan is a JSON object; found {type(raw).__name__}")
-        version = raw.get("schema_version")
-        if type(version) is not int or version != PLAN_SCHEMA_VERSION:
-            raise PlanError(
-                f"schema_version is {version!r}; this version of isogloss reads {PLAN_SCHEMA_VERSION}; "
-                "make the plan again with `isogloss plan`, or install the isogloss that wrote it"
-            )
+        require_version(raw, PLAN_SCHEMA_VERSION, again="make the plan again with `isogloss plan`")
         if missing := [name for name in _FIELDS if name not in raw]:
             raise PlanError(f"the plan lacks {missing}; expected the fields {list(_FIELDS)}")
         try:

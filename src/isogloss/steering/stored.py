@@ -11,7 +11,7 @@ from isogloss.steering.adapter import RouterAdapter
 from isogloss.steering.adapter_folder import read_adapter, write_adapter
 from isogloss.steering.plan import Plan, read_plan, write_plan
 
-__all__ = ["keep", "read_steering"]
+__all__ = ["read_steering", "write_steering"]
 
 _PLAN, _ADAPTER = "plan.json", "adapter"
 
@@ -31,7 +31,7 @@ def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
     return read_adapter(place) if place.is_dir() else read_plan(place)
 
 
-def keep(plan: Plan | RouterAdapter, folder: Path) -> None:
+def write_steering(plan: Plan | RouterAdapter, folder: Path) -> None:
     """Write ``plan.json``, or the folder ``adapter``, into a folder of results; what a killed process left is replaced.
 
     Raises:

@@ -40,7 +40,7 @@ from isogloss.reports import (
 )
 from isogloss.resuming import claim_folder
 from isogloss.runs import Run
-from isogloss.steering import STRENGTH_KINDS, Plan, Steering, check_plan, keep, read_steering, write_plan
+from isogloss.steering import STRENGTH_KINDS, Plan, Steering, check_plan, read_steering, write_plan, write_steering
 from isogloss.workflows.ablation.held_out import hold_out
 from isogloss.workflows.ablation.run import Prepared, run_ablation
 from isogloss.workflows.evaluate import evaluate_plan
@@ -244,7 +244,7 @@ class _Steps:
                 continue
             place = self.out / "plans" / name
             make_folder(place)
-            keep(arm, place)
+            write_steering(arm, place)
             specifications += [f"plan={name}:{kept}" for kept in sorted(place.iterdir())]
         return evaluate_plan(self.model, plan, task=task, out=folder, arms=specifications, options=options)
 
