@@ -67,9 +67,9 @@ def open_server(address: str, adapter: str | None = None) -> Server:
     address = address.rstrip("/").removesuffix("/v1")
     if not address.startswith(("http://", "https://")):
         raise ModelError(f"{address!r} is no address of a server; expected one such as http://localhost:8000")
-    found = _get(address, "/props", missing=None)
+    properties = _get(address, "/props", missing=None)
     with _understood(address):
-        if isinstance(found, dict) and "default_generation_settings" in found:
+        if isinstance(properties, dict) and "default_generation_settings" in properties:
             return LlamaServer(address, adapter)
         if isinstance(_get(address, "/version", missing=None), dict):
             return VllmServer(address, adapter)
@@ -159,13 +159,13 @@ def _choose(names: Mapping[str, Sequence[str]], asked: str | None) -> str:
     """Find the adapter that is asked for among what the server lists, each by all its names, the whole one first."""
     if asked is None and len(names) == 1:
         return next(iter(names))
-    found = [key for key, each in names.items() if asked in each]
-    if len(found) != 1:
+    matching = [key for key, each in names.items() if asked in each]
+    if len(matching) != 1:
         known = ", ".join(each[0] for each in names.values()) or "none"
         what = "none of its adapters was named" if asked is None and names else f"it has no {asked}"
         what = what if asked or names else "it has no adapter loaded"
         raise ModelError(f"{what}; the server has {known}: name one by --adapter, or start it with the adapter")
-    return found[0]
+    return matching[0]
 
 
 @contextmanager

@@ -48,8 +48,8 @@ def import_mass_json(path: str | Path, out: str | Path, *, category: str | None 
     raw = read_json(path)
     missing = [name for name in _FIELDS if not isinstance(raw, dict) or name not in raw]
     if missing:
-        found = f"; it has no {missing[0]}" if isinstance(raw, dict) else ""
-        raise RunError(f"{path}: expected an object with {', '.join(_FIELDS)}{found}")
+        lacking = f"; it has no {missing[0]}" if isinstance(raw, dict) else ""
+        raise RunError(f"{path}: expected an object with {', '.join(_FIELDS)}{lacking}")
     n_experts, top_k = (
         whole(raw[name], f"{path}: {name}", least=1, most=_LARGEST) for name in ("num_experts", "top_k")
     )

@@ -137,9 +137,9 @@ def read_adapter(path: str | os.PathLike[str]) -> RouterAdapter:
     """
     folder = Path(path)
     if not folder.is_dir():
-        found = "it is a file" if folder.exists() else "no such folder"
+        state = "it is a file" if folder.exists() else "no such folder"
         raise PlanError(
-            f"cannot read the adapter {path}: {found}; expected an adapter's folder: make one with `isogloss adapt`"
+            f"cannot read the adapter {path}: {state}; expected an adapter's folder: make one with `isogloss adapt`"
         )
     if not (folder / _RECORD).is_file():
         raise PlanError(
@@ -229,10 +229,10 @@ def _require_config(adapter: RouterAdapter, path: Path) -> None:
         "target_modules",
         "target_parameters",
     ):
-        found = raw.get(name) if isinstance(raw, dict) else None
-        if found != expected[name]:
+        value = raw.get(name) if isinstance(raw, dict) else None
+        if value != expected[name]:
             raise PlanError(
-                f"{path} has {name} {found!r}; expected {expected[name]!r}, as {_RECORD} says: make the adapter again"
+                f"{path} has {name} {value!r}; expected {expected[name]!r}, as {_RECORD} says: make the adapter again"
             )
 
 

@@ -226,8 +226,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """
     place = Path(path)
     if not place.exists() or place.is_dir():
-        found = "it is a folder" if place.is_dir() else "no such file"
-        raise PlanError(f"cannot read the plan {path}: {found}; expected a plan's file: make one with `isogloss plan`")
+        state = "it is a folder" if place.is_dir() else "no such file"
+        raise PlanError(f"cannot read the plan {path}: {state}; expected a plan's file: make one with `isogloss plan`")
     content = read_bytes(place, most=_LARGEST_FILE, error=PlanError)
     try:
         return parse_plan(content)

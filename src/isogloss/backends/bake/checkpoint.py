@@ -62,17 +62,17 @@ def open_checkpoint(folder: Path, skeleton: LoadedModel) -> StoredRouters:
     weights, biases = {}, {}
     names_by_module = {module: name for name, module in skeleton.model.named_modules()}
     for router in skeleton.router_modules:
-        found = {}
+        own = {}
         for local in (router.weight_name, router.linear_bias_name):
             if local is not None:
                 name = f"{names_by_module[router.module]}.{local}"
-                found[local] = _stored(router, local, places, stored_names.get(name, name))
+                own[local] = _stored(router, local, places, stored_names.get(name, name))
         router.module.load_state_dict(
-            {local: read_tensor(folder, place) for local, place in found.items()}, strict=False, assign=True
+            {local: read_tensor(folder, place) for local, place in own.items()}, strict=False, assign=True
         )
-        weights[router.spec.layer] = found[router.weight_name]
+        weights[router.spec.layer] = own[router.weight_name]
         if router.linear_bias_name is not None:
-            biases[router.spec.layer] = found[router.linear_bias_name]
+            biases[router.spec.layer] = own[router.linear_bias_name]
     files = tuple(sorted({place.file for place in places.values()}))
     return StoredRouters(folder, files, skeleton.fingerprint, weights, biases)
 

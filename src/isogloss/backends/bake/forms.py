@@ -59,9 +59,9 @@ def bake(  # noqa: PLR0913 - options that every caller names
     if isinstance(change, Plan) and form not in _INSIDE:
         raise PlanError(f"a plan cannot be written as {form}; expected an adapter: make one with `isogloss adapt`")
     if (form in _OF_GGUF) != of_gguf:
-        found = "a GGUF file" if of_gguf else "no GGUF file"
+        kind = "a GGUF file" if of_gguf else "no GGUF file"
         wanted = "the model's GGUF file" if form in _OF_GGUF else "a hub id or folder of a checkpoint"
-        raise ModelError(f"{model} is {found}; expected {wanted} for --as {form}")
+        raise ModelError(f"{model} is {kind}; expected {wanted} for --as {form}")
     if form == "gguf":
         return bake_gguf(path, change, output)
     if form == "checkpoint":

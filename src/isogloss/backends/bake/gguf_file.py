@@ -138,7 +138,7 @@ def _routers(
     n_layers: int | None,
 ) -> tuple[dict[int, StoredTensor], dict[int, StoredTensor]]:
     """Find weight and bias of every routed layer."""
-    found: dict[str, dict[int, StoredTensor]] = {"weight": {}, "bias": {}}
+    places: dict[str, dict[int, StoredTensor]] = {"weight": {}, "bias": {}}
     for tensor in reader.tensors:
         match = _ROUTER.fullmatch(tensor.name)
         if match is None or (n_layers is not None and int(match[1]) >= n_layers):
@@ -151,8 +151,8 @@ def _routers(
         shape = tuple(int(size) for size in reversed(tensor.shape.tolist()))
         start = int(tensor.data_offset)
         place = StoredTensor(tensor.name, path.name, _FLOAT, shape, start, start + int(tensor.n_bytes))
-        found[match[2]][int(match[1])] = place
-    weights, biases = found["weight"], found["bias"]
+        places[match[2]][int(match[1])] = place
+    weights, biases = places["weight"], places["bias"]
     if not weights:
         raise ModelError(f"{path} has no routers (no tensor blk.N.ffn_gate_inp.weight); expected a Mixture-of-Experts")
     if len({place.shape for place in weights.values()}) > 1 or len(next(iter(weights.values())).shape) != _MATRIX:

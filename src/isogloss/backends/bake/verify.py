@@ -130,9 +130,9 @@ def compare_routers(
     prove_routers(baked, texts[0])
     edit_by_layer = {edit.layer: edit for edit in edits}
     dtypes = {layer: _tensor(baked, layer, change).dtype for layer in edit_by_layer}
-    found = _logits(baked, original.inputs, None)
+    computed = _logits(baked, original.inputs, None)
     routers = baked.router_modules
-    for router, ours, expected, exact in zip(routers, found, original.stored, original.exact, strict=True):
+    for router, ours, expected, exact in zip(routers, computed, original.stored, original.exact, strict=True):
         difference = (ours - expected).abs()
         allowed = _TOLERANCE * expected.abs().clamp_min(1.0)
         layer = router.spec.layer
@@ -144,7 +144,7 @@ def compare_routers(
                 f"the baked router of layer {layer} computes logits that differ from the steered ones by up to "
                 f"{(ours - exact).abs().max().item():.3g}; expected rounding alone: {_DIFFERENT}"
             )
-    largest = _largest(found, original.exact), _largest(original.plain, original.exact)
+    largest = _largest(computed, original.exact), _largest(original.plain, original.exact)
     return Verification(len(texts), len(original.inputs[0]), *largest)
 
 
