@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isogloss.errors import IsoglossError, ModelError
 from isogloss.hub import asking_hub, require_hub_name, split_revision
 
-__all__ = ["READING", "Checkpoint", "find_checkpoint", "reading", "require_embedded"]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-READING = MappingProxyType({"trust_remote_code": False})
-"""Arguments of every call that reads a checkpoint: transformers would else ask, on stdout, whether its code may run."""
+__all__ = ["Checkpoint", "find_checkpoint", "reading", "require_embedded"]
 
 _ADAPTER = "adapter_config.json"
 _LONGEST = 300  # characters of a library's message
@@ -32,9 +31,23 @@ class Checkpoint(NamedTuple):
     revision: str | None
 
     @property
-    def options(self) -> dict[str, str]:
-        """Arguments of what reads from it."""
-        return {} if self.revision is None else {"revision": self.revision}
+    def options(self) -> dict[str, Any]:
+        """Arguments of every call that reads from it: without the last, transformers asks whether its code may run."""
+        return {**({} if self.revision is None else {"revision": self.revision}), "trust_remote_code": False}
+
+    def config(self) -> PretrainedConfig:
+        """Read its configuration; inside `reading`."""
+        from transformers import AutoConfig  # noqa: PLC0415 - seconds, and most of this file needs none of it
+
+        config: PretrainedConfig = AutoConfig.from_pretrained(self.source, **self.options)
+        return config
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Read its tokenizer; inside `reading`."""
+        from transformers import AutoTokenizer  # noqa: PLC0415 - as above
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.source, **self.options)
+        return tokenizer
 
 
 def find_checkpoint(name: str) -> Checkpoint:

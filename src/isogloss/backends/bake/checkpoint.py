@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from isogloss.backends.bake.edits import ALTERNATIVE, Change, StoredRouters, require_offsets
 from isogloss.backends.huggingface import HuggingFaceModel, LoadedModel
 from isogloss.backends.huggingface.discovery import Router
-from isogloss.backends.reading import READING, find_checkpoint, reading
+from isogloss.backends.reading import find_checkpoint, reading
 from isogloss.backends.stored_tensors import FLOATS, StoredTensor, read_places, read_tensor
 from isogloss.errors import ModelError
 from isogloss.steering import Plan
@@ -109,9 +109,7 @@ def _require_linear_bias(router: Router) -> None:
 
 def _without_weights(name: str) -> PreTrainedModel:
     with reading(name, expected="give a hub id or a folder"), torch.device("meta"):
-        place = find_checkpoint(name)
-        config = AutoConfig.from_pretrained(place.source, **place.options, **READING)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(find_checkpoint(name).config())
     return model
 
 

@@ -9,9 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,7 +20,7 @@ from isogloss.backends.huggingface.devices import AUTO, Device, input_device, of
 from isogloss.backends.huggingface.discovery import Router, family_of, find_routers
 from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
 from isogloss.backends.huggingface.weights import hash_weights
-from isogloss.backends.reading import READING, Checkpoint, find_checkpoint, reading, require_embedded
+from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.errors import ModelError
 from isogloss.organism.threads import torch_threads
 from isogloss.routing import Fingerprint
@@ -229,7 +227,7 @@ def read_checkpoint(
     """Load a model and its tokenizer from a folder or the hub; see `isogloss.backends.huggingface.model.load_model`."""
     with reading(name, expected=_EXPECTED):
         place = find_checkpoint(name)
-        tokenizer = AutoTokenizer.from_pretrained(place.source, **place.options, **READING)
+        tokenizer = place.tokenizer()
         model = _load(place, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"), dequantize=dequantize)
     embeddings: Any = model.get_input_embeddings()
     require_embedded(tokenizer, len(embeddings.weight), name)
@@ -243,7 +241,7 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
     """Load all weights onto the device, or devices, asked for."""
     name = place.source
     options: dict[str, Any] = {"dtype": dtype, **place.options}
-    stored = quantisation_of(AutoConfig.from_pretrained(name, **place.options, **READING))
+    stored = quantisation_of(place.config())
     if stored and dequantize:
         options["quantization_config"] = dequantizing(stored)
     elif stored and isinstance(device, str) and device != AUTO:
@@ -259,7 +257,7 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
 
 
 def _read(name: str, options: dict[str, Any]) -> PreTrainedModel:
-    loading: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **READING, **options)
+    loading: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
     model: PreTrainedModel = loading[0]
     if missing := sorted(loading[1]["missing_keys"]):
         raise ModelError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
@@ -23,7 +23,7 @@ from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.families import Family
 from isogloss.backends.huggingface.discovery import family_of, find_routers
 from isogloss.backends.open import refuse_unsupported
-from isogloss.backends.reading import READING, Checkpoint, find_checkpoint, reading, require_embedded
+from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.backends.stored_tensors import hash_files
 from isogloss.errors import ModelError, PlanError
 from isogloss.hub import asking_hub
@@ -214,8 +214,8 @@ def start_engine(
         variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     with reading(name, expected="give a hub id or a folder with config.json, weights and tokenizer"):
         place = find_checkpoint(name)
-        config = AutoConfig.from_pretrained(place.source, **place.options, **READING)
-        tokenizer = AutoTokenizer.from_pretrained(place.source, **place.options, **READING)
+        config = place.config()
+        tokenizer = place.tokenizer()
     require_embedded(tokenizer, config.get_text_config().vocab_size, name)
     try:
         with nullcontext() if place.revision is None else asking_hub() as unreachable:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isogloss.backends.open import folder_of
-from isogloss.backends.reading import READING, find_checkpoint
+from isogloss.backends.reading import find_checkpoint
 from isogloss.corpora import Corpus
 from isogloss.errors import IsoglossError
 from isogloss.evaluation import Task, load_task
@@ -191,18 +191,16 @@ class _Checkpoint:
             return
 
     def _read(self, model: str) -> None:
-        from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - seconds, and nothing else here needs it
-        from transformers.utils.hub import cached_file  # noqa: PLC0415 - as above
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - seconds, and nothing else here needs it
 
         place = find_checkpoint(folder_of(model))
-        config = AutoConfig.from_pretrained(place.source, **READING, **place.options)
-        self.config = config.get_text_config().to_dict()
-        self.tokenizer = AutoTokenizer.from_pretrained(place.source, **READING, **place.options)
+        self.config = place.config().get_text_config().to_dict()
+        self.tokenizer = place.tokenizer()
         folder = Path(place.source)
         if folder.is_dir():
             self.weights_bytes = float(sum(path.stat().st_size for path in folder.glob("*.safetensors")))
         else:
-            index = cached_file(place.source, "model.safetensors.index.json", **place.options)
+            index = cached_file(place.source, "model.safetensors.index.json", revision=place.revision)
             self.weights_bytes = float(read_json(Path(str(index)))["metadata"]["total_size"])
 
     def _size(self, *names: str) -> float:
