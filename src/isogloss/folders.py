@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 from isogloss.errors import FileError, RunError
 
 __all__ = [
-    "leftovers",
     "locked",
     "make_folder",
     "new_file",
     "new_folder",
     "require_file",
     "require_folder",
+    "require_free",
     "require_new_file",
     "require_new_folder",
     "require_replaceable",
@@ -105,7 +105,7 @@ def require_folder(folder: Path, record: str | None = None) -> None:
             with contextlib.suppress(OSError):  # it was not made
                 each.rmdir()
     if record is not None:
-        _require_free(folder, record)
+        require_free(folder, record)
 
 
 def require_new_folder(output: Path) -> None:
@@ -208,20 +208,23 @@ def require_replaceable(path: Path, kind: str, is_of_kind: Callable[[bytes], boo
         )
 
 
-def leftovers(record: str) -> set[str]:
+def _leftovers(record: str) -> set[str]:
     """Name the files that a process may leave which is killed before it has claimed a folder by ``record``."""
     return {_LOCK, f".{record}.tmp"}
 
 
-def _require_free(folder: Path, record: str) -> None:
+def require_free(folder: Path, record: str) -> None:
+    """Refuse a folder that is not claimed and holds more than what a killed process may leave; RunError names it."""
     if (folder / record).is_file() or not folder.exists():
         return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - leftovers(record):
-        raise RunError(f"{folder} is in use and has no {record}; choose another folder")
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose a folder")
+    if foreign := sorted({path.name for path in folder.iterdir()} - _leftovers(record)):
+        raise RunError(f"{folder} holds {foreign[0]} and no {record}; choose a new or empty folder")
 
 
 def _remove_unclaimed(folder: Path, record: str) -> None:
-    if {path.name for path in folder.iterdir()} <= leftovers(record):
+    if {path.name for path in folder.iterdir()} <= _leftovers(record):
         with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; then the folder stays, empty
             for path in folder.iterdir():
                 path.unlink()

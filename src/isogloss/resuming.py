@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.errors import RunError, contrast, first_few
-from isogloss.folders import make_folder
+from isogloss.folders import make_folder, require_free
 from isogloss.progress import note
 from isogloss.records import Record, read_typed, write_typed
 
@@ -19,7 +19,7 @@ UNRECORDED = ("data_revision", "float16_sha256", "isogloss_version", "threads", 
 _SILENT = ("float16_sha256", "threads")  # another hash of what is compared anyway, and last digits
 
 
-def claim_folder(folder: Path, record: str, settings: object, *, ignored: Collection[str] = ()) -> None:
+def claim_folder(folder: Path, record: str, settings: object) -> None:
     """Create a folder for work with these settings, or reopen one that was created with the same settings.
 
     The file ``record`` in it stores the settings, a dataclass. What one side does not record of `UNRECORDED` is noted
@@ -41,8 +41,7 @@ def claim_folder(folder: Path, record: str, settings: object, *, ignored: Collec
             )
         note_unrecorded(folder, unrecorded)
         return
-    if folder.exists() and (not folder.is_dir() or {each.name for each in folder.iterdir()} - set(ignored)):
-        raise RunError(f"{folder} is not empty and has no {record}; choose a new or empty folder")
+    require_free(folder, record)
     make_folder(folder)
     write_typed(path, settings)
 

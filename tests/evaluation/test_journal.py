@@ -183,7 +183,7 @@ def test_failed_work_leaves_no_new_folder(tmp_path):
 def test_folders_of_others_stay_as_they_are(tmp_path):
     """A folder with anything else is refused before anything is written into it."""
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"in use and has no settings\.json"), locked(tmp_path, SETTINGS):
+    with pytest.raises(RunError, match=r"and no settings\.json"), locked(tmp_path, SETTINGS):
         pass
     assert os.listdir(tmp_path) == ["notes.txt"]  # noqa: PTH208 - names alone
 

@@ -30,7 +30,7 @@ def test_the_folder_of_a_run_is_held(tmp_path):
 def test_a_foreign_folder_is_not_even_locked(tmp_path, file):
     """It is left as it was found."""
     (tmp_path / file).touch()
-    with pytest.raises(RunError, match=f"contains {file} but no Run"), run_folder(tmp_path):
+    with pytest.raises(RunError, match=f"holds {file} and no manifest.json"), run_folder(tmp_path):
         pass
     assert os.listdir(tmp_path) == [file]  # noqa: PTH208 - names alone
 

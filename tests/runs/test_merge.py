@@ -113,7 +113,7 @@ def test_refuses_damage_nothing_and_other_outputs(tmp_path):
         merge([tmp_path / "one"], tmp_path / "two")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with pytest.raises(RunError, match=r"contains notes.txt but no Run"):
+    with pytest.raises(RunError, match=r"holds notes.txt and no manifest.json"):
         merge([tmp_path / "one"], tmp_path / "full")
     (tmp_path / "two" / "deu_Latn.safetensors").write_bytes(b"")
     with pytest.raises(RunError, match=r"deu_Latn.safetensors: damaged"):

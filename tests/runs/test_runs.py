@@ -289,7 +289,7 @@ def test_a_valid_hash_of_other_arrays_is_refused(tmp_path):
 def test_refuses_a_foreign_folder(tmp_path, content):
     """A folder that holds anything but a Run is left untouched."""
     (tmp_path / content).write_text("mine", encoding="utf-8")
-    with pytest.raises(RunError, match=f"contains {content} but no Run"):
+    with pytest.raises(RunError, match=f"holds {content} and no manifest.json"):
         RunWriter(tmp_path, MANIFEST)
     assert contents(tmp_path) == {content: b"mine"}
 

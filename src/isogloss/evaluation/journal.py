@@ -15,7 +15,6 @@ from typing import Any
 from isogloss.errors import FileError, RunError
 from isogloss.evaluation.records import SETTINGS, ItemRecord
 from isogloss.files import parse_json, read_bytes, remove_stale
-from isogloss.folders import leftovers
 from isogloss.records import from_json, to_json
 from isogloss.resuming import claim_folder
 
@@ -106,7 +105,7 @@ def claim(folder: Path, settings: object, *, arms: Iterable[str] = ()) -> None:
     Raises:
         RunError: it was claimed with other settings; the message names them.
     """
-    claim_folder(folder, SETTINGS, settings, ignored=leftovers(SETTINGS))
+    claim_folder(folder, SETTINGS, settings)
     for each in (folder, *(folder / arm for arm in arms)):
         each.mkdir(exist_ok=True)
         remove_stale(each)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from isogloss.errors import LanguageError, RunError
 from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
-from isogloss.folders import leftovers, locked, make_folder, require_folder
+from isogloss.folders import locked, make_folder, require_folder, require_free
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.resuming import note_unrecorded, require_threads
@@ -150,14 +150,10 @@ def open_run(path: str | Path) -> Run:
         RunError: the folder has no Run, one with another schema version or a malformed manifest, or a complete one with
             a language file that the manifest does not list.
     """
-    run = _open(Path(path))
+    run = Run(Path(path), read_manifest(Path(path)))
     if run.manifest.status == "complete":  # a capture that is stopped may leave a file that is not listed yet
         _require_listed(run)
     return run
-
-
-def _open(folder: Path) -> Run:
-    return Run(folder, read_manifest(folder))
 
 
 def _require_listed(run: Run) -> None:
@@ -173,34 +169,19 @@ def _require_listed(run: Run) -> None:
         )
 
 
-@contextlib.contextmanager
-def run_folder(path: str | Path) -> Iterator[None]:
+def run_folder(path: str | Path) -> AbstractContextManager[None]:
     """Hold the folder of a Run, made where absent, for this process alone while it is written.
 
     Raises:
         RunError: another process holds it, or it contains something else than a Run.
         FileError: it cannot be made or locked.
     """
-    require_run_folder(path)
-    with locked(Path(path), MANIFEST_NAME):
-        yield
+    return locked(Path(path), MANIFEST_NAME)
 
 
 def require_run_folder(path: str | Path) -> None:
     """Refuse, before a model is loaded, a folder that no Run can be written into; errors as of `run_folder`."""
-    folder = Path(path)
-    require_folder(folder)
-    _refuse_foreign(folder)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse a file, and a folder with anything but a Run or what a killed process may leave."""
-    if (folder / MANIFEST_NAME).is_file() or not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder} is a file; choose a folder")
-    if foreign := sorted({entry.name for entry in folder.iterdir()} - leftovers(MANIFEST_NAME)):
-        raise RunError(f"{folder}: contains {foreign[0]} but no Run; choose a new or empty folder")
+    require_folder(Path(path), MANIFEST_NAME)
 
 
 class RunWriter:
@@ -283,13 +264,13 @@ class RunWriter:
         return Run(self.path, self.manifest)
 
     def _create(self) -> None:
-        _refuse_foreign(self.path)
+        require_free(self.path, MANIFEST_NAME)
         make_folder(self.path)
         remove_stale(self.path)
         self._save(self.manifest)
 
     def _resume(self) -> None:
-        existing = _open(self.path)
+        existing = Run(self.path, read_manifest(self.path))
         require_threads(self.path, before=existing.manifest.threads, now=self.manifest.threads)
         differences = header_differences(existing.manifest, self.manifest, ignore=("threads",))
         if differences:

@@ -25,7 +25,7 @@ from isogloss.evaluation import (
     make_arms,
 )
 from isogloss.files import write_json
-from isogloss.folders import leftovers, locked, make_folder
+from isogloss.folders import locked, make_folder
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM, adapter_folder, learned_plan_file
 from isogloss.progress import busy, note, track
@@ -98,7 +98,7 @@ def run_study(study: Study, out: Path, *, recipe: Study | None = None) -> StudyR
         IsoglossError: any step refused its input; the message names it and the reason.
     """
     with locked(out, _SETTINGS):
-        claim = partial(claim_folder, out, _SETTINGS, study.portable(out / _SETTINGS), ignored=leftovers(_SETTINGS))
+        claim = partial(claim_folder, out, _SETTINGS, study.portable(out / _SETTINGS))
         if is_begun := (out / _SETTINGS).is_file():
             claim()  # refuses other settings before anything is read
         steps = _Steps(study, out)
