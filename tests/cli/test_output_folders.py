@@ -84,7 +84,7 @@ def test_the_trial_leaves_nothing(tmp_path):
     assert (tmp_path / "out").is_dir()
     (tmp_path / "out" / "notes.txt").touch()
     require_folder(tmp_path / "out")
-    with pytest.raises(RunError, match="in use"):
+    with pytest.raises(RunError, match=r"holds notes\.txt"):
         require_folder(tmp_path / "out", "settings.json")
 
 

@@ -168,7 +168,7 @@ class EngineModel(Model):
         with self._computing():
             observer, writing = self._observer(), self._writing()
             if plan is None:
-                return try_own_plans(self, observer, writing, self._largest_reach)
+                return try_own_plans(self, observer, writing, self.largest_reach)
             return try_plan(self, observer, writing, plan, language=language)
 
     def _try_generation(self) -> str:
@@ -238,5 +238,5 @@ class EngineModel(Model):
         """Note what the model computes now."""
 
     @abstractmethod
-    def _largest_reach(self, layer: int) -> float:
+    def largest_reach(self, layer: int) -> float:
         """Largest distance of a token's median router logit to its best, in a decoder layer."""

@@ -68,8 +68,8 @@ class AdaptableModel(Model, Protocol):
             ModelError: as of `second_moments`.
         """
 
-    def largest_reaches(self, layers: Sequence[int]) -> dict[int, float]:
-        """Return by layer the largest distance of a token's median router logit to its best, on probe texts."""
+    def largest_reach(self, layer: int) -> float:
+        """Return the largest distance of a token's median router logit to its best, on probe texts."""
 
     def share_obeying(
         self,

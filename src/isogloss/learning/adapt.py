@@ -152,7 +152,8 @@ class _Job:
         """Fit, choose, and measure."""
         self.model.prove(self.corpus.texts[self.corpus.languages[0]][0])
         if banned := banned_by(self.plan):
-            self.ranks = ranks_of(self.plan, self.options.languages, reaches=self.model.largest_reaches(tuple(banned)))
+            reaches = {layer: self.model.largest_reach(layer) for layer in banned}
+            self.ranks = ranks_of(self.plan, self.options.languages, reaches=reaches)
         fits = self._fit()
         curve = self._curve(fits)
         best = _best(curve, self.options, self.measures.higher_is_better)

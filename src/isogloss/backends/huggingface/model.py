@@ -28,7 +28,6 @@ from isogloss.backends.huggingface.loading import LoadedModel, read_checkpoint
 from isogloss.backends.huggingface.padded_batches import reader_of
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.router_inputs import (
-    largest_reaches,
     probe_values,
     second_moments,
     share_obeying,
@@ -50,10 +49,9 @@ class HuggingFaceModel(LoadedModel):
     route_tokens = route_tokens
     second_moments = second_moments
     probe_values = probe_values
-    largest_reaches = largest_reaches
     share_obeying = share_obeying
     _reader = reader_of
-    _largest_reach = largest_reach
+    largest_reach = largest_reach
     _try_routers = describe_family
     _try_capture = try_capture
     _try_padding = try_padding

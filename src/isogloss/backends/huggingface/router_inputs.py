@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from isogloss.arrays import Float32Array
-from isogloss.backends.huggingface.checks import largest_reach
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.padded_batches import by_length, pad
@@ -21,7 +20,7 @@ from isogloss.backends.router_inputs import Moments
 from isogloss.errors import ModelError
 from isogloss.steering import RouterAdapter
 
-__all__ = ["largest_reaches", "probe_values", "second_moments", "share_obeying"]
+__all__ = ["probe_values", "second_moments", "share_obeying"]
 
 _OnInput = Callable[[int, torch.Tensor], None]
 
@@ -73,12 +72,6 @@ def probe_values(
 
     _read(loaded, texts, list(probes), keep, batch_tokens)
     return {layer: np.concatenate(parts) for layer, parts in values.items()}
-
-
-@computing
-def largest_reaches(loaded: LoadedModel, layers: Sequence[int]) -> dict[int, float]:
-    """Return by layer the largest distance of a token's median router logit to its best, on probe texts."""
-    return {layer: largest_reach(loaded, layer) for layer in layers}
 
 
 @computing

@@ -41,7 +41,7 @@ class VLLMModel(ServedModel):
     change = change_served
     _generation_settings = generation_config
     _reader = read_served
-    _largest_reach = largest_reach_served
+    largest_reach = largest_reach_served
     _try_routers = try_routers
     _try_capture = try_recording
     _answer_ids = answer_ids
