@@ -17,7 +17,7 @@ from isogloss.evaluation import Item, Task, ask, run_evaluation
 from isogloss.evaluation.pivot_distance import ROUTED_ITEMS, PromptRouting
 from isogloss.evaluation.summary import EvaluationSummary
 from isogloss.evaluation.tasks.parse import parse_number
-from isogloss.files import read_typed
+from isogloss.records import read_typed
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan
 

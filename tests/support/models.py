@@ -162,17 +162,6 @@ def choose_the_worst(loaded, layer):
     router.forward = worst
 
 
-def bypass_router(loaded, layer):
-    """Let the block of an OLMoE layer compute its routing without calling its router."""
-    block, router = loaded.model.model.layers[layer].mlp, loaded.router_modules[layer].module
-
-    def fused(hidden):
-        _, weights, ids = router.forward(hidden.view(-1, 32))
-        return block.experts(hidden.view(-1, 32), ids, weights).view(hidden.shape)
-
-    block.forward = fused
-
-
 def generate(loaded, prompts, **options):
     """Answer prompts greedily, in batches."""
     return loaded.generate(prompts, **options)
