@@ -142,7 +142,6 @@ def test_markup_from_outside_stays_text() -> None:
     for drawing in shown.drawings:
         for trace in drawing["data"]:
             trace.pop("meta", None)
-        drawing["layout"].pop("meta")
         drawing.pop("rows")
         assert "<script" not in json.dumps(drawing, ensure_ascii=False)
     assert html.escape(ATTACK, quote=False) in json.dumps(shown.drawings, ensure_ascii=False)
@@ -268,7 +267,7 @@ def test_best_layer_is_ringed_with_its_p_value() -> None:
     raw = parts()
     match = raw["structure"]["matches"]["genealogical"]
     shown = page(**raw)
-    drawing = next(one for one in shown.drawings if one["layout"]["meta"] == "Mantel r")
+    drawing = next(one for one in shown.drawings if one["layout"]["yaxis"]["title"]["text"] == "Mantel r")
     ring = next(trace for trace in drawing["data"] if trace["meta"] == "genealogical" and len(trace["x"]) == 1)
     assert (ring["x"], ring["y"]) == ([3], [match["correlations"][3]])
     assert f"genealogical (layer 3, p {number(match['p_value'])})" in shown.text

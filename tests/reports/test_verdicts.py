@@ -210,7 +210,7 @@ def test_mean_and_lead_are_drawn() -> None:
     assert [
         trace["y"] for trace in first["data"] if trace["meta"] == "mean over languages" and "customdata" in trace
     ] == [[0.1] * 6]
-    assert second["layout"]["meta"] == "divergence of others − of translations"
+    assert second["layout"]["yaxis"]["title"]["text"] == "divergence of others − of translations"
     assert "No evidence of a change" in page.text
     assert "No evidence that translations come closer to each other in" in page.text
 

@@ -18,7 +18,7 @@ from isogloss.reports.figures import (
     ordered_styles,
 )
 from isogloss.reports.metrics import Metric
-from isogloss.reports.text import hover, label, name, number, percent, plot_text, sentence
+from isogloss.reports.text import hover, label, name, number, percent, sentence
 
 _DIVERGENCE = "-kl"
 _PARTS = ("text", "prompt", "answer")
@@ -127,7 +127,7 @@ def _curve_figure(
         sizes = [17 if strength == chosen else 8 for strength, *_ in drawn]
         data += [marked_line(ridge, drawn, style, size=sizes)] if drawn else []
         key.append(style.entry(ridge, f"ridge {ridge}"))
-    layout = base_layout("strength", plot_text(what), height=320)
+    layout = base_layout("strength", what, height=320)
     title, narrow = f"{sentence(what)} by strength", {"yaxis.title.text": "value"}
     return Figure(anchor, title, caption, data, layout, narrow, key, half=True)
 

@@ -172,7 +172,7 @@ def dose_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
     data, key = dot_traces(dots, _GUARDS, upright=True)
     values = [metric.factor * dose.difference.value for dose in doses]
     line = scatter(None, [dose.strength for dose in doses], values, mode="lines", line={"color": LINE, "width": 1.2})
-    layout = base_layout("strength", plot_text(_axis_title(metric)), height=320)
+    layout = base_layout("strength", _axis_title(metric), height=320)
     layout["yaxis"].update(ZERO_LINE)
     narrow = {"yaxis.title.text": "steered − baseline"}
     return Figure("dose-response", "Dose and response", caption, [line, *data], layout, narrow, key)

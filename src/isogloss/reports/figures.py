@@ -207,17 +207,16 @@ def offsets(n: int) -> list[float]:
 
 
 def base_layout(x_title: str, y_title: str, *, height: int) -> dict[str, Any]:
-    """Return the plotly layout that all figures have in common; titles of axes are escaped for plotly."""
+    """Return the plotly layout that all figures have in common."""
     return {
         "height": height,
         "margin": {"l": 58, "r": 14, "t": 26, "b": 46},
         "hovermode": "closest",
         "showlegend": False,
-        "xaxis": {"title": {"text": x_title}, "showgrid": False},
-        "yaxis": {"title": {"text": y_title}, "showgrid": True},
+        "xaxis": {"title": {"text": plot_text(x_title)}, "showgrid": False},
+        "yaxis": {"title": {"text": plot_text(y_title)}, "showgrid": True},
         "shapes": [],
         "annotations": [],
-        "meta": plain(y_title),
     }
 
 
@@ -284,7 +283,7 @@ def row_figure(plot: RowPlot, *, below: Sequence[dict[str, Any]] = ()) -> Figure
     """Draw dots with their intervals in rows, every second one shaded, over the traces ``below``."""
     data, key = dot_traces(plot.dots, plot.styles)
     n, scale = len(plot.rows), row_scale(len(plot.rows))
-    layout = base_layout(plot_text(plot.unit), "", height=_FRAME + (plot.height or scale.height) * n)
+    layout = base_layout(plot.unit, "", height=_FRAME + (plot.height or scale.height) * n)
     axis, narrow = row_axis(plot.rows, 12 if plot.height else scale.font)
     layout["yaxis"].update(axis)
     layout["xaxis"].update(showgrid=True, **plot.axis)

@@ -24,7 +24,7 @@ from isogloss.reports.figures import (
     translucent,
 )
 from isogloss.reports.metrics import Metric
-from isogloss.reports.text import MISSING, hover, label, name, number, plain, plot_text
+from isogloss.reports.text import MISSING, hover, label, name, number, plain
 
 _WINDOW = 20  # steps that the opaque line of a loss averages over
 _ALL = "all requests"
@@ -138,7 +138,7 @@ def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> Figure
 def _figure(words: tuple[str, str, str], unit: str, short: str, lines: Iterable[tuple[Trace, KeyEntry]]) -> Figure:
     """Lay out lines over the steps; anchor, title and caption are those of the figure."""
     data, key = zip(*lines, strict=True)
-    layout = base_layout("step", plot_text(unit), height=360)
+    layout = base_layout("step", unit, height=360)
     layout["yaxis"].update(rangemode="tozero")
     return Figure(*words, list(data), layout, {"yaxis.title.text": short}, list(dict.fromkeys(key)))
 

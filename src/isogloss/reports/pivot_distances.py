@@ -24,7 +24,7 @@ from isogloss.reports.figures import (
     translucent,
 )
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms
-from isogloss.reports.text import hover, label, name, number, plain, plot_text, sampling, with_interval
+from isogloss.reports.text import hover, label, name, number, plain, sampling, with_interval
 
 _RANDOM = "random"
 _MOST_CURVES = 4
@@ -61,7 +61,7 @@ def _gain_figure(summary: EvaluationSummary, arms: Sequence[str]) -> Figure:
         of_group = [arm for arm in arms if (_RANDOM if is_random(arm) else arm) == group]
         data.append(_gain_trace(summary, of_group, group, style, metric))
     unit = f"gain, {metric.change_unit}{metric.direction}"
-    layout = base_layout(plot_text(f"change of divergence from {pivot}"), plot_text(unit), height=400)
+    layout = base_layout(f"change of divergence from {pivot}", unit, height=400)
     layout["xaxis"].update(showgrid=True, **ZERO_LINE)
     layout["yaxis"].update(ZERO_LINE)
     every = [each for arm in arms for each in summary.distance[arm].values()]
@@ -118,7 +118,7 @@ def _curves(summary: EvaluationSummary) -> Figure:
         data.append(scatter(code, *zip(*before, strict=True), mode="lines", line=line))
         data.append(marked_line(code, after, style, maxdisplayed=16))
         key.append(style.entry(code, label(code)))
-    layout = base_layout(LAYER_AXIS, plot_text(f"divergence from {pivot}"), height=360)
+    layout = base_layout(LAYER_AXIS, f"divergence from {pivot}", height=360)
     layout["xaxis"]["range"] = [min(layers) - 0.5, max(layers) + 0.5]
     layout["yaxis"].update(rangemode="tozero")
     left = len(distances) - len(styles)
