@@ -101,7 +101,7 @@ def absent(folder):
     ("damage", "options", "message"),
     [
         (poison, (), "was changed"),
-        (empty, (), "make the adapter again"),
+        (empty, (), "it has rank 0; expected at least one rank; make the adapter again"),
         (absent, (), "cannot read the plan or adapter"),
         (nothing, ("--as", "checkpoint"), "is a GGUF file; expected a hub id or folder"),
         (nothing, ("--scale", "1e300"), "float32 range"),

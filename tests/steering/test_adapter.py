@@ -165,7 +165,7 @@ def other_tensors(path):
         (FILES[2], lambda path: path.write_text("{"), "not valid JSON"),
         (FILES[2], lambda path: edit_json(path, schema_version=2), "reads 1"),
         (FILES[2], lambda path: edit_json(path, ranks=["one"]), "expected float32"),
-        (FILES[2], lambda path: edit_json(path, ranks=[]), "expected float32"),
+        (FILES[2], lambda path: edit_json(path, ranks=[]), "it has rank 0"),
         (FILES[2], lambda path: edit_json(path, scale=2.0), "has lora_alpha 2; expected 4"),
         (FILES[2], lambda path: edit_json(path, more=1), "more: unknown field"),
         (FILES[0], lambda path: edit_json(path, lora_alpha=3), "has lora_alpha 3; expected 2"),

@@ -169,6 +169,8 @@ def _read_record(path: Path) -> AdapterRecord:
 
 def _adapter_of(record: AdapterRecord, content: bytes, folder: Path) -> RouterAdapter:
     try:
+        if not record.ranks:
+            raise ValueError("it has rank 0; expected at least one rank")  # noqa: TRY301 - as of what is read below
         tensors: Mapping[str, Any] = load(content)
         routers = tuple(_router_of(record, each, tensors) for each in record.routers)
         named = {name for each in record.routers for name in _names(each.parameter)}
