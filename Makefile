@@ -36,7 +36,7 @@ LLAMA_OFF := TESTS EXAMPLES APP UI
 LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-ablation findings-published findings-length bench bench-analysis bench-serving measure clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -92,6 +92,9 @@ findings-alignment: $(VENV)/dev
 
 findings-adapters: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_adapters.py
+
+findings-bound: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_bound.py
 
 findings-ablation: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_ablation.py $(or $(DATA),../shared/data)

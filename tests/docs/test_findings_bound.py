@@ -33,7 +33,7 @@ def test_settings_are_in_the_order_of_the_divergence(page):
     assert "a single one by −1.0." in text
     assert "shown to fall is 0.030 nats: −2.0 [−3.0, −1.0] points" in text
     assert "(6 pairs" in text
-    assert "is -0.52" in text
+    assert "is −0.52" in text
 
 
 def test_no_loss_is_said(page):
