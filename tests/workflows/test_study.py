@@ -11,7 +11,7 @@ from isogloss.files import read_json, write_json
 from isogloss.resuming import claim_folder
 from isogloss.routing import Fingerprint
 from isogloss.steering import Intervention, Plan, write_plan
-from isogloss.workflows import Study, Sweep, run_study
+from isogloss.workflows import Ablation, Study, Sweep, ablate, run_study, run_sweep
 from isogloss.workflows.sweep.settings import CandidateGrid
 
 STUDY = Study(languages=("en", "sw"), layers=(1, 2), threshold=0.2)
@@ -88,6 +88,29 @@ def test_a_learned_plan_of_another_model_is_refused_before_anything_is_captured(
         with pytest.raises(PlanError, match=match):
             run_study(Study(learned=str(tmp_path / file)), tmp_path / file.removesuffix(".json"))
         assert not list((tmp_path / file.removesuffix(".json")).rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("kind", [Study, Ablation, Sweep])
+def test_a_question_that_is_too_long_is_refused_before_anything_is_captured(tmp_path, kind):
+    """By its task and item, in studies with a plan or with bands, ablations and sweeps."""
+    (tmp_path / "task").mkdir()
+    for code in ("eng_Latn", "deu_Latn"):
+        (tmp_path / "task" / f"{code}.tsv").write_text(f"{'A cup and ' * 1500} a cup?\t1501\n" * 6)
+    places = {"languages": ("en", "de"), "corpus_items": 2}
+    task = str(tmp_path / "task")
+    settings = {
+        Study: lambda: [
+            Study(task=task, layers=(1, 2), **places),
+            Study(task=task, steer=False, rule="share", top=4, bands={"late": (8, 9)}, n_controls=10, **places),
+        ],
+        Ablation: lambda: [Ablation(tasks=(task,), task="", task_corpus="", top=4, **places)],
+        Sweep: lambda: [Sweep(task=task, grid=CandidateGrid(layers=("0-1",), tops=(3,)), **places)],
+    }[kind]()
+    run = {Study: run_study, Ablation: ablate, Sweep: run_sweep}[kind]
+    for number, each in enumerate(settings):
+        with pytest.raises(RunError, match=r"item '\d+': a text of \d+ tokens"):
+            run(each, tmp_path / str(number))
+        assert not (tmp_path / str(number) / "run").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"corpus": "nowhere"}, {"task": "nothing"}, {"model": "no/where"}])

@@ -134,6 +134,8 @@ class _Steps:
         self.model = study.load()
         for each in self.learned.values():
             check_plan(each, self.model.fingerprint)
+        for task in (*self.tasks.values(), *(held.task for held in self.held)):
+            ask(self.model, task, study.sampling)  # refuses what is too long before anything is captured
 
     def run(self, recipe: Study | None) -> StudyResult:
         """Take all steps."""

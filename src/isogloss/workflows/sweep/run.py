@@ -116,9 +116,9 @@ def _candidates(sweep: Sweep, out: Path, load_once: _Loader, task: Task) -> Cand
         kept = CandidatesFile.read(path)
         return Candidates(list(kept.candidates), {arm: read_plan(folder / f"{arm}.json") for arm in kept.plans})
     texts = sweep.open_texts()
+    asked = ask(load_once(), task, today=kept_date(out / "dev"))  # refuses what is too long before the captures
     run, task_run = sweep.capture(load_once(), texts, out)
     bands = _bands(sweep, run)
-    asked = ask(load_once(), task, today=kept_date(out / "dev"))
     grid = candidates(sweep.grid)
     with track("find experts", len(grid)) as advance:
         made = make_candidates(
