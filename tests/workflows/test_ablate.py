@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from isogloss.cli import main
 from isogloss.corpora import load_corpus
 from isogloss.errors import CorpusError, RunError
 from isogloss.evaluation import load_task
-from isogloss.evaluation.selectivity import Limits, Losses, selectivity
+from isogloss.evaluation.selectivity import BandValues, Limits, Losses, band_loss, selectivity
 from isogloss.files import sha256
+from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.folders import report_on
 from isogloss.statistics import Resampling
 from isogloss.steering import read_plan
@@ -68,6 +70,7 @@ def test_the_planted_expert_is_needed_by_english(finished):
     assert test.loss.low > 0.2
     assert max(test.null) <= 0.25
     assert test.beyond_null.low > 0
+    assert {cell.measure for cell in result.cells} == {"score"}  # answers of a few letters are in no known language
     cells = {(cell.masked, cell.evaluated): cell for cell in result.cells}
     assert cells["eng_Latn", "eng_Latn"].before.value == 1.0
     assert cells["eng_Latn", "eng_Latn"].loss == test.loss
@@ -92,6 +95,70 @@ def test_a_cell_is_what_the_steered_model_answers(finished, world):
     for code in LANGUAGES:
         assert found[code].before.value == before[code]
         assert found[code].loss.value == pytest.approx(before[code] - after[code])
+
+
+ANSWERS = {
+    "eng_Latn": "At this place the river is especially broad and deep, and the children like to swim.",
+    "deu_Latn": "Der Fluss ist an dieser Stelle besonders breit und tief, und die Kinder baden gern.",
+    "swh_Latn": "Mtoto huyu anapenda kusoma vitabu vya hadithi kila siku baada ya shule na marafiki.",
+}
+
+
+def test_the_language_of_answers_is_measured(finished, settings, tmp_path):
+    """Half of the German answers turn English under German's ban: their share, by cell and by band, and in the page."""
+    folder, result = tmp_path / "out", finished[1]
+    shutil.copytree(finished[0], folder)
+    (folder / "ablation.json").unlink()
+    for path in (folder / "measured").rglob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            turned = path.parent.name == "planted.deu_Latn" and path.stem == "deu_Latn" and number % 2
+            row["output"] = "42" if number == 0 else ANSWERS["eng_Latn" if turned else path.stem]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = ablate(settings, folder)
+    scores = [cell for cell in found.cells if cell.measure == "score"]
+    assert (tuple(scores), found.tests, found.bands[0]) == (result.cells, result.tests, result.bands[0])
+    cells = {(cell.masked, cell.evaluated): cell for cell in found.cells if cell.measure == "language"}
+    assert cells.keys() == {(one, other) for one in LANGUAGES for other in LANGUAGES}
+    german = cells["deu_Latn", "deu_Latn"]
+    assert (german.before.value, german.before.n, german.loss.value, german.loss.n) == (1.0, 7, 4 / 7, 7)
+    assert german.loss.low > 0.1
+    assert {cell.loss.value for pair, cell in cells.items() if pair != ("deu_Latn", "deu_Latn")} == {0.0}
+    score, band = found.bands
+    assert (score.measure, band.measure, band.n_families) == ("score", "language", 3)
+    assert (band.before.value, band.others.value, band.random.value) == (1.0, 0.0, 0.0)
+    assert band.own.value == pytest.approx(4 / 21)
+    assert band.beyond_others == band.beyond_random == band.own
+    page = report_on(folder, tmp_path / "report.html").read_text()
+    assert 'id="ablation-language-0-0"' in page
+    assert "Losses by band" in page
+    said = " ".join(describe_ablation(found))
+    assert "banning a language's experts in the planted layers costs it 19.0 points" in said
+    assert "of answers in the language asked for (100.0 % [100.0, 100.0] without a ban)" in said
+    assert "and the other languages 0.0 points" in said
+
+
+def test_means_by_band_are_of_families_and_items():
+    """Equal weight for every family, unjudged items left out, intervals that hold the truth, and none for one item."""
+    generator, counts = np.random.default_rng(0), Resampling(n_resamples=400).draw(60)
+
+    def draw(level, n_columns):
+        return level + generator.normal(scale=0.3, size=(60, 1)) + generator.normal(scale=0.1, size=(60, n_columns))
+
+    own = draw(0.4, 2)
+    own[:50, 1] = np.nan
+    values = BandValues(before=draw(0.8, 2), own=own, others=draw(0.1, 4), random=draw(0.0, 20))
+    found = band_loss(values, counts, band="late", task="texts", measure="language")
+    assert found.own.value == pytest.approx((own[:, 0].mean() + own[50:, 1].mean()) / 2)
+    assert found.beyond_others.value == pytest.approx(found.own.value - values.others.mean())
+    assert found.beyond_random.low > 0.2
+    assert found.own.low < 0.4 < found.own.high
+    assert (found.n_families, found.own.n) == (2, 60)
+    alone = replace(values, others=np.full((60, 1), np.nan))
+    found = band_loss(alone, counts, band="late", task="texts", measure="score")
+    assert not found.others.is_known
+    assert not found.beyond_others.is_known
+    assert found.own.is_known
 
 
 def test_settings_and_families_are_hashed_before_the_measurement(finished):

@@ -10,10 +10,23 @@ from isogloss.evaluation.paired import Better
 from isogloss.records import Record
 from isogloss.statistics import Estimate
 
-__all__ = ["ABLATION", "AblatedTask", "AblationResult", "Cell", "FamiliesFile", "Family", "Selectivity"]
+__all__ = [
+    "ABLATION",
+    "AblatedTask",
+    "AblationResult",
+    "BandLoss",
+    "Cell",
+    "FamiliesFile",
+    "Family",
+    "Measure",
+    "Selectivity",
+]
 
 
 ABLATION = "ablation.json"
+
+Measure = Literal["score", "language"]
+"""What is measured: the task's own metric, or the share of answers that are in the language asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +116,8 @@ class Cell(Record):
         evaluated: the language.
         before: value without a ban.
         loss: by how much the value gets worse, in the metric's unit: more bits per byte, or less accuracy.
+        measure: that the values are of. Of ``language``, ``n`` counts the answers that could be judged, for the loss
+            under both; NaN where none could.
     """
 
     band: str
@@ -111,6 +126,38 @@ class Cell(Record):
     evaluated: str
     before: Estimate
     loss: Estimate
+    measure: Measure = "score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandLoss(Record):
+    """What the bans of one band cost on one task: means over the families of languages, with intervals over items.
+
+    Losses are in the unit of the measure. Families that have no axis of their own in the task are left out.
+
+    Attributes:
+        band: of the families.
+        task: name of the task.
+        measure: that the values are of.
+        n_families: banned, each the experts of one language that the task measures.
+        before: value without a ban, mean over the same languages.
+        own: loss of the language whose experts are banned.
+        others: loss of the other languages; NaN where there is none.
+        random: loss of the same languages as ``own`` under random families of equal size.
+        beyond_others: ``own`` minus ``others``.
+        beyond_random: ``own`` minus ``random``.
+    """
+
+    band: str
+    task: str
+    measure: Measure
+    n_families: int
+    before: Estimate
+    own: Estimate
+    others: Estimate
+    random: Estimate
+    beyond_others: Estimate
+    beyond_random: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +204,7 @@ class AblationResult(Record):
         families: their bands, tasks and experts.
         cells: of the matrix.
         tests: one per banned family and corpus.
+        bands: one per band, corpus and measure.
     """
 
     model: str
@@ -166,6 +214,7 @@ class AblationResult(Record):
     families: FamiliesFile
     cells: tuple[Cell, ...]
     tests: tuple[Selectivity, ...]
+    bands: tuple[BandLoss, ...] = ()
 
     @property
     def selective(self) -> tuple[tuple[str, str], ...]:

@@ -18,13 +18,24 @@ from isogloss.evaluation.paired import paired_scores
 from isogloss.languages import resolve, script
 from isogloss.statistics import Estimate
 
-__all__ = ["MIN_LETTERS", "OutputLanguage", "compare_output_language", "output_language"]
+__all__ = [
+    "ENGLISH",
+    "MIN_LETTERS",
+    "OutputLanguage",
+    "asked_language",
+    "compare_output_language",
+    "in_language",
+    "output_language",
+]
 
 MIN_LETTERS = 40
 """Letters, with the marks on them, below which a text is not judged.
 
 Half as many for scripts that write a syllable or word in one letter.
 """
+
+ENGLISH = "eng_Latn"
+"""May occur in answers to questions in any language."""
 
 _N_LABELS = 200  # more than the model knows
 _DENSE = frozenset({"Hani", "Hang", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Ethi"})
@@ -130,7 +141,7 @@ def compare_output_language(
             f"baseline has {len(baseline)} outputs and steered {len(steered)}; expected the same items: "
             "run `isogloss evaluate` again to complete both arms"
         )
-    before, after = _judge(baseline, language, among), _judge(steered, language, among)
+    before, after = (in_language(outputs, language, among=among) for outputs in (baseline, steered))
     both = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     rates = paired_scores(*zip(*both, strict=True)) if both else None
     return OutputLanguage(
@@ -143,17 +154,37 @@ def compare_output_language(
     )
 
 
-def _judge(outputs: Sequence[str], language: str, among: Collection[str] | None) -> list[bool | None]:
-    """Per output: is it in the language; None where that is unknown. An empty output is not in the language."""
+def in_language(outputs: Sequence[str], language: str, *, among: Collection[str] | None = None) -> list[bool | None]:
+    """Say of each output whether it is in a language; None where it is too short to say.
+
+    An empty output is not in the language, nor one that is long enough and in no language that may occur.
+
+    Args:
+        outputs: as the model wrote them.
+        language: that is asked for.
+        among: as in `output_language`; ``language`` is added to it.
+
+    Raises:
+        LanguageError: an unknown code.
+    """
     wanted = resolve(language)
     candidates = None if among is None else {wanted, *among}
     verdicts: list[bool | None] = []
     for output in outputs:
         detected = output_language(output, among=candidates)
-        # Long enough but fitting no language that may occur: not in the language.
         unjudged = detected is None and bool(output.strip()) and not _is_judged(_letters(output))
         verdicts.append(None if unjudged else detected == wanted)
     return verdicts
+
+
+def asked_language(task: str, language: str) -> str:
+    """Return the language that answers should be in: that of the items, but of translations into English, English.
+
+    Args:
+        task: its name.
+        language: of the items.
+    """
+    return ENGLISH if task.endswith(":into-english") else language
 
 
 def _is_judged(letters: str) -> bool:

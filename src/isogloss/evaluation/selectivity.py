@@ -1,4 +1,4 @@
-"""The statistics of an ablation: losses with intervals, and the selectivity test."""
+"""The statistics of an ablation: losses with intervals, means by band, and the selectivity test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from isogloss.arrays import FloatArray, IntArray
-from isogloss.evaluation.ablation import Selectivity
+from isogloss.evaluation.ablation import BandLoss, Measure, Selectivity
 from isogloss.statistics import Estimate, Resampling, percentile_interval, resampled_means
 
-__all__ = ["Axis", "Limits", "Losses", "estimate_mean", "selectivity"]
+__all__ = ["Axis", "BandValues", "Limits", "Losses", "band_loss", "estimate_mean", "selectivity"]
 
 Axis = tuple[int, str]
 """Place of a task, and a language."""
@@ -116,3 +116,52 @@ def estimate_mean(values: FloatArray, counts: IntArray) -> Estimate:
     """Estimate the mean of ``[n_items]`` with a bootstrap interval."""
     (found,) = Resampling().estimate(values[:, None], counts)
     return found
+
+
+@dataclass(frozen=True)
+class BandValues:
+    """What the bans of one band do on one task, in one measure; NaN where an answer could not be judged.
+
+    Attributes:
+        before: values without a ban of the languages whose experts are banned, ``[n_items, n_families]``.
+        own: their losses under the ban of their own experts, ``[n_items, n_families]``.
+        others: losses of the other languages, ``[n_items, n_cells]``, where there are any.
+        random: losses of the same languages as ``own`` under random bans, ``[n_items, n_families * n_null]``.
+    """
+
+    before: FloatArray
+    own: FloatArray
+    others: FloatArray
+    random: FloatArray
+
+
+def band_loss(values: BandValues, counts: IntArray, *, band: str, task: str, measure: Measure) -> BandLoss:
+    """Average losses over families, and tell them from those of other languages and of random families.
+
+    Items are resampled together in all languages and under all bans; languages and families are taken as they are.
+
+    Args:
+        values: of the band.
+        counts: resamples of the task's items, ``[n_resamples, n_items]``.
+        band: its name.
+        task: its name.
+        measure: that the values are of.
+    """
+    n_items, once = len(values.own), np.ones((1, len(values.own)), dtype=np.int64)
+    point, drawn = (
+        {name: _mean_of_means(each, weights) for name, each in vars(values).items()} for weights in (once, counts)
+    )
+    for series in (point, drawn):
+        series["beyond_others"] = series["own"] - series["others"]
+        series["beyond_random"] = series["own"] - series["random"]
+    estimates = {name: _estimate(point[name].item(), drawn[name], n_items) for name in point}
+    return BandLoss(band=band, task=task, measure=measure, n_families=values.own.shape[1], **estimates)
+
+
+def _mean_of_means(values: FloatArray, counts: IntArray) -> FloatArray:
+    """Average the items of every column, then the columns that have a value, in every resample: ``[n_resamples]``."""
+    means = resampled_means(values, counts)
+    known = ~np.isnan(means)
+    totals, sizes = np.where(known, means, 0.0).sum(axis=1), known.sum(axis=1)
+    averages: FloatArray = np.divide(totals, sizes, out=np.full(len(means), np.nan), where=sizes > 0)
+    return averages

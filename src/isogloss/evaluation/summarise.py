@@ -15,7 +15,7 @@ from isogloss.errors import RunError
 from isogloss.evaluation.arms import BASELINE, PLAN, dose_of
 from isogloss.evaluation.corpus_score import CorpusScore, paired_corpus_scores
 from isogloss.evaluation.guard import Guard, guard_pivot
-from isogloss.evaluation.output_language import OutputLanguage, compare_output_language
+from isogloss.evaluation.output_language import ENGLISH, OutputLanguage, asked_language, compare_output_language
 from isogloss.evaluation.paired import Better, Comparison, PairedScores, accuracy, compare_arms, compare_scores
 from isogloss.evaluation.random_arms import against_random, is_random
 from isogloss.evaluation.records import (
@@ -36,8 +36,6 @@ __all__ = ["Answers", "Facts", "MetricOfTasks", "compare_folders", "summarise"]
 
 Answers = Mapping[str, Mapping[str, Sequence[ItemRecord]]]
 """Arm to language to records in the order of the items."""
-
-_ENGLISH = "eng_Latn"
 
 Value = TypeVar("Value")
 
@@ -237,14 +235,9 @@ def _of_answers(task: Task | MetricOfTasks, answers: Answers) -> dict[str, Any]:
 
     def compared(code: str, before: Sequence[ItemRecord], after: Sequence[ItemRecord]) -> OutputLanguage:
         baseline, steered = ([row.output or "" for row in rows] for rows in (before, after))
-        return compare_output_language(baseline, steered, _wanted(task, code), among={*task.items, _ENGLISH})
+        return compare_output_language(baseline, steered, asked_language(task.name, code), among={*task.items, ENGLISH})
 
     return {"unparsable": unparsable, "output_language": _against_baseline(answers, compared)}
-
-
-def _wanted(task: Task | MetricOfTasks, language: str) -> str:
-    """The language that answers should be in: that of the items, but of translations into English, English."""
-    return _ENGLISH if task.name.endswith(":into-english") else language
 
 
 def _of_metric(task: Task | MetricOfTasks, answers: Answers) -> dict[str, Any]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isogloss.evaluation.ablation import AblationResult, Cell, FamiliesFile, Selectivity
+from isogloss.evaluation.ablation import AblationResult, BandLoss, Cell, FamiliesFile, Measure, Selectivity
 from isogloss.reports.figures import Figure, Section, Table, base_layout, language_rows, row_axis
 from isogloss.reports.maps import heat_map, known_values
 from isogloss.reports.metrics import Metric
 from isogloss.reports.text import hover, label, name, plain, plot_text
 
 _ROW = 22
+_JUDGED = (
+    " An answer is in the language that a detector of 176 languages finds most probable, among those asked for and "
+    "English; answers of fewer than 40 letters (20 of dense scripts) are not judged, empty ones are in no language. It "
+    "is unsure of small languages."
+)
+_ANCHORS: dict[Measure, str] = {"score": "ablation", "language": "ablation-language"}
 _VERDICTS = {"selective": "selective", "by the point": "by the point alone", "no": "no"}
 
 
@@ -31,6 +37,7 @@ def describe_ablation(result: AblationResult) -> tuple[str, ...]:
             f"On {task} {len(firm)} of {len(tests)} families are selective: banning them harms their own axis by more "
             f"than random families do, and every other axis far less{_listed(firm)}; {point} more by the point alone."
         )
+    lines += [_of_band(result, loss) for loss in result.bands if loss.own.is_known]
     if len({test.task for test in result.tests}) > 1:
         both = ", ".join(f"{_family(family)} in the {band} layers" for band, family in result.selective)
         lines.append(f"Selective in every corpus: {both or 'none'}.")
@@ -50,9 +57,29 @@ def _family(family: str) -> str:
     return family if family == "task" else name(family)
 
 
+def band_metric(result: AblationResult, loss: BandLoss | Cell) -> Metric:
+    """Return the metric of a measure: the task's own, or the language of the answers."""
+    if loss.measure == "language":
+        return Metric.named(loss.measure)
+    return Metric.named(next(task.metric for task in result.families.tasks if task.name == loss.task))
+
+
+def _of_band(result: AblationResult, loss: BandLoss) -> str:
+    """Say what the bans of a band cost the banned language and the others, on one task and measure."""
+    metric = band_metric(result, loss)
+    others = f", and the other languages {metric.loss_text(loss.others)}" if loss.others.is_known else ""
+    return (
+        f"On {loss.task}, banning a language's experts in the {loss.band} layers costs it {metric.loss_text(loss.own)} "
+        f"of {metric.name} ({metric.value_text(loss.before)} without a ban){others}; random families of equal size "
+        f"cost it {metric.loss_text(loss.random)}."
+    )
+
+
 def ablation_section(result: AblationResult) -> Section:
     """Draw a map for every task and band: evaluated languages in rows, banned families in columns."""
     blocks: list[Figure | Table] = [*_maps(result)]
+    if result.bands:
+        blocks.append(_bands(result))
     if result.tests:
         blocks.append(_tests(result))
     lead = (
@@ -68,11 +95,13 @@ def ablation_section(result: AblationResult) -> Section:
 
 def _maps(result: AblationResult) -> Iterator[Figure]:
     for place, task in enumerate(result.families.tasks):
-        metric = Metric.named(task.metric)
         for number, band in enumerate(result.families.bands):
-            cells = [cell for cell in result.cells if (cell.task, cell.band) == (task.name, band)]
-            if cells and len(task.languages) > 1:
-                yield _map(cells, result.families, metric, anchor=f"ablation-{place}-{number}")
+            for measure, anchor in _ANCHORS.items():
+                where = (task.name, band, measure)
+                cells = [cell for cell in result.cells if (cell.task, cell.band, cell.measure) == where]
+                if len(task.languages) > 1 and any(cell.loss.is_known for cell in cells):
+                    metric = band_metric(result, cells[0])
+                    yield _map(cells, result.families, metric, anchor=f"{anchor}-{place}-{number}")
 
 
 def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: str) -> Figure:
@@ -97,16 +126,47 @@ def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: s
     layout["xaxis"].update(tickmode="array", tickvals=list(range(len(masked))), ticktext=texts, tickangle=-90)
     caption = (
         f"How much worse {metric.name} gets on {plain(task)} in each language (rows) when the experts of a language "
-        f"or task (columns) are banned in layers {first}-{last}; n = {cells[0].loss.n} items. Losses below 0 are drawn "
-        "as 0."
+        f"or task (columns) are banned in layers {first}-{last}; n = {_counted(cells)} items. Losses below 0 are drawn "
+        f"as 0.{_JUDGED if cells[0].measure == 'language' else ''}"
     )
     data = heat_map(range(len(masked)), range(len(evaluated)), values, unit, **look)
-    title = f"{plain(task)}: bans in the {plain(band)} layers"
+    what = f", {metric.name}" if cells[0].measure == "language" else ""
+    title = f"{plain(task)}{what}: bans in the {plain(band)} layers"
     return Figure(anchor, title, caption, [data], layout, narrow, rows=dict(enumerate(evaluated)))
+
+
+def _counted(cells: list[Cell]) -> str:
+    least, most = (of(cell.loss.n for cell in cells) for of in (min, max))
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _loss(cell: Cell, metric: Metric) -> str:
     return f"{metric.value_text(cell.before)} before, worse by {metric.change_text(cell.loss)}"
+
+
+def _bands(result: AblationResult) -> Table:
+    rows = []
+    for loss in result.bands:
+        metric = band_metric(result, loss)
+        rows.append(
+            {
+                "band": loss.band,
+                "corpus": loss.task,
+                "measure": metric.name,
+                "families": str(loss.n_families),
+                "without a ban": metric.value_text(loss.before),
+                "loss of the banned language": metric.loss_text(loss.own),
+                "of the others": metric.loss_text(loss.others),
+                "under random families": metric.loss_text(loss.random),
+                "banned minus others": metric.change_text(loss.beyond_others),
+                "banned minus random": metric.change_text(loss.beyond_random),
+            }
+        )
+    caption = (
+        "Means over the families of languages that have experts in the band and are measured on the corpus, for these "
+        "languages; 95 % intervals over items."
+    )
+    return Table.of("Losses by band", caption, rows, words=("corpus", "measure"), folded=False)
 
 
 def _tests(result: AblationResult) -> Table:

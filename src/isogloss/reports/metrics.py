@@ -10,7 +10,14 @@ from isogloss.evaluation import PLAN, Better, Comparison, EvaluationSummary, is_
 from isogloss.reports.text import MISSING, label, number, plain
 from isogloss.statistics import MINUS, Estimate
 
-_TITLES = {"accuracy": "accuracy", "f1": "F1", "chrf": "chrF", "bits_per_byte": "bits per byte"}
+_TITLES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "chrf": "chrF",
+    "bits_per_byte": "bits per byte",
+    "language": "answers in the language asked for",
+}
+_SHARES = ("accuracy", "f1", "language")
 _LAYERS = re.compile(r"layers-(\d+)-(\d+)")
 _STRENGTH = re.compile(r"strength-([-+]?\d*\.?\d+(?:e[-+]?\d+)?)")
 _MOVED = re.compile(r"(deeper|shallower)-(\d+)")
@@ -49,7 +56,7 @@ class Metric:
     def named(cls, metric: str) -> Metric:
         """Return the metric of one of our tasks."""
         better: Better = "lower" if metric == "bits_per_byte" else "higher"
-        return cls(_TITLES.get(metric, plain(metric)), metric in ("accuracy", "f1"), better)
+        return cls(_TITLES.get(metric, plain(metric)), metric in _SHARES, better)
 
     @property
     def factor(self) -> float:
@@ -95,6 +102,10 @@ class Metric:
     def change_text(self, estimate: Estimate) -> str:
         """Write a difference with its unit and interval, such as ``+0.6 points [−4.2, +5.4]``."""
         return _insert(self.points, estimate.text(self.change))
+
+    def loss_text(self, estimate: Estimate) -> str:
+        """Write a loss with its unit and interval, and a sign only where it is a gain: ``4.2 points [−0.6, 9.1]``."""
+        return _insert(self.points, estimate.text(self.value))
 
     def _write(self, value: float, sign: str) -> str:
         if math.isnan(value):

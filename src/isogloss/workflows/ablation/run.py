@@ -7,36 +7,33 @@ settings it goes on; killed or not, it ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from isogloss.analysis import analyze_curves, default_bands
 from isogloss.arrays import FloatArray
 from isogloss.backends.chat_template import TemplateDate
 from isogloss.backends.model import Model
 from isogloss.errors import RunError
-from isogloss.evaluation import SETTINGS, Asked, answer_items, ask, claim
-from isogloss.evaluation.ablation import ABLATION, AblatedTask, AblationResult, Cell, FamiliesFile, Selectivity
-from isogloss.evaluation.selectivity import Axis, Limits, Losses, estimate_mean, selectivity
+from isogloss.evaluation import BASELINE, SETTINGS, Asked, Better, answer_items, ask, claim
+from isogloss.evaluation.ablation import ABLATION, AblatedTask, AblationResult, FamiliesFile
+from isogloss.evaluation.selectivity import Axis
 from isogloss.files import read_bytes, remove_stale, sha256
 from isogloss.folders import locked
 from isogloss.languages import resolve
 from isogloss.progress import busy, track
 from isogloss.records import write_typed
 from isogloss.runs import Run
-from isogloss.statistics import Resampling
 from isogloss.steering import Plan, random_control, read_plan, write_plan
 from isogloss.workflows.ablation.families import TASK_FAMILY, Bans, make_families
 from isogloss.workflows.ablation.held_out import HeldOut, hold_out
+from isogloss.workflows.ablation.results import Measured, Place, own_axes, random_arm, results, values_of
 from isogloss.workflows.ablation.settings import Ablation
 
 __all__ = ["FAMILIES", "Prepared", "ablate", "run_ablation"]
 
 FAMILIES = "families.json"
-_BASELINE = "baseline"
 
 
 class Prepared(NamedTuple):
@@ -72,6 +69,8 @@ def ablate(settings: Ablation, out: str | Path) -> AblationResult:
         texts = settings.open_texts()
         held = hold_out(settings, texts)
         model = settings.load()
+        for each in held:
+            ask(model, each.task, settings.sampling)  # refuses what is too long before anything is captured
         return Prepared(model, settings.capture(model, texts, out), held)
 
     return run_ablation(settings, out, prepare)
@@ -96,8 +95,9 @@ def _ablate(prepared: Prepared, settings: Ablation, out: Path) -> AblationResult
     asked = [ask(model, each.task, settings.sampling, today=today) for each in held]
     made = _kept_bans(out, kept, settings) if kept else _families(settings, runs, held, asked, out)
     written = FamiliesFile.read(path)
-    values = _measure(asked, made, settings, out)
-    cells, tests = _results(values, made, asked, settings)
+    measured = _measure(asked, made, settings, out)
+    banned = [each.family for each in made if each.plan is not None]
+    cells, tests, losses = results(measured, banned, settings)
     return AblationResult(
         model=model.name,
         engine=str(model.describe()["engine"]),
@@ -106,6 +106,7 @@ def _ablate(prepared: Prepared, settings: Ablation, out: Path) -> AblationResult
         families=written,
         cells=tuple(cells),
         tests=tuple(tests),
+        bands=tuple(losses),
     )
 
 
@@ -172,15 +173,11 @@ def _kept_bans(out: Path, kept: FamiliesFile, settings: Ablation) -> list[Bans]:
     return made
 
 
-Values = Mapping[tuple[str, Axis], FloatArray]
-"""Arm and axis to the value of every item."""
-
-
-def _measure(asked: Sequence[Asked], made: Sequence[Bans], settings: Ablation, out: Path) -> Values:
+def _measure(asked: Sequence[Asked], made: Sequence[Bans], settings: Ablation, out: Path) -> Measured:
     """Measure every axis without a ban and under every family's, and the own axes under random bans."""
     work = list(_work(asked, made, settings))
     total = sum(len(asked[place].questions[code]) for _, _, (place, code) in work)
-    values: dict[tuple[str, Axis], FloatArray] = {}
+    values: dict[Place, FloatArray] = {}
     with track("ablate", total) as advance:
         for arm, plan, axis in work:
             place, language = axis
@@ -194,60 +191,20 @@ def _measure(asked: Sequence[Asked], made: Sequence[Bans], settings: Ablation, o
                 batch_size=settings.batch_size,
                 progress=advance,
             )
-            values[arm, axis] = np.array([record.value for record in records], dtype=np.float64)
-    return values
+            values |= {(measure, arm, axis): each for measure, each in values_of(asked[place], language, records)}
+    return Measured(values, [each.name for each in asked], [_better(each) for each in asked])
+
+
+def _better(asked: Asked) -> Better:
+    return asked.task.better  # type: ignore[union-attr] # tasks of our own
 
 
 def _work(asked: Sequence[Asked], made: Sequence[Bans], settings: Ablation) -> Iterator[tuple[str, Plan | None, Axis]]:
     """Yield arm, ban and axis of every measurement, in the order in which they are made."""
     axes = [(place, code) for place, each in enumerate(asked) for code in each.questions]
-    yield from ((_BASELINE, None, axis) for axis in axes)
+    yield from ((BASELINE, None, axis) for axis in axes)
     for each in made:
         if each.plan is not None:
             yield from ((each.family.arm, each.plan, axis) for axis in axes)
-            for axis in _own_axes(each, asked, settings):
-                yield from ((f"{each.family.arm}.random-{seed}", plan, axis) for seed, plan in enumerate(each.null))
-
-
-def _own_axes(bans: Bans, asked: Sequence[Asked], settings: Ablation) -> list[Axis]:
-    """List the own axes of a family: its language in every corpus, or the task's."""
-    if bans.family.name == TASK_FAMILY:
-        return [(len(asked) - 1, resolve(settings.pivot))]
-    return [
-        (place, bans.family.name) for place in range(len(settings.tasks)) if bans.family.name in asked[place].questions
-    ]
-
-
-def _results(
-    values: Values, made: Sequence[Bans], asked: Sequence[Asked], settings: Ablation
-) -> tuple[list[Cell], list[Selectivity]]:
-    """Make the cells of the matrix, and test every family in every corpus."""
-    sizes = [len(next(iter(each.questions.values()))) for each in asked]
-    resampling = Resampling(n_resamples=settings.n_resamples, seed=settings.seed)
-    counts = [resampling.draw(n, stream=place) for place, n in enumerate(sizes)]
-    names, axes = [each.name for each in asked], [axis for arm, axis in values if arm == _BASELINE]
-
-    def loss(arm: str, axis: Axis) -> FloatArray:
-        worse = values[arm, axis] - values[_BASELINE, axis]
-        return worse if asked[axis[0]].task.better == "lower" else -worse  # type: ignore[union-attr] # tasks of our own
-
-    cells, tests = [], []
-    limits = Limits(settings.deviations, settings.largest_other)
-    for each in (bans for bans in made if bans.plan is not None):
-        family = each.family
-        for axis in axes:
-            before = estimate_mean(values[_BASELINE, axis], counts[axis[0]])
-            after = estimate_mean(loss(family.arm, axis), counts[axis[0]])
-            where = {"band": family.band, "masked": family.name, "task": names[axis[0]], "evaluated": axis[1]}
-            cells.append(Cell(**where, before=before, loss=after))
-        for corpus in range(len(settings.tasks)):
-            own = next(
-                (axis for axis in _own_axes(each, asked, settings) if axis[0] in (corpus, len(settings.tasks))), None
-            )
-            of_corpus = [axis for axis in axes if axis[0] in (corpus, len(settings.tasks))]
-            if own is None or len(of_corpus) == 1:
-                continue
-            null = np.stack([loss(f"{family.arm}.random-{seed}", own) for seed in range(settings.n_null)])
-            losses = Losses(family.band, family.name, own, {axis: loss(family.arm, axis) for axis in of_corpus}, null)
-            tests.append(selectivity(losses, counts, names, limits, task=names[corpus]))
-    return cells, tests
+            for axis in own_axes(each.family, axes, settings):
+                yield from ((random_arm(each.family, seed), plan, axis) for seed, plan in enumerate(each.null))
