@@ -53,6 +53,27 @@ def test_reads_flores_plus_by_configuration(tmp_path):
 
 
 @pytest.mark.usefixtures("hub_cache")
+def test_reads_the_questions_of_mgsm(tmp_path):
+    """The hub's rows, which have no ids, and the files of the release give the same questions; answers are left out."""
+    questions = {"en": ["How many cups?", "How many snails?"], "de": ["Wie viele Tassen?", "Wie viele Schnecken?"]}
+    rows = {code: [{"question": each, "answer_number": 3} for each in texts] for code, texts in questions.items()}
+    copy = write_repository(tmp_path / "copy", "test", rows)
+    release = tmp_path / "release"
+    release.mkdir()
+    for code, texts in questions.items():
+        (release / f"mgsm_{code}.tsv").write_text("".join(f"{text}\t3\n" for text in texts), encoding="utf-8")
+    for folder in (copy, release):
+        corpus = load_corpus(f"mgsm:{folder}")
+        assert corpus.texts == {"deu_Latn": tuple(questions["de"]), "eng_Latn": tuple(questions["en"])}
+        assert corpus.item_ids == ("0", "1")
+        with pytest.raises(CorpusError, match="no texts in fra_Latn"):
+            load_corpus(f"mgsm:{folder}", languages=["fr"])
+    (release / "mgsm_de.tsv").write_text("Wie viele Tassen?\t3\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="deu_Latn"):
+        load_corpus(f"mgsm:{release}")
+
+
+@pytest.mark.usefixtures("hub_cache")
 def test_reads_flores_plus_by_language_columns(tmp_path):
     """Where there is one configuration for all, rows are divided by their language columns."""
     configs = {name: flores_rows(name) for name in ("eng_Latn", "deu_Latn")}

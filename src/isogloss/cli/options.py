@@ -187,7 +187,7 @@ def add_corpus(parser: argparse.ArgumentParser, *, required: bool, purpose: str 
     parser.add_argument(
         "--corpus",
         required=required,
-        help=f"{purpose}folder, .jsonl, .tsv, organism, or from the hub flores_plus, belebele, gsm8k_instruct or "
+        help=f"{purpose}folder, .jsonl, .tsv, organism, or from the hub flores_plus, belebele, mgsm, gsm8k_instruct or "
         "medinstruct (NAME:DIR for a copy; belebele also from a DIR with flores200/ and "
         "belebele/passage_to_flores200.json)",
     )

@@ -44,6 +44,7 @@ class CorpusLayout(Record):
 CORPUS_FACTS = (
     CorpusFacts("flores_plus", "a sentence", "about 200", "dev 997, devtest 1,012", "openlanguagedata/flores_plus"),
     CorpusFacts("belebele", "a passage of a few sentences", "122", "test 488", "facebook/belebele"),
+    CorpusFacts("mgsm", "a maths question", "11", "test 250", "juletxara/mgsm"),
     CorpusFacts(
         "gsm8k_instruct", "a maths question and its answer", "10", "about 6,500", "Mathoctopus/GSM8KInstruct_Parallel"
     ),

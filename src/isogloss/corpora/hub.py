@@ -176,7 +176,7 @@ class _HubCorpus:
         licence: SPDX identifier.
         split: read by default.
         language: columns that, joined by ``_``, name the language of a row.
-        item: column that names the item in every language.
+        item: column that names the item in every language; None where rows are items in the same order.
         text: column with the text.
         rank: column that says which row of an item to keep (the lowest), or None where an item has one row.
         sort_key: order of items.
@@ -186,7 +186,7 @@ class _HubCorpus:
     licence: str
     split: str
     language: tuple[str, ...]
-    item: str
+    item: str | None
     text: str
     rank: str | None
     sort_key: Callable[[str], Any]
@@ -233,6 +233,16 @@ _HUB = {
         rank="question_number",
         sort_key=str,
     ),
+    "mgsm": _HubCorpus(
+        Hub("juletxara/mgsm", None, "mgsm", alternative="mgsm_xx.tsv files"),
+        licence="CC-BY-SA-4.0",
+        split="test",
+        language=(),
+        item=None,
+        text="question",
+        rank=None,
+        sort_key=int,
+    ),
 }
 
 HUB_CORPORA = frozenset(_HUB)
@@ -274,7 +284,8 @@ def load_hub(
 def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split: str) -> dict[str, dict[str, str]]:
     """Read one configuration: language -> item id -> text; without ``code``, rows name their languages."""
     rank = () if layout.rank is None else (layout.rank,)
-    rows = hub.rows(config, split, (layout.item, layout.text, *rank, *(() if code else layout.language)))
+    named = () if layout.item is None else (layout.item,)
+    rows = hub.rows(config, split, (*named, layout.text, *rank, *(() if code else layout.language)))
     if rank:
         try:
             rows.sort(key=lambda row: row[rank[0]])
@@ -285,7 +296,7 @@ def _read(hub: Hub, layout: _HubCorpus, config: str, code: str | None, *, split:
     for number, row in enumerate(rows, start=1):
         where = f"{hub.where}, split {split}, {config}, row {number}"
         language = code or check_language("_".join(str(row[column]) for column in layout.language), where)
-        item = item_id(row[layout.item], where)
+        item = str(number - 1) if layout.item is None else item_id(row[layout.item], where)
         if not rank or item not in texts[language]:
             add_text(texts[language], item, check_text(row[layout.text], where), where)
     return texts

@@ -10,6 +10,7 @@ from isogloss.corpora.hub import HUB_CORPORA, load_hub
 from isogloss.corpora.instructions import INSTRUCTIONS, load_instructions
 from isogloss.corpora.local import TABLE_READERS, load_folder, load_table
 from isogloss.corpora.passages import holds_passages, load_passages
+from isogloss.corpora.questions import holds_mgsm, load_mgsm_questions
 from isogloss.errors import CorpusError
 from isogloss.hub import split_revision
 
@@ -28,18 +29,19 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
             * a ``.jsonl`` or ``.tsv`` file with columns ``language``, ``text`` and, optionally, ``id`` (without ids,
               the n-th text of each language is item n) and ``assistant``, the answer to a text that is a question
               (`Corpus.turns`); fields of a ``.tsv`` are not quoted;
-            * ``flores_plus`` or ``belebele``, fetched from the Hugging Face hub through `datasets`, or
+            * ``flores_plus``, ``belebele`` or ``mgsm`` (its questions), fetched from the Hugging Face hub, or
               ``flores_plus:FOLDER`` for a local copy of that repository; ``flores_plus@REVISION`` names a branch, tag
               or commit of the hub's;
             * ``belebele:FOLDER`` with ``FOLDER/belebele/passage_to_flores200.json`` and FLORES-200 in
               ``FOLDER/flores200``: the passages of Belebele, joined from the sentences of any of the 204 varieties,
-              with the same ids as those of the hub.
+              with the same ids as those of the hub;
+            * ``mgsm:FOLDER`` with ``mgsm_xx.tsv`` files, as MGSM was released;
             * ``gsm8k_instruct`` (ten languages) or ``medinstruct`` (English): questions with answers from the hub, or
               from a local copy as above, in the order of one fixed draw; `Corpus.turns` holds both sides. MedInstruct's
               input follows its instruction.
         languages: the languages to read; None reads all.
         split: for a folder, the subfolder of this name or else the files with this suffix; for the hub, the split
-            (``dev`` of flores_plus and ``test`` of belebele by default).
+            (``dev`` of flores_plus, ``test`` of the others by default).
 
     Returns:
         The corpus, items in the file's order (flores_plus by id, belebele by link, questions as drawn), one text per
@@ -62,6 +64,9 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
     if name == "belebele" and holds_passages(Path(local)):
         _refuse_split(source, split)
         return load_passages(Path(local), wanted)
+    if name == "mgsm" and holds_mgsm(Path(local)):
+        _refuse_split(source, split)
+        return load_mgsm_questions(Path(local), wanted)
     if name in HUB_CORPORA:
         return load_hub(name, local, wanted, split, revision=revision)
     if name in INSTRUCTIONS:
