@@ -22,7 +22,14 @@ from calibration_rows import MONTE_CARLO, calibration_tables
 from findings_page import PAGE, arguments
 from findings_references import references
 from findings_steering import planted_section, steering_section
-from isogloss.analysis import Analysis, AnalysisRequest, analyze_run, read_measure
+from isogloss.analysis import (
+    Analysis,
+    AnalysisRequest,
+    ShareRule,
+    analyze_run,
+    experts_among_languages,
+    read_measure,
+)
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
@@ -42,6 +49,9 @@ COUNTS = "routing/conctsai_qwen3-30b-a3b_mgsm"
 ACCURACIES = "perf_tables/qwen3_30b_a3b_belebele_0shot_15langs.json"
 PUBLISHED_MIDDLE = (7, 34)
 """Layers 8 to 35 of Qwen3-30B-A3B, counted from 1, which arXiv 2510.04694 read off its curve and steered."""
+
+SHARED = ShareRule("common", ("eng_Latn", "zho_Hans"), top=20, threshold=0.7, layers=(10, 39))
+"""Experts that arXiv 2601.14050 steers, found on these counts by its public code."""
 
 N_PASSAGES, N_GENERATED, N_ITEMS = 50, 32, 200
 PIVOT = "eng_Latn"
@@ -104,6 +114,14 @@ def counts_section(work: Work) -> Iterator[str]:
     yield middle_comparison(found)
     yield "### What routing follows"
     yield references(found)
+    shared = experts_among_languages(run, SHARED)
+    first, last = SHARED.layers or (0, 0)
+    yield (
+        f"By the rule of arXiv 2601.14050, English and Chinese share {shared.n} experts in layers {first}-{last}: of "
+        f"the {SHARED.top} that each chooses most in a layer, those of which neither has more than "
+        f"{SHARED.threshold:.0%}. The paper's public code steers these; `isogloss study paper-b/steering` looks for "
+        "them anew."
+    )
     yield "### Accuracy"
     try:
         analyze_run(run, AnalysisRequest(accuracy=read_measure(work.data / ACCURACIES)))

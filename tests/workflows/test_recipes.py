@@ -94,7 +94,7 @@ def small(study, data):
         changed |= {"top": 6, "rule_languages": study.rule_languages and ("en", "sw")}
         changed |= {"threshold": 0.9} if study.expert_kind == "common" else {"threshold": 0.34}
     if study.bands:  # of the translations, those of three sentences are left to be measured
-        changed |= {"bands": {"planted": (2, 3)}, "top": 6, "threshold": 0.34, "sampling": None, "corpus_items": 3}
+        changed |= {"bands": {"early": (2, 3)}, "top": 6, "threshold": 0.34, "sampling": None, "corpus_items": 3}
     return replace(study, **changed)
 
 
@@ -133,16 +133,21 @@ def require_matrix(folder, study, result):
     banned = {each.name for each in families.families if each.status == "banned"}
     assert banned
     assert {each.name for each in families.families} == codes
-    assert families.bands == {"planted": (2, 3)}
+    assert families.bands == {"early": (2, 3)}
     assert [task.n_captured for task in families.tasks] == [0, 6]  # three sentences, in dev and in devtest
     evaluated = {"mgsm:boxed": codes, "flores": codes - {"eng_Latn"}}
     cells = {(cell.task, cell.masked, cell.evaluated) for cell in result.ablation.cells}
     assert cells == {(task, name, code) for task in evaluated for name in banned for code in evaluated[task]}
     for name in banned:
-        plan = read_plan(folder / "ablation" / "plans" / f"planted.{name}.json")
+        plan = read_plan(folder / "ablation" / "plans" / f"early.{name}.json")
         family = next(each for each in families.families if each.name == name)
         assert {each.layer: tuple(each.experts) for each in plan.interventions} == family.experts
         assert (plan.sha256, set(plan.layers) <= {2, 3}) == (family.plan_sha256, True)
+    (loss,) = (each for each in result.ablation.bands if each.task == "mgsm:boxed")
+    (row, *_) = (each for each in result.published.rows if each.where == "early layers, mgsm:boxed, accuracy")
+    assert row.measured == loss.beyond_others.scaled(100.0)
+    assert row.cells[0] == "loss of the banned language beyond that of the others, early layers, mgsm:boxed, accuracy"
+    assert (row.cells[1], row.cells[3]) == ("hurts", "not shown")
     page = result.report.read_text(encoding="utf-8")
     assert [f"ablation-{number}-0" in page for number in (0, 1)] == [True, True]
     asked = sum(len(path.read_text().splitlines()) for path in (folder / "ablation" / "measured").rglob("*.jsonl"))
@@ -165,8 +170,9 @@ def test_a_recipe_runs_as_it_stands(name, data, tmp_path):
     manifest = open_run(tmp_path / "out" / "run").manifest
     assert (manifest.chat_template_sha256 is None, manifest.token_scope) == (False, "all")
     assert "Beside the published numbers" in result.report.read_text(encoding="utf-8")
-    rows = {row.quantity: row for row in result.published.rows}
-    assert all(row.measured is not None for row in rows.values()), rows
+    rows = [row for row in result.published.rows if not row.where or row.where.startswith("early layers, mgsm:boxed")]
+    assert rows
+    assert all(row.measured is not None for row in rows), rows
     assert not any("nan" in cell for row in result.published.rows for cell in row.cells)
     said = " ".join(result.published.sentences)
     assert str(data) not in said
@@ -249,6 +255,8 @@ def test_recipes_are_found_by_name(tmp_path, capsys):
         find_study("paper-a/phi-mgsm").study.with_settings(["colour=red"])
     with pytest.raises(RunError, match="--set dtype: expected KEY=VALUE"):
         find_study("paper-a/phi-mgsm").study.with_settings(["dtype"])
+    with pytest.raises(RunError, match=r"--set languages=\[en,sw\]: not TOML \(.*texts in a list or table are quoted"):
+        find_study("paper-a/phi-mgsm").study.with_settings(["languages=[en,sw]"])
     changed = find_study("paper-a/phi-mgsm").study.with_settings(["dtype=bfloat16", "languages=['en', 'sw']"])
     assert (changed.dtype, changed.languages) == ("bfloat16", ("en", "sw"))
 
@@ -268,6 +276,8 @@ def test_a_preview_counts_what_is_here(tmp_path, capsys):
         assert preview_study(replace(study, learned=learned)).answers[0].n_times == answers.n_times + n_more
     assert preview.fetched == ()
     assert preview.hours > 0
+    assert "about 121 hours at most" in replace(preview, hours=121.4).sentences[-1]
+    assert "about 0.51 hours at most" in replace(preview, hours=0.512).sentences[-1]
     counted = preview.texts[0]
     (tmp_path / "study.toml").write_text('model = "organism"\ncorpus_items = 5\nlanguages = ["en", "de"]\n')
     assert main(["study", str(tmp_path / "study.toml"), "--dry-run", "--json"]) == 0

@@ -8,13 +8,15 @@ from dataclasses import replace
 from isogloss.analysis import Analysis
 from isogloss.evaluation import AblationResult, EvaluationSummary
 from isogloss.languages import resolve
-from isogloss.reports import Condition, PublishedComparison, PublishedRow, Quantity
+from isogloss.reports import Condition, Published, PublishedComparison, PublishedRow, Quantity
+from isogloss.reports.metrics import Metric
 from isogloss.runs import Run
 from isogloss.statistics import Estimate
 from isogloss.workflows.study.settings import Study
 
 __all__ = ["compare_with_published"]
 
+_OF_BANS = {"banned loss": "own", "other loss": "others", "banned beyond other loss": "beyond_others"}
 _SETTING_OF = {"model": "model", "dtype": "dtype", "layers": "layers", "engine": "backend"}
 
 
@@ -39,13 +41,36 @@ def compare_with_published(
     if not (study.published or study.conditions or study.remarks):
         return None
     measured = _measured(study, analysis, evaluation)
-    rows = []
-    for each in study.published:
-        estimate = measured.get(each.quantity)
-        difference = None if estimate is None else _minus(estimate, each.value)
-        rows.append(PublishedRow(each.quantity, each.value, estimate, difference, each.source))
+    rows = [_row(each, measured, ablation) for each in study.published]
     conditions = [*_stated(study, runs, _evaluated(evaluation, ablation)), *_reset(study.without_folders(), recipe)]
     return PublishedComparison(tuple(rows), tuple(conditions), study.remarks)
+
+
+def _row(
+    each: Published, measured: Mapping[Quantity, Estimate | None], ablation: AblationResult | None
+) -> PublishedRow:
+    """Put a published result beside the measured one."""
+    found, where = measured.get(each.quantity), ""
+    if each.quantity in _OF_BANS and ablation is not None:
+        found, where = _of_band(each, ablation)
+    difference = None if found is None or each.words else _minus(found, each.value)
+    return PublishedRow(each.quantity, each.value, found, difference, each.source, each.words, where)
+
+
+def _of_band(each: Published, ablation: AblationResult) -> tuple[Estimate | None, str]:
+    """Return the loss that is meant, in points of a share or the metric's unit, and where it was measured."""
+    tasks = ablation.families.tasks
+    task = tasks[each.task] if each.task < len(tasks) else None
+    if task is None:
+        return None, f"{each.band} layers"
+    metric = Metric.named(task.metric if each.measure == "score" else each.measure)
+    where = f"{each.band} layers, {task.name}, {metric.name}"
+    meant = (each.band, task.name, each.measure)
+    loss = next((one for one in ablation.bands if (one.band, one.task, one.measure) == meant), None)
+    if loss is None:
+        return None, where
+    found: Estimate = getattr(loss, _OF_BANS[each.quantity])
+    return (found.scaled(metric.factor) if found.is_known else None), where
 
 
 def _measured(

@@ -34,9 +34,10 @@ _READING, _WRITING = 1e14, 1e13
 _BYTES_PER_ANSWER = 1500
 _BYTES_PER_TOKEN = 4.0  # of UTF-8 text, where no tokenizer can be read
 _GIB, _HOUR = 2**30, 3600
+_WHOLE_HOURS = 10
 
 # Items of the published data sets, where they cannot be read.
-_KNOWN = {"belebele": 488, "flores_plus": 997, "gsm8k_instruct": 6504, "medinstruct": 52002}
+_KNOWN = {"belebele": 488, "flores_plus": 997, "mgsm": 250, "gsm8k_instruct": 6504, "medinstruct": 52002}
 # Items, languages, and most new tokens per answer.
 _KNOWN_TASKS = {
     "mgsm": (250, 11, 256),
@@ -128,7 +129,7 @@ class Preview(Record):
         time = "no estimate of time: `isogloss doctor MODEL` measures the speed"
         if not math.isnan(self.hours):
             time = (
-                f"about {self.hours:.2g} hours at most on one GPU that does {_READING:.0e} operations per second "
+                f"about {_hours(self.hours)} hours at most on one GPU that does {_READING:.0e} operations per second "
                 f"reading and {_WRITING:.0e} writing, which is assumed: `isogloss doctor MODEL` measures the speed"
             )
         return (
@@ -159,6 +160,10 @@ def preview_study(study: Study) -> Preview:
     fetched = tuple(dict.fromkeys(source for source in sources if source and _is_remote(source)))
     weights, active = facts.weights_bytes, facts.active_parameters
     return Preview(study.model, fetched, weights, active, texts, answers, round(disk), hours)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= _WHOLE_HOURS else f"{hours:.2g}"
 
 
 def _size(n_bytes: float) -> str:

@@ -196,7 +196,12 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise RunError(f"--set {text}: expected KEY=VALUE, such as dtype=bfloat16 or languages=['en', 'sw']")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if value.lstrip().startswith(("[", "{", "'", '"')):
+            raise RunError(
+                f"--set {text}: not TOML ({error}); texts in a list or table are quoted, and the whole for the shell: "
+                "--set \"languages=['en', 'sw']\""
+            ) from error
         return name.strip(), value.strip()
 
 
