@@ -114,15 +114,18 @@ def _add_tree(layout: dict[str, Any], data: list[dict[str, Any]], linkage: list[
     """Put the tree to the right of the heat map, its leaves against the rows."""
     line = {"color": INK, "width": 1.1}
     data.append(scatter(None, *branches(linkage), mode="lines", xaxis="x2", yaxis="y2", line=line))
+    bare = base_layout("", "", height=1)
+    ends, end = [_HEAT_WIDTH + 0.02, 1], 1.04 * linkage[-1][2] or 1
     layout["xaxis2"] = {
-        **base_layout("", "", height=1)["xaxis"],
-        "domain": [_HEAT_WIDTH + 0.02, 1],
+        **bare["xaxis"],
+        "domain": ends,
         "anchor": "y2",
-        "range": [0, 1.04 * linkage[-1][2] or 1],
+        "range": [0, end],
         "tickfont": {"size": 10},
         "nticks": 3,
     }
-    layout["yaxis2"] = {"range": [len(linkage) + 0.5, -0.5], "anchor": "x2", "visible": False, "fixedrange": True}
+    hidden = {"showgrid": False, "showline": False, "showticklabels": False, "ticks": ""}
+    layout["yaxis2"] = {**bare["yaxis"], **hidden, "range": [len(linkage) + 0.5, -0.5], "anchor": "x2"}
     layout["xaxis"]["domain"] = [0, _HEAT_WIDTH]
 
 

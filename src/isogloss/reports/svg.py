@@ -138,28 +138,28 @@ def _frame(layout: Mapping[str, Any], axes: Mapping[str, Axis], box: Box, name: 
     """Draw grid, lines, ticks and titles of a pair of axes."""
     x, y = axes[f"x{name}"], axes[f"y{name}"]
     look_x, look_y = layout[f"xaxis{name}"], layout[f"yaxis{name}"]
-    grid = ""
-    if look_y.get("showgrid", True) and look_y.get("visible", True):
-        grid += "".join(f"M{x.start:.1f} {y.pixel(tick.value):.1f}H{x.end:.1f}" for tick in y.ticks)
-    if look_x.get("showgrid", True):
-        grid += "".join(f"M{x.pixel(tick.value):.1f} {box.top:.1f}V{box.bottom:.1f}" for tick in x.ticks)
-    if grid:
-        yield f'<path d="{grid}" stroke="var(--grid)"/>'
-    lines = ""
+
+    def across(height: float | None) -> str:
+        return f"M{x.start:.1f} {height:.1f}H{x.end:.1f}"
+
+    def upright(at: float | None) -> str:
+        return f"M{at:.1f} {box.top:.1f}V{box.bottom:.1f}"
+
+    grid = [across(y.pixel(tick.value)) for tick in y.ticks if look_y["showgrid"]]
+    grid += [upright(x.pixel(tick.value)) for tick in x.ticks if look_x["showgrid"]]
+    lines = []
     if look_x.get("showline", True):
-        lines += f"M{x.start:.1f} {box.bottom:.1f}H{x.end:.1f}"
-        lines += "".join(f"M{x.pixel(tick.value):.1f} {box.bottom:.1f}v4" for tick in x.ticks)
-    if look_y.get("showline", True) and look_y.get("visible", True):
-        lines += f"M{x.start:.1f} {box.top:.1f}V{box.bottom:.1f}"
-    if lines:
-        yield f'<path d="{lines}" stroke="var(--line)"/>'
-    for axis, look, upright in ((x, look_x, True), (y, look_y, False)):
-        zero = axis.pixel(0) if look.get("zeroline") and axis.low < 0 < axis.high else None
-        if zero is not None:
-            path = (
-                f"M{zero:.1f} {box.top:.1f}V{box.bottom:.1f}" if upright else f"M{x.start:.1f} {zero:.1f}H{x.end:.1f}"
-            )
-            yield f'<path d="{path}" stroke="var(--ink)"/>'
+        lines += [across(box.bottom), *(f"M{x.pixel(tick.value):.1f} {box.bottom:.1f}v4" for tick in x.ticks)]
+    if look_y.get("showline", True):
+        lines.append(upright(x.start))
+    zeros = [
+        draw_line(axis.pixel(0))
+        for axis, look, draw_line in ((x, look_x, upright), (y, look_y, across))
+        if look.get("zeroline") and axis.low < 0 < axis.high
+    ]
+    for paths, colour in ((grid, "grid"), (lines, "line"), (zeros, "ink")):
+        if paths:
+            yield f'<path d="{"".join(paths)}" stroke="var(--{colour})"/>'
     yield from _labels(look_x, look_y, x, y, box)
 
 
@@ -176,8 +176,6 @@ def _labels(look_x: Mapping[str, Any], look_y: Mapping[str, Any], x: Axis, y: Ax
     if title := look_x["title"]["text"]:
         half = text_width(title, _FONT) / 2  # a title that is wider than its axis ends with it
         yield _text(min(middle, box.right - half), low + 21, title, size=_FONT)
-    if not look_y.get("visible", True):
-        return
     size = _size(look_y)
     for tick in y.ticks:
         up = y.pixel(tick.value) or 0.0
