@@ -23,7 +23,7 @@ from isogloss.reports.figures import Figure, base_layout, ordered_styles, scatte
 from isogloss.reports.maps import heat_map
 from isogloss.reports.marks import marker_path
 from isogloss.reports.page import plot
-from isogloss.reports.palette import PAINTS, paint
+from isogloss.reports.palette import COLOURS, paint
 from isogloss.reports.raster import colour_at, picture
 from isogloss.reports.svg import NARROW, WIDE, describe, draw
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCALE = [(0.0, "#000000"), (0.5, "#808080"), (1.0, "#ffffff")]
-MARKS = [colour for colour, (name, _) in PAINTS.items() if re.fullmatch(r"c\d|ink|grey|control|line", name)]
+MARKS = [ends for name, ends in COLOURS.items() if re.fullmatch(r"c\d|ink|grey|control|line", name)]
 
 # Machado, Oliveira and Fernandes (2009), severity 1: protanopia, deuteranopia, tritanopia; on linear RGB.
 VISIONS = {
@@ -183,8 +183,8 @@ def test_reversed_scale_is_dark_where_values_are_low() -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_marks_can_be_seen_and_told_apart(dark: bool) -> None:  # noqa: FBT001 - a parameter
     """Contrast of 3 with the page, and CIELAB distances above 20 between languages, for every colour vision."""
-    page = PAINTS["#ffffff"][1] if dark else "#ffffff"
-    shades = {colour: PAINTS[colour][1] if dark else colour for colour in MARKS}
+    page = COLOURS["paper"][dark]
+    shades = {ends[0]: ends[dark] for ends in MARKS}
     assert min(contrast(shade, page) for shade in shades.values()) >= 3
     looks = [shades[style.colour] for style in ordered_styles(map(str, range(8))).values()]
     for vision in VISIONS.values():

@@ -26,11 +26,12 @@ from isogloss.reports.figures import (
     scatter,
 )
 from isogloss.reports.metrics import Metric, arm_text, ordered_arms, ranked_languages
+from isogloss.reports.palette import LIGHT
 from isogloss.reports.text import counted, hover, label_or_mean, p_value, plain, plot_text, sentence
 from isogloss.statistics import Estimate
 
 AGAINST = "plan − random plans"
-_CONTROL = "#7f8792"
+_CONTROL = LIGHT["control"]
 _PLOTTED = 0.72  # of the width of levels; the changes are written in the rest
 _SYMBOLS = {"circle-open": "○", "square-open": "□", "diamond-open": "◇", "triangle-up-open": "△", "x": "×"}
 _SOLID = {"line": {"width": 1.8, "color": ACCENT}}
@@ -41,7 +42,7 @@ _LEVELS = {
 _LANGUAGES = {
     "mean": Style(ACCENT, "diamond", "◆", "steered, mean over languages", 11, 1.8, marker=_SOLID),
     "clear": Style(ACCENT, "circle", "●", "steered, adjusted p below 0.05", 9, 1.8, marker=_SOLID),
-    "unclear": Style(ACCENT, "circle", "○", "steered, otherwise", 9, 1.8, marker={**_SOLID, "color": "#ffffff"}),
+    "unclear": Style(ACCENT, "circle", "○", "steered, otherwise", 9, 1.8, marker={**_SOLID, "color": LIGHT["paper"]}),
 }
 _ARMS = {
     "plan": Style(ACCENT, "diamond", "◆", "plan", 10, 1.8),

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple
 
+from isogloss.reports.palette import LIGHT
 from isogloss.reports.text import OVERALL, plain, plot_text, short_names
 from isogloss.statistics import Estimate
 
-INK = "#1c2024"
-GREY = "#6b7280"
-LINE = "#868e99"
-WASH = "#f5f6f7"
-SHADE = "#edf0f3"
-ACCENT = "#0560ce"
+INK = LIGHT["ink"]
+GREY = LIGHT["grey"]
+LINE = LIGHT["line"]
+WASH = LIGHT["wash"]
+SHADE = LIGHT["shade"]
+ACCENT = LIGHT["c1"]
 LAYER_AXIS = "decoder layer (0-based)"
 ZERO_LINE = {"zeroline": True, "zerolinecolor": INK, "zerolinewidth": 1}
 
@@ -52,14 +53,14 @@ class Style:
 
 
 _LOOKS = (
-    Style("#0560ce", "circle", "●"),
-    Style("#b9010e", "square", "■"),
-    Style("#12893d", "diamond", "◆"),
-    Style("#dd5895", "triangle-up", "▲"),
-    Style("#c28412", "triangle-down", "▼"),
-    Style("#009aef", "pentagon", "⬟"),
-    Style("#882255", "star-diamond", "✦"),
-    Style("#332288", "cross", "✚"),
+    Style(LIGHT["c1"], "circle", "●"),
+    Style(LIGHT["c2"], "square", "■"),
+    Style(LIGHT["c3"], "diamond", "◆"),
+    Style(LIGHT["c4"], "triangle-up", "▲"),
+    Style(LIGHT["c5"], "triangle-down", "▼"),
+    Style(LIGHT["c6"], "pentagon", "⬟"),
+    Style(LIGHT["c7"], "star-diamond", "✦"),
+    Style(LIGHT["c8"], "cross", "✚"),
 )
 MAX_COLOURS = len(_LOOKS)
 

@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# Colour as figures name it -> name of the CSS variable, and colour on a dark screen. Languages: CIELAB distances stay
-# above 20 for every colour vision, and contrast with the page above 3.
-PAINTS: dict[str, tuple[str, str]] = {
-    "#0560ce": ("c1", "#6ba2f5"),
-    "#b9010e": ("c2", "#d74614"),
-    "#12893d": ("c3", "#63ffa6"),
-    "#dd5895": ("c4", "#ad7d76"),
-    "#c28412": ("c5", "#ffe148"),
-    "#009aef": ("c6", "#d2f6ff"),
-    "#882255": ("c7", "#b12e8f"),
-    "#332288": ("c8", "#6f4ee9"),
-    "#1c2024": ("ink", "#e8eaed"),
-    "#6b7280": ("grey", "#9aa3af"),
-    "#7f8792": ("control", "#98a1ad"),
-    "#868e99": ("line", "#78828f"),
-    "#ffffff": ("paper", "#14171a"),
-    "#f5f6f7": ("wash", "#1b1f23"),
-    "#eceef0": ("grid", "#2a2f36"),
-    "#edf0f3": ("shade", "#22272d"),
+# Name of the CSS variable -> colour on a light screen and on paper, and on a dark screen. Languages: CIELAB distances
+# stay above 20 for every colour vision, and contrast with the page above 3.
+COLOURS: dict[str, tuple[str, str]] = {
+    "c1": ("#0560ce", "#6ba2f5"),
+    "c2": ("#b9010e", "#d74614"),
+    "c3": ("#12893d", "#63ffa6"),
+    "c4": ("#dd5895", "#ad7d76"),
+    "c5": ("#c28412", "#ffe148"),
+    "c6": ("#009aef", "#d2f6ff"),
+    "c7": ("#882255", "#b12e8f"),
+    "c8": ("#332288", "#6f4ee9"),
+    "ink": ("#1c2024", "#e8eaed"),
+    "grey": ("#6b7280", "#9aa3af"),
+    "control": ("#7f8792", "#98a1ad"),
+    "line": ("#868e99", "#78828f"),
+    "paper": ("#ffffff", "#14171a"),
+    "wash": ("#f5f6f7", "#1b1f23"),
+    "grid": ("#eceef0", "#2a2f36"),
+    "shade": ("#edf0f3", "#22272d"),
 }
+LIGHT = {name: light for name, (light, _) in COLOURS.items()}
+"""Colours as figures name them."""
 
+_NAMES = {light: name for name, light in LIGHT.items()}
 _RGBA = re.compile(r"rgba\((\d+),(\d+),(\d+),([\d.]+)\)")
 
 
@@ -42,11 +45,10 @@ def paint(colour: str) -> Paint:
     if match := _RGBA.fullmatch(colour):
         red, green, blue = (int(match[place]) for place in (1, 2, 3))
         colour, opacity = f"#{red:02x}{green:02x}{blue:02x}", float(match[4])
-    return Paint(f"var(--{PAINTS[colour][0]})" if colour in PAINTS else colour, opacity)
+    return Paint(f"var(--{_NAMES[colour]})" if colour in _NAMES else colour, opacity)
 
 
 def css_variables() -> str:
     """Write the variables of the page, and their values on a dark screen; paper is always light."""
-    light = "".join(f"--{name}:{colour};" for colour, (name, _) in PAINTS.items())
-    dark = "".join(f"--{name}:{colour};" for name, colour in PAINTS.values())
+    light, dark = ("".join(f"--{name}:{pair[screen]};" for name, pair in COLOURS.items()) for screen in (0, 1))
     return f":root{{{light}}}@media screen and (prefers-color-scheme: dark){{:root{{{dark}}}}}"

@@ -35,6 +35,7 @@ from isogloss.reports.figures import (
     scatter,
 )
 from isogloss.reports.maps import NAMED_COLUMNS, tree_figure
+from isogloss.reports.palette import LIGHT
 from isogloss.reports.text import (
     MISSING,
     distance_name,
@@ -169,7 +170,7 @@ def _forest(structure: LanguageStructure) -> Figure:
         firm, open_ = plain(band), f"{plain(band)}, no evidence"
         outline = {"line": {"width": 1.8, "color": style.colour}}
         styles[firm] = replace(style, size=9, marker=outline)
-        sign, hollow = _OPEN_SIGNS.get(style.sign, style.sign), {**outline, "color": "#ffffff"}
+        sign, hollow = _OPEN_SIGNS.get(style.sign, style.sign), {**outline, "color": LIGHT["paper"]}
         styles[open_] = replace(style, size=9, sign=sign, marker=hollow)
         for name, test in each.tests.items():
             correlation = test.plain.correlation
