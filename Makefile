@@ -36,7 +36,7 @@ LLAMA_OFF := TESTS EXAMPLES APP UI
 LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure release-check clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -113,6 +113,20 @@ bench-analysis: $(VENV)/run
 
 bench-serving: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md
+
+# Minutes: what is handed out, installed where nothing of the source is in reach, and run. RELEASE_PYTHON takes another Python.
+release-check: RELEASE := $(shell mktemp -d)
+release-check: $(VENV)/dev
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(or $(RELEASE_PYTHON),$(BIN)/python) -m venv $(RELEASE)/venv
+	$(RELEASE)/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	$(RELEASE)/venv/bin/python -m pip check
+	cd $(RELEASE) && env -u PYTHONPATH venv/bin/isogloss demo --output demo
+	ls -l dist $(RELEASE)/demo/report.html
+	rm -rf $(RELEASE)
 
 measure: $(VENV)/dev
 	$(BIN)/python bench/house.py --page docs/house.md $(if $(TESTS),--tests $(TESTS))

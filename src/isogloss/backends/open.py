@@ -129,6 +129,9 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
     """
     if backend not in _BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose {' or '.join(BACKENDS)}")
+    engine = asked.get("engine")
+    if isinstance(engine, Mapping) and engine.get("trust_remote_code"):
+        raise ModelError("trust_remote_code would run code of the checkpoint, which isogloss never does; leave it out")
     for name, value in asked.items():
         if value and (instead := _BACKENDS[backend].refused.get(name)):
             raise ModelError(instead)
