@@ -183,12 +183,18 @@ def test_damaged_folders_are_refused(tmp_path, file, damage, message):
 
 
 def test_nothing_to_read(tmp_path):
-    """What is found is said, and what was expected: one of the two where either would do."""
+    """What is found is said, and what was expected: one of the two where either would do, and where it lies."""
     (tmp_path / "file").touch()
+    (tmp_path / "learned").mkdir()
+    (tmp_path / "learned" / "plan.json").touch()
+    (tmp_path / "ranks").mkdir()
+    write_adapter(an_adapter(), tmp_path / "ranks" / "adapter")
     for read, name, message in (
         (read_adapter, "a", "cannot read the adapter .*: no such folder; .*isogloss adapt"),
         (read_adapter, "file", "cannot read the adapter .*: it is a file; .*isogloss adapt"),
-        (read_steering, "a", "the plan or adapter .*: no such file or folder; .*plan`, or .*isogloss adapt"),
+        (read_steering, "a", "the plan or adapter .*: no such file or folder; .*plan` or .*isogloss adapt"),
+        (read_steering, "learned", r"is a folder of results, and no adapter; give .*learned/plan\.json$"),
+        (read_steering, "ranks", "is a folder of results, and no adapter; give .*ranks/adapter$"),
     ):
         with pytest.raises(PlanError, match=message):
             read(tmp_path / name)

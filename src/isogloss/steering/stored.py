@@ -26,9 +26,16 @@ def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
     if not place.exists():
         raise PlanError(
             f"cannot read the plan or adapter {path}: no such file or folder; expected a plan's file, from `isogloss "
-            "plan`, or an adapter's folder, from `isogloss adapt`"
+            "plan` or `isogloss learn`, or an adapter's folder, from `isogloss adapt` or `isogloss learn`"
         )
-    return read_adapter(place) if place.is_dir() else read_plan(place)
+    if not place.is_dir():
+        return read_plan(place)
+    try:
+        return read_adapter(place)
+    except PlanError as error:
+        if inside := [str(each) for each in (place / _PLAN, place / _ADAPTER) if each.exists()]:
+            raise PlanError(f"{path} is a folder of results, and no adapter; give {' or '.join(inside)}") from error
+        raise
 
 
 def write_steering(plan: Plan | RouterAdapter, folder: Path) -> None:
