@@ -25,7 +25,6 @@ from isogloss.steering import Intervention, Plan
 from isogloss.workflows.capture import capture_corpus
 
 MEMBERS = sorted(name for name in vars(Model) if not name.startswith("_"))
-CONCRETE = ("isogloss.backends.huggingface", "isogloss.backends.vllm")
 ENGINES = [HuggingFaceModel, VLLMModel]
 
 
