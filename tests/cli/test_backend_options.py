@@ -100,7 +100,7 @@ def test_malformed_arguments_are_refused(tmp_path, capsys, argument, message):
 )
 def test_what_the_backend_cannot_do_is_one_readable_message(tmp_path, capsys, arguments, message):
     """Exit code 2, nothing loaded, nothing written."""
-    assert main([*COMMAND, *arguments, "-o", str(tmp_path / "run")]) == 2
+    assert main([*COMMAND, *arguments, "--quiet", "-o", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1

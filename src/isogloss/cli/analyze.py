@@ -76,9 +76,9 @@ def _analyze(options: argparse.Namespace) -> None:
 
     if options.output:
         require_analysis_folder(options.output, force=options.force)
+    run, request = open_run(options.run), _request(options)
     with busy("analyze"):
-        run = open_run(options.run)
-        analysis = analyze_run(run, _request(options))
+        analysis = analyze_run(run, request)
         paths = write_analysis(analysis, run, options.output, force=options.force) if options.output else ()
     if options.json:
         print_json(analysis.to_json())

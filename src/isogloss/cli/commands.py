@@ -321,8 +321,9 @@ def register_report(subparsers: Subparsers) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from isogloss.progress import busy
-    from isogloss.reports import report_on
+    from isogloss.reports import report_on, require_report_file
 
+    require_report_file(options.output, force=options.force)
     with busy("report"):
         path = report_on(options.source, options.output, pivot=options.pivot, force=options.force)
     output.show_path(path)

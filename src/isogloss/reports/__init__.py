@@ -6,7 +6,15 @@ from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.effects import describe_evaluation
 from isogloss.reports.expert_tokens import describe_tokens, lift_text, require_expert_page, write_expert_page
 from isogloss.reports.folders import Findings, report_on, report_study
-from isogloss.reports.page import Report, join_reports, make_report, plot, render_report, write_report
+from isogloss.reports.page import (
+    Report,
+    join_reports,
+    make_report,
+    plot,
+    render_report,
+    require_report_file,
+    write_report,
+)
 from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
 from isogloss.reports.sentences import describe_analysis, describe_experts, describe_run
 
@@ -32,6 +40,7 @@ __all__ = [
     "report_on",
     "report_study",
     "require_expert_page",
+    "require_report_file",
     "write_expert_page",
     "write_report",
 ]
