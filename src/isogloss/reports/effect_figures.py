@@ -15,7 +15,6 @@ from isogloss.reports.figures import (
     ZERO_LINE,
     Dot,
     Figure,
-    Row,
     RowPlot,
     Style,
     base_layout,
@@ -146,11 +145,10 @@ def arms_figure(summary: EvaluationSummary, *, caption: str) -> Figure | None:
         kind = PLAN if arm == PLAN else "random" if is_random(arm) else "other"
         text = hover(f"{arm}: {arm_text(arm)}", metric.change_text(difference), f"n = {difference.n:,} languages")
         dots.append(Dot(kind, difference.scaled(metric.factor), place, text))
-    rows = [Row(*2 * [f"<b>{PLAN}</b>"]), *named_rows(arms[1:])]
     if against := summary.against_random:
         text = hover(AGAINST, metric.change_text(against.difference), f"{against.n_plans} random plans")
         dots.append(Dot(PLAN, against.difference.scaled(metric.factor), len(arms), text))
-        rows.append(Row(*2 * [f"<b>{AGAINST}</b>"]))
+    rows = named_rows([*arms, *([AGAINST] if against else [])], bold=(PLAN, AGAINST))
     title = f"Change in mean {metric.name} by arm"
     return row_figure(RowPlot("arms", title, caption, _axis_title(metric), rows, dots, _ARMS, height=26))
 

@@ -229,9 +229,10 @@ class Row(NamedTuple):
     code: str = ""
 
 
-def named_rows(names: Iterable[str]) -> list[Row]:
-    """Make rows with labels that are the same on every screen."""
-    return [Row(plot_text(name), plot_text(name)) for name in names]
+def named_rows(names: Iterable[str], *, bold: Container[str] = ()) -> list[Row]:
+    """Make rows with labels that are the same on every screen, some of them bold."""
+    texts = [f"<b>{plot_text(name)}</b>" if name in bold else plot_text(name) for name in names]
+    return [Row(text, text) for text in texts]
 
 
 def language_rows(codes: Sequence[str]) -> list[Row]:
