@@ -97,6 +97,12 @@ def test_a_run_and_evaluations_of_it_stand_together() -> None:
     assert "Did steering help?" not in page.text
 
 
+def test_one_run_and_one_evaluation_are_titled_by_both() -> None:
+    """Nothing lies over another, and the title does not say so."""
+    reports = {"run": make_report(typed(analysis()), None), "eval": make_report(None, evaluation())}
+    assert join_reports(reports).title == "How 4 languages are routed; Steering organism on problems"
+
+
 def test_folders_are_named_apart_and_refused_twice(tmp_path) -> None:
     """Folders of one name are told apart by what is above them."""
     for name in ("a", "b"):

@@ -130,13 +130,13 @@ def join_reports(reports: Mapping[str, Report], changes: Mapping[str, Divergence
     evaluations = {name: each.evaluation for name, each in reports.items() if each.evaluation is not None}
     parts = [f"{len(each)} {word}" for each, word in ((runs, "Runs"), (evaluations, "evaluations")) if len(each) > 1]
     alone = next((each for each in reports.values() if each.analysis and len(runs) == 1), None)
-    tested = next((each for each in reports.values() if each.evaluation and len(evaluations) == 1), None)
+    titles = "; ".join(each.title for each in reports.values())
     return Report(
-        f"{' and '.join(parts)} over each other",
+        f"{' and '.join(parts)} over each other" if parts else titles,
         findings=tuple(f"{name}: {text}" for name, each in reports.items() for text in each.findings),
         manifest=alone.manifest if alone else {},
         analysis=alone.analysis if alone else None,
-        evaluation=tested.evaluation if tested else None,
+        evaluation=next(iter(evaluations.values())) if len(evaluations) == 1 else None,
         runs=runs if len(runs) > 1 else {},
         changes=changes or {},
         evaluations=evaluations if len(evaluations) > 1 else {},
