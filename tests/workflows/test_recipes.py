@@ -328,3 +328,11 @@ def test_bands_are_an_ablation_of_the_study():
     ):
         with pytest.raises(RunError, match=message):
             replace(banning, **wrong)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("paper-a/qwen3-mgsm", "8-35 is 7-34 here"), ("paper-b/masking", "")])
+def test_a_range_that_is_counted_from_1_is_said_in_ours(name, expected):
+    """As the papers print it, and as every file and figure here counts; nothing where both are the same."""
+    remark = find_study(name).study.layers_remark
+    assert expected in remark
+    assert bool(remark) == bool(expected)

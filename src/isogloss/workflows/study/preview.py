@@ -105,6 +105,7 @@ class Preview(Record):
         answers: evaluated tasks.
         disk_bytes: of the study's folder.
         hours: at the assumed speeds; NaN where the parameters are not known.
+        remark: on the layers, where the study counts them from 1; else empty.
     """
 
     model: str
@@ -115,6 +116,7 @@ class Preview(Record):
     answers: tuple[Portion, ...]
     disk_bytes: int
     hours: Number
+    remark: str = ""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -137,6 +139,7 @@ class Preview(Record):
             fetched,
             *(f"Captured: {each.text}" for each in self.texts),
             *(f"Answered: {each.text}" for each in self.answers),
+            *([self.remark] if self.remark else []),
             f"In all {answered:,} answers; {_size(self.disk_bytes)} of results beside the weights; {time}.",
         )
 
@@ -159,7 +162,7 @@ def preview_study(study: Study) -> Preview:
     sources = [study.model, study.corpus, study.task_corpus, *_tasks(study), *(study.tasks if study.bands else ())]
     fetched = tuple(dict.fromkeys(source for source in sources if source and _is_remote(source)))
     weights, active = facts.weights_bytes, facts.active_parameters
-    return Preview(study.model, fetched, weights, active, texts, answers, round(disk), hours)
+    return Preview(study.model, fetched, weights, active, texts, answers, round(disk), hours, study.layers_remark)
 
 
 def _hours(hours: float) -> str:

@@ -122,7 +122,7 @@ class _Steps:
 
     def __init__(self, study: Study, out: Path) -> None:
         self.study, self.out, self.pivot = study, out, resolve(study.pivot)
-        self.remarks: list[str] = []
+        self.remarks: list[str] = [study.layers_remark] if study.layers_remark else []
         # All that is read is read before a model is loaded, so that nothing long has run where it is refused.
         self.texts = study.open_texts()
         self.tasks = {name: self._load_task(name) for name in study.tasks if study.steer}

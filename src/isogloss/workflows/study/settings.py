@@ -150,6 +150,15 @@ class Study(StudySettings):
         """``layers`` counted from 0."""
         return self.layers and (self.layers[0] - self.layers_base, self.layers[1] - self.layers_base)
 
+    @property
+    def layers_remark(self) -> str:
+        """Which layers a printed range means, where it is counted from 1; else empty."""
+        if not self.layers_base:
+            return ""
+        printed = [self.layers, *self.bands.values()] if self.layers else list(self.bands.values())
+        ranges = ", ".join(f"{first}-{last} is {first - 1}-{last - 1} here" for first, last in printed)
+        return f"Layers of this study are counted from 1, as printed: {ranges}, where the first is 0." if ranges else ""
+
     def languages_of(self, task: str) -> tuple[str, ...] | None:
         """Return the languages that a task is asked in; None for all that it has."""
         further = self.more_languages if task in self.more_tasks else ()
