@@ -127,7 +127,8 @@ def test_null_numbers_leave_gaps(share: float) -> None:
     shown = Page(render_report(replace(full(), analysis=typed(holes))))
     assert "–" in shown.text
     assert "NaN" not in json.dumps(shown.drawings)
-    assert not {"nan", "None"} & set(shown.text.split())
+    described = [attributes["aria-label"] for tag, attributes in shown.elements if tag == "svg"]
+    assert not {"nan", "None"} & set(" ".join([shown.text, *described]).split())
 
 
 def test_markup_from_outside_stays_text() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape, unescape
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 from markupsafe import Markup
@@ -267,24 +269,28 @@ def describe(figure: Figure) -> str:
     maps = [trace for trace in figure.data if trace["type"] == "heatmap"]
     if maps:
         rows, columns = len(maps[0]["z"]), len(maps[0]["x"])
-        known = [value for row in maps[0]["z"] for value in row if value is not None]
-        ends = f", from {min(known):.3g} to {max(known):.3g}" if known else ""
+        ends = _ends(chain.from_iterable(maps[0]["z"]), ", from ")
         unit = _unescaped(maps[0]["colorbar"]["title"]["text"])
         return f"{figure.title}. Heat map of {rows} rows by {columns} columns: {unit}{ends}."
     axes = [_unescaped(figure.layout[axis]["title"]["text"]) for axis in ("xaxis", "yaxis")]
     texts = [f"{figure.title}. Plot of {' against '.join(filter(None, reversed(axes)))}."]
     along = "x" if figure.rows or not axes[1] else "y"
     names = {entry.group: entry.text for entry in figure.key}
-    groups: dict[str, list[float]] = {}
+    groups: dict[str, list[object]] = {}
     for trace in figure.data:
         if trace.get("hovertext") and trace.get("meta"):
-            known = [value for value in trace[along] if isinstance(value, int | float)]
-            groups.setdefault(names.get(trace["meta"], trace["meta"]), []).extend(known)
-    named = [(name, values) for name, values in groups.items() if values]
-    texts += [f"{name}: {min(values):.3g} to {max(values):.3g}." for name, values in named[:_MOST_DESCRIBED]]
+            groups.setdefault(names.get(trace["meta"], trace["meta"]), []).extend(trace[along])
+    named = [f"{name}: {ends}." for name, values in groups.items() if (ends := _ends(values))]
+    texts += named[:_MOST_DESCRIBED]
     if len(named) > _MOST_DESCRIBED:
         texts.append(f"{len(named) - _MOST_DESCRIBED} more are in the table.")
     return " ".join(texts)
+
+
+def _ends(values: Iterable[object], before: str = "") -> str:
+    """Write the least and the greatest number, after some words; nothing where no number is known."""
+    known = [value for value in values if isinstance(value, int | float) and isfinite(value)]
+    return f"{before}{min(known):.3g} to {max(known):.3g}".replace("-", MINUS) if known else ""
 
 
 def _unescaped(text: str) -> str:
