@@ -36,7 +36,7 @@ LLAMA_OFF := TESTS EXAMPLES APP UI
 LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure release-check clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs site findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure release-check clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -80,6 +80,10 @@ prove: $(VENV)/dev $(VENV)/lowest/transformers-$(LOWEST).dist-info
 
 docs: $(VENV)/run
 	$(BIN)/python docs/write.py
+
+# Pages to build/site. Every warning is an error: a link or an anchor that leads nowhere, a docstring that cannot be read.
+site: $(VENV)/site
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -d build/site-cache docs build/site
 
 findings: $(VENV)/dev
 	$(BIN)/python docs/findings.py $(or $(DATA),../shared/data)
@@ -143,6 +147,10 @@ $(VENV)/run: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/run
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+$(VENV)/site: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	touch $@
 
 $(VENV)/lowest/transformers-$(LOWEST).dist-info: | $(VENV)/run

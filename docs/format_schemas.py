@@ -26,12 +26,14 @@ from isogloss.steering.plan import PLAN_SCHEMA_VERSION, Plan
 from isogloss.workflows import Ablation, AblationResult, Study, Sweep, SweepResult
 from isogloss.workflows.example import field_descriptions
 from isogloss.workflows.sweep.results import CandidatesFile, DevFile, WinnerFile
+from schema_page import schema_page
 
-__all__ = ["FOLDER", "TYPES", "schema", "write_schemas"]
+__all__ = ["FOLDER", "PAGE", "TYPES", "page", "schema", "write_schemas"]
 
 Schema: TypeAlias = dict[str, Any]
 
 FOLDER = Path(__file__).parent / "schemas"
+PAGE = Path(__file__).parent / "schemas.md"
 
 TYPES: dict[str, tuple[type, dict[str, Any]]] = {
     "manifest": (Manifest, {"schema_version": RUN_SCHEMA_VERSION}),
@@ -85,11 +87,17 @@ def schema(name: str) -> Schema:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **drawn}
 
 
+def page() -> str:
+    """Return docs/schemas.md."""
+    return schema_page({name: schema(name) for name in TYPES})
+
+
 def write_schemas() -> None:
-    """Write every schema into ``docs/schemas``."""
+    """Write every schema into ``docs/schemas``, and the page that shows their fields."""
     FOLDER.mkdir(exist_ok=True)
     for name in TYPES:
         (FOLDER / f"{name}.json").write_text(json.dumps(schema(name), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    PAGE.write_text(page(), "utf-8")
 
 
 def _used(drawn: Schema) -> set[str]:

@@ -18,6 +18,7 @@ from markdown_parts import table
 
 README = Path(__file__).parents[1] / "README.md"
 FAMILIES = Path(__file__).parent / "families.md"
+START = Path(__file__).parent / "start.md"
 
 INTRODUCTION = """\
 Written by `make docs` from what `make prove` recorded; `isogloss models --json` has the same.
@@ -38,15 +39,15 @@ def demo_output() -> str:
 
 
 def quoted(text: str) -> str:
-    """Return the block as README.md holds it."""
+    """Return the block as docs/start.md holds it."""
     lines = [line.rstrip() for line in text.splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
-def with_block(readme: str, name: str, block: str) -> str:
+def with_block(page: str, name: str, block: str) -> str:
     """Replace what lies between a block's two markers."""
     found = re.compile(rf"(<!-- {name}:.*?-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    return found.sub(lambda markers: markers[1] + block + markers[2], readme)
+    return found.sub(lambda markers: markers[1] + block + markers[2], page)
 
 
 def families_block() -> str:
@@ -118,15 +119,15 @@ def _not_applicable(supports: tuple[Support, ...]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Rewrite the blocks of README.md, docs/families.md and docs/schemas."""
+    """Rewrite the blocks of README.md and docs/start.md, docs/families.md and docs/schemas."""
     write_schemas()
     if sys.argv[1:] == ["schemas"]:
         return
     readme = with_block(README.read_text(encoding="utf-8"), "families", families_block())
     FAMILIES.write_text(families_page(), encoding="utf-8")
-    if sys.argv[1:] != ["families"]:
-        readme = with_block(readme, "demo", quoted(demo_output()))
     README.write_text(readme, encoding="utf-8")
+    if sys.argv[1:] != ["families"]:
+        START.write_text(with_block(START.read_text(encoding="utf-8"), "demo", quoted(demo_output())), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,16 @@ def test_schemas_are_those_of_the_types(document_script, name):
     script = document_script("format_schemas")
     assert set(SCHEMAS) == set(script.TYPES)
     assert json.loads((script.FOLDER / f"{name}.json").read_text(encoding="utf-8")) == script.schema(name)
-    assert f"(schemas/{name}.json)" in (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert f"(schemas.md#{name}json)" in (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_fields_is_that_of_the_types(document_script):
+    """What `make docs` would write is there, and every type that a field refers to has its own table."""
+    script = document_script("format_schemas")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page == script.page()
+    anchors = {re.sub(r"[^\w-]", "", heading.lower()) for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
+    assert {*re.findall(r"\(#([^)]*)\)", page)} <= anchors
 
 
 def test_schemas_have_the_fields_of_the_files(document_script):

@@ -397,6 +397,23 @@ def test_an_empty_plan_is_said(edits, advice, tmp_path, capsys):
     assert advice in capsys.readouterr().out
 
 
+def test_a_result_shows_what_every_language_gained():
+    """One row per language, the protected ones too; and one line that says how many sets were better."""
+    before, after = {"swh_Latn": 0.1}, {"swh_Latn": 0.3}
+    better = LearnedSet(
+        ("swh_Latn",), 20, before, after, 0, 8, protected_before={"eng_Latn": 1.0}, protected={"eng_Latn": 0.9}
+    )
+    learned = Learned(Plan(tiny("olmoe").fingerprint), (better, LearnedSet(("tha_Thai",), 0, {}, {}, 0, 8)), "accuracy")
+    assert learned.to_frame().to_dict("list") == {
+        "language": ["swh_Latn", "eng_Latn"],
+        "role": ["learned", "protected"],
+        "best_step": [20, 20],
+        "before": [0.1, 1.0],
+        "after": [0.3, 0.9],
+    }
+    assert "1 of 2 sets better on dev items by accuracy" in repr(learned)
+
+
 def test_the_organism_learns_from_a_few_examples(tmp_path):
     """The loss of the answers falls within a few steps of the model that ships with the package."""
     data = gather_data("organism", examples="organism:reference", languages=["sw"], n_items=20, n_examples=8)

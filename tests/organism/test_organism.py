@@ -102,7 +102,7 @@ def test_generation_does_not_depend_on_the_batch(organism):
 def recipe(page, begins):
     """The one command on a page of docs that begins so and is followed by an empty line or a command, as parsed."""
     text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
-    found = re.findall(rf"^ +(?:OMP_NUM_THREADS=1 )?isogloss ({begins} .*?[^\\])\n", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^[ $]+(?:OMP_NUM_THREADS=1 )?isogloss ({begins} .*?[^\\])\n", text, re.MULTILINE | re.DOTALL)
     (command,) = found
     return build_parser().parse_args(command.replace("\\\n", " ").split())
 

@@ -179,7 +179,7 @@ class Analysis(Record, Shown):
 
     @property
     def has_middle(self) -> bool:
-        """Whether the mean curve has a middle: layers in which it is lower than before and after."""
+        """Whether the mean curve has a middle, layers in which it is lower than before and after."""
         return self.middle_layers is not None and self.middle_layers.is_u_shape
 
     @property
@@ -189,7 +189,7 @@ class Analysis(Record, Shown):
 
     @property
     def described_band(self) -> str:
-        """The band that sentences are about: the middle, the second third where there is none, else the first band."""
+        """The band that sentences are about, which is the middle, else the second third, else the first band."""
         known = [band for band in ("middle", THIRDS[1]) if band in self.bands]
         return known[0] if known else next(iter(self.bands))
 
@@ -229,7 +229,7 @@ class Analysis(Record, Shown):
         return drawn(self, name)
 
     def to_frame(self, name: str = "divergence") -> pd.DataFrame:
-        """Return a tidy table that `isogloss.analysis.tables` describes, or a measure of the table ``curves``.
+        """Return a tidy table of `isogloss.analysis.tables.tidy_tables`, or a measure of its table ``curves``.
 
         Raises:
             RunError: this analysis has no such table.

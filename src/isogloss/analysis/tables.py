@@ -56,7 +56,7 @@ def tidy_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     """Lay an analysis out as tables.
 
     Returns:
-        By name, those that have rows; missing numbers are NaN, layers are decoder layers:
+        The tables that have rows, by name. Missing numbers are NaN, layers are decoder layers.
 
         * ``curves``: measure, language, layer, value, low, high, n; the measures are ``divergence``, ``shuffled``,
           ``excess`` (the second minus the first), ``entropy`` (nats), ``consistency``, ``distinct_divergence``,

@@ -85,7 +85,7 @@ def load(
     Args:
         name: hub id, perhaps with ``@`` and a branch, tag or commit; folder; or ``organism``, the model that ships with
             isogloss.
-        backend: one of `BACKENDS`.
+        backend: ``huggingface``, transformers in this process, or ``vllm``.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
         device: huggingface: such as ``cpu`` or ``cuda:0``; by default a GPU where there is one. ``auto`` spreads the
             model over all GPUs, then memory, then disk.
@@ -119,7 +119,7 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
     """Refuse what a backend cannot do, before anything is loaded.
 
     Args:
-        backend: one of `BACKENDS`.
+        backend: ``huggingface``, transformers in this process, or ``vllm``.
         **asked: what is asked for, by name: ``device``, ``dequantize``, ``engine``, ``hidden_states``, ``gradients``,
             ``router_inputs``, ``adapter`` (to steer by it), or ``corpus`` (to estimate its capture). What is False,
             None or empty is not asked for.

@@ -255,7 +255,7 @@ class EvaluationSummary(Shown, Comparison):
 
     @property
     def unmeasured(self) -> str | None:
-        """Why no effect can show: without the plan no answer is right, or none could be read; None where one can."""
+        """Why no effect can show, as where no answer is right or readable without the plan; None where one can."""
         if self.outcome is not None or any(map(self.can_fall, self.arms[BASELINE])):
             return None
         unparsable = self.mean_unparsable(BASELINE)

@@ -132,7 +132,7 @@ class RouterAdapter(Shown):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """None: an adapter has no conditions, and tells languages apart by its probes, if at all."""
+        """Always empty, since an adapter has no conditions; its probes tell languages apart, if at all."""
         return ()
 
     @property
@@ -142,7 +142,7 @@ class RouterAdapter(Shown):
 
     @property
     def by_phase(self) -> bool:
-        """Whether it acts on the tokens of one phase only: never."""
+        """Whether it acts on the tokens of one phase only, which it never does."""
         return False
 
     @property
@@ -224,7 +224,7 @@ class RouterAdapter(Shown):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all that the adapter is: its fields as canonical JSON, and the bytes of its matrices."""
+        """Hash of all that the adapter is, its fields as canonical JSON and the bytes of its matrices."""
         digest = hashlib.sha256(canonical(self.to_json()))
         for router in self.routers:
             digest.update(router.b.astype("<f4").tobytes() + router.a.astype("<f4").tobytes())

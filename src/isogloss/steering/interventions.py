@@ -79,7 +79,7 @@ class Intervention:
     that equal edits are equal objects; only ``force`` keeps the given order, which is its rank order.
 
     Attributes:
-        kind: what happens to the logits; see the module's documentation.
+        kind: what happens to the logits; see `isogloss.steering.interventions`.
         layer: 0-based position in the whole decoder stack.
         experts: expert ids, each once, at least one; for ``force`` the first choice comes first.
         strength: ``soft``: λ in [-1, 1], in standard deviations; ``adaptive``: λ; the other kinds take none.

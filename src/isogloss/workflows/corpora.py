@@ -22,14 +22,18 @@ def open_corpus(
     """Read a corpus.
 
     Args:
-        source: as `isogloss.corpora.load_corpus`, or ``organism`` (small-world scenes) or ``organism:problems``
-            (word problems with their working).
+        source: a folder with one line-aligned text file per language, a ``.jsonl`` or ``.tsv`` file, the name of a
+            corpus of the hub (``flores_plus``, ``belebele``, ``gsm8k_instruct``, ``medinstruct``; ``NAME:FOLDER`` for
+            a copy, ``NAME@REVISION`` for a commit), as `isogloss.corpora.load_corpus` says in full; or ``organism``
+            (scenes of the small world) or ``organism:problems`` (word problems with their working).
         languages: codes; None for all.
         split: of sources that have some.
         n_items: first items to keep; None for all (200 of the organism's).
 
     Raises:
-        CorpusError: as `isogloss.corpora.load_corpus`, or fewer than 1 items were asked for.
+        CorpusError: the source cannot be read, a language is missing or misaligned, a text is empty or badly encoded,
+            or fewer than 1 items were asked for.
+        LanguageError: a language is unknown or given twice.
     """
     if n_items is not None and n_items < 1:
         raise CorpusError(f"{n_items} items were asked for; expected 1 or more, or None for all")
