@@ -132,6 +132,8 @@ def test_the_language_of_answers_is_measured(finished, settings, tmp_path):
     page = report_on(folder, tmp_path / "report.html").read_text()
     assert 'id="ablation-language-0-0"' in page
     assert "Losses by band" in page
+    thirds = replace(found, bands=(replace(score, band="last third", task=found.bands[0].task),))
+    assert "in the last third of the layers costs it" in " ".join(describe_ablation(thirds))
     said = " ".join(describe_ablation(found))
     assert "banning a language's experts in the planted layers costs it 19.0 points" in said
     assert "of answers in the language asked for (100.0 % [100.0, 100.0] without a ban)" in said

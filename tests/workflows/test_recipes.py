@@ -277,6 +277,7 @@ def test_a_preview_counts_what_is_here(tmp_path, capsys):
     assert preview.fetched == ()
     assert preview.hours > 0
     assert "about 121 hours at most" in replace(preview, hours=121.4).sentences[-1]
+    assert "about 0.1 hours at most" in replace(preview, hours=1e-7).sentences[-1]
     assert "about 0.51 hours at most" in replace(preview, hours=0.512).sentences[-1]
     counted = preview.texts[0]
     (tmp_path / "study.toml").write_text('model = "organism"\ncorpus_items = 5\nlanguages = ["en", "de"]\n')

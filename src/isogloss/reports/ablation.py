@@ -39,7 +39,7 @@ def describe_ablation(result: AblationResult) -> tuple[str, ...]:
         )
     lines += [_of_band(result, loss) for loss in result.bands if loss.own.is_known]
     if len({test.task for test in result.tests}) > 1:
-        both = ", ".join(f"{_family(family)} in the {band} layers" for band, family in result.selective)
+        both = ", ".join(f"{_family(family)} in the {_layers(band)}" for band, family in result.selective)
         lines.append(f"Selective in every corpus: {both or 'none'}.")
     return tuple(lines)
 
@@ -49,8 +49,13 @@ def _spans(families: FamiliesFile) -> list[str]:
 
 
 def _listed(tests: list[Selectivity]) -> str:
-    named = ", ".join(f"{_family(test.family)} in the {test.band} layers" for test in tests)
+    named = ", ".join(f"{_family(test.family)} in the {_layers(test.band)}" for test in tests)
     return f" ({named})" if named else ""
+
+
+def _layers(band: str) -> str:
+    """Name the layers of a band: ``late layers``, but ``last third of the layers``."""
+    return f"{band} of the layers" if band.endswith(" third") else f"{band} layers"
 
 
 def _family(family: str) -> str:
@@ -68,10 +73,11 @@ def _of_band(result: AblationResult, loss: BandLoss) -> str:
     """Say what the bans of a band cost the banned language and the others, on one task and measure."""
     metric = band_metric(result, loss)
     others = f", and the other languages {metric.loss_text(loss.others)}" if loss.others.is_known else ""
+    what = f"of {metric.name}" if metric.is_share else metric.name
     return (
-        f"On {loss.task}, banning a language's experts in the {loss.band} layers costs it {metric.loss_text(loss.own)} "
-        f"of {metric.name} ({metric.value_text(loss.before)} without a ban){others}; random families of equal size "
-        f"cost it {metric.loss_text(loss.random)}."
+        f"On {loss.task}, banning a language's experts in the {_layers(loss.band)} costs it "
+        f"{metric.loss_text(loss.own)} {what} ({metric.value_text(loss.before)} without a ban){others}; "
+        f"random families of equal size cost it {metric.loss_text(loss.random)}."
     )
 
 
@@ -131,7 +137,7 @@ def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: s
     )
     data = heat_map(range(len(masked)), range(len(evaluated)), values, unit, **look)
     what = f", {metric.name}" if cells[0].measure == "language" else ""
-    title = f"{plain(task)}{what}: bans in the {plain(band)} layers"
+    title = f"{plain(task)}{what}: bans in the {_layers(plain(band))}"
     return Figure(anchor, title, caption, [data], layout, narrow, rows=dict(enumerate(evaluated)))
 
 

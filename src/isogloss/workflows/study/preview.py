@@ -34,7 +34,7 @@ _READING, _WRITING = 1e14, 1e13
 _BYTES_PER_ANSWER = 1500
 _BYTES_PER_TOKEN = 4.0  # of UTF-8 text, where no tokenizer can be read
 _GIB, _HOUR = 2**30, 3600
-_WHOLE_HOURS = 10
+_LEAST_HOURS, _WHOLE_HOURS = 0.1, 10
 
 # Items of the published data sets, where they cannot be read.
 _KNOWN = {"belebele": 488, "flores_plus": 997, "mgsm": 250, "gsm8k_instruct": 6504, "medinstruct": 52002}
@@ -166,7 +166,7 @@ def preview_study(study: Study) -> Preview:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= _WHOLE_HOURS else f"{hours:.2g}"
+    return f"{hours:,.0f}" if hours >= _WHOLE_HOURS else f"{max(hours, _LEAST_HOURS):.2g}"
 
 
 def _size(n_bytes: float) -> str:

@@ -272,8 +272,8 @@ class _Steps:
         others = {code: value for code, value in accuracy.items() if code in run.languages and code != self.pivot}
         if len(others) < _LEAST_LANGUAGES:
             self._remark(
-                f"Accuracy on {name} was not related to divergence: {len(others)} languages beside the pivot have "
-                f"both, and at least {_LEAST_LANGUAGES} are needed."
+                f"Accuracy on {name} was not related to divergence: of the languages beside the pivot {len(others)} "
+                f"can be compared, and at least {_LEAST_LANGUAGES} are needed."
             )
             return {}
         return {code: value for code, value in accuracy.items() if code in run.languages}
