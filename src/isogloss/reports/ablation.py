@@ -8,7 +8,7 @@ from isogloss.evaluation.ablation import AblationResult, BandLoss, Cell, Familie
 from isogloss.reports.figures import Figure, Section, Table, base_layout, language_rows, row_axis
 from isogloss.reports.maps import heat_map, known_values
 from isogloss.reports.metrics import Metric
-from isogloss.reports.text import hover, label, name, plain, plot_text
+from isogloss.reports.text import hover, label, name, plain, plot_text, sample_size
 
 _ROW = 22
 _JUDGED = (
@@ -132,18 +132,13 @@ def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: s
     layout["xaxis"].update(tickmode="array", tickvals=list(range(len(masked))), ticktext=texts, tickangle=-90)
     caption = (
         f"How much worse {metric.name} gets on {plain(task)} in each language (rows) when the experts of a language "
-        f"or task (columns) are banned in layers {first}-{last}; n = {_counted(cells)} items. Losses below 0 are drawn "
-        f"as 0.{_JUDGED if cells[0].measure == 'language' else ''}"
+        f"or task (columns) are banned in layers {first}-{last}; {sample_size(cell.loss.n for cell in cells)} items. "
+        f"Losses below 0 are drawn as 0.{_JUDGED if cells[0].measure == 'language' else ''}"
     )
     data = heat_map(range(len(masked)), range(len(evaluated)), values, unit, **look)
     what = f", {metric.name}" if cells[0].measure == "language" else ""
     title = f"{plain(task)}{what}: bans in the {_layers(plain(band))}"
     return Figure(anchor, title, caption, [data], layout, narrow, rows=dict(enumerate(evaluated)))
-
-
-def _counted(cells: list[Cell]) -> str:
-    least, most = (of(cell.loss.n for cell in cells) for of in (min, max))
-    return str(most) if least == most else f"{least} to {most}"
 
 
 def _loss(cell: Cell, metric: Metric) -> str:
