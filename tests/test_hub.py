@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from deadline import PATIENCE
+from hub_server import COMMIT, serving
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
+from run_examples import LANGUAGES, write
 
+from isogloss.analysis import ExpertRow, ExpertTable
 from isogloss.backends.bake.folder import checkpoint_folder
 from isogloss.backends.reading import find_checkpoint, reading
 from isogloss.corpora import load_corpus
-from isogloss.errors import CorpusError, IsoglossError, ModelError
-from isogloss.evaluation import load_task
+from isogloss.errors import CorpusError, IsoglossError, ModelError, PlanError
+from isogloss.evaluation import load_task, make_arms
 from isogloss.hub import asking_hub, refusing_hub, require_hub_name, what_is_there
+from isogloss.organism import adapter_folder, learned_plan_file
+from isogloss.runs import open_run
+from isogloss.steering import Intervention, Plan, read_plan, read_steering
 
 PATHS = ("./moe", "../moe", "/models/moe", "~/moe", "a/b/c", "me/", "moe.safetensors", "me/plan.json", "x\\y/../z")
 
@@ -139,3 +147,62 @@ def test_the_switch_of_the_user_is_obeyed(monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_session", raising)
     with asking_hub() as reason:
         assert reason == "HF_HUB_OFFLINE is set"
+
+
+@pytest.fixture
+def shared(monkeypatch, tmp_path):
+    """A hub with a plan, an adapter, a table and a Run, and files that nobody should fetch."""
+    write(tmp_path / "run", LANGUAGES[:2])
+    folders = {"models/me/adapter": adapter_folder(), "datasets/me/run": tmp_path / "run"}
+    files = {name: {each.name: each.read_bytes() for each in folder.iterdir()} for name, folder in folders.items()}
+    plan = {"plan.json": learned_plan_file().read_bytes(), "README.md": b"# Plan", "own.py": b"raise SystemExit"}
+    table = {"experts.json": json.dumps(ExpertTable("delta", {}, (ExpertRow(4, 1, 0.5, 0.4, 0.6),), None).to_json())}
+    files |= {"models/me/plan": plan, "models/me/table": {name: text.encode() for name, text in table.items()}}
+    files["models/me/broken"] = {"plan.json": b"{}"}
+    with serving(monkeypatch, tmp_path, files) as hub:
+        yield hub
+
+
+def test_what_others_share_is_read_by_its_address(shared, tmp_path):
+    """A plan, an adapter, a Run, a table of experts: the same as from files; nothing else is fetched."""
+    plan = read_plan(learned_plan_file())
+    assert read_steering("hf://me/plan") == plan
+    assert read_plan(Path("hf://me/plan@main/plan.json")) == plan
+    assert read_steering(f"hf://me/plan@{COMMIT}") == plan
+    assert read_steering("hf://me/adapter").sha256 == read_steering(adapter_folder()).sha256
+    assert open_run("hf://datasets/me/run").manifest == open_run(tmp_path / "run").manifest
+    assert open_run("hf://datasets/me/run").read("eng_Latn") == open_run(tmp_path / "run").read("eng_Latn")
+    banned = Plan(plan.fingerprint, (Intervention("ban", 4, (0,)),))
+    assert set(make_arms(banned, ["experts=theirs:hf://me/table/experts.json"])) == {"plan", "theirs"}
+    assert not any("own.py" in request or "README" in request for request in shared.requests)
+
+
+def test_what_was_fetched_is_read_where_the_hub_does_not_answer(shared, monkeypatch):
+    """From this machine."""
+    plan = read_steering("hf://me/plan")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", value=True)
+    n_requests = len(shared.requests)
+    assert read_steering("hf://me/plan") == plan
+    with pytest.raises(PlanError, match="HF_HUB_OFFLINE is set"):
+        read_steering("hf://me/adapter")
+    assert len(shared.requests) == n_requests
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("hf://me/none", "cannot fetch hf://me/none"),
+        ("hf://me/plan@other", "cannot fetch hf://me/plan@other"),
+        ("hf://plan", "expected hf://OWNER/NAME"),
+        ("hf://me/plan/../../secret.json", "expected hf://OWNER/NAME"),
+        ("hf://me/plan/other.json", "no such file or folder"),
+        ("hf://me/broken", "plan.json: "),
+        ("hf://me/table", "has no isogloss_adapter.json"),
+    ],
+)
+def test_what_is_shared_is_refused_as_any_file_is(address, message):
+    """In one line: an address that is none, a repository or file that is not there, a damaged plan."""
+    with pytest.raises(PlanError, match=message) as refused:
+        read_steering(address)
+    assert "\n" not in str(refused.value)

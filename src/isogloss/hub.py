@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,13 +15,17 @@ from typing import Any
 
 from isogloss.errors import IsoglossError
 
-__all__ = ["asking_hub", "refusing_hub", "require_hub_name", "split_revision", "what_is_there"]
+__all__ = ["asking_hub", "fetched", "refusing_hub", "require_hub_name", "split_revision", "what_is_there"]
 
 _SUFFIXES = (
     *(".json", ".jsonl", ".toml", ".tsv", ".csv", ".txt", ".html", ".parquet", ".arrow"),
     *(".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".zip", ".tar", ".gz"),
 )
 _MARKS = ("/", ".", "~", "\\")
+_HUB_PATH = re.compile(
+    r"hf:/{1,2}(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>[^@]+))?"
+)
+_FETCHED = ("*.json", "*.safetensors")  # of a repository: nothing else is read here
 _LISTED = 5  # names of a folder in a message
 _PATIENCE = 5.0  # seconds for the first answer of the hub
 
@@ -77,6 +83,42 @@ def what_is_there(path: Path) -> str:
         return f"{folder} holds no {missing}, but {', '.join(near)}"
     listed = f"{len(names)} others" if len(names) > _LISTED else ", ".join(names)
     return f"{folder} holds no {missing}, but {listed}" if names else f"{folder} is empty"
+
+
+def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path:
+    """Return the path itself, or, of ``hf://OWNER/NAME[@REVISION][/FILE]``, where its copy on this machine lies.
+
+    JSON and safetensors files of the repository are fetched, all from one commit, unless they are here. Nothing is
+    believed of them: who reads them checks them as any file. Data sets are ``hf://datasets/OWNER/NAME``.
+
+    Args:
+        path: a path; one that went through `pathlib.Path`, which leaves out a slash, will do.
+        error: to raise.
+
+    Raises:
+        IsoglossError: of the class ``error``; the address is none, or the hub does not give it.
+    """
+    written = os.fspath(path)
+    if not written.startswith("hf:/"):
+        return Path(path)
+    match = _HUB_PATH.fullmatch(written)
+    if match is None or ".." in Path(written).parts:
+        raise error(f"{written} is no address on the hub; expected hf://OWNER/NAME, perhaps with @REVISION and /FILE")
+    from huggingface_hub import snapshot_download
+
+    with asking_hub() as unreachable:
+        try:
+            kind = "dataset" if match["kind"] else "model"
+            folder = snapshot_download(
+                match["name"], revision=match["revision"], repo_type=kind, allow_patterns=list(_FETCHED)
+            )
+        except Exception as refusal:  # the hub's library raises whatever the library below it raises
+            reason = unreachable or " ".join([type(refusal).__name__, *str(refusal).splitlines()[:1]])
+            raise error(
+                f"cannot fetch {written}: {reason}; check the name, run `hf auth login` if it is private, or give a "
+                "file or folder"
+            ) from refusal
+    return Path(folder) / (match["file"] or "")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from isogloss.errors import PlanError, shorten
 from isogloss.files import read_json
+from isogloss.hub import fetched
 from isogloss.steering import (
     STRENGTH_KINDS,
     Plan,
@@ -217,7 +218,7 @@ def _named(kind: str, text: str) -> tuple[str, Path]:
 
 def _table(path: Path) -> list[SelectedExpert]:
     """Read the experts that ``isogloss experts --json`` printed."""
-    raw = read_json(path)
+    raw = read_json(fetched(path, error=PlanError))
     try:
         rows = [SelectedExpert(row["layer"], row["expert"], row["statistic"]) for row in raw["experts"]]
     except (TypeError, KeyError) as error:

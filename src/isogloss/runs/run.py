@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from isogloss.errors import LanguageError, RunError
 from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
 from isogloss.folders import locked, make_folder, require_folder, require_free
+from isogloss.hub import fetched
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.resuming import note_unrecorded, require_threads
@@ -144,13 +145,14 @@ class Run(Shown):
 
 
 def open_run(path: str | Path) -> Run:
-    """Open the folder of a complete or partial Run; arrays are read and verified on demand.
+    """Open the folder of a complete or partial Run, or ``hf://datasets/OWNER/NAME``; arrays are verified on demand.
 
     Raises:
         RunError: the folder has no Run, one with another schema version or a malformed manifest, or a complete one with
             a language file that the manifest does not list.
     """
-    run = Run(Path(path), read_manifest(Path(path)))
+    folder = fetched(path, error=RunError)
+    run = Run(folder, read_manifest(folder))
     if run.manifest.status == "complete":  # a capture that is stopped may leave a file that is not listed yet
         _require_listed(run)
     return run

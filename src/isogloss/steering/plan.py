@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from isogloss.errors import PlanError
 from isogloss.files import parse_json, read_bytes, write_atomically
 from isogloss.folders import require_file
+from isogloss.hub import fetched
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.records import decode
@@ -224,7 +225,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Raises:
         PlanError: the file is missing, too large, not strict JSON, or not a valid plan.
     """
-    place = Path(path)
+    place = fetched(path, error=PlanError)
+    if place != Path(path) and place.is_dir():
+        place /= "plan.json"
     if not place.exists() or place.is_dir():
         state = "it is a folder" if place.is_dir() else "no such file"
         raise PlanError(f"cannot read the plan {path}: {state}; expected a plan's file: make one with `isogloss plan`")

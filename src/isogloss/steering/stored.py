@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from isogloss.errors import PlanError
+from isogloss.hub import fetched
 from isogloss.steering.adapter import RouterAdapter
 from isogloss.steering.adapter_folder import read_adapter, write_adapter
 from isogloss.steering.plan import Plan, read_plan, write_plan
@@ -17,12 +18,14 @@ _PLAN, _ADAPTER = "plan.json", "adapter"
 
 
 def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
-    """Read a plan from its file, or a router adapter from its folder.
+    """Read a plan from its file, or a router adapter from its folder, or either from ``hf://OWNER/NAME``.
 
     Raises:
         PlanError: there is neither, or it is damaged.
     """
-    place = Path(path)
+    place = fetched(path, error=PlanError)
+    if place != Path(path) and (place / _PLAN).is_file():
+        return read_plan(place / _PLAN)
     if not place.exists():
         raise PlanError(
             f"cannot read the plan or adapter {path}: no such file or folder; expected a plan's file, from `isogloss "
