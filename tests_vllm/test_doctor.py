@@ -140,7 +140,7 @@ def test_plans_that_cannot_be_served_fail(examine, write, qwen):
 def test_broken_steering_fails(examine, qwen, monkeypatch):
     """Steering that does nothing, and steering that stays, are told apart; the rest still holds."""
     with monkeypatch.context() as broken:
-        broken.setattr(qwen, "steered", lambda _plan: nullcontext())
+        broken.setattr(qwen, "steer", lambda _plan: nullcontext())
         code, checks = examine()
     assert (code, failed(checks)) == (1, ["steering"])
     assert "force changed no chosen expert" in checks["steering"]["detail"]
@@ -153,11 +153,11 @@ def test_broken_steering_fails(examine, qwen, monkeypatch):
         qwen.load_plan(plan)
 
     with monkeypatch.context() as broken:
-        broken.setattr(qwen, "steered", stays)
+        broken.setattr(qwen, "steer", stays)
         code, checks = examine(clean=False)
     qwen.load_plan(None)
     assert (code, failed(checks)) == (1, ["steering"])
-    assert "after steering, log-likelihoods differ by" in checks["steering"]["detail"]
+    assert "after steering the likelihoods differ by" in checks["steering"]["detail"]
 
 
 def test_answers_that_a_reading_does_not_give_fail(examine, monkeypatch):
