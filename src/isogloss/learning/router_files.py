@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from isogloss.backends.huggingface import Router, family_of, find_routers, fingerprint_of, unwrapped
+from isogloss.backends.huggingface import Router, find_routers, fingerprint_of, unwrapped
 from isogloss.errors import ModelError, RunError
 from isogloss.files import sha256, write_atomically
 from isogloss.routing import Fingerprint
@@ -37,7 +37,7 @@ def trainable(model: Any, what: str) -> tuple[str, ...]:  # noqa: ANN401 - of tr
         RunError: ``what`` is none of these, or no routed layer lies in the range.
     """
     core = unwrapped(model)
-    routers = find_routers(core, family_of(core))
+    routers = find_routers(core)
     kind, _, span = what.partition(":")
     if kind not in ("routers", "all") or (span and kind == "all"):
         raise RunError(f"trainable {what!r}; expected 'routers', 'routers:A-B' with decoder layers, or 'all'")
@@ -102,7 +102,7 @@ def load_routers(model: Any, path: Path | str) -> None:  # noqa: ANN401 - of tra
         ModelError: the model's routers are not those that were trained; nothing has changed then.
     """
     before, after, tensors = _read(Path(path))
-    routers = find_routers(core := unwrapped(model), family_of(core))
+    routers = find_routers(unwrapped(model))
     differences = before.differences(fingerprint_of(routers))
     if differences:
         raise ModelError(

@@ -1,7 +1,7 @@
 """The transformers backend: load, capture, steer, and what learning with gradients takes."""
 
 from isogloss.backends.huggingface.change import measure_change
-from isogloss.backends.huggingface.discovery import Router, family_of, find_routers
+from isogloss.backends.huggingface.discovery import Router, find_routers
 from isogloss.backends.huggingface.loading import LoadedModel, fingerprint_of, unwrapped
 from isogloss.backends.huggingface.losses import (
     Divergence,
@@ -35,7 +35,6 @@ __all__ = [
     "by_length",
     "divergence_loss",
     "divergences",
-    "family_of",
     "find_routers",
     "fingerprint_of",
     "leash_loss",

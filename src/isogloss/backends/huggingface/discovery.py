@@ -25,7 +25,7 @@ from isogloss.backends.huggingface.devices import fetched
 from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec
 
-__all__ = ["Router", "family_of", "find_routers"]
+__all__ = ["Router", "find_routers"]
 
 _TOP_K = ("top_k", "top_k_experts")
 _SCALINGS = ("routed_scaling_factor", "route_scale", "router_scaling_factor")
@@ -102,7 +102,7 @@ class Router:
         return holder.get_submodule(name.rpartition(".")[0])
 
 
-def family_of(model: PreTrainedModel) -> Family:
+def _family_of(model: PreTrainedModel) -> Family:
     """Return the row of a model.
 
     Raises:
@@ -126,12 +126,14 @@ def family_of(model: PreTrainedModel) -> Family:
     )
 
 
-def find_routers(model: PreTrainedModel, family: Family) -> tuple[Router, ...]:
-    """Find every router of the decoder stack, keyed by decoder layer; dense layers have none.
+def find_routers(model: PreTrainedModel) -> tuple[Router, ...]:
+    """Find every router of the decoder stack, at least one, by decoder layer; dense layers have none.
 
     Raises:
-        ModelError: what the model declares or holds is not what the family's row says.
+        ModelError: the model is of a family that is refused or unknown; or what it declares or holds is not what the
+            family's row says.
     """
+    family = _family_of(model)
     if family.router_class not in (declared := _declared_classes(model)):
         raise _disagreement(family, f"the library declares {sorted(declared)}", f"router class {family.router_class}")
     stacks: set[str] = set()

@@ -17,7 +17,7 @@ from transformers import (
 from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
-from isogloss.backends.huggingface.discovery import Router, family_of, find_routers
+from isogloss.backends.huggingface.discovery import Router, find_routers
 from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
 from isogloss.backends.huggingface.weights import hash_weights
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
@@ -67,10 +67,9 @@ class LoadedModel(EngineModel):
         """
         core = unwrapped(model)
         self.model, self._own_threads = model.eval(), threads
-        family = family_of(core)
-        self.router_modules = find_routers(core, family)
+        self.router_modules = find_routers(core)
         specs = [router.spec for router in self.router_modules]
-        super().__init__(name, tokenizer, model.config, family, specs, revision=revision)
+        super().__init__(name, tokenizer, model.config, self.router_modules[0].family, specs, revision=revision)
 
     @property
     def core(self) -> PreTrainedModel:

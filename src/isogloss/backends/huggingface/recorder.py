@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import torch
 
-from isogloss.backends.huggingface.discovery import family_of, find_routers
+from isogloss.backends.huggingface.discovery import find_routers
 from isogloss.backends.huggingface.loading import fingerprint_of, unwrapped
 from isogloss.backends.huggingface.router_outputs import logits_of
 from isogloss.backends.huggingface.watch import bypassed
@@ -65,7 +65,7 @@ class RouterRecorder:
 
     def __init__(self, model: Any, arguments: tuple[str, ...]) -> None:  # noqa: ANN401 - whatever a user hands over
         self.model = unwrapped(model)
-        self.routers = find_routers(self.model, family_of(self.model))
+        self.routers = find_routers(self.model)
         self.fingerprint = fingerprint_of(self.routers)
         if self.model in _recorded:
             raise ModelError(

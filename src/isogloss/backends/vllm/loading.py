@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file
 
 from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.families import Family
-from isogloss.backends.huggingface.discovery import family_of, find_routers
+from isogloss.backends.huggingface.discovery import find_routers
 from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.backends.stored_tensors import hash_files
@@ -257,5 +257,5 @@ def _routers(config: Any) -> tuple[Family, tuple[RouterSpec, ...]]:  # noqa: ANN
     """Read how a checkpoint's routers choose from transformers' own class, without any weight."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    family = family_of(model)
-    return family, tuple(router.spec for router in find_routers(model, family))
+    routers = find_routers(model)
+    return routers[0].family, tuple(router.spec for router in routers)
