@@ -21,8 +21,6 @@ from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.backends.stored_tensors import hash_files
-from isogloss.backends.vllm import answers
-from isogloss.backends.vllm.answers import generation_config
 from isogloss.backends.vllm.capture import read_served
 from isogloss.backends.vllm.model import serve_model
 from isogloss.backends.vllm.plugin.requests import ITEM
@@ -245,11 +243,11 @@ def test_texts_end_where_those_of_transformers_end(served, loaded, monkeypatch):
     """At each token that the model's generation configuration calls an end, but never before one other is written."""
     options = CaptureOptions("all", phase="generation", new_tokens=9)
     config = loaded.model.generation_config
-    assert generation_config(served).get("eos_token_id") is config.eos_token_id is None
+    assert served.generation_settings().get("eos_token_id") is config.eos_token_id is None
     changed = copy.deepcopy(config)
     changed.update(repetition_penalty=1.5)  # which is set aside
     monkeypatch.setattr(loaded.model, "generation_config", changed)
-    monkeypatch.setattr(answers, "generation_config", lambda _served: generation_settings(changed))
+    monkeypatch.setattr(served, "generation_settings", lambda: generation_settings(changed))
     first, *others = read_served(served).write(prompts(), max_new_tokens=9)
     later = next(
         token for text in others if text[0] != first[0] for token in text[1:] if token not in (first[0], text[0])

@@ -60,7 +60,7 @@ def _neutral() -> dict[str, Any]:
     return {**dict.fromkeys(GenerationConfig().to_dict()), **defaults}
 
 
-def end_tokens(settings: Mapping[str, Any]) -> tuple[int, ...]:
+def end_tokens(settings: Mapping[str, Any]) -> frozenset[int]:
     """Return the ids of the tokens that end a text, as `generation_settings` name them."""
     ends: int | list[int] | None = settings.get("eos_token_id")
-    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+    return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)

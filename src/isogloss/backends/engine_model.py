@@ -15,7 +15,7 @@ from typing import Any
 from isogloss.arrays import Int64Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_TEXTS, Observer, try_own_plans, try_plan
-from isogloss.backends.configuration import applied_settings, set_aside, tokenizer_sha256
+from isogloss.backends.configuration import applied_settings, end_tokens, set_aside, tokenizer_sha256
 from isogloss.backends.families import Family
 from isogloss.backends.model import AnswerOptions, Model, Sampling
 from isogloss.backends.open import checks_of
@@ -81,9 +81,18 @@ class EngineModel(Model):
         lengths = (getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
         return next((int(length) for length in lengths if length is not None), None)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens that end what the model writes."""
+        return end_tokens(self.generation_settings())
+
+    @abstractmethod
+    def generation_settings(self) -> dict[str, Any]:
+        """Return the checkpoint's settings for generation that differ from the defaults of transformers."""
+
     def describe(self) -> dict[str, Any]:
         """Return engine, version, dtype and model: all that decides outputs besides prompts and plans."""
-        stored = self._generation_settings()
+        stored = self.generation_settings()
         ignored = set_aside(stored)
         return {
             "engine": self.backend,
@@ -220,10 +229,6 @@ class EngineModel(Model):
     @abstractmethod
     def _kernels(self) -> dict[str, Any]:
         """Settings of the engine that change how numbers are rounded."""
-
-    @abstractmethod
-    def _generation_settings(self) -> dict[str, Any]:
-        """Return the settings for generation of the checkpoint."""
 
     @abstractmethod
     def _reader(self) -> Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -157,7 +157,7 @@ def _unknown_share(texts: Sequence[Text]) -> float:
     return unknown / (sum(len(text.counted) for text in texts) + more)
 
 
-def until_end(ids: Sequence[int], ends: set[int]) -> list[int]:
+def until_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
     """Return what stands before the first token that ends a text.
 
     Example:

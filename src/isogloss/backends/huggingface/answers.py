@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from isogloss.backends.configuration import end_tokens, generation_settings, neutral_settings
+from isogloss.backends.configuration import neutral_settings
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.joint_texts import encode_start, require_room
 from isogloss.backends.model import AnswerOptions, Sampling
@@ -87,8 +87,7 @@ def answer_ids(loaded: LoadedModel, prompts: Sequence[str], options: AnswerOptio
     special, answers = options.add_special_tokens, list[list[int]]()
     texts = [encode_start(loaded.tokenizer, prompt, add_special_tokens=special) for prompt in prompts]
     require_room(texts, options.max_new_tokens, limit=loaded.context_length)
-    ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
-    size = max(1, len(texts)) if loaded.family.left_padding else 1
+    ends, size = loaded.ends, max(1, len(texts)) if loaded.family.left_padding else 1
     for start in range(0, len(texts), size):
         part = slice(start, start + size)
         input_ids, attention_mask = pad_left(loaded, texts[part])
@@ -119,7 +118,7 @@ def _continue_ids(
     **options: Any,  # noqa: ANN401 - those of generate
 ) -> torch.Tensor:
     """Continue ids ``[n, length]``, padded on the left, greedily; return ``[n, n_new]``, padded on the right."""
-    neutral = neutral_settings(generation_settings(loaded.model.generation_config))
+    neutral = neutral_settings(loaded.generation_settings())
     if "output_router_logits" in inspect.signature(loaded.model.forward).parameters:
         # Checkpoints that were trained with it may store True; the loss it adds fails on padded batches.
         neutral["output_router_logits"] = False
@@ -166,5 +165,5 @@ def continue_prompts(
     """
     ids, mask = pad_left(loaded, prompts)
     new = _continue_ids(loaded, ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
-    ends = set(end_tokens(generation_settings(loaded.model.generation_config)))
+    ends = loaded.ends
     return [until_end(row, ends) for row in new.tolist()]

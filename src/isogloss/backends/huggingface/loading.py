@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from isogloss.backends.configuration import generation_settings
 from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
@@ -124,6 +125,10 @@ class LoadedModel(EngineModel):
     def weights_sha256(self) -> str | None:
         """Hash of values sampled from every tensor that the model holds now; see `hash_weights`."""
         return hash_weights(self.model)
+
+    def generation_settings(self) -> dict[str, Any]:
+        """Return the model's settings for generation that differ from the defaults of transformers."""
+        return generation_settings(self.model.generation_config)
 
     def require_evaluation_mode(self) -> None:
         """Refuse training mode: dropout and jitter draw at random, which is no property of the model.

@@ -9,7 +9,6 @@ import torch
 import transformers
 
 from isogloss.backends.capture_options import CaptureOptions
-from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface.answers import answer_ids
 from isogloss.backends.huggingface.capture import run_portion
 from isogloss.backends.huggingface.change import measure_change
@@ -78,9 +77,6 @@ class HuggingFaceModel(LoadedModel):
 
     def _kernels(self) -> dict[str, Any]:
         return {name: str(getattr(self.config, f"_{name}_implementation", None)) for name in ("attn", "experts")}
-
-    def _generation_settings(self) -> dict[str, Any]:
-        return generation_settings(self.model.generation_config)
 
     def _observer(self) -> LogitsObserver:
         return LogitsObserver(self)

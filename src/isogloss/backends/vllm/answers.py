@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from isogloss.backends.configuration import end_tokens, generation_settings
+from isogloss.backends.configuration import generation_settings
 from isogloss.backends.joint_texts import encode_start, require_room
 from isogloss.backends.model import AnswerOptions, Sampling
 from isogloss.backends.vllm.loading import ServedModel
@@ -119,7 +119,7 @@ def common_arguments(served: ServedModel, max_new_tokens: int) -> dict[str, Any]
         "max_tokens": max_new_tokens,
         # vLLM would add the tokenizer's own end, which transformers does not know.
         "ignore_eos": True,
-        "stop_token_ids": sorted(end_tokens(generation_config(served))),
+        "stop_token_ids": sorted(served.ends),
     }
 
 

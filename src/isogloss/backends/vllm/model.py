@@ -39,7 +39,7 @@ class VLLMModel(ServedModel):
     hidden_size = None
     joint_log_likelihoods = likelihoods_served
     change = change_served
-    _generation_settings = generation_config
+    generation_settings = generation_config
     _reader = read_served
     largest_reach = largest_reach_served
     _try_routers = try_routers
