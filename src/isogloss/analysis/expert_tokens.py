@@ -146,7 +146,7 @@ def expert_tokens(  # noqa: PLR0913 - what is listed, by name
     (Bonferroni). Tokens are listed by the lower end: the greatest lift alone is that of rare tokens.
 
     Args:
-        run: captured with `CaptureOptions(token_counts=True)`.
+        run: captured with ``CaptureOptions(token_counts=True)``.
         layer: decoder layer, 0-based.
         expert: id within the layer.
         languages: as `isogloss.languages.resolve` accepts them; none for all of the Run.
