@@ -171,7 +171,7 @@ def changes(before: Outcome, after: Outcome) -> DivergenceChange:
 
 
 def middle_divergence(outcome: Outcome) -> float:
-    """Mean over the middle layers and the four languages."""
+    """Mean over layers 4-9 and the four languages."""
     curves = changes(outcome, outcome).after
     return float(
         np.mean([curve[layer].value for curve in curves.values() for layer in range(MIDDLE[0], MIDDLE[1] + 1)])
@@ -233,9 +233,9 @@ PAIRS = (
     ("middle", "without", "Alignment does more for the very low tier than the same training without it"),
     ("shuffled", "without", "So does alignment to shuffled pairs"),
     ("middle", "shuffled", "True pairs do more than shuffled ones"),
-    ("all", "middle", "All layers do more than the middle"),
-    ("middle", "early", "The middle does more than the early layers"),
-    ("middle", "late", "The middle does more than the late layers"),
+    ("all", "middle", "All layers do more than layers 4-9"),
+    ("middle", "early", "Layers 4-9 do more than layers 0-3"),
+    ("middle", "late", "Layers 4-9 do more than layers 10-11"),
     ("routers", "routers-without", "Alignment does more where routers alone are trained"),
     ("middle", "routers", "Aligning all weights does more than routers alone"),
     ("routers", OFFSETS, "Trained routers do more than offsets"),

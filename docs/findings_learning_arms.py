@@ -85,7 +85,7 @@ ARMS = (
     Arm("alignment", "alignment alone, shared", SEEDS, ALIGNED, parallel="true"),
     Arm("shuffled", "alignment to shuffled pairs, shared", SEEDS, ALIGNED, parallel="shuffled"),
     *(
-        Arm(name, f"answers, shared, {name} layers {a}-{b}", SEEDS[:1], replace(SHARED, layers=(a, b)))
+        Arm(name, f"answers, shared, layers {a}-{b}", SEEDS[:1], replace(SHARED, layers=(a, b)))
         for name, (a, b) in LAYERS.items()
     ),
     *(Arm(f"few-{n}", f"answers, shared, {n} examples", SEEDS[:1], SHARED, n_examples=n) for n in FEW),

@@ -43,6 +43,7 @@ def test_counts_compare_with_the_published_middle(page, shared_data, tmp_path):
     assert "Published: layers 7-34" in text
     assert "| all languages | 4-41 | 0.74 | True |" in text  # 28 of the 38 layers of either range
     assert "The 15 published Belebele accuracies of this model: 3 languages have" in text
+    assert "English and Chinese share 420 experts in layers 10-39" in text  # as arXiv 2601.14050 steers
     for refused in ("consistency", "shuffled", "intervals", "token_overlap"):
         assert f"* {refused}: " in text
     assert str(tmp_path) not in text
