@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from statistics import median
 
 from isogloss.analysis import Analysis
@@ -17,6 +17,7 @@ from isogloss.reports.curves import (
     curves_of,
     curves_text,
     mean_curve,
+    paired_blocks,
 )
 from isogloss.reports.figures import Figure, Section, Table, ordered_styles
 from isogloss.reports.text import label, number, percent, sample_size
@@ -80,27 +81,20 @@ def _distinct_blocks(analysis: Analysis) -> Blocks:
     return [curve_figure(plot), *(table for table in tables if table.rows)]
 
 
-def _hidden_plots(analysis: Analysis) -> Iterator[LinePlot]:
-    cosine, cka, pivot = curves_of(analysis, "hidden_cosine"), curves_of(analysis, "hidden_cka"), label(analysis.pivot)
-    half = bool(cosine and cka)
-    if cosine:
-        caption = (
-            f"Cosine of the mean hidden state that each router reads with that of the same item in {pivot}, mean over"
-            f" items. {curves_text(analysis, cosine)}"
-        )
-        title = "Cosine of what the routers read by layer"
-        yield LinePlot("cosine", title, caption, "cosine", cosine, half=half, axis={})
-    if cka:
-        caption = (
-            f"Unbiased linear CKA over items of what each router reads with the same in {pivot}: 0 on average for"
-            f" unrelated states. {sample_size(point.n for point in all_points(cka))} items; intervals: 95 % jackknife"
-            " over blocks of items."
-        )
-        yield LinePlot("cka", "CKA of what the routers read by layer", caption, "CKA", cka, half=half, axis={})
-
-
 def _hidden_blocks(analysis: Analysis) -> Blocks:
-    drawn = [curve_blocks(analysis, plot) for plot in _hidden_plots(analysis)]
+    cosine, cka, pivot = curves_of(analysis, "hidden_cosine"), curves_of(analysis, "hidden_cka"), label(analysis.pivot)
+    caption = (
+        f"Cosine of the mean hidden state that each router reads with that of the same item in {pivot}, mean over"
+        f" items. {curves_text(analysis, cosine)}"
+    )
+    plots = [LinePlot("cosine", "Cosine of what the routers read by layer", caption, "cosine", cosine, axis={})]
+    caption = (
+        f"Unbiased linear CKA over items of what each router reads with the same in {pivot}: 0 on average for"
+        f" unrelated states. {sample_size(point.n for point in all_points(cka))} items; intervals: 95 % jackknife"
+        " over blocks of items."
+    )
+    plots.append(LinePlot("cka", "CKA of what the routers read by layer", caption, "CKA", cka, axis={}))
+    figures, tables = paired_blocks(analysis, plots)
     mirror = analysis.controls.hidden.mirror if analysis.controls.hidden else ()
     caption = (
         "Pearson correlation, over languages, of the divergence of routing with 1 − cosine of what the routers read;"
@@ -109,7 +103,7 @@ def _hidden_blocks(analysis: Analysis) -> Blocks:
     )
     titles = "Does routing mirror its input?", "Mirror: all numbers"
     mirrored = correlation_blocks(analysis, mirror, anchor="mirror", titles=titles, caption=caption) if mirror else ()
-    return [*(figure for figure, _ in drawn), *mirrored, *(table for _, table in drawn)]
+    return [*figures, *mirrored, *tables]
 
 
 def _phase_blocks(analysis: Analysis) -> Blocks:

@@ -226,6 +226,13 @@ def curve_blocks(analysis: Analysis, plot: LinePlot) -> tuple[Figure, Table]:
     return curve_figure(plot), table
 
 
+def paired_blocks(analysis: Analysis, plots: Iterable[LinePlot]) -> tuple[list[Figure], list[Table]]:
+    """Draw the plots that have curves, at half width where there are several, and list their numbers."""
+    shown = [plot for plot in plots if plot.curves]
+    blocks = [curve_blocks(analysis, replace(plot, half=len(shown) > 1)) for plot in shown]
+    return [figure for figure, _ in blocks], [table for _, table in blocks]
+
+
 def _coefficients(correlation: LayerCorrelation) -> tuple[str, str, str]:
     coefficients = with_interval(correlation.pearson), with_interval(correlation.spearman)
     return *coefficients, spread(correlation.leave_one_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isogloss.evaluation import PLAN, EvaluationSummary, is_random, outcome_of
+from isogloss.evaluation import PLAN, BesidePlan, EvaluationSummary, SteeredLanguages, is_random, outcome_of
 from isogloss.reports.evidence import NO_EVIDENCE, Finding, evidence, shows
 from isogloss.reports.metrics import Metric, arm_text
 from isogloss.reports.text import counted, name
@@ -48,7 +48,7 @@ def _overall(summary: EvaluationSummary, metric: Metric) -> Iterator[Finding]:
     if summary.unmeasured:
         return
     if PLAN in summary.where_steered:
-        yield Finding(f"The plan steers only some of them: {_where_steered(summary, PLAN, metric)}.")
+        yield Finding(f"The plan steers only some of them: {_mean_goes(summary.where_steered[PLAN], metric)}.")
     these = summary.overall_these_languages.difference
     outcome = outcome_of(these, summary.better)
     if outcome != summary.outcome:
@@ -59,9 +59,8 @@ def _overall(summary: EvaluationSummary, metric: Metric) -> Iterator[Finding]:
         )
 
 
-def _where_steered(summary: EvaluationSummary, arm: str, metric: Metric) -> str:
+def _mean_goes(steered: SteeredLanguages | BesidePlan, metric: Metric) -> str:
     """Describe the mean over the languages that an arm steers, with both values."""
-    steered = summary.where_steered[arm]
     before, after = (metric.value_text(each) for each in (steered.overall.baseline, steered.overall.steered))
     return (
         f"in {', '.join(map(name, steered.languages))} the mean goes from {before} to {after}, by "
@@ -135,15 +134,13 @@ def _controls(summary: EvaluationSummary, metric: Metric) -> Iterator[Finding]:
     for arm, steered in summary.where_steered.items():
         if arm in summary.controls and not is_random(arm):
             yield Finding(
-                f"Arm {arm_text(arm)} steers only some languages: {_where_steered(summary, arm, metric)}.",
+                f"Arm {arm_text(arm)} steers only some languages: {_mean_goes(steered, metric)}.",
                 evidence(steered.overall.difference),
             )
     for arm, beside in summary.adapters.items():
-        before, after = (metric.value_text(each) for each in (beside.overall.baseline, beside.overall.steered))
         yield Finding(
-            f"Arm {arm_text(arm)} is a router adapter made from {arm_text(beside.plan)}, without a condition: in "
-            f"{', '.join(map(name, beside.languages))} the mean goes from {before} to {after}, by "
-            f"{metric.change_text(beside.overall.difference)}; it differs from that plan by "
+            f"Arm {arm_text(arm)} is a router adapter made from {arm_text(beside.plan)}, without a condition: "
+            f"{_mean_goes(beside, metric)}; it differs from that plan by "
             f"{metric.change_text(beside.from_plan.difference)}, and changes the other languages by "
             f"{metric.change_text(beside.others.difference)}.",
             evidence(beside.overall.difference),

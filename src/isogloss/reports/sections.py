@@ -14,7 +14,6 @@ from isogloss.reports.curves import (
     LinePlot,
     correlation_blocks,
     correlations_table,
-    curve_blocks,
     curve_figure,
     curve_table,
     curves_of,
@@ -23,6 +22,7 @@ from isogloss.reports.curves import (
     mean_curve,
     mean_divergence,
     middle_marks,
+    paired_blocks,
 )
 from isogloss.reports.domains import domain_section
 from isogloss.reports.evidence import shows
@@ -282,29 +282,24 @@ def _middle_section(analysis: Analysis) -> Section | None:
 
 def _within_section(analysis: Analysis, styles: Mapping[str, Style]) -> Section | None:
     entropy, consistency = (curves_of(analysis, name) for name in ("entropy", "consistency"))
-    half = bool(entropy and consistency)
     of = "selection rates pooled over texts" if analysis.is_pooled else "the profile of each item, mean over items"
     top = f"The greatest possible is ln {analysis.n_experts} = {number(log(analysis.n_experts))}."
     caption = f"Entropy of {of}, in nats. {top} {curves_text(analysis, entropy)}"
-    spread = LinePlot(
-        "entropy-curves", "Routing entropy by layer", caption, "entropy, nats", entropy, half=half, axis={}
-    )
+    title, unit = "Routing entropy by layer", "entropy, nats"
+    spread = LinePlot("entropy-curves", title, caption, unit, entropy, styles, axis={})
     chance = dict(zip(analysis.layers, analysis.consistency_chance, strict=False))
     dashed = " Dashed: sets drawn at random." if chance else ""
     measure = f"Mean Jaccard similarity of the expert sets chosen for two tokens of the same item.{dashed}"
     caption = f"{measure} {curves_text(analysis, consistency)}"
-    alike = LinePlot(
-        "consistency-curves", "Routing consistency by layer", caption, "Jaccard similarity", consistency, half=half
-    )
-    alike = replace(alike, reference=chance, reference_text="sets at random")
-    drawn = [curve_blocks(analysis, replace(plot, styles=styles)) for plot in (spread, alike) if plot.curves]
-    if not drawn:
+    title, unit = "Routing consistency by layer", "Jaccard similarity"
+    alike = LinePlot("consistency-curves", title, caption, unit, consistency, styles, reference=chance)
+    figures, tables = paired_blocks(analysis, [spread, replace(alike, reference_text="sets at random")])
+    if not figures:
         return None
     lead = (
         "Entropy says over how many experts a language's tokens are spread; consistency says how alike the experts of"
         " two tokens of one text are."
     )
-    figures, tables = zip(*drawn, strict=True)
     return Section("within", "Entropy and consistency", [lead], [*figures, *tables])
 
 
