@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from commands import run
+from models import checkpoint
 from run_examples import MANIFEST, write
 
 from isogloss.errors import PlanError, RunError
@@ -46,7 +47,7 @@ def test_layers_beyond_the_model_in_arms_and_grids():
 @pytest.mark.parametrize("form", ["folder", "table"])
 def test_a_text_beyond_the_context(tmp_path, capsys, form):
     """Found before the first language is run, with language, file and item; by `doctor`, too."""
-    long = "Anna goes to the market. " * 700
+    long = "Anna goes to the market. " * 100
     if form == "folder":
         (tmp_path / "texts").mkdir()
         (tmp_path / "texts" / "deu_Latn.txt").write_text("Anna geht.\nOmar geht.\n", encoding="utf-8")
@@ -57,9 +58,9 @@ def test_a_text_beyond_the_context(tmp_path, capsys, form):
         texts = file = tmp_path / "texts.tsv"
         rows = ["language\ttext", "de\tAnna geht.", "de\tOmar geht.", "sw\tAnna.", f"sw\t{long}"]
         texts.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    assert run("capture", "organism", "--corpus", texts, "-o", tmp_path / "run") == 2
-    expected = f"swh_Latn ({file}): item 2 has 4202 tokens; the model takes 2048: split or remove the item"
+    assert run("capture", checkpoint("olmoe"), "--corpus", texts, "-o", tmp_path / "run") == 2
+    expected = f"swh_Latn ({file}): item 2 has 1001 tokens; the model takes 512: split or remove the item"
     assert expected in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.safetensors"))
-    assert run("doctor", "organism", "--corpus", texts) == 1
+    assert run("doctor", checkpoint("olmoe"), "--corpus", texts) == 1
     assert expected in capsys.readouterr().out
