@@ -414,6 +414,7 @@ def test_a_result_shows_what_every_language_gained():
     assert "1 of 2 sets better on dev items by accuracy" in repr(learned)
 
 
+@pytest.mark.slow
 def test_the_organism_learns_from_a_few_examples(tmp_path):
     """The loss of the answers falls within a few steps of the model that ships with the package."""
     data = gather_data("organism", examples="organism:reference", languages=["sw"], n_items=20, n_examples=8)
