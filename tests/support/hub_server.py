@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -66,19 +67,28 @@ class HubServer:
             name = f"{asked.get('type', 'model')}s/{asked.get('organization') or 'me'}/{asked['name']}"
             status = 409 if name in self.files else 200
             self.files.setdefault(name, {})
-            return status, {"url": f"{constants.ENDPOINT}/{name}", "name": name}
+            return status, {"url": f"{constants.ENDPOINT}/{name.removeprefix('models/')}", "name": name}
+        if path == "/api/validate-yaml":
+            front = json.loads(body)["content"].split("---\n")[1]
+            return 200, {
+                "errors": [] if isinstance(yaml.safe_load(front), dict) else [{"message": "no YAML"}],
+                "warnings": [],
+            }
         rest, files = self._of(path)
         if files is None:
             return 404, {}
         if rest.startswith("preupload/"):
             asked = json.loads(body)["files"]
-            return 200, {"files": [{"path": each["path"], "uploadMode": "regular"} for each in asked]}
+            return 200, {
+                "files": [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in asked]
+            }
         if rest.startswith("commit/"):
+            name = "/".join(path.strip("/").split("/")[1:4])
             rows = [json.loads(line) for line in body.splitlines() if line.strip()]
             for row in rows:
                 if row["key"] == "file":
                     files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
-            url = f"{constants.ENDPOINT}/commit/{COMMIT}"
+            url = f"{constants.ENDPOINT}/{name.removeprefix('models/')}/commit/{COMMIT}"
             return 200, {"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""}
         return 404, {}
 

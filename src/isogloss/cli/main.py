@@ -27,6 +27,7 @@ from isogloss.cli.learn import register_learn
 from isogloss.cli.messages import add_messages, as_asked
 from isogloss.cli.models import register_models
 from isogloss.cli.options import Subparsers
+from isogloss.cli.push import register_push
 from isogloss.cli.show import register_show
 from isogloss.cli.study import register_demo, register_study
 from isogloss.cli.sweep import register_sweep
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         register_sweep,
         register_ablate,
         register_bake,
+        register_push,
         commands.register_report,
         register_show,
         commands.register_organism,

@@ -1,0 +1,135 @@
+"""Share a plan, router adapter or Run on the hub, with a card that says what it does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isogloss.errors import IsoglossError, PlanError, RunError
+from isogloss.hub import asking_hub
+from isogloss.reports.card import MARK, run_card, steering_card
+from isogloss.runs import open_run
+from isogloss.steering import Plan, read_steering
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["Shared", "prepare_push", "push"]
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CARD = "README.md"
+_OF_THE_HUB = (".gitattributes",)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is uploaded, in one commit.
+
+    Attributes:
+        repository: ``OWNER/NAME``.
+        kind: of the repository: ``model`` for plans and adapters, ``dataset`` for Runs.
+        files: name there to content or file; the card is among them.
+    """
+
+    repository: str
+    kind: str
+    files: Mapping[str, bytes | Path]
+
+    @property
+    def address(self) -> str:
+        """What isogloss reads it by."""
+        return f"hf://{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+
+    @property
+    def card(self) -> str:
+        """Its README.md."""
+        card = self.files[_CARD]
+        return card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")
+
+
+def prepare_push(source: Path, repository: str, *, evaluation: Path | None = None) -> Shared:
+    """Read and check what is to be shared, and write its card; nothing is uploaded.
+
+    Args:
+        source: file of a plan, folder of a router adapter, or folder of a finished Run.
+        repository: ``OWNER/NAME``.
+        evaluation: folder of an evaluation of the plan or adapter, whose numbers the card states.
+
+    Raises:
+        PlanError: there is no plan or adapter, or it is damaged.
+        RunError: the Run is unfinished or damaged, the name is none, or the evaluation is of something else.
+    """
+    if not _NAME.fullmatch(repository):
+        raise RunError(f"{repository!r} names no repository; expected OWNER/NAME of letters, digits, - _ and .")
+    if (source / "manifest.json").is_file():
+        if evaluation is not None:
+            raise RunError(f"{source} is a Run, which no evaluation is of; leave --evaluation out")
+        run = open_run(source)
+        if run.manifest.status != "complete":
+            raise RunError(f"{source} is unfinished; repeat its capture to finish it, and push it then")
+        for language in run.languages:
+            run.load(language)
+        names = ["manifest.json", *sorted(path.name for path in source.glob("*_*.safetensors"))]
+        files: dict[str, bytes | Path] = {name: source / name for name in names}
+        return Shared(repository, "dataset", files | {_CARD: run_card(run, repository).encode()})
+    steering = read_steering(source)
+    if isinstance(steering, Plan):
+        files = {"plan.json": source}
+    else:
+        files = {path.name: path for path in sorted(source.iterdir()) if path.suffix in (".json", ".safetensors")}
+    card = steering_card(steering, repository, evaluation=evaluation)
+    return Shared(repository, "model", files | {_CARD: card.encode()})
+
+
+def push(shared: Shared, *, private: bool = False, force: bool = False) -> str:
+    """Upload in one commit, so that all of it is there or nothing; return the repository's address on the web.
+
+    Args:
+        shared: what `prepare_push` returned.
+        private: for a repository that is made here.
+        force: upload into a repository that holds something else, and replace its card.
+
+    Raises:
+        PlanError: the repository holds something else, or the hub does not take it.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi  # noqa: PLC0415 - a third of a second
+
+    api, name, kind = HfApi(), shared.repository, shared.kind
+    with asking_hub() as unreachable:
+        if unreachable:
+            raise PlanError(f"cannot push to {shared.repository}: {unreachable}")
+        try:
+            url = api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+            if not force:
+                _require_ours(api, shared)
+            operations = [CommitOperationAdd(path, content) for path, content in shared.files.items()]
+            api.create_commit(name, operations, repo_type=kind, commit_message="Upload by isogloss")
+        except IsoglossError:
+            raise
+        except Exception as error:  # the hub's library raises whatever the library below it raises
+            reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            raise PlanError(
+                f"cannot push to {shared.repository}: {reason}; nothing was uploaded. Run `hf auth login` with a token "
+                "that may write there"
+            ) from error
+    return str(url)
+
+
+def _require_ours(api: HfApi, shared: Shared) -> None:
+    """Refuse a repository with files, but without a card that isogloss wrote."""
+    names = set(api.list_repo_files(shared.repository, repo_type=shared.kind)) - set(_OF_THE_HUB)
+    if not names:
+        return
+    card = ""
+    if _CARD in names:
+        path = api.hf_hub_download(shared.repository, _CARD, repo_type=shared.kind)
+        card = Path(path).read_text(encoding="utf-8")
+    if MARK not in card:
+        first = ", ".join(sorted(names)[:3])
+        raise PlanError(
+            f"{shared.repository} holds something else ({first}); choose another name, or --force to add to it and "
+            "replace its README.md"
+        )
