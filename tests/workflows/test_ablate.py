@@ -132,11 +132,17 @@ def test_the_language_of_answers_is_measured(finished, settings, tmp_path):
     page = report_on(folder, tmp_path / "report.html").read_text()
     assert 'id="ablation-language-0-0"' in page
     assert "Losses by band" in page
-    thirds = replace(found, bands=(replace(score, band="last third", task=found.bands[0].task),))
+    assert (score.n_asked, score.n_judged, band.n_asked, band.n_judged) == (24, 24, 24, 21)
+    thirds = replace(found, bands=(replace(score, band="last third"),))
     assert "in the last third of the layers costs it" in " ".join(describe_ablation(thirds))
     said = " ".join(describe_ablation(found))
+    assert "too few answers could be judged to tell their language (n = 21 of 24 answers)" in said
+    said = " ".join(describe_ablation(replace(found, bands=(replace(band, n_asked=2400, n_judged=2100),))))
     assert "banning a language's experts in the planted layers costs it 19.0 points" in said
-    assert "of answers in the language asked for (100.0 % [100.0, 100.0] without a ban)" in said
+    assert (
+        "of answers in the language asked for (100.0 % [100.0, 100.0] without a ban, n = 2,100 of 2,400 answers)"
+        in said
+    )
     assert "and the other languages 0.0 points" in said
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from isogloss.evaluation.output_language import LEAST_JUDGED
 from isogloss.evaluation.paired import Better
 from isogloss.records import Record
 from isogloss.statistics import Estimate
@@ -140,6 +141,8 @@ class BandLoss(Record):
         task: name of the task.
         measure: that the values are of.
         n_families: banned, each the experts of one language that the task measures.
+        n_asked: items that the banned languages were asked, over all families.
+        n_judged: of these, those that have a value; of ``language``, answers that were long enough to judge.
         before: value without a ban, mean over the same languages.
         own: loss of the language whose experts are banned.
         others: loss of the other languages; NaN where there is none.
@@ -152,12 +155,19 @@ class BandLoss(Record):
     task: str
     measure: Measure
     n_families: int
+    n_asked: int
+    n_judged: int
     before: Estimate
     own: Estimate
     others: Estimate
     random: Estimate
     beyond_others: Estimate
     beyond_random: Estimate
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so few answers could be judged that their share says nothing."""
+        return self.measure == "language" and self.n_judged < LEAST_JUDGED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from isogloss.statistics import Estimate
 
 __all__ = [
     "ENGLISH",
+    "LEAST_JUDGED",
     "MIN_LETTERS",
     "OutputLanguage",
     "asked_language",
@@ -33,6 +34,9 @@ MIN_LETTERS = 40
 
 Half as many for scripts that write a syllable or word in one letter.
 """
+
+LEAST_JUDGED = 30
+"""Answers below which a share of them says nothing."""
 
 ENGLISH = "eng_Latn"
 """May occur in answers to questions in any language."""

@@ -155,7 +155,20 @@ def band_loss(values: BandValues, counts: IntArray, *, band: str, task: str, mea
         series["beyond_others"] = series["own"] - series["others"]
         series["beyond_random"] = series["own"] - series["random"]
     estimates = {name: _estimate(point[name].item(), drawn[name], n_items) for name in point}
-    return BandLoss(band=band, task=task, measure=measure, n_families=values.own.shape[1], **estimates)
+    return BandLoss(
+        band=band,
+        task=task,
+        measure=measure,
+        n_families=values.own.shape[1],
+        n_asked=values.own.size,
+        n_judged=int((~np.isnan(values.own)).sum()),
+        before=estimates["before"],
+        own=estimates["own"],
+        others=estimates["others"],
+        random=estimates["random"],
+        beyond_others=estimates["beyond_others"],
+        beyond_random=estimates["beyond_random"],
+    )
 
 
 def _mean_of_means(values: FloatArray, counts: IntArray) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isogloss.evaluation.arms import BASELINE, PLAN
 from isogloss.evaluation.guard import Guard
-from isogloss.evaluation.output_language import OutputLanguage
+from isogloss.evaluation.output_language import LEAST_JUDGED, OutputLanguage
 from isogloss.evaluation.paired import SIGNIFICANT, Comparison, PairedScores
 from isogloss.evaluation.random_arms import AgainstRandom
 from isogloss.notebook import Shown, drawn
@@ -37,7 +37,6 @@ SUMMARY = "summary.json"
 PROBE_ITEMS = 4
 """First prompts of each language on which is measured what a plan changes inside the model."""
 
-_LEAST_JUDGED = 30
 
 _SHARES = ("accuracy", "f1")
 
@@ -137,7 +136,7 @@ class JudgedLanguage(NamedTuple):
     @property
     def too_few(self) -> bool:
         """Whether so few answers could be judged that their share says nothing."""
-        return self.baseline.n < _LEAST_JUDGED
+        return self.baseline.n < LEAST_JUDGED
 
     @property
     def judged(self) -> str:

@@ -73,12 +73,24 @@ def _of_band(result: AblationResult, loss: BandLoss) -> str:
     """Say what the bans of a band cost the banned language and the others, on one task and measure."""
     metric = band_metric(result, loss)
     others = f", and the other languages {metric.loss_text(loss.others)}" if loss.others.is_known else ""
-    what = f"of {metric.name}" if metric.is_share else metric.name
+    if loss.too_few:
+        return (
+            f"On {loss.task}, bans in the {_layers(loss.band)}: too few answers could be judged to tell their language "
+            f"({_judged(loss)})."
+        )
+    own = f"{metric.loss_text(loss.own)} {'of ' if metric.is_share else ''}{metric.name}"
+    before = f"{metric.value_text(loss.before)} without a ban, {_judged(loss)}"
     return (
-        f"On {loss.task}, banning a language's experts in the {_layers(loss.band)} costs it "
-        f"{metric.loss_text(loss.own)} {what} ({metric.value_text(loss.before)} without a ban){others}; "
+        f"On {loss.task}, banning a language's experts in the {_layers(loss.band)} costs it {own} ({before}){others}; "
         f"random families of equal size cost it {metric.loss_text(loss.random)}."
     )
+
+
+def _judged(loss: BandLoss) -> str:
+    """How many items, or of how many answers those that could be judged, over all families."""
+    if loss.measure == "language":
+        return f"n = {loss.n_judged:,} of {loss.n_asked:,} answers"
+    return f"n = {loss.n_asked:,} items of {loss.n_families} families"
 
 
 def ablation_section(result: AblationResult) -> Section:
@@ -155,6 +167,7 @@ def _bands(result: AblationResult) -> Table:
                 "corpus": loss.task,
                 "measure": metric.name,
                 "families": str(loss.n_families),
+                "items": _judged(loss) if loss.measure == "language" else str(loss.n_asked),
                 "without a ban": metric.value_text(loss.before),
                 "loss of the banned language": metric.loss_text(loss.own),
                 "of the others": metric.loss_text(loss.others),

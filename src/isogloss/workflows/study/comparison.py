@@ -70,7 +70,7 @@ def _of_band(each: Published, ablation: AblationResult) -> tuple[Estimate | None
     if loss is None:
         return None, where
     found: Estimate = getattr(loss, _OF_BANS[each.quantity])
-    return (found.scaled(metric.factor) if found.is_known else None), where
+    return (found.scaled(metric.factor) if found.is_known and not loss.too_few else None), where
 
 
 def _measured(
