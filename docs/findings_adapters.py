@@ -212,11 +212,18 @@ def _distance(found: Mapping[str, Measured], names: Sequence[str]) -> Iterator[t
 
 
 def _points(found: Mapping[str, Measured], *, controls: bool) -> tuple[FloatArray, FloatArray]:
-    """Return gains ``[n_arms, n_languages]`` and changes of divergence ``[n_arms, n_languages, n_layers]``."""
-    names = [name for name in found if name != "baseline" and (controls or not name.startswith(("permuted", "other")))]
-    before = found["baseline"].right
-    gains = [[found[name].right[code].mean() - before[code].mean() for code in LANGUAGES] for name in names]
-    changes = [[moved(found, name)[code].mean(0) for code in LANGUAGES] for name in names]
+    """Return gains ``[n_arms, n_languages]`` and changes of divergence ``[n_arms, n_languages, n_layers]``.
+
+    Seeds of an arm are averaged: they are no arms of their own.
+    """
+    before, gains, changes = found["baseline"].right, [], []
+    for run in RUNS:
+        for arm, _ in listed(found, run):
+            if controls or not arm.startswith(("permuted", "other")):
+                after = of_arm(found, arm, run)
+                each = [moved(found, f"{arm}-{run[0]}-{seed}") for seed in run[1]]
+                gains.append([after[code].mean() - before[code].mean() for code in LANGUAGES])
+                changes.append([np.mean([one[code].mean(0) for one in each], axis=0) for code in LANGUAGES])
     return np.array(gains), np.array(changes)
 
 

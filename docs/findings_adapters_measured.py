@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -51,8 +52,11 @@ __all__ = [
     "read",
 ]
 
-RUNS: tuple[tuple[int, tuple[int, ...]], ...] = ((32, (0,)),)
+RUNS: tuple[tuple[int, tuple[int, ...]], ...] = ((32, (0, 1)),)
 """Examples of each language, and the seeds with which everything is learned from as many."""
+
+MOST_SEEDS = 3
+"""For which the pool has examples, so that those of a seed do not depend on how many seeds there are."""
 
 N_TEST, N_OTHERS, N_ROUTED, BATCH = 100, 40, 60, 64
 MIDDLE = (4, 9)
@@ -117,10 +121,10 @@ def measure(kept: Path) -> None:
 
     under(None, "baseline")
     for n_examples, seeds in RUNS:
-        pool = learning_pool(2 * n_examples * len(seeds) + 600)
-        for seed in seeds:
+        pool = learning_pool(2 * n_examples * MOST_SEEDS + 600)
+        for is_last, seed in itertools.product((False, True), seeds):  # what needs the probes comes after all seeds
             of_run = f"{n_examples}-{seed}"
-            for arm in ARMS:
+            for arm in (each for each in ARMS if each.from_probes == is_last):
                 name = f"{arm.name}-{of_run}"
                 learned, numbers = learned_arm(model, arm, pool, n_examples=n_examples, seed=seed, out=kept / name)
                 if numbers is not None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import spearmanr
 
-from findings_steering import points
+from findings_page import arguments, points, rewrite
 from isogloss.backends.model import Model
 from isogloss.backends.open import load
 from isogloss.evaluation import AskedTask, answer_items, ask, compare_scores, load_task
@@ -22,14 +21,13 @@ from isogloss.languages import display_name
 from isogloss.learning import AdaptOptions, adapt_plan
 from isogloss.learning.adapt_records import ADAPT_REPORT, AdaptReport
 from isogloss.organism import learned_plan_file
-from isogloss.statistics import MINUS, Estimate
+from isogloss.statistics import Estimate
 from isogloss.steering import RouterAdapter, read_adapter, read_plan
 from isogloss.workflows import open_corpus
-from markdown_parts import table, with_section
+from markdown_parts import table
 
 __all__ = ["Setting", "section", "verdict"]
 
-PAGE = Path(__file__).parent / "findings.md"
 HEAD = "## What an adapter's bound means in accuracy"
 N_ITEMS, N_DEV, BATCH = 100, 100, 64
 RIDGES = (1e-3, 1e-1)
@@ -113,7 +111,7 @@ def settings(kept: Path) -> list[Setting]:
 
 def signed(share: float) -> str:
     """Write a change of a share in points."""
-    return f"{100 * share:+.1f}".replace("-", MINUS)
+    return f"{100 * share:+.1f}"
 
 
 def setting_table(found: Sequence[Setting]) -> str:
@@ -167,7 +165,7 @@ def verdict(found: Sequence[Setting]) -> str:
     rank = spearmanr(*zip(*pairs, strict=True)).statistic
     lines.append(
         f"* Over all settings and protected languages ({len(pairs)} pairs, which are not independent) the rank "
-        f"correlation of divergence and change of accuracy is {rank:+.2f}.".replace("-", MINUS)
+        f"correlation of divergence and change of accuracy is {rank:+.2f}."
     )
     return "\n".join(lines)
 
@@ -188,9 +186,7 @@ def section(found: Sequence[Setting]) -> str:
 
 def main() -> None:
     """Rewrite the section."""
-    kept = Path(sys.argv[1] if len(sys.argv) > 1 else "build/findings") / "bound"
-    kept.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), section(settings(kept))), encoding="utf-8")
+    rewrite([section(settings(arguments()[1] / "bound"))])
 
 
 if __name__ == "__main__":

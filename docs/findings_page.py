@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from isogloss.arrays import FloatArray
 from isogloss.evaluation import outcome_of
-from isogloss.statistics import Estimate
+from isogloss.statistics import MINUS, Estimate
 from markdown_parts import with_section
 
 __all__ = ["PAGE", "arguments", "claim", "judged", "percents", "points", "rewrite"]
 
 PAGE = Path(__file__).parent / "findings.md"
+_HYPHEN = re.compile(r"(?<!\w)-(?=\d)")
 WORDS = {"better": "shown", "worse": "the opposite is shown", None: "not shown"}
 
 
@@ -32,10 +34,10 @@ def arguments(n_needed: int = 0) -> tuple[list[Path], Path]:
 
 
 def rewrite(*sections: Iterable[str]) -> None:
-    """Put sections, each given by its paragraphs, in their places on the page."""
+    """Put sections, each given by its paragraphs, in their places on the page, with minus signs before numbers."""
     page = PAGE.read_text(encoding="utf-8")
     for parts in sections:
-        page = with_section(page, "\n\n".join(parts))
+        page = with_section(page, _HYPHEN.sub(MINUS, "\n\n".join(parts)))
     PAGE.write_text(page, encoding="utf-8")
 
 

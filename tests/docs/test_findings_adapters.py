@@ -111,4 +111,6 @@ def test_the_section_says_what_was_measured(page, arms, monkeypatch):
     said = page.verdict(found)
     assert "closer to English" not in said
     assert said.count(", 32 examples (+") == len(list(page.everything()))
-    assert "of the learned arms +1.00" in said
+    assert "of the learned arms +1.00 (p" in said
+    n_arms = len(list(page.everything()))
+    assert f", {n_arms} arms)" in said  # two seeds of an arm are one arm

@@ -30,6 +30,14 @@ def test_a_section_takes_the_place_of_the_one_before(shared, tmp_path, monkeypat
         assert shared.PAGE.read_text() == expected
 
 
+def test_numbers_have_a_minus_sign(shared, tmp_path, monkeypatch):
+    """On the page; ranges, names and tables keep their hyphens."""
+    monkeypatch.setattr(shared, "PAGE", tmp_path / "page.md")
+    shared.PAGE.write_text("# Page\n\n*end*\n", encoding="utf-8")
+    shared.rewrite(("## One", "| --- |", "-0.5 [-1, 2], layers 4-9, Qwen-30B, top-8, (+0.1, -.2)"))
+    assert "\n\n| --- |\n\n−0.5 [−1, 2], layers 4-9, Qwen-30B, top-8, (+0.1, -.2)" in shared.PAGE.read_text("utf-8")
+
+
 def test_a_claim_is_judged_by_the_interval(shared):
     """Above 0 it is shown, below the opposite is, and around 0 neither."""
     assert shared.claim("A does more", Estimate(0.1, 0.05, 0.15, 4)) == "* A does more: shown (10.0 [5.0, 15.0])."
