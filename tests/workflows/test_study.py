@@ -40,7 +40,7 @@ def test_a_folder_that_is_given_away_names_no_folder_of_the_machine(tmp_path):
     given = replace(STUDY, model=str(tmp_path / "model"), corpus=f"tsv:{tmp_path / 'texts.tsv'}", task="org/data set")
     path = tmp_path / "study.json"
     for _ in range(2):
-        claim_folder(tmp_path, path.name, given.portable(path), ignored=["study.json"])
+        claim_folder(tmp_path, path.name, given.portable(path))
         stored = read_json(path)
         assert (stored["model"], stored["corpus"], stored["task"]) == ("model", "tsv:texts.tsv", "org/data set")
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
