@@ -105,7 +105,7 @@ class Served(VLLMModel):
         self.recorded = None
 
     @contextmanager
-    def steered(self, plan):
+    def steer(self, plan):
         """Under a plan, the first three tokens of what is generated choose other experts."""
         self.plan = plan
         yield
@@ -234,5 +234,5 @@ def test_change_counts_tokens_of_the_phase(phases):
     assert list(found.changed) == list(served.fingerprint.layers)
     changed = 9 / n_tokens if "generation" in phases else 0.0
     assert list(found.changed.values()) == pytest.approx([changed] * len(found.changed), abs=1e-12)
-    with pytest.raises(CorpusError, match="no token to measure"):
+    with pytest.raises(CorpusError, match="a text has no token"):
         served.change(plan, ["Yes", ""], add_special_tokens=False)
