@@ -30,6 +30,8 @@ from isogloss.reports.svg import NARROW, WIDE, describe, draw
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TEXT = re.compile(r'<text x="([-.0-9]+)" y="([-.0-9]+)"[^>]*>([^<]*)</text>')
+
 SCALE = [(0.0, "#000000"), (0.5, "#808080"), (1.0, "#ffffff")]
 MARKS = [ends for name, ends in COLOURS.items() if re.fullmatch(r"c\d|ink|grey|control|line", name)]
 
@@ -254,3 +256,15 @@ def test_page_is_small_and_draws_without_scripts() -> None:
     page = render_report(Report("Small", (), {}, analysis=typed(analysis())))
     assert len(page) < 300_000
     assert page.count("<svg") >= 4
+
+
+def test_a_title_lies_below_upright_labels():
+    """By more than the widest label is long, and inside the drawing."""
+    names = ["a", "a language with a very long name"]
+    upright = {"tickmode": "array", "tickvals": [0, 1], "ticktext": names, "tickangle": -90, "range": [-0.5, 1.5]}
+    drawn = figure(scatter("one", [0, 1], [1, 2], mode="markers"))
+    drawn.layout["xaxis"].update(upright)
+    places = {text: (float(x), float(y)) for x, y, text in TEXT.findall(draw(drawn, WIDE, "it"))}
+    tops = places[names[1]][1]
+    assert tops + text_width(names[1], 12) < places["x"][1] + 2
+    assert places["x"][1] < 300

@@ -17,7 +17,7 @@ from isogloss.errors import CorpusError, RunError
 from isogloss.evaluation import load_task
 from isogloss.evaluation.selectivity import BandValues, Limits, Losses, band_loss, selectivity
 from isogloss.files import sha256
-from isogloss.reports.ablation import describe_ablation
+from isogloss.reports.ablation import ablation_section, describe_ablation
 from isogloss.reports.folders import report_on
 from isogloss.statistics import Resampling
 from isogloss.steering import read_plan
@@ -131,6 +131,8 @@ def test_the_language_of_answers_is_measured(finished, settings, tmp_path):
     assert band.beyond_others == band.beyond_random == band.own
     page = report_on(folder, tmp_path / "report.html").read_text()
     assert 'id="ablation-language-0-0"' in page
+    (drawn, *_) = ablation_section(found).blocks
+    assert (drawn.layout["xaxis"]["range"], drawn.layout["yaxis"]["range"]) == ([-0.5, 2.5], [-0.5, 2.5])  # whole cells
     assert "Losses by band" in page
     assert (score.n_asked, score.n_judged, band.n_asked, band.n_judged) == (24, 24, 24, 21)
     thirds = replace(found, bands=(replace(score, band="last third"),))

@@ -142,6 +142,7 @@ def _map(cells: list[Cell], families: FamiliesFile, metric: Metric, *, anchor: s
     layout["yaxis"].update(axis, range=[-0.5, len(evaluated) - 0.5])
     texts = [plot_text(_family(each)) for each in masked]
     layout["xaxis"].update(tickmode="array", tickvals=list(range(len(masked))), ticktext=texts, tickangle=-90)
+    layout["xaxis"]["range"] = [-0.5, len(masked) - 0.5]
     caption = (
         f"How much worse {metric.name} gets on {plain(task)} in each language (rows) when the experts of a language "
         f"or task (columns) are banned in layers {first}-{last}; {sample_size(cell.loss.n for cell in cells)} items. "

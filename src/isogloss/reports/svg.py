@@ -97,7 +97,7 @@ def _place(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any], width: 
     turned = x.get("tickangle") == _UPRIGHT
     below: float = 26 if layout["xaxis"]["title"]["text"] else 6
     columns = make_axis(x, _values(data, "x", "x"), (0, width))
-    below += max((text_width(tick.text, _size(x)) for tick in columns.ticks), default=0) + 8 if turned else 20
+    below += _longest(columns, _size(x)) + 8 if turned else 20
     box = Box(left, layout["margin"]["t"], width - _MARGIN, height - below)
     first, last = x.get("domain", (0, 1))
     across = box.right - box.left
@@ -111,6 +111,11 @@ def _place(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any], width: 
         axes["x2"] = make_axis(layout["xaxis2"], _values(data, "x", "x2"), ends)
         axes["y2"] = make_axis(layout["yaxis2"], _values(data, "y", "y2"), (box.bottom, box.top))
     return box, axes
+
+
+def _longest(axis: Axis, size: float) -> float:
+    """Return the width of the widest label."""
+    return max((text_width(tick.text, size) for tick in axis.ticks), default=0.0)
 
 
 def _size(axis: Mapping[str, Any]) -> float:
@@ -166,18 +171,19 @@ def _frame(layout: Mapping[str, Any], axes: Mapping[str, Axis], box: Box, name: 
 
 
 def _labels(look_x: Mapping[str, Any], look_y: Mapping[str, Any], x: Axis, y: Axis, box: Box) -> Iterator[str]:
-    size = _size(look_x)
+    size, turned = _size(look_x), look_x.get("tickangle") == _UPRIGHT
     middle, low = (x.start + x.end) / 2, box.bottom + size + 7
     for tick in x.ticks:
         at = x.pixel(tick.value) or 0.0
-        if look_x.get("tickangle") == _UPRIGHT:
+        if turned:
             more = f' transform="rotate(-90 {at:.1f} {box.bottom + 6:.1f})" dominant-baseline="central"'
             yield _text(at, box.bottom + 6, tick.text, size=size, anchor="end", more=more)
         else:
             yield _text(at, low, tick.text, size=size)
     if title := look_x["title"]["text"]:
         half = text_width(title, _FONT) / 2  # a title that is wider than its axis ends with it
-        yield _text(min(middle, box.right - half), low + 21, title, size=_FONT)
+        under = box.bottom + 8 + _longest(x, size) if turned else low
+        yield _text(min(middle, box.right - half), under + 21, title, size=_FONT)
     size = _size(look_y)
     for tick in y.ticks:
         up = y.pixel(tick.value) or 0.0
