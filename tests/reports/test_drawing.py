@@ -19,13 +19,15 @@ from report_samples import CODES, Page, analysis, arms_evaluation, full, parts, 
 
 from isogloss.reports import Report, render_report
 from isogloss.reports.axes import make_axis, text_width
+from isogloss.reports.curves import LinePlot
 from isogloss.reports.figures import Figure, base_layout, ordered_styles, scatter
-from isogloss.reports.maps import heat_map
+from isogloss.reports.maps import heat_map, language_map
 from isogloss.reports.marks import marker_path
 from isogloss.reports.page import plot
 from isogloss.reports.palette import COLOURS, paint
 from isogloss.reports.raster import colour_at, picture
 from isogloss.reports.svg import NARROW, WIDE, describe, draw
+from isogloss.statistics import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,3 +270,10 @@ def test_a_title_lies_below_upright_labels():
     tops = places[names[1]][1]
     assert tops + text_width(names[1], 12) < places["x"][1] + 2
     assert places["x"][1] < 300
+
+
+def test_a_map_of_layers_shows_whole_cells():
+    """Its axis ends where the first and the last layer's cells end."""
+    curve = {layer: Estimate(0.1, 0.0, 0.2, 5) for layer in range(2, 6)}
+    drawn = language_map(LinePlot("map", "Map", "", "divergence", {"deu_Latn": curve, "swh_Latn": curve}))
+    assert drawn.layout["xaxis"]["range"] == [1.5, 5.5]

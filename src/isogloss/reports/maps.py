@@ -76,6 +76,7 @@ def language_map(plot: LinePlot) -> Figure:
     layout["margin"]["t"] = 40
     axis, narrow = row_axis(language_rows(codes), min(12, height - 3))
     layout["yaxis"].update(axis, range=[-0.5, len(codes) - 0.5])
+    layout["xaxis"]["range"] = [layers[0] - 0.5, layers[-1] + 0.5]
     layout["shapes"] = edges(middle)
     trace = heat_map(layers, range(len(codes)), values, DIVERGENCE, hovertext=hovers, zmin=0, colorscale=DARK_LOW)
     return Figure(plot.anchor, plot.title, plot.caption, [trace], layout, narrow, rows=dict(enumerate(codes)))
