@@ -82,8 +82,10 @@ docs: $(VENV)/run
 	$(BIN)/python docs/write.py
 
 # Pages to build/site. Every warning is an error: a link or an anchor that leads nowhere, a docstring that cannot be read.
+# `make site NOTEBOOKS=off` takes seconds; tests run the notebooks, too.
 site: $(VENV)/site
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -d build/site-cache docs build/site
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -D nb_execution_mode=$(or $(NOTEBOOKS),force) \
+		-d build/site-cache docs build/site
 
 findings: $(VENV)/dev
 	$(BIN)/python docs/findings.py $(or $(DATA),../shared/data)
