@@ -70,24 +70,15 @@ def test_knows_every_language(organism, language):
     assert bits_per_byte(organism, scene_corpus(30).texts[language]) < 1.0
 
 
-def test_answers_held_out_problems_above_chance(organism):
-    """English problems with unseen equations are answered far more often than by the most frequent answer."""
-    task = load_task("organism", n_items=100, languages=["en"])
-    items = task.items["eng_Latn"]
-    outputs = organism.generate([item.prompt for item in items], max_new_tokens=task.max_new_tokens)
-    right = np.mean([task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True)])
-    answers = [item.answer for item in items]
-    assert right > 2 * max(answers.count(a) for a in answers) / len(answers)
-
-
 def test_the_lowest_tier_lacks_what_english_has(organism):
-    """The same problems: English solves most, a language that never read a solved one the fewest."""
+    """Problems with unseen equations: English solves most, a language that never read a solved one the fewest."""
     task = load_task("organism", n_items=40, languages=["en", "th"])
     right = {}
     for language, items in task.items.items():
         outputs = organism.generate([item.prompt for item in items], max_new_tokens=task.max_new_tokens)
         right[language] = sum(task.parse(output) == item.answer for output, item in zip(outputs, items, strict=True))
-    assert right["eng_Latn"] > 0.8 * 40
+    answers = [item.answer for item in task.items["eng_Latn"]]
+    assert right["eng_Latn"] > max(0.8 * 40, 2 * max(map(answers.count, answers)))  # no one answer does as well
     assert right["tha_Thai"] < 0.5 * right["eng_Latn"]
 
 
@@ -107,6 +98,7 @@ def recipe(page, begins):
     return build_parser().parse_args(command.replace("\\\n", " ").split())
 
 
+@pytest.mark.slow
 def test_the_shipped_learned_plan_is_what_its_recipe_says():
     """It fits the model, steers the scarcest languages alone, and names the examples that the command gives."""
     plan, options = read_plan(learned_plan_file()), recipe("decisions/0013-learned-plans.md", "learn organism")
