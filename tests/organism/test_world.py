@@ -61,10 +61,16 @@ def test_addition_has_one_owner_in_both_orders(a, b):
     assert split_of((a, "+", b, a + b)) == split_of((b, "+", a, a + b))
 
 
-def test_training_never_shows_a_held_out_equation():
-    """No document of the training stream contains an equation of dev or test."""
+@pytest.fixture(scope="module")
+def documents():
+    """The first documents of training."""
     mixture = Mixture(0, {})
-    found = [step for number in range(4000) for step in equations(mixture.document(number))]
+    return [mixture.document(number) for number in range(6000)]
+
+
+def test_training_never_shows_a_held_out_equation(documents):
+    """No document of the training stream contains an equation of dev or test."""
+    found = [step for document in documents for step in equations(document)]
     assert len(found) > 5000
     assert any(step[1] == "+" and step[3] > 90 for step in found)
     assert {split_of(step) for step in found} == {"train"}
@@ -96,23 +102,21 @@ def test_items_are_drawn_each_from_its_own_seed():
     assert first != draw_scene(7, seed=1)
 
 
-def test_every_tier_is_in_the_documents():
+def test_every_tier_is_in_the_documents(documents):
     """Documents of all languages occur, English most."""
     assert {code for tier in TIERS.values() for code in tier.languages} == set(grammar_languages())
-    texts = [Mixture(0, {}).document(n) for n in range(3000)]
-    by_script = {name: sum(bool(re.search(p, t)) for t in texts) for name, p in
+    by_script = {name: sum(bool(re.search(p, t)) for t in documents[:3000]) for name, p in
                  {"thai": "[ก-๛]", "telugu": "[ఀ-౿]", "cyrillic": "[а-я]", "english": "How many"}.items()}  # fmt: skip
     assert min(by_script.values()) > 30
     assert by_script["english"] == max(by_script.values())
 
 
-def test_the_lowest_tier_reads_no_word_problem():
+def test_the_lowest_tier_reads_no_word_problem(documents):
     """Workings never follow a problem in a language of the lowest tier; its problems occur as translations only."""
     *_, lowest = TIERS.values()
     asking = [load_lexicon(code).realise("problems", "ask_now", {"person": "anna", "thing": "key"}).split()[-1][-4:]
               for code in lowest.languages]  # fmt: skip
-    texts = [Mixture(0, {}).document(n) for n in range(6000)]
-    worked = [text for text in texts if equations(text) and "\n" in text]
+    worked = [text for text in documents if equations(text) and "\n" in text]
     assert len(worked) > 1000
     for text in worked:
         assert not text.startswith(">")
@@ -120,10 +124,9 @@ def test_the_lowest_tier_reads_no_word_problem():
         assert not text.split("\n")[0].endswith(asking[lowest.languages.index("swh_Latn")])
 
 
-def test_two_languages_in_one_document_say_the_same():
+def test_two_languages_in_one_document_say_the_same(documents):
     """A translation names the language that it ends in on its first line, and repeats every number."""
-    texts = [Mixture(0, {}).document(n) for n in range(2000)]
-    translations = [text.split("\n") for text in texts if text.startswith(">")]
+    translations = [text.split("\n") for text in documents if text.startswith(">")]
     assert len(translations) > 200
     for head, source, target in translations:
         assert head[1:] in grammar_languages()
@@ -137,15 +140,14 @@ def test_real_text_is_mixed_in_where_there_is_some():
     assert share == pytest.approx(0.42 * 0.06, abs=0.012)
 
 
-def test_shipped_corpora_are_parallel_and_new():
+def test_shipped_corpora_are_parallel_and_new(documents):
     """The corpora have the same items in all languages, distinct scenes, and none of training's first documents."""
     scenes, problems = scene_corpus(60), problem_corpus(30)
     assert set(scenes.languages) == set(problems.languages) == set(grammar_languages())
     assert len(set(scenes.texts["eng_Latn"])) == 60
     for corpus in (scenes, problems):
         assert len({len(texts) for texts in corpus.texts.values()}) == 1
-    training = {Mixture(0, {}).document(n) for n in range(3000)}
-    assert not training & set(problems.texts["eng_Latn"])
+    assert not set(documents) & set(problems.texts["eng_Latn"])
 
 
 def test_problem_items_state_the_answer_of_the_same_item():
