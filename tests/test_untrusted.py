@@ -142,6 +142,7 @@ def test_a_run_reads_no_file_outside_its_folder(tmp_path, code, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_names_in_a_run_are_text_in_a_report(tmp_path):
     """Markup of a model, a corpus and a note is shown, and does not act; scripts are named by their hash."""
     write(tmp_path / "run", LANGUAGES[:3])

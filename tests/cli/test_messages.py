@@ -117,7 +117,7 @@ def bash_script(tmp_path_factory):
         (["isogloss", "experts", "--rule", "sp"], {"specificity"}),
         (["isogloss", "organism", "tr"], {"train"}),
         (["isogloss", "merge", "ru"], {"run"}),
-        (["isogloss", "capture", "--toke"], {"--tokens"}),
+        (["isogloss", "capture", "--first-t"], {"--first-tokens"}),
     ],
 )
 def test_bash_completes(bash_script, folder, words, expected):
