@@ -47,6 +47,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress
 nb_mime_priority_overrides = [("html", "application/vnd.plotly.v1+json", 0)]
 
 _PLOTLY = Path(tempfile.mkdtemp()) / "plotly.min.js"

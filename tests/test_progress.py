@@ -70,3 +70,12 @@ def test_an_unknown_level_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv(LEVEL_VARIABLE, "loud")
     assert main(["tasks"]) == 2
     assert capsys.readouterr().err == f"isogloss: {LEVEL_VARIABLE} is 'loud'; expected error, warning, info, debug\n"
+
+
+def test_a_notebook_without_widgets_gets_no_warning(monkeypatch, capsys):
+    """Rich takes any IPython kernel for one that draws widgets, and warns at every bar where it cannot."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("isogloss.progress.find_spec", lambda _name: None)
+    with track("capturing", 3) as advance:  # warnings are errors here
+        advance(3)
+    assert "capturing" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import (
@@ -69,7 +70,7 @@ def busy(label: str) -> Iterator[None]:
 @contextmanager
 def _announced(label: str, text: str) -> Iterator[None]:
     """Say what begins where no terminal shows it move, and, if asked for, how long it took."""
-    if not _is_live(Console(stderr=True)):
+    if not _is_live(_console()):
         stage(text)
     start = time.monotonic()
     yield
@@ -86,9 +87,14 @@ def _is_live(console: Console) -> bool:
     return console.is_terminal or console.is_jupyter
 
 
+def _console() -> Console:
+    """Draw bars as a notebook does where it can: without ipywidgets rich warns at every bar, and draws none."""
+    return Console(stderr=True, force_jupyter=None if find_spec("ipywidgets") else False)
+
+
 def _progress(*columns: ProgressColumn, leaves_no_trace: bool = False) -> Progress:
     """Leave stdout and stderr to others: where rich replaces them, tqdm inside a notebook calls itself without end."""
-    console = Console(stderr=True)
+    console = _console()
     return Progress(
         TextColumn("{task.description}", markup=False),
         *columns,
