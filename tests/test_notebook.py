@@ -58,4 +58,15 @@ def test_a_notebook_shows_a_small_table(results):
         page = result._repr_html_()
         assert page.count("<tr") <= 13
         assert "<script" not in page
+
+
+def test_a_small_table_has_no_cells_of_nothing(results):
+    """A column without a value is left out, a cell without one is empty, and numbers have four digits."""
+    _, _, experts, plan = (result._repr_html_() for result in results.values())
+    assert "<th>weight</th>" not in experts
+    assert "<td>0.4</td>" in experts
+    assert "<td>3</td>" in experts
+    assert "<th>value</th>" in plan
+    for page in (experts, plan):
+        assert not any(f"<td>{nothing}</td>" in page for nothing in ("None", "NaN", "nan"))
     assert "2 more rows" in results["14 experts in 14 layers; 0.5 expected by chance"]._repr_html_()

@@ -82,7 +82,9 @@ plan
 question = problems.texts["eng_Latn"][0].split("\n")[0] + "\n"
 with ig.steer(model, plan):
     steered = model.generate([question], max_new_tokens=24)
-print(question, *model.generate([question], max_new_tokens=24), *steered, sep="---\n")
+print(question)
+print("without:", *model.generate([question], max_new_tokens=24))
+print("with:   ", *steered)
 
 # %% [markdown]
 # ## Did it help?

@@ -24,7 +24,9 @@ class Shown:
 
     def _repr_html_(self) -> str:
         frame = self.to_frame()
-        table = frame.head(_ROWS).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+        glance = frame.head(_ROWS).dropna(axis="columns", how="all").astype(object)
+        glance = glance.where(glance.notna(), "")
+        table = glance.to_html(index=False, border=0, float_format="{:.4g}".format)
         more = f"<p>{len(frame) - _ROWS:,} more rows in <code>to_frame()</code></p>" if len(frame) > _ROWS else ""
         return f"<p><code>{escape(repr(self))}</code></p>{table}{more}"
 
