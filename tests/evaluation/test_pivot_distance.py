@@ -13,6 +13,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from isogloss.corpora import Turns
+from isogloss.errors import CorpusError
 from isogloss.evaluation import Item, Task, ask, run_evaluation
 from isogloss.evaluation.pivot_distance import ROUTED_ITEMS, PromptRouting
 from isogloss.evaluation.summary import EvaluationSummary
@@ -109,6 +110,23 @@ def test_a_chat_is_captured_as_turns_and_no_pivot_gives_nothing():
     engine.captured.clear()
     assert PromptRouting(ask(engine, task(languages=LANGUAGES[1:])), PIVOT).distances(plan) == {}
     assert not engine.captured
+
+
+def test_prompts_that_cannot_be_captured_are_named_once(capsys):
+    """A chat template may change a prompt: nothing is measured, in no arm, and one line says why."""
+
+    class Refusing(FakeEngine):
+        def capture(self, texts, item_ids, *, options):
+            super().capture(texts, item_ids, options=options)
+            raise CorpusError(f"item {item_ids[0]}: the chat template changes the text; capture without --chat")
+
+    engine, fingerprint = Refusing(), Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12")
+    routing = PromptRouting(ask(engine, task()), PIVOT)
+    assert [routing.distances(by_language(fingerprint, code)) for code in LANGUAGES] == [{}, {}, {}]
+    assert len(engine.captured) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "those in eng_Latn is not measured: item 0: the chat template changes the text" in line
+    assert "--chat" not in line
 
 
 def test_an_evaluation_keeps_them(tmp_path):

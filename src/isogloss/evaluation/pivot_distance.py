@@ -16,6 +16,7 @@ from isogloss.corpora import Turns
 from isogloss.errors import CorpusError
 from isogloss.evaluation.asked import AskedTask, Question
 from isogloss.evaluation.summary import PivotDistance
+from isogloss.progress import note
 from isogloss.statistics import bootstrap_counts, estimate_means
 from isogloss.steering import Steering
 
@@ -36,21 +37,25 @@ class PromptRouting:
     def __init__(self, asked: AskedTask, pivot: str) -> None:
         self.asked, self.pivot = asked, pivot
         self._unsteered: dict[str, FloatArray] = {}
+        self._is_refused = False
 
     def distances(self, plan: Steering) -> dict[str, PivotDistance]:
-        """Measure by language; empty without the pivot, or where prompts cannot be told from a chat template.
+        """Measure by language; empty without the pivot, or where prompts cannot be captured, which a note says once.
 
         Languages are left out that a plan leaves as they are, together with the pivot: nothing changes there.
         """
         asked, pivot = self.asked, self.pivot
-        if pivot not in asked.questions:
+        if pivot not in asked.questions or self._is_refused:
             return {}
         is_moved = {code: not asked.adapt(plan, code).is_empty for code in asked.questions}
         codes = [code for code in asked.questions if code != pivot and (is_moved[code] or is_moved[pivot])]
         try:
             pivots = [self._profiles(each, pivot) for each in (None, plan)]
             return {code: self._distance(plan, code, pivots) for code in codes}
-        except CorpusError:  # of prompts that evaluation itself does not need to count
+        except CorpusError as error:  # of a prompt that can be answered all the same
+            self._is_refused = True
+            why = str(error).partition("; ")[0]  # the rest is advice on captures
+            note(f"how far prompts are routed from those in {pivot} is not measured: {why}")
             return {}
 
     def _distance(self, plan: Steering, code: str, pivots: Sequence[FloatArray]) -> PivotDistance:
