@@ -20,6 +20,7 @@ from report_samples import CODES, Page, analysis, arms_evaluation, full, parts, 
 from isogloss.reports import Report, render_report
 from isogloss.reports.axes import make_axis, text_width
 from isogloss.reports.curves import LinePlot
+from isogloss.reports.effect_figures import level_figure
 from isogloss.reports.figures import Figure, base_layout, ordered_styles, scatter
 from isogloss.reports.maps import heat_map, language_map
 from isogloss.reports.marks import marker_path
@@ -270,6 +271,21 @@ def test_a_title_lies_below_upright_labels():
     tops = places[names[1]][1]
     assert tops + text_width(names[1], 12) < places["x"][1] + 2
     assert places["x"][1] < 300
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_changes_are_written_beside_the_levels(width: int) -> None:
+    """The longest change of a share begins right of a mark at 100 %."""
+    told = arms_evaluation()
+    longest = Estimate(-0.125, -0.471, 0.324, 8)
+    each = {code: replace(row, difference=longest) for code, row in told.per_language.items()}
+    summary = replace(told, per_language=each, overall=replace(told.overall, difference=longest))
+    drawn = draw(level_figure(summary, caption=""), width, "any")
+    places = re.findall(r'<text x="([.0-9]+)" y="[.0-9]+" font-size="(\d+)"[^>]*>([^<]*\[[^<]*)</text>', drawn)
+    assert len(places) == 1 + len(CODES)
+    begin = min(float(x) - text_width(text, float(size)) for x, size, text in places)
+    low, high, start, end = map(float, re.search(r'data-x="([^"]+)"', drawn)[1].split(","))
+    assert begin > start + (end - start) * (100 - low) / (high - low) + 5
 
 
 def test_a_map_of_layers_shows_whole_cells():

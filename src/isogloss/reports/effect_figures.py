@@ -99,7 +99,8 @@ def level_figure(summary: EvaluationSummary, *, caption: str) -> Figure:
         ]
         x += [*values, None]
         y += [row, row, None]
-        notes.append({**place, "y": row, "text": plot_text(change), "font": {"size": 12, "color": INK}})
+        written = plot_text(scores.difference.text(metric.change))
+        notes.append({**place, "y": row, "text": written, "font": {"size": 12, "color": INK}})
     joined = scatter(None, x, y, mode="lines", line={"color": INK, "width": 2})
     unit = f"{metric.name}{metric.percent and ', %'}{metric.direction}"
     axis = {"domain": [0, _PLOTTED], **({"range": [-2, 102]} if metric.is_share else {})}

@@ -243,7 +243,8 @@ def evaluation_section(summary: EvaluationSummary, answers: Sequence[SampleAnswe
     caption = f"{_measure(metric)} {sampling(each, 'items per language', how)}"
     drawn, grey = _drawn(list(summary.controls))
     numbers = f"{caption} {_tests(summary)}"
-    levels = f"Score of each language in both arms; right: the change. {sampling(each, 'items per language', how)}"
+    beside = f"Score of each language in both arms; right: the change, in {metric.change_unit}."
+    levels = f"{beside} {sampling(each, 'items per language', how)}"
     samples = answers_table(answers)
     blocks: list[Figure | Table] = [
         level_figure(summary, caption=levels),
