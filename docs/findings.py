@@ -19,7 +19,7 @@ from typing import Any
 
 from calibration import calibrate
 from calibration_rows import MONTE_CARLO, calibration_tables
-from findings_page import PAGE, arguments
+from findings_page import PAGE, arguments, rewrite
 from findings_references import references
 from findings_steering import planted_section, steering_section
 from isogloss.analysis import (
@@ -43,7 +43,7 @@ from isogloss.organism.train import TIERS
 from isogloss.reports.sentences import describe_run
 from isogloss.runs import import_counts_json
 from isogloss.workflows import capture_corpus, open_corpus, word_problem_accuracies
-from markdown_parts import estimate, table, with_section
+from markdown_parts import estimate, table
 
 COUNTS = "routing/conctsai_qwen3-30b-a3b_mgsm"
 ACCURACIES = "perf_tables/qwen3_30b_a3b_belebele_0shot_15langs.json"
@@ -306,12 +306,11 @@ def main() -> None:
     (data,), kept = arguments(1)
     work = Work(data, kept)
     page = PAGE.read_text(encoding="utf-8")
-    page = f"{INTRODUCTION}\n\n{page[page.index('## ') :]}"
+    PAGE.write_text(f"{INTRODUCTION}\n\n{page[page.index('## ') :]}", encoding="utf-8")
     parts = [*counts_section(work), *organism_section(work), *planted_section(work.kept), *simulation_section(work)]
-    for section in re.split(r"\n\n(?=## )", "\n\n".join(parts)):
-        page = with_section(page, section)
+    rewrite(*([section] for section in re.split(r"\n\n(?=## )", "\n\n".join(parts))))
     packages = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers", "numpy", "scipy"))
-    rest, _ = page.rstrip("\n").rsplit("\n", 1)
+    rest, _ = PAGE.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
     PAGE.write_text(f"{rest}\n*{packages}; Python {platform.python_version()}.*\n", encoding="utf-8")
 
 

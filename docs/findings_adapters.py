@@ -24,7 +24,7 @@ from findings_adapters_arms import (
     STEPS,
 )
 from findings_adapters_measured import (
-    MIDDLE,
+    LAYERS,
     N_OTHERS,
     N_ROUTED,
     N_TEST,
@@ -47,6 +47,7 @@ from markdown_parts import table
 __all__ = ["adapters_section", "cause_section"]
 
 N_SHUFFLES = 2000
+WHERE = f"layers {LAYERS[0]}-{LAYERS[1]}"
 HEAD = "## Learned adapters on the shipped model's word problems"
 CAUSE_HEAD = "## Does routing closer to English help?"
 
@@ -189,16 +190,16 @@ def moved_table(found: Mapping[str, Measured]) -> str:
     for says, n_examples, accuracy, change, single in moved_arms(found):
         by_language = ", ".join(f"{single[code]:+.3f}" for code in LANGUAGES)
         rows.append((says, f"{n_examples:,}", points(accuracy), f"{change.text('{:+.3f}'.format)} ({by_language})"))
-    return table(("Arm", "Examples", "Gain, points", f"Change of divergence, layers {MIDDLE[0]}-{MIDDLE[1]}"), rows)
+    return table(("Arm", "Examples", "Gain, points", f"Change of divergence, {WHERE}"), rows)
 
 
 def moved_arms(found: Mapping[str, Measured]) -> Iterator[tuple[str, int, Estimate, Estimate, dict[str, float]]]:
-    """Yield of every arm its gain and the change of its divergence in the middle layers, also by language."""
+    """Yield of every arm its gain and the change of its divergence in these layers, also by language."""
     for n_examples, seeds in RUNS:
         for arm, says in listed(found, (n_examples, seeds)):
             names = [f"{arm}-{n_examples}-{seed}" for seed in seeds]
             before, after = (
-                {code: rows[:, MIDDLE[0] : MIDDLE[1] + 1].mean(1) for code, rows in _distance(found, each)}
+                {code: rows[:, LAYERS[0] : LAYERS[1] + 1].mean(1) for code, rows in _distance(found, each)}
                 for each in (["baseline"], names)
             )
             single = {code: float((after[code] - before[code]).mean()) for code in LANGUAGES}
@@ -272,14 +273,14 @@ def verdict(found: Mapping[str, Measured]) -> str:
     for says, n_examples, accuracy, change, _ in moved_arms(found):
         side = "closer to English" if change.high < 0 else "further from it" if change.low > 0 else "neither is shown"
         sides[side].append(f"{says}, {n_examples:,} examples ({100 * accuracy.value:+.1f} points)")
-    lines = [f"* Middle layers, {side}: {'; '.join(arms)}." for side, arms in sides.items() if arms]
+    lines = [f"* {WHERE.capitalize()}, {side}: {'; '.join(arms)}." for side, arms in sides.items() if arms]
     said = []
     for controls, words in ((False, "of the learned arms"), (True, "with the permuted controls")):
         gains, changes = _points(found, controls=controls)
-        value, p = rank_correlation(gains, changes[:, :, MIDDLE[0] : MIDDLE[1] + 1].mean(2))
+        value, p = rank_correlation(gains, changes[:, :, LAYERS[0] : LAYERS[1] + 1].mean(2))
         said.append(f"{words} {value:+.2f} (p = {p:.3f}, {len(gains)} arms)")
     lines.append(
-        f"* Rank correlation of gain and change in the middle layers, within languages: {', '.join(said)}; above 0, "
+        f"* Rank correlation of gain and change in {WHERE}, within languages: {', '.join(said)}; above 0, "
         "what helps more goes further from English; p by shuffling arms, so that few arms cannot reach a small one."
     )
     return "\n".join(lines)

@@ -38,7 +38,7 @@ from isogloss.statistics import Estimate
 from isogloss.steering import Plan, RouterAdapter
 
 __all__ = [
-    "MIDDLE",
+    "LAYERS",
     "N_OTHERS",
     "N_ROUTED",
     "N_TEST",
@@ -59,7 +59,9 @@ MOST_SEEDS = 3
 """For which the pool has examples, so that those of a seed do not depend on how many seeds there are."""
 
 N_TEST, N_OTHERS, N_ROUTED, BATCH = 100, 40, 60, 64
-MIDDLE = (4, 9)
+LAYERS = (4, 9)
+"""First and last layer over which changes of divergence are averaged."""
+
 PERMUTED = ("router", "low-rank", "plan")
 
 
