@@ -52,8 +52,8 @@ class Study(StudySettings):
             rule's experts in the layers moved by so many), ``threshold=0.3,0.5`` (the rule's experts at other
             thresholds), ``rule-early``, ``rule-late`` (the rule's experts before or after the layers).
         bands: name to ``A-B``, first and last decoder layer. Where there are some, nothing is steered: in each band the
-            experts of every captured language by the rule are banned, as by `isogloss ablate`, and all tasks are
-            measured.
+            experts of every language that a task evaluates are banned, by the rule, as by `isogloss ablate`, and all
+            tasks are measured.
         n_controls: random plans with as many experts per layer, to compare with; for ``bands`` at least 10.
         learned: plan or router adapter of `isogloss learn` that is evaluated beside the rule's, as the arm ``learned``;
             ``organism`` for the plan that ships with the package, with its router adapter as the arm ``adapter``; empty
