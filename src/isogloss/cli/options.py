@@ -271,7 +271,7 @@ def add_example(parser: argparse.ArgumentParser, what: str) -> None:
         action=_PrintExample,
         nargs=0,
         const=what.capitalize(),
-        help=f"print a {what}'s file with every setting, its type and its default, and end",
+        help="print an example of the file, with every setting, its type and its default, and end",
     )
 
 
