@@ -79,6 +79,16 @@ def test_what_is_missing_is_said(tmp_path):
     assert table.rows[0][-1] == "not measured"
 
 
+@pytest.mark.parametrize(("kept", "anchor"), [(1, "learning-dev"), (2, "learning-loss")])
+def test_learning_that_was_stopped_at_once_is_drawn(kept, anchor, tmp_path):
+    """Only what was measured before the first step, or a step without dev values: what is not there has no figure."""
+    folder = learned(tmp_path / "out", ("swh_Latn",), finished=False)
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text(lines[kept - 1])
+    assert list(figures(learning_section(read_history(folder)))) == [anchor]
+    assert "Loss by step" in report_on(folder, tmp_path / "r.html").read_text() or kept == 1
+
+
 def test_more_than_eight_languages_are_drawn_in_part_and_listed_whole(tmp_path):
     """And the caption says so."""
     codes = ("arb_Arab", "ben_Beng", "deu_Latn", "fra_Latn", "hin_Deva", "jpn_Jpan", "rus_Cyrl", "swh_Latn", "tha_Thai")

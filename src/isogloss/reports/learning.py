@@ -68,7 +68,7 @@ def learning_section(history: LearningHistory) -> Section:
     shared = bool(options.get("shared")) or "parameters" in options  # recorded of adapters alone
     languages = language_styles(settings.languages, None)
     losses = _losses(history.steps, ordered_styles([_ALL]) if shared else languages, shared=shared)
-    blocks: list[Figure | Table] = [_loss_figure(history, losses), _dev_figure(history, languages)]
+    blocks: list[Figure | Table] = [*_loss_figure(history, losses), *_dev_figure(history, languages)]
     blocks += [_table(history)] if history.sets else []
     what = {"answers": "answers of examples", "alignment": "parallel texts", "both": "answers and parallel texts"}
     objective = plain(options.get("objective", MISSING))
@@ -100,7 +100,7 @@ def _losses(steps: Steps, styles: Mapping[str, Style], *, shared: bool) -> Itera
         yield scatter(group, at, means, hovers, mode="lines", line={"color": style.colour, "width": 2}), entry
 
 
-def _loss_figure(history: LearningHistory, losses: Iterable[tuple[Trace, KeyEntry]]) -> Figure:
+def _loss_figure(history: LearningHistory, losses: Iterable[tuple[Trace, KeyEntry]]) -> list[Figure]:
     options = history.settings.options
     unit = _LOSSES.get(plain(options.get("objective", "")), "loss") + (
         ", and the leash" if options.get("leash") else ""
@@ -112,7 +112,7 @@ def _loss_figure(history: LearningHistory, losses: Iterable[tuple[Trace, KeyEntr
     return _figure(("learning-loss", "Loss by step", caption), f"loss: {unit}", "loss", losses)
 
 
-def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> Figure:
+def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> list[Figure]:
     metric = Metric.named(history.settings.dev_metric)
     chosen = {code: each.best_step for each in history.sets for code in each.languages}
     lines = []
@@ -135,12 +135,16 @@ def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> Figure
     return _figure(("learning-dev", "Dev items by step", caption), unit, metric.name, lines)
 
 
-def _figure(words: tuple[str, str, str], unit: str, short: str, lines: Iterable[tuple[Trace, KeyEntry]]) -> Figure:
-    """Lay out lines over the steps; anchor, title and caption are those of the figure."""
-    data, key = zip(*lines, strict=True)
+def _figure(
+    words: tuple[str, str, str], unit: str, short: str, lines: Iterable[tuple[Trace, KeyEntry]]
+) -> list[Figure]:
+    """Lay out lines over the steps, if there are any; anchor, title and caption are those of the figure."""
+    if not (drawn := list(lines)):
+        return []
+    data, key = zip(*drawn, strict=True)
     layout = base_layout("step", unit, height=360)
     layout["yaxis"].update(rangemode="tozero")
-    return Figure(*words, list(data), layout, {"yaxis.title.text": short}, list(dict.fromkeys(key)))
+    return [Figure(*words, list(data), layout, {"yaxis.title.text": short}, list(dict.fromkeys(key)))]
 
 
 def _drawn(steps: Steps) -> str:
