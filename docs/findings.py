@@ -305,9 +305,9 @@ def main() -> None:
     """Write the sections of this script anew; those of other scripts stay."""
     (data,), kept = arguments(1)
     work = Work(data, kept)
+    parts = [*counts_section(work), *organism_section(work), *planted_section(work.kept), *simulation_section(work)]
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(f"{INTRODUCTION}\n\n{page[page.index('## ') :]}", encoding="utf-8")
-    parts = [*counts_section(work), *organism_section(work), *planted_section(work.kept), *simulation_section(work)]
     rewrite(*([section] for section in re.split(r"\n\n(?=## )", "\n\n".join(parts))))
     packages = ", ".join(f"{name} {version(name)}" for name in ("isogloss", "torch", "transformers", "numpy", "scipy"))
     rest, _ = PAGE.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
