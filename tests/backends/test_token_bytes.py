@@ -79,3 +79,10 @@ def test_no_token_is_nothing():
 
     assert token_bytes(Silent("☃"), 7) == "☃".encode()
     assert token_bytes(Silent(""), 7) == b"<7>"
+
+
+def test_an_id_without_a_token_is_written_as_its_number():
+    """Models have more rows than their tokenizers have tokens, and may write any of them."""
+    for tokenizer in (byte_level(), sentencepiece(), word_pieces()):
+        beyond = len(tokenizer) + 5
+        assert token_bytes(tokenizer, beyond) == f"<{beyond}>".encode()

@@ -74,7 +74,7 @@ def token_bytes(tokenizer: Any, token_id: int) -> bytes:  # noqa: ANN401 - trans
 
     Args:
         tokenizer: with ``decode`` and ``convert_ids_to_tokens``.
-        token_id: of its vocabulary.
+        token_id: of the model; one that the tokenizer does not have is written as ``<151999>``.
     """
 
     def decode(*ids: int) -> str:
@@ -85,7 +85,7 @@ def token_bytes(tokenizer: Any, token_id: int) -> bytes:  # noqa: ANN401 - trans
     text = decode(token_id, token_id).removeprefix(decode(token_id))
     if text and _BROKEN not in text:
         return text.encode()
-    piece = str(tokenizer.convert_ids_to_tokens(token_id))
+    piece: str = tokenizer.convert_ids_to_tokens(token_id) or ""
     if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
         return bytes.fromhex(match[1])
     of_character = _byte_level()
