@@ -26,6 +26,7 @@ __all__ = [
     "require_new_file",
     "require_new_folder",
     "require_replaceable",
+    "unclaim",
 ]
 
 _LOCK = ".lock"
@@ -221,6 +222,13 @@ def require_free(folder: Path, record: str) -> None:
         raise RunError(f"{folder} is a file; choose a folder")
     if foreign := sorted({path.name for path in folder.iterdir()} - _leftovers(record)):
         raise RunError(f"{folder} holds {foreign[0]} and no {record}; choose a new or empty folder")
+
+
+def unclaim(folder: Path, record: str) -> None:
+    """Delete the record of a folder that holds nothing else, so that it may be used for something else."""
+    if {path.name for path in folder.iterdir()} <= {record, *_leftovers(record)}:
+        with contextlib.suppress(OSError):  # as of `_remove_unclaimed`
+            (folder / record).unlink()
 
 
 def _remove_unclaimed(folder: Path, record: str) -> None:

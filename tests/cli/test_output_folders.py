@@ -11,7 +11,7 @@ from run_examples import MANIFEST
 from isogloss.backends import open as opening
 from isogloss.errors import FileError, RunError
 from isogloss.folders import require_folder
-from isogloss.runs import run_folder
+from isogloss.runs import run_writer
 from isogloss.steering import Intervention, Plan, write_plan
 
 
@@ -90,5 +90,5 @@ def test_the_trial_leaves_nothing(tmp_path):
 
 def test_from_python_it_is_one_line_too(bad):
     """An error of ours, which names the folder."""
-    with pytest.raises(FileError, match="choose another place"), run_folder(bad):
+    with pytest.raises(FileError, match="choose another place"), run_writer(bad, MANIFEST):
         pass

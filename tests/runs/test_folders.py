@@ -11,15 +11,15 @@ from written import contents
 
 from isogloss.errors import RunError
 from isogloss.folders import locked
-from isogloss.runs import RunWriter, merge, open_run, run_folder
+from isogloss.runs import RunWriter, merge, open_run, run_writer
 
 CAPTURE = ("capture", "organism", "--corpus", "organism", "--languages", "en,de", "--items", "3")
 
 
 def test_the_folder_of_a_run_is_held(tmp_path):
     """A second one is refused while the first writes, and let in afterwards; nothing but an empty lock is left."""
-    with run_folder(tmp_path / "run"):
-        write(tmp_path / "run", ["eng_Latn"])
+    with run_writer(tmp_path / "run", MANIFEST) as writer:
+        writer.write("eng_Latn", routing(0), digest("eng_Latn"))
         with pytest.raises(RunError, match=rf"another process is working in .*\(process {os.getpid()} on"):
             merge([tmp_path / "run"], tmp_path / "run")
     merge([tmp_path / "run"], tmp_path / "run")
@@ -30,16 +30,46 @@ def test_the_folder_of_a_run_is_held(tmp_path):
 def test_a_foreign_folder_is_not_even_locked(tmp_path, file):
     """It is left as it was found."""
     (tmp_path / file).touch()
-    with pytest.raises(RunError, match=f"holds {file} and no manifest.json"), run_folder(tmp_path):
+    with pytest.raises(RunError, match=f"holds {file} and no manifest.json"), run_writer(tmp_path, MANIFEST):
         pass
     assert os.listdir(tmp_path) == [file]  # noqa: PTH208 - names alone
 
 
-def test_work_that_fails_at_once_leaves_no_folder(tmp_path):
-    """As of evaluations."""
-    with pytest.raises(RunError, match="no"), run_folder(tmp_path / "deep" / "run"):
-        raise RunError("no")
-    assert not (tmp_path / "deep" / "run").exists()
+def test_work_that_fails_before_the_first_language_leaves_no_folder(tmp_path):
+    """Also where a stopped one had begun; later, or where something else lies there, all of it is kept."""
+    folder = tmp_path / "deep" / "run"
+
+    def work(*languages):
+        with run_writer(folder, MANIFEST) as writer:
+            for place, code in enumerate(languages):
+                writer.write(code, routing(place), digest(code))
+            raise RunError("no")
+
+    def fail(*languages):
+        with pytest.raises(RunError, match="no"):
+            work(*languages)
+
+    fail()
+    assert not folder.exists()
+    RunWriter(folder, MANIFEST)
+    fail()
+    assert not folder.exists()
+    fail("eng_Latn")
+    assert open_run(folder).languages == ("eng_Latn",)
+    fail()
+    assert open_run(folder).languages == ("eng_Latn",)
+    (folder / "eng_Latn.safetensors").rename(folder / "notes.txt")
+    fail()
+    assert contents(folder).keys() == {"manifest.json", "notes.txt"}
+
+
+def test_a_merge_that_fails_at_once_leaves_no_folder(tmp_path):
+    """Of a file that is damaged."""
+    write(tmp_path / "part", ["eng_Latn"])
+    (tmp_path / "part" / "eng_Latn.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError):
+        merge([tmp_path / "part"], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize("command", ["capture", "merge", "import", "study", "demo"])

@@ -30,7 +30,7 @@ from isogloss.runs.manifest import (
 )
 from isogloss.runs.merge import merge
 from isogloss.runs.published_mass import import_expert_sets, import_mass_json
-from isogloss.runs.run import Run, RunWriter, open_run, require_run_folder, run_folder
+from isogloss.runs.run import Run, RunWriter, open_run, require_run_folder, run_writer
 from isogloss.runs.token_counts import TokenCounts
 
 __all__ = [
@@ -57,6 +57,6 @@ __all__ = [
     "open_run",
     "reading_difference",
     "require_run_folder",
-    "run_folder",
+    "run_writer",
     "text_differences",
 ]

@@ -11,7 +11,7 @@ from isogloss.errors import RunError
 from isogloss.resuming import note_unrecorded
 from isogloss.runs.differences import require_same, unrecorded
 from isogloss.runs.manifest import LanguageEntry
-from isogloss.runs.run import Run, RunWriter, open_run, run_folder
+from isogloss.runs.run import Run, RunWriter, open_run, run_writer
 
 __all__ = ["merge"]
 
@@ -43,8 +43,8 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     unknown = unrecorded(*(run.manifest for run in runs))
     note_unrecorded(Path(out), unknown)
     manifest = replace(runs[0].manifest, notes=notes, threads=common_threads, texts_sha256=texts_sha256, **unknown)
-    with run_folder(out):
-        return _write(RunWriter(out, manifest), runs, origins)
+    with run_writer(out, manifest) as writer:
+        return _write(writer, runs, origins)
 
 
 def _write(writer: RunWriter, runs: Sequence[Run], origins: Mapping[str, tuple[Run, LanguageEntry]]) -> Run:

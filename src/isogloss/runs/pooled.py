@@ -15,7 +15,7 @@ from isogloss.files import read_bytes, sha256
 from isogloss.routing import RouterSpec
 from isogloss.runs.language_routing import LanguageRouting
 from isogloss.runs.manifest import Manifest
-from isogloss.runs.run import Run, RunWriter, run_folder
+from isogloss.runs.run import Run, run_writer
 
 __all__ = ["Published", "is_weight", "pooled_routing", "whole", "write_pooled"]
 
@@ -106,8 +106,7 @@ def write_pooled(out: str | Path, published: Published, routings: Mapping[str, L
         texts_sha256={code: hashes[path] for code, path in published.files.items()},
         notes=published.notes,
     )
-    with run_folder(out):
-        writer = RunWriter(out, manifest)
+    with run_writer(out, manifest) as writer:
         for language in sorted(routings.keys() - writer.done):
             writer.write(language, routings[language], manifest.texts_sha256[language])
         return writer.finish()

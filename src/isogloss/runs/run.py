@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from isogloss.errors import LanguageError, RunError
 from isogloss.files import read_bytes, remove_stale, sha256, write_atomically
-from isogloss.folders import locked, make_folder, require_folder, require_free
+from isogloss.folders import locked, make_folder, require_folder, require_free, unclaim
 from isogloss.hub import fetched
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
@@ -28,7 +28,7 @@ from isogloss.runs.manifest import LANGUAGE_CODE, MANIFEST_NAME, LanguageEntry, 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "RunWriter", "open_run", "require_run_folder", "run_folder"]
+__all__ = ["Run", "RunWriter", "open_run", "require_run_folder", "run_writer"]
 
 
 class Run(Shown):
@@ -171,25 +171,38 @@ def _require_listed(run: Run) -> None:
         )
 
 
-def run_folder(path: str | Path) -> AbstractContextManager[None]:
-    """Hold the folder of a Run, made where absent, for this process alone while it is written.
+@contextmanager
+def run_writer(path: str | Path, manifest: Manifest) -> Iterator[RunWriter]:
+    """Write a Run into a folder, made where absent, that this process alone holds meanwhile.
+
+    Where the work inside fails before any language is written, the folder is again free for other settings.
+
+    Args:
+        path: as of `RunWriter`.
+        manifest: as of `RunWriter`.
 
     Raises:
-        RunError: another process holds it, or it contains something else than a Run.
+        RunError: another process holds the folder; or as of `RunWriter`.
         FileError: it cannot be made or locked.
     """
-    return locked(Path(path), MANIFEST_NAME)
+    with locked(Path(path), MANIFEST_NAME):
+        writer = RunWriter(path, manifest)
+        try:
+            yield writer
+        except Exception:
+            unclaim(writer.path, MANIFEST_NAME)
+            raise
 
 
 def require_run_folder(path: str | Path) -> None:
-    """Refuse, before a model is loaded, a folder that no Run can be written into; errors as of `run_folder`."""
+    """Refuse, before a model is loaded, a folder that no Run can be written into; errors as of `run_writer`."""
     require_folder(Path(path), MANIFEST_NAME)
 
 
 class RunWriter:
     """Write a Run language by language; open the same folder again to resume an interrupted capture.
 
-    Work inside `run_folder`, where several processes may write into one folder.
+    `run_writer` gives one where several processes may write into one folder.
 
     Args:
         path: folder to create, or one that contains a Run with an equal header.

@@ -15,7 +15,7 @@ from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError
 from isogloss.languages import resolve
 from isogloss.progress import note, track
-from isogloss.runs import Manifest, Run, RunWriter, run_folder
+from isogloss.runs import Manifest, Run, RunWriter, run_writer
 from isogloss.steering import Steering, note_other_commit
 
 __all__ = ["capture_corpus"]
@@ -69,8 +69,8 @@ def capture_corpus(  # noqa: PLR0913 - the options of a capture, by name
     )
     if plan is not None:
         note_other_commit(plan, model.revision)
-    with run_folder(out):
-        return _capture(model, corpus, RunWriter(out, manifest), plan=plan, wanted=wanted, options=options)
+    with run_writer(out, manifest) as writer:
+        return _capture(model, corpus, writer, plan=plan, wanted=wanted, options=options)
 
 
 def _capture(

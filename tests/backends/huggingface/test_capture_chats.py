@@ -178,6 +178,16 @@ def test_a_template_that_will_not_do_is_refused_in_one_line(template, error, mes
     assert "\n" not in str(caught.value)
 
 
+def test_a_refused_chat_leaves_no_folder(tmp_path):
+    """Not even a beginning of a Run: with a template that is mended the same folder is taken."""
+    refusing = "{% if 'river' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    with pytest.raises(RunError, match="does not take this conversation"):
+        capture_corpus(chatting("olmoe", refusing), CORPUS, tmp_path / "run", options=CHAT)
+    assert not (tmp_path / "run").exists()
+    run = capture_corpus(chatting("olmoe", CHATML), CORPUS, tmp_path / "run", options=CHAT)
+    assert run.manifest.status == "complete"
+
+
 def test_roles_need_a_chat_that_is_read():
     """Refused when the options are made; an item without an answer when it is read."""
     for wrong in ({}, {"chat": True, "phase": "generation"}):
