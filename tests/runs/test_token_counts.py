@@ -75,6 +75,15 @@ def one_more(written):
     return replace(written, token_counts=replace(written.token_counts, choice_counts=counts))
 
 
+def without_types(written):
+    """No token at all, in any array that has one entry for each."""
+    names = ("token_ends", "token_items", "token_squares")
+    none = {name: getattr(written.token_counts, name)[:0] for name in names}
+    counts = replace(written.token_counts, **none, choice_ends=written.token_counts.choice_ends[:, :0])
+    empty = np.empty(0, dtype=np.int32)
+    return replace(written, vocabulary=empty, vocabulary_counts=empty, token_counts=counts)
+
+
 BROKEN = {
     "token_ends: not ascending": changed("token_ends", at(1, -9)),
     "token_ends: not up to the end": changed("token_ends", at(-1, -1)),
@@ -88,17 +97,14 @@ BROKEN = {
     "choice_counts: not top_k": changed("choice_counts", at(0, 1)),
     "choice_counts: not the selections": one_more,
     "choice_counts is missing": lambda written: replace(written, token_counts=None),
-    "vocabulary is missing": lambda written: replace(
-        written,
-        vocabulary=None,
-        vocabulary_counts=None,
-        token_counts=replace(
-            written.token_counts,
-            **{
-                name: getattr(written.token_counts, name)[:0] for name in ("token_ends", "token_items", "token_squares")
-            },
-            choice_ends=written.token_counts.choice_ends[:, :0],
-        ),
+    "vocabulary is missing": lambda written: replace(without_types(written), vocabulary=None, vocabulary_counts=None),
+    "vocabulary_counts: not the number": without_types,
+    r"vocabulary is int32 \(\); expected int32 \(1,\)": lambda written: replace(
+        without_types(written), vocabulary=np.array(3, dtype=np.int32), vocabulary_counts=np.array(3, dtype=np.int32)
+    ),
+    r"token_bytes is uint8 \(\); expected uint8 \(1,\)": changed("token_bytes", lambda _: np.array(7, dtype=np.uint8)),
+    r"choice_experts is uint16 \(\); expected uint16 \(1,\)": changed(
+        "choice_experts", lambda _: np.array(0, dtype=np.uint16)
     ),
     r"choice_ends is int64 \(2, 8\); expected int64 \(2, 9\)": changed("choice_ends", lambda array: array[:, :-1]),
     "choice_counts is int64": changed("choice_counts", lambda array: array.astype(np.int64)),

@@ -69,7 +69,7 @@ class LanguageRouting:
 def check_shapes(routing: LanguageRouting, manifest: Manifest, where: str) -> None:
     """Raise RunError for arrays of another dtype or shape than the manifest implies, missing or not expected."""
     n_items, n_layers, n_experts = manifest.shape
-    n_types = () if routing.vocabulary is None else routing.vocabulary.shape[:1]
+    n_types = () if routing.vocabulary is None else (routing.vocabulary.size,)
     counts = routing.token_counts
     expected: dict[str, tuple[type, tuple[int, ...]]] = {
         "profiles": (np.float32, (n_items, n_layers, n_experts)),

@@ -66,15 +66,15 @@ class TokenCounts:
         return counts
 
     def expected_shapes(self, n_layers: int, n_types: int) -> dict[str, tuple[type, tuple[int, ...]]]:
-        """Return dtype and shape of every array, of those whose length is free as it is."""
+        """Return dtype and shape of every array; where the length is free, as many as there are."""
         return {
-            "token_bytes": (np.uint8, self.token_bytes.shape[:1]),
+            "token_bytes": (np.uint8, (self.token_bytes.size,)),
             "token_ends": (np.int64, (n_types,)),
             "token_items": (np.int32, (n_types,)),
             "token_squares": (np.int64, (n_types,)),
             "choice_ends": (np.int64, (n_layers, n_types)),
-            "choice_experts": (np.uint16, self.choice_experts.shape[:1]),
-            "choice_counts": (np.int32, self.choice_experts.shape[:1]),
+            "choice_experts": (np.uint16, (self.choice_experts.size,)),
+            "choice_counts": (np.int32, (self.choice_experts.size,)),
         }
 
     def violations(self, counts: IntArray, selections: IntArray, top_k: IntArray) -> dict[str, BoolArray]:
@@ -85,6 +85,8 @@ class TokenCounts:
             selections: ``[n_items, n_layers, n_experts]``.
             top_k: ``[n_layers]``.
         """
+        if not len(counts):
+            return {}  # an empty vocabulary is refused as such
         ends = {"token_ends": (self.token_ends, len(self.token_bytes))}
         ends["choice_ends"] = self.choice_ends.ravel(), len(self.choice_experts)
         wrong: dict[str, BoolArray] = {
