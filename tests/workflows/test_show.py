@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,6 +22,7 @@ from isogloss.errors import CorpusError, ModelError
 from isogloss.reports.tokens import ShownText, token_page
 from isogloss.routing import route
 from isogloss.steering import Intervention, read_steering, write_adapter
+from isogloss.terminal import visible
 from isogloss.workflows import show_texts
 
 TEXT = "Swali: Anna ana matofaa 12."
@@ -117,6 +119,22 @@ def test_page_shows_what_was_read_and_what_a_plan_changes(tmp_path):
     assert "http:" not in page.replace("http://www.w3.org/2000/svg", "")
     likeliest = steered.likeliest(1)[0][1]
     assert f"{likeliest:.3f}" in shown.text
+
+
+def test_likely_tokens_are_told_apart(tmp_path, monkeypatch):
+    """Parts of characters by their bytes, words with their space, ids that the tokenizer does not have by number."""
+    loaded = tiny("olmoe")
+    beyond = len(loaded.tokenizer) + 3
+    (byte, *_), (*_, word) = (loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("ऋ", "to to"))
+    probabilities = np.zeros(beyond + 1, dtype=np.float32)
+    probabilities[[byte, word, beyond]] = 0.5, 0.3, 0.2
+    routing = replace(loaded.route_tokens(TEXT), next_probabilities=probabilities)
+    monkeypatch.setattr(type(loaded), "route_tokens", lambda *_: routing)
+    page = show_texts(loaded, {"en": TEXT}, tmp_path / "page.html").read_text("utf-8")
+    table = page.split("The likeliest next tokens after this text")[1]
+    shown = re.findall(r"<bdi[^>]*>(.*?)</bdi>", table)[:3]
+    assert shown[0].startswith(r"\xe0")
+    assert shown[1:] == [visible(loaded.tokenizer.decode([word])), f"&lt;{beyond}&gt;"]
 
 
 def test_choices_of_the_pivot_are_marked(tmp_path):

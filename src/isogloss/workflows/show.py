@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from isogloss.backends.model import Model
-from isogloss.backends.token_routing import TokenRouting, token_texts
+from isogloss.backends.token_routing import TokenRouting, token_bytes, token_texts
 from isogloss.errors import CorpusError
 from isogloss.languages import resolve
 from isogloss.reports.assets import require_page, write_page
@@ -83,7 +83,7 @@ def _next_tokens(
         order = {token: 0.0 for token, _ in [*routing.likeliest(half), *steered.likeliest(half)]}
     return [
         (
-            model.tokenizer.decode([token], skip_special_tokens=False),
+            token_bytes(model.tokenizer, token).decode("utf-8", "backslashreplace"),
             float(routing.next_probabilities[token]),
             None if steered is None else float(steered.next_probabilities[token]),
         )
