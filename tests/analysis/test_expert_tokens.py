@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from run_examples import EXPERTS, LAYERS, write
+from run_examples import EXPERTS, LAYERS, MANIFEST, write
 from statsmodels.stats.proportion import proportion_confint
 from token_runs import draw_items, write_counted
 
@@ -185,6 +186,9 @@ def test_wrong_experts_and_runs_are_refused_in_one_line(run, tmp_path):
         expert_tokens(plain, LAYERS[0], 0)
     with pytest.raises(RunError, match="no counts of choices by token"):
         require_token_counts(plain)
+    imported = write(tmp_path / "imported", manifest=replace(MANIFEST, fingerprint=None))
+    with pytest.raises(RunError, match=r"isogloss capture MODEL --corpus CORPUS --token-counts -o RUN"):
+        require_token_counts(imported)
     with pytest.raises(LanguageError):
         expert_tokens(run, LAYERS[0], 0, languages=["sw"])
 

@@ -193,9 +193,11 @@ def require_token_counts(run: Run) -> None:
     """Refuse a Run that did not count choices by token; RunError names the command that does."""
     manifest = run.manifest
     if not manifest.token_counts:
+        captured = manifest.fingerprint is not None  # and not imported, where neither can be captured by its name
+        model, corpus = (manifest.model, manifest.corpus["name"]) if captured else ("MODEL", "CORPUS")
         raise RunError(
             f"{run.path}: has no counts of choices by token; capture them into another folder: isogloss capture "
-            f"{manifest.model} --corpus {manifest.corpus['name']} --token-counts -o RUN"
+            f"{model} --corpus {corpus} --token-counts -o RUN"
         )
 
 
