@@ -15,7 +15,15 @@ from typing import Any
 
 from isogloss.errors import IsoglossError
 
-__all__ = ["asking_hub", "fetched", "refusing_hub", "require_hub_name", "split_revision", "what_is_there"]
+__all__ = [
+    "asking_hub",
+    "fetched",
+    "is_address",
+    "refusing_hub",
+    "require_hub_name",
+    "split_revision",
+    "what_is_there",
+]
 
 _SUFFIXES = (
     *(".json", ".jsonl", ".toml", ".tsv", ".csv", ".txt", ".html", ".parquet", ".arrow"),
@@ -85,6 +93,11 @@ def what_is_there(path: Path) -> str:
     return f"{folder} holds no {missing}, but {listed}" if names else f"{folder} is empty"
 
 
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is an address ``hf://…``; one that went through `pathlib.Path` lacks a slash."""
+    return os.fspath(path).startswith("hf:/")
+
+
 def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path:
     """Return the path itself, or, of ``hf://OWNER/NAME[@REVISION][/FILE]``, where its copy on this machine lies.
 
@@ -98,9 +111,9 @@ def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path
     Raises:
         IsoglossError: of the class ``error``; the address is none, or the hub does not give it.
     """
-    written = os.fspath(path)
-    if not written.startswith("hf:/"):
+    if not is_address(path):
         return Path(path)
+    written = os.fspath(path)
     match = _HUB_PATH.fullmatch(written)
     if match is None or ".." in Path(written).parts:
         raise error(f"{written} is no address on the hub; expected hf://OWNER/NAME, perhaps with @REVISION and /FILE")

@@ -88,6 +88,8 @@ class HubServer:
             for row in rows:
                 if row["key"] == "file":
                     files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+                elif row["key"] == "deletedFile":
+                    del files[row["value"]["path"]]
             url = f"{constants.ENDPOINT}/{name.removeprefix('models/')}/commit/{COMMIT}"
             return 200, {"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""}
         return 404, {}

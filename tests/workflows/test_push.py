@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,46 @@ def test_a_repository_of_something_else_is_left_alone(hub, plan, capsys, force):
     assert ("holds something else (README.md, model.bin)" in capsys.readouterr().err) is not force
 
 
+def test_what_an_earlier_upload_left_does_not_take_the_place_of_this_one(hub, plan, tmp_path):
+    """A plan where an adapter is now, an adapter where a plan is, a language of an earlier Run; files of others stay."""
+    assert run("push", plan, "me/it", "--quiet") == 0
+    hub.files["models/me/it"]["notes.json"] = b"{}"
+    assert run("push", adapter_folder(), "me/it", "--quiet") == 0
+    assert read_steering("hf://me/it").sha256 == read_steering(adapter_folder()).sha256
+    assert "notes.json" in hub.files["models/me/it"]
+    assert run("push", plan, "me/it", "--quiet") == 0
+    assert set(hub.files["models/me/it"]) == {"plan.json", "README.md", "notes.json"}
+    for name, languages in (("more", LANGUAGES[:3]), ("fewer", LANGUAGES[:2])):
+        write(tmp_path / name, languages)
+        assert run("push", tmp_path / name, "me/run", "--quiet") == 0
+    assert open_run("hf://datasets/me/run").languages == tuple(sorted(LANGUAGES[:2]))
+
+
+def test_an_adapter_of_another_tool_is_not_removed(hub, plan):
+    """Where one insists on a plan beside it."""
+    hub.files["models/me/other"]["adapter_config.json"] = b"{}"
+    for _ in range(2):
+        assert run("push", plan, "me/other", "--force", "--quiet") == 0
+    assert "adapter_config.json" in hub.files["models/me/other"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "said"),
+    [
+        ("preupload/", 403, "nothing was uploaded"),
+        ("commit/", 403, "nothing was uploaded"),
+        ("commit/", 501, "it is not known whether the files were uploaded"),
+        ("commit/", 200, "it is not known whether the files were uploaded"),
+    ],
+)
+def test_what_became_of_the_files_is_said_as_far_as_it_is_known(hub, plan, capsys, monkeypatch, call, status, said):
+    """A refusal is one; an error of the hub, or an answer that cannot be read, may come after the commit."""
+    answer, content = hub.write, [] if status == 200 else {}
+    monkeypatch.setattr(hub, "write", lambda path, body: (status, content) if call in path else answer(path, body))
+    assert run("push", plan, "me/plan", "--quiet") == 2
+    assert said in capsys.readouterr().err
+
+
 def test_nothing_is_asked_of_the_hub_for_a_card_alone(hub, plan, capsys):
     """--dry-run."""
     assert run("push", plan, "me/plan", "--dry-run") == 0
@@ -116,6 +157,8 @@ def test_what_cannot_be_shared_is_refused(tmp_path, plan, monkeypatch):
         prepare_push(plan, "../plan")
     with pytest.raises(PlanError, match="no such file or folder"):
         prepare_push(tmp_path / "none", "me/plan")
+    with pytest.raises(RunError, match="is on the hub already"):
+        prepare_push(Path("hf://me/plan"), "me/plan")
     write(tmp_path / "run", LANGUAGES[:2], replace(MANIFEST, status="partial"))
     manifest = tmp_path / "run" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"complete"', '"partial"'), encoding="utf-8")

@@ -6,7 +6,13 @@ from typing import TypeAlias
 
 from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
 from isogloss.steering.adapter_controls import exchanged_probes, permuted_experts, rescaled
-from isogloss.steering.adapter_folder import peft_tensors, read_adapter, write_adapter, write_adapter_into
+from isogloss.steering.adapter_folder import (
+    ADAPTER_FILES,
+    peft_tensors,
+    read_adapter,
+    write_adapter,
+    write_adapter_into,
+)
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional, plan_from_experts, united
 from isogloss.steering.checks import check_plan
 from isogloss.steering.commits import note_other_commit
@@ -26,6 +32,7 @@ Steering: TypeAlias = Plan | RouterAdapter
 """What steers a model."""
 
 __all__ = [
+    "ADAPTER_FILES",
     "KINDS",
     "STRENGTH_KINDS",
     "AdaptedRouter",

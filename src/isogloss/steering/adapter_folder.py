@@ -27,6 +27,7 @@ from isogloss.steering.adapter import AdaptedRouter, RouterAdapter
 from isogloss.steering.checks import require_version
 
 __all__ = [
+    "ADAPTER_FILES",
     "ADAPTER_SCHEMA_VERSION",
     "AdapterRecord",
     "RouterRecord",
@@ -41,6 +42,9 @@ ADAPTER_SCHEMA_VERSION = 1
 _RECORD = "isogloss_adapter.json"
 _CONFIG = "adapter_config.json"
 _TENSORS = "adapter_model.safetensors"
+ADAPTER_FILES = (_RECORD, _CONFIG, _TENSORS)
+"""Names of the files of an adapter; no other LoRA adapter has the first."""
+
 _LARGEST_JSON, _LARGEST_TENSORS = 16 * 2**20, 2**32  # bytes
 _FIXED = {
     "peft_type": "LORA",
