@@ -74,7 +74,7 @@ def test_vllm_is_not_told_to_run_code_of_a_checkpoint(tmp_path, capsys, written)
         text = 'model = "me/model"\nbackend = "vllm"\nengine = { trust_remote_code = true }'
         (tmp_path / "study.toml").write_text(text, encoding="utf-8")
         assert run("study", tmp_path / "study.toml", "-o", tmp_path / "out") == 2
-    assert "trust_remote_code would run code" in capsys.readouterr().err
+    assert "it would run code of the checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("whole", [True, False])

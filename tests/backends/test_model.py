@@ -15,6 +15,7 @@ from isogloss.backends.huggingface.model import HuggingFaceModel
 from isogloss.backends.model import Model
 from isogloss.backends.open import BACKENDS, checks_of, load, refuse_unsupported
 from isogloss.backends.vllm.model import VLLMModel
+from isogloss.cli.main import main
 from isogloss.errors import ModelError, RunError
 from isogloss.evaluation import load_task
 from isogloss.evaluation.run import RunOptions, run_evaluation
@@ -89,6 +90,24 @@ def test_an_unknown_backend_is_refused():
     for call in (lambda: load("organism", backend="tpu"), lambda: refuse_unsupported("tpu")):
         with pytest.raises(ModelError, match=f"there is no backend 'tpu'; choose {' or '.join(BACKENDS)}"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [("dtype", "such as --dtype"), ("model", "name it as the model"), ("worker_extension_cls", "isogloss needs it")],
+)
+def test_what_isogloss_tells_vllm_itself_is_refused_wherever_it_is_written(tmp_path, capsys, argument, instead):
+    """By an option of a command, in a file of settings, and in Python."""
+    (tmp_path / "study.toml").write_text(f'model = "me/x"\nbackend = "vllm"\nengine = {{ {argument} = "x" }}')
+    given = ("--backend", "vllm", "--engine", f"{argument}=x")
+    assert main(["capture", "me/x", "--corpus", "organism", *given, "-o", str(tmp_path / "run")]) == 2
+    assert main(["study", str(tmp_path / "study.toml"), "-o", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all(f"{argument} is no argument to give to vLLM" in line and instead in line for line in errors)
+    with pytest.raises(ModelError, match=instead):
+        load("me/x", backend="vllm", engine={argument: "x"})
+    assert not (tmp_path / "run").exists()
 
 
 def test_loading_takes_a_folder_and_its_options():

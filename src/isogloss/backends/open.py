@@ -63,6 +63,17 @@ _BACKENDS = {
     ),
 }
 
+_ENGINE_OURS = {
+    "model": "name it as the model",
+    "tokenizer": "texts are read by the model's own",
+    "revision": "name the model as MODEL@REVISION",
+    "dtype": "it is an option of its own, such as --dtype",
+    "tokenizer_revision": "it is that of the model",
+    "worker_extension_cls": "isogloss needs it for its own",
+    "trust_remote_code": "it would run code of the checkpoint, which isogloss never does",
+}
+"""Arguments of vLLM that isogloss sets, and what to do instead, wherever they are written."""
+
 BACKENDS = tuple(_BACKENDS)
 """Names of what can run a model, the default first."""
 
@@ -125,13 +136,14 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
             None or empty is not asked for.
 
     Raises:
-        ModelError: it cannot; the message names the alternative.
+        ModelError: it cannot, or isogloss itself sets an argument of ``engine``; the message names the alternative.
     """
     if backend not in _BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose {' or '.join(BACKENDS)}")
     engine = asked.get("engine")
-    if isinstance(engine, Mapping) and engine.get("trust_remote_code"):
-        raise ModelError("trust_remote_code would run code of the checkpoint, which isogloss never does; leave it out")
+    for name in engine if isinstance(engine, Mapping) else ():
+        if name in _ENGINE_OURS:
+            raise ModelError(f"{name} is no argument to give to vLLM; {_ENGINE_OURS[name]}: leave it out of engine")
     for name, value in asked.items():
         if value and (instead := _BACKENDS[backend].refused.get(name)):
             raise ModelError(instead)

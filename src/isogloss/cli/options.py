@@ -42,16 +42,6 @@ __all__ = [
 Kind = TypeVar("Kind", int, float)
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
-_OURS = {
-    "model": "the command's first argument names it",
-    "tokenizer": "texts are read by the model's own",
-    "revision": "give MODEL@REVISION as the command's first argument",
-    "dtype": "give --dtype",
-    "tokenizer_revision": "it is that of the model",
-    "worker_extension_cls": "isogloss needs it for its own",
-}
-"""Arguments of vLLM that isogloss sets, and what to do instead."""
-
 
 def codes(text: str) -> tuple[str, ...]:
     """Split ``a,b,c``."""
@@ -139,8 +129,6 @@ def engine_argument(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an argument of vLLM; expected KEY=VALUE such as tensor_parallel_size=8"
         )
-    if name in _OURS:
-        raise argparse.ArgumentTypeError(f"{name} cannot be set by --engine; {_OURS[name]}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
