@@ -26,7 +26,7 @@ from isogloss.steering.plan import (
     require_plan_file,
     write_plan,
 )
-from isogloss.steering.stored import read_steering, write_steering
+from isogloss.steering.stored import read_served_plan, read_steering, write_steering
 
 Steering: TypeAlias = Plan | RouterAdapter
 """What steers a model."""
@@ -58,6 +58,7 @@ __all__ = [
     "random_control",
     "read_adapter",
     "read_plan",
+    "read_served_plan",
     "read_steering",
     "replaced",
     "require_plan_file",

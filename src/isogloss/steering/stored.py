@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 from isogloss.errors import PlanError
-from isogloss.hub import fetched
+from isogloss.hub import fetched, is_address
 from isogloss.steering.adapter import RouterAdapter
-from isogloss.steering.adapter_folder import read_adapter, write_adapter
+from isogloss.steering.adapter_folder import ADAPTER_FILES, read_adapter, write_adapter
 from isogloss.steering.plan import Plan, read_plan, write_plan
 
-__all__ = ["read_steering", "write_steering"]
+__all__ = ["read_served_plan", "read_steering", "write_steering"]
 
 _PLAN, _ADAPTER = "plan.json", "adapter"
 
@@ -39,6 +39,25 @@ def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
         if inside := [str(each) for each in (place / _PLAN, place / _ADAPTER) if each.exists()]:
             raise PlanError(f"{path} is a folder of results, and no adapter; give {' or '.join(inside)}") from error
         raise
+
+
+def read_served_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read the plan that a server is told to serve: all of its processes read one file of this machine.
+
+    Raises:
+        PlanError: it is none, is on the hub, or is a router adapter; the message says what to do.
+    """
+    if is_address(path):
+        raise PlanError(
+            f"{path} is on the hub, and a server reads its plan from a file; fetch it: `hf download OWNER/NAME "
+            "plan.json --local-dir .`"
+        )
+    if (Path(path) / ADAPTER_FILES[0]).is_file():
+        raise PlanError(
+            f"{path} is a router adapter, which is served without a plugin: `isogloss bake MODEL --adapter ADAPTER -o "
+            "FOLDER` puts it into a checkpoint for any engine, or, with --as vllm, writes an adapter for vLLM"
+        )
+    return read_plan(path)
 
 
 def write_steering(plan: Plan | RouterAdapter, folder: Path) -> None:

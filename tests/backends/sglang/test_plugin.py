@@ -29,6 +29,7 @@ from isogloss.backends.sglang_plugin import VARIABLE, register
 from isogloss.backends.sglang_plugin.engine import Engine
 from isogloss.backends.sglang_plugin.model import SGLangRouter, find_sglang_routers, fingerprint_of_sglang
 from isogloss.errors import ModelError, PlanError
+from isogloss.organism import adapter_folder
 from isogloss.routing import Fingerprint, RouterSpec, Routing, route
 from isogloss.steering import Intervention, Plan, apply_choice, apply_edit, compile_layer, write_plan
 
@@ -274,6 +275,17 @@ def test_a_bad_plan_ends_the_process_in_one_line(sglang: SGLang, tmp_path: Path,
     with pytest.raises(SystemExit, match=r"^isogloss: ISOGLOSS_PLAN=.*plan.json") as stopped:
         register()
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "instead"), [("hf://me/plan", "hf download"), (str(adapter_folder()), "isogloss bake MODEL")]
+)
+def test_what_is_no_file_of_a_plan_ends_the_process(sglang: SGLang, monkeypatch, named: str, instead: str):
+    """With what to do about it."""
+    assert sglang
+    monkeypatch.setenv(VARIABLE, named)
+    with pytest.raises(SystemExit, match=instead):
+        register()
 
 
 @pytest.mark.parametrize("condition", [{"phase": "prompt"}, {"languages": ("de",)}])

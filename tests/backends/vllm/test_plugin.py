@@ -23,6 +23,7 @@ from isogloss.backends.vllm.plugin.record import Recorder
 from isogloss.backends.vllm.plugin.settings import n_slots_of, pass_on, read_serving_settings
 from isogloss.backends.vllm.plugin.slots import Slots
 from isogloss.errors import ModelError, PlanError
+from isogloss.organism import adapter_folder
 from isogloss.routing import Fingerprint, RouterSpec, route
 from isogloss.steering import KINDS, Intervention, Plan, apply_choice, apply_edit, compile_layer, write_plan
 from isogloss.steering.interventions import edit_layer
@@ -90,6 +91,8 @@ def test_an_engine_can_be_started_for_more_than_its_plan(tmp_path):
     [
         ({"ISOGLOSS_PLAN": ""}, "set and empty"),
         ({"ISOGLOSS_PLAN": "nowhere.json"}, "cannot read the plan nowhere.json"),
+        ({"ISOGLOSS_PLAN": "hf://me/plan"}, "hf://me/plan is on the hub.*`hf download OWNER/NAME plan.json"),
+        ({"ISOGLOSS_PLAN": str(adapter_folder())}, "is a router adapter.*with --as vllm"),
         ({"ISOGLOSS_KINDS": "soft,loud"}, "names loud; expected some of soft"),
         ({"ISOGLOSS_SLOTS": "0"}, "a number from 1 to"),
         ({"ISOGLOSS_SLOTS": "many"}, "a number from 1 to"),

@@ -17,7 +17,7 @@ import os
 import pkgutil
 
 from isogloss.errors import PlanError
-from isogloss.steering import Plan, read_plan
+from isogloss.steering import Plan, read_served_plan
 
 __all__ = ["VARIABLE", "register"]
 
@@ -40,7 +40,7 @@ def register() -> None:
     if not path:
         return
     try:
-        plan = read_plan(path)
+        plan = read_served_plan(path)
         _refuse_conditions(plan)
         _register_hooks(plan)
     except PlanError as error:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isogloss.errors import PlanError
-from isogloss.steering import KINDS, Kind, Plan, read_plan
+from isogloss.steering import KINDS, Kind, Plan, read_served_plan
 
 __all__ = ["ServingSettings", "n_slots_of", "pass_on", "read_serving_settings"]
 
@@ -100,7 +100,7 @@ def _read_plan(environ: Mapping[str, str]) -> Plan | None:
         return None
     if not environ[_PLAN].strip():
         raise PlanError(f"{_PLAN} is set and empty; expected the path of a plan: unset it to serve without one")
-    plan = read_plan(Path(environ[_PLAN]))
+    plan = read_served_plan(environ[_PLAN])
     if not plan.interventions:
         raise PlanError(f"{environ[_PLAN]}: the plan has no interventions; unset {_PLAN} to serve without a plan")
     return plan
