@@ -67,6 +67,13 @@ def test_both_together_are_refused(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["merge", "import", "report"])
+def test_a_refusal_is_one_line(tmp_path, capsys, command):
+    """Nothing is said to have begun before it."""
+    assert run(command, tmp_path / "none", "-o", tmp_path / "out") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_where_an_error_was_raised_is_said_if_asked_for(tmp_path, capsys):
     """The last line is the same."""
     said = []
@@ -74,7 +81,7 @@ def test_where_an_error_was_raised_is_said_if_asked_for(tmp_path, capsys):
         assert run("merge", tmp_path / "none", "-o", tmp_path / "merged", *option) == 2
         said.append(capsys.readouterr().err.splitlines())
     plain, located = said
-    assert plain[-1] == located[-1]
+    assert plain == located[-1:]
     assert any("Traceback" in line for line in located)
     assert not any("Traceback" in line for line in plain)
 

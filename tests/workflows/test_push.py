@@ -22,7 +22,7 @@ from isogloss.records import write_typed
 from isogloss.reports.metrics import Metric
 from isogloss.runs import open_run
 from isogloss.steering import read_plan, read_steering, write_plan
-from isogloss.workflows.push import prepare_push
+from isogloss.workflows.push import prepare_push, push
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_an_adapter_and_a_run_come_back(hub, tmp_path):
     write(tmp_path / "run", LANGUAGES[:2])
     assert run("push", tmp_path / "run", "me/run", "--quiet") == 0
     assert open_run("hf://datasets/me/run").manifest == open_run(tmp_path / "run").manifest
+    assert run("report", "hf://datasets/me/run", "-o", tmp_path / "page.html", "--quiet") == 0
     assert "example/model" in hub.files["datasets/me/run"]["README.md"].decode()
 
 
@@ -77,7 +78,7 @@ def test_a_repository_of_something_else_is_left_alone(hub, plan, capsys, force):
 
 
 def test_what_an_earlier_upload_left_does_not_take_the_place_of_this_one(hub, plan, tmp_path):
-    """A plan where an adapter is now, an adapter where a plan is, a language of an earlier Run; files of others stay."""
+    """A plan where an adapter is now, an adapter where a plan is, a language of a Run; files of others stay."""
     assert run("push", plan, "me/it", "--quiet") == 0
     hub.files["models/me/it"]["notes.json"] = b"{}"
     assert run("push", adapter_folder(), "me/it", "--quiet") == 0
@@ -100,20 +101,16 @@ def test_an_adapter_of_another_tool_is_not_removed(hub, plan):
 
 
 @pytest.mark.parametrize(
-    ("call", "status", "said"),
-    [
-        ("preupload/", 403, "nothing was uploaded"),
-        ("commit/", 403, "nothing was uploaded"),
-        ("commit/", 501, "it is not known whether the files were uploaded"),
-        ("commit/", 200, "it is not known whether the files were uploaded"),
-    ],
+    ("call", "status", "is_known"),
+    [("preupload/", 403, True), ("commit/", 403, True), ("commit/", 501, False), ("commit/", 200, False)],
 )
-def test_what_became_of_the_files_is_said_as_far_as_it_is_known(hub, plan, capsys, monkeypatch, call, status, said):
+def test_what_became_of_the_files_is_said_as_far_as_it_is_known(hub, plan, monkeypatch, call, status, is_known):
     """A refusal is one; an error of the hub, or an answer that cannot be read, may come after the commit."""
     answer, content = hub.write, [] if status == 200 else {}
     monkeypatch.setattr(hub, "write", lambda path, body: (status, content) if call in path else answer(path, body))
-    assert run("push", plan, "me/plan", "--quiet") == 2
-    assert said in capsys.readouterr().err
+    said = "nothing was uploaded" if is_known else "it is not known whether the files were uploaded"
+    with pytest.raises(PlanError, match=said):
+        push(prepare_push(plan, "me/plan"))
 
 
 def test_nothing_is_asked_of_the_hub_for_a_card_alone(hub, plan, capsys):

@@ -172,7 +172,6 @@ def register_import(subparsers: Subparsers) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from isogloss.errors import RunError
-    from isogloss.progress import busy
     from isogloss.runs import import_counts_json, import_expert_sets, import_mass_json, require_run_folder
 
     kind = options.format
@@ -181,13 +180,12 @@ def _import(options: argparse.Namespace) -> None:
     if (options.experts is None) is (kind == "expert-sets"):
         raise RunError("expert-sets needs --experts N, the experts per layer; the other formats take none")
     require_run_folder(options.output)
-    with busy("import"):
-        if kind == "mass-json":
-            run = import_mass_json(options.source, options.output, category=options.category)
-        elif kind == "expert-sets":
-            run = import_expert_sets(options.source, options.output, n_experts=options.experts)
-        else:
-            run = import_counts_json(options.source, options.output)
+    if kind == "mass-json":
+        run = import_mass_json(options.source, options.output, category=options.category)
+    elif kind == "expert-sets":
+        run = import_expert_sets(options.source, options.output, n_experts=options.experts)
+    else:
+        run = import_counts_json(options.source, options.output)
     output.show_run(run, as_json=options.json)
 
 
@@ -201,13 +199,10 @@ def register_merge(subparsers: Subparsers) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from isogloss.progress import busy
     from isogloss.runs import merge, require_run_folder
 
     require_run_folder(options.output)
-    with busy("merge"):
-        run = merge(options.runs, options.output)
-    output.show_run(run, as_json=options.json)
+    output.show_run(merge(options.runs, options.output), as_json=options.json)
 
 
 def register_experts(subparsers: Subparsers) -> None:
@@ -320,13 +315,9 @@ def register_report(subparsers: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from isogloss.progress import busy
-    from isogloss.reports import report_on, require_report_file
+    from isogloss.reports import report_on
 
-    require_report_file(options.output, force=options.force)
-    with busy("report"):
-        path = report_on(options.source, options.output, pivot=options.pivot, force=options.force)
-    output.show_path(path)
+    output.show_path(report_on(options.source, options.output, pivot=options.pivot, force=options.force))
 
 
 def register_organism(subparsers: Subparsers) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from isogloss.errors import LanguageError, RunError
 from isogloss.evaluation import ABLATION, SETTINGS, SUMMARY, AblationResult, EvaluationSummary
 from isogloss.files import read_json
+from isogloss.hub import fetched
 from isogloss.languages import resolve
 from isogloss.learning.adapt_records import ADAPT_REPORT, AdaptReport
 from isogloss.learning.folder import HISTORY
 from isogloss.learning.history import read_history
+from isogloss.progress import busy
 from isogloss.records import Record, read_typed
 from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.adapters import describe_adapter
@@ -55,7 +57,7 @@ def report_on(source: Path | Sequence[Path], out: Path, *, pivot: str = "eng_Lat
         source: folder of a Run (``manifest.json``), an evaluation (``summary.json``), a study (``study.json``), of
             what `isogloss analyze -o` writes (``analysis.json``), of a learned plan (``history.jsonl``), of an
             ablation (``ablation.json``), or of an adapter that was made from a plan (``adapt.json``); or several
-            folders, which are drawn over each other.
+            folders, which are drawn over each other. Any may be an address on the hub, ``hf://…``.
         out: the file.
         pivot: reference language for a Run; the others have theirs.
         force: replace a file of any kind, not only a report.
@@ -68,14 +70,17 @@ def report_on(source: Path | Sequence[Path], out: Path, *, pivot: str = "eng_Lat
         FileError: ``out`` cannot be written, or is a file of another kind.
     """
     require_report_file(out, force=force)
-    folders = [source] if isinstance(source, Path) else list(source)
-    names = _names(folders)
-    reports = [_read(folder, pivot) for folder in folders]
-    report = reports[0]
-    if len(folders) > 1:
-        changes = _changes(dict(zip(names, folders, strict=True)), pivot)
-        report = join_reports(dict(zip(names, reports, strict=True)), changes)
-    write_report(out, report, force=force)
+    sources = [source] if isinstance(source, Path) else list(source)
+    names = _names(sources)
+    folders = [fetched(each, error=RunError) for each in sources]
+    readers = [_reader(folder, pivot) for folder in folders]
+    with busy("report"):
+        reports = [read(folder) for read, folder in zip(readers, folders, strict=True)]
+        report = reports[0]
+        if len(folders) > 1:
+            changes = _changes(dict(zip(names, folders, strict=True)), pivot)
+            report = join_reports(dict(zip(names, reports, strict=True)), changes)
+        write_report(out, report, force=force)
     return out
 
 
@@ -102,9 +107,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise RunError(f"a folder is given twice: {', '.join(map(str, folders))}; give each once")
 
 
-def _read(source: Path, pivot: str) -> Report:
-    """Read what a folder holds into a report."""
-    kinds = {
+def _reader(source: Path, pivot: str) -> Callable[[Path], Report]:
+    """Return what reads such a folder as this one into a report."""
+    kinds: dict[str, Callable[[Path], Report]] = {
         "study.json": _of_study,
         "manifest.json": lambda folder: _of_run(folder, pivot),
         SUMMARY: _of_evaluation,
@@ -115,7 +120,7 @@ def _read(source: Path, pivot: str) -> Report:
     }
     for name, read in kinds.items():
         if (source / name).is_file():
-            return read(source)
+            return read
     raise RunError(
         f"{source} holds no manifest.json, analysis.json, summary.json, study.json, {HISTORY}, {ABLATION} or "
         f"{ADAPT_REPORT}; give the folder of a finished capture, analysis, evaluation, ablation or study, of a learned "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from isogloss.errors import RunError
+from isogloss.progress import busy
 from isogloss.resuming import note_unrecorded
 from isogloss.runs.differences import require_same, unrecorded
 from isogloss.runs.manifest import LanguageEntry
@@ -44,16 +45,20 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Run:
     note_unrecorded(Path(out), unknown)
     manifest = replace(runs[0].manifest, notes=notes, threads=common_threads, texts_sha256=texts_sha256, **unknown)
     with run_writer(out, manifest) as writer:
-        return _write(writer, runs, origins)
+        _require_ours(writer, origins)
+        with busy("merge"):
+            return _write(writer, runs, origins)
 
 
-def _write(writer: RunWriter, runs: Sequence[Run], origins: Mapping[str, tuple[Run, LanguageEntry]]) -> Run:
-    foreign = sorted(writer.done - origins.keys())
-    if foreign:
+def _require_ours(writer: RunWriter, languages: Container[str]) -> None:
+    if foreign := sorted(language for language in writer.done if language not in languages):
         raise RunError(
             f"{writer.path}: already has {', '.join(foreign)}, which none of the Runs to merge has; choose another "
             "folder"
         )
+
+
+def _write(writer: RunWriter, runs: Sequence[Run], origins: Mapping[str, tuple[Run, LanguageEntry]]) -> Run:
     for language in sorted(origins.keys() - writer.done):
         writer.copy(origins[language][0], language)
     if all(run.manifest.status == "complete" for run in runs):

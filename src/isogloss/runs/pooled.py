@@ -12,6 +12,7 @@ import numpy.typing as npt
 from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
 from isogloss.files import read_bytes, sha256
+from isogloss.progress import busy
 from isogloss.routing import RouterSpec
 from isogloss.runs.language_routing import LanguageRouting
 from isogloss.runs.manifest import Manifest
@@ -106,7 +107,7 @@ def write_pooled(out: str | Path, published: Published, routings: Mapping[str, L
         texts_sha256={code: hashes[path] for code, path in published.files.items()},
         notes=published.notes,
     )
-    with run_writer(out, manifest) as writer:
+    with run_writer(out, manifest) as writer, busy("import"):
         for language in sorted(routings.keys() - writer.done):
             writer.write(language, routings[language], manifest.texts_sha256[language])
         return writer.finish()
