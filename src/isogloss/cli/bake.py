@@ -9,6 +9,7 @@ import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isogloss.backends.bake_forms import FORMS
 from isogloss.cli.options import Subparsers, add_json, add_loading, add_output, number
 from isogloss.cli.output import print_json, print_line
 
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register_bake"]
 
-_PLACES = {
-    "checkpoint": "in the {dtype} {tensors}",
-    "gguf": "in the {dtype} {tensors}",
-    "gguf-lora": "written for llama.cpp, for the weights",
-    "peft": "written for PEFT, for the weights",
-    "vllm": "written for vLLM, for the weights",
-}
 _SHOWN = 5e-5  # of what is shown in hundredths of a percent
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -48,7 +42,7 @@ def register_bake(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--as",
         dest="form",
-        choices=tuple(_PLACES),
+        choices=tuple(FORMS),
         help="the whole checkpoint (default), an adapter for PEFT, vLLM or llama.cpp, or the whole GGUF file (default "
         "for a GGUF file)",
     )
@@ -102,7 +96,8 @@ def _show(baked: Baked) -> None:
         how = f"rounding to {dtype} loses {baked.lost_share:.2%} of the change"
     elif baked.change == "adapter" and rounding:
         how = f"exact up to rounding to {dtype}"
-    place = _PLACES[baked.form].format(dtype=dtype, tensors="biases" if baked.change == "plan" else "weights")
+    loader, tensors = FORMS[baked.form], "biases" if baked.change == "plan" else "weights"
+    place = f"written for {loader}, for the weights" if loader else f"in the {dtype} {tensors}"
     print_line(f"{baked.change} {baked.sha256[:12]} is {place} of {baked.n_layers} routers: {how}")
     if baked.form == "checkpoint":
         _show_verification(baked)

@@ -15,6 +15,6 @@ GGUF files keep routers in float32.
 """
 
 from isogloss.backends.bake.baked import Baked
-from isogloss.backends.bake.forms import FORMS, bake
+from isogloss.backends.bake.forms import bake
 
-__all__ = ["FORMS", "Baked", "bake"]
+__all__ = ["Baked", "bake"]

@@ -43,7 +43,7 @@ class Baked:
 
     Attributes:
         path: its folder or file.
-        form: one of `isogloss.backends.bake.FORMS`.
+        form: one of `isogloss.backends.bake_forms.FORMS`.
         change: what is inside: ``plan`` or ``adapter``.
         sha256: of that.
         n_layers: layers whose routers are changed.

@@ -12,16 +12,13 @@ from isogloss.backends.bake.edits import Change
 from isogloss.backends.bake.gguf import bake_gguf, write_gguf_adapter
 from isogloss.backends.bake.gguf_file import is_gguf
 from isogloss.backends.bake.peft import write_peft, write_vllm
+from isogloss.backends.bake_forms import FORMS
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Plan
 
-__all__ = ["FORMS", "bake"]
-
-FORMS = ("checkpoint", "peft", "vllm", "gguf-lora", "gguf")
-"""A whole checkpoint; an adapter for PEFT, for vLLM or for llama.cpp; a whole GGUF file."""
+__all__ = ["bake"]
 
 _OF_GGUF = ("gguf-lora", "gguf")
-_INSIDE = ("checkpoint", "gguf")
 
 
 def bake(  # noqa: PLR0913 - options that every caller names
@@ -41,7 +38,7 @@ def bake(  # noqa: PLR0913 - options that every caller names
         change: an adapter; or, for the forms ``checkpoint`` and ``gguf``, a plan of kind ``offset`` alone, without
             conditions, for a model whose routers have a bias.
         output: a folder that does not exist or is empty; for the forms of GGUF a file that does not exist.
-        form: one of `FORMS`; by default ``gguf`` for a GGUF file, else ``checkpoint``.
+        form: one of `isogloss.backends.bake_forms.FORMS`; by default ``gguf`` for a GGUF file, else ``checkpoint``.
         verify: of the form ``checkpoint``: load and compare the model and its copy.
         loading: how they are then loaded: arguments of `isogloss.backends.huggingface.load_model`.
         busy: makes a context that shows what runs inside it.
@@ -56,7 +53,7 @@ def bake(  # noqa: PLR0913 - options that every caller names
     form = form or ("gguf" if of_gguf else "checkpoint")
     if form not in FORMS:
         raise ModelError(f"there is no form {form!r}; choose {', '.join(FORMS)}")
-    if isinstance(change, Plan) and form not in _INSIDE:
+    if isinstance(change, Plan) and FORMS[form] is not None:
         raise PlanError(f"a plan cannot be written as {form}; expected an adapter: make one with `isogloss adapt`")
     if (form in _OF_GGUF) != of_gguf:
         kind = "a GGUF file" if of_gguf else "no GGUF file"
