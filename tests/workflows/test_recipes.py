@@ -275,6 +275,8 @@ def test_a_preview_counts_what_is_here(tmp_path, capsys):
     for learned, n_more in (("plan.json", 1), ("organism", 2)):  # the shipped plan brings its adapter
         assert preview_study(replace(study, learned=learned)).answers[0].n_times == answers.n_times + n_more
     assert preview.fetched == ()
+    named = replace(study, learned="hf://me/plan", arms=("plan=other:hf://me/other/plan.json",))
+    assert preview_study(named).fetched == ("hf://me/plan", "hf://me/other/plan.json")
     assert preview.hours > 0
     assert "about 121 hours at most" in replace(preview, hours=121.4).sentences[-1]
     assert "about 0.1 hours at most" in replace(preview, hours=1e-7).sentences[-1]

@@ -38,11 +38,13 @@ def test_other_settings_are_refused_by_name(tmp_path):
 def test_a_folder_that_is_given_away_names_no_folder_of_the_machine(tmp_path):
     """Absolute paths are written by their last names; a file of an older version, with whole ones, is gone on with."""
     given = replace(STUDY, model=str(tmp_path / "model"), corpus=f"tsv:{tmp_path / 'texts.tsv'}", task="org/data set")
+    given = replace(given, learned="hf://me/plan", arms=("plan=other:hf://me/other@main/plan.json",))
     path = tmp_path / "study.json"
     for _ in range(2):
         claim_folder(tmp_path, path.name, given.portable(path))
         stored = read_json(path)
         assert (stored["model"], stored["corpus"], stored["task"]) == ("model", "tsv:texts.tsv", "org/data set")
+        assert (stored["learned"], stored["arms"]) == (given.learned, list(given.arms))
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
         write_json(path, given.to_json())
     with pytest.raises(RunError, match="threshold: "):

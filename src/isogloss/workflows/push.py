@@ -77,7 +77,8 @@ def prepare_push(source: Path, repository: str, *, evaluation: Path | None = Non
 
     Raises:
         PlanError: there is no plan or adapter, or it is damaged.
-        RunError: the source is an address on the hub, the Run is unfinished or damaged, the name is none, or the evaluation is of something else.
+        RunError: the source is an address on the hub, the Run is unfinished or damaged, the name is none, or the
+            evaluation is of something else.
     """
     if not _NAME.fullmatch(repository):
         raise RunError(f"{repository!r} names no repository; expected OWNER/NAME of letters, digits, - _ and .")
@@ -130,12 +131,10 @@ def push(shared: Shared, *, private: bool = False, force: bool = False) -> str:
             there = set(api.list_repo_files(name, repo_type=kind)) - set(_OF_THE_HUB)
             if not force:
                 _require_ours(api, shared, there)
-            operations = [
-                *(CommitOperationAdd(path, content) for path, content in shared.files.items()),
-                *(CommitOperationDelete(path) for path in shared.replaced(there)),
-            ]
+            added = [CommitOperationAdd(path, content) for path, content in shared.files.items()]
+            removed = [CommitOperationDelete(path) for path in shared.replaced(there)]
             url = made
-            api.create_commit(name, operations, repo_type=kind, commit_message="Upload by isogloss")
+            api.create_commit(name, [*added, *removed], repo_type=kind, commit_message="Upload by isogloss")
         except IsoglossError:
             raise
         except Exception as error:  # the hub's library raises whatever the library below it raises

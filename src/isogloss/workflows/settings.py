@@ -233,8 +233,8 @@ def require_strength(where: str, kind: Kind, strength: float) -> None:
 
 
 def _last_name(text: str) -> str:
-    """Shorten an absolute path, also behind a kind such as ``tsv:`` or an arm's ``plan=NAME:``."""
-    kind, path = re.fullmatch(r"((?:[\w.=-]{2,}:)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr] # any text
+    """Shorten an absolute path, also behind a kind such as ``tsv:`` or an arm's ``plan=NAME:``; ``hf://…`` is none."""
+    kind, path = re.fullmatch(r"((?:(?!hf:/)[\w.=-]{2,}:)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr] # any text
     return kind + Path(path).name if Path(path).is_absolute() else text
 
 

@@ -160,6 +160,7 @@ def preview_study(study: Study) -> Preview:
     hours = 2.0 * facts.active_parameters * (read / _READING + written / _WRITING) / _HOUR
     disk = n_texts * facts.bytes_per_text + n_answers * _BYTES_PER_ANSWER
     sources = [study.model, study.corpus, study.task_corpus, *_tasks(study), *(study.tasks if study.bands else ())]
+    sources += [text[text.index("hf:/") :] for text in (study.learned, *study.arms) if "hf:/" in text]
     fetched = tuple(dict.fromkeys(source for source in sources if source and _is_remote(source)))
     weights, active = facts.weights_bytes, facts.active_parameters
     return Preview(study.model, fetched, weights, active, texts, answers, round(disk), hours, study.layers_remark)
