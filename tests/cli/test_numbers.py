@@ -145,7 +145,7 @@ def test_an_offset_has_its_logits_in_the_column_of_strengths(capsys: pytest.Capt
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[1:5] == [
         ["0", "offset", "+0.5", "logits", "1", "2"],
-        ["1", "offset", "-1", "to", "+0.25", "logits", "1", "2"],
+        ["1", "offset", "−1", "to", "+0.25", "logits", "1", "2"],
         ["2", "soft", "0.5", "1"],
         ["3", "ban", "1"],
     ]

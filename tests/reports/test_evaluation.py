@@ -292,8 +292,8 @@ def test_too_few_judged_answers_are_no_share(capsys: pytest.CaptureFixture[str])
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("plan:"))
         cells = inside_table(summary, caption="").rows[0]
         if n < 30:
-            assert f"answers in the right language: too few could be judged ({count})" in line
-            assert cells[-1] == f"too few judged ({count})"
+            assert cells[-1] == f"not stated: fewer than 30 answers could be judged ({count})"
+            assert f"answers in the right language: {cells[-1]}" in line
         else:
             assert f"answers in the right language 10.0 [5.0, 20.0] → 30.0 [5.0, 20.0] % ({count})" in line
             assert cells[-1] == f"10.0 [5.0, 20.0] → 30.0 [5.0, 20.0] ({count})"

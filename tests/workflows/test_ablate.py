@@ -138,7 +138,7 @@ def test_the_language_of_answers_is_measured(finished, settings, tmp_path):
     thirds = replace(found, bands=(replace(score, band="last third"),))
     assert "in the last third of the layers costs it" in " ".join(describe_ablation(thirds))
     said = " ".join(describe_ablation(found))
-    assert "too few answers could be judged to tell their language (n = 21 of 24 answers)" in said
+    assert "fewer than 30 of them could be judged (n = 21 of 24 answers)" in said
     said = " ".join(describe_ablation(replace(found, bands=(replace(band, n_asked=2400, n_judged=2100),))))
     assert "banning a language's experts in the planted layers costs it 19.0 points" in said
     assert (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from isogloss.steering import Intervention, Plan
 
 __all__ = [
+    "logits",
     "print_json",
     "print_line",
     "print_table",
@@ -115,12 +116,19 @@ def show_plan(plan: Plan, path: Path, *, as_json: bool) -> None:
     print_line(str(path))
 
 
+def logits(*values: float) -> str:
+    """Write the logits that an offset adds, a range where experts differ."""
+    from isogloss.statistics import MINUS  # noqa: PLC0415 - help shows no result
+
+    ends = dict.fromkeys(f"{value:+g}" for value in (min(values), max(values)))
+    return f"{' to '.join(ends)} logits".replace("-", MINUS)
+
+
 def _strength(intervention: Intervention) -> str:
-    """Write λ, or the logits that an offset adds, a range where experts differ; nothing for kinds without either."""
+    """Write λ, or the logits that an offset adds; nothing for kinds without either."""
     if intervention.kind != "offset" or not intervention.values:
         return str(intervention.strength or "")
-    low, high = min(intervention.values), max(intervention.values)
-    return f"{low:+g} logits" if low == high else f"{low:+g} to {high:+g} logits"
+    return logits(*intervention.values)
 
 
 def show_evaluation(summary: EvaluationSummary, *, as_json: bool) -> None:
@@ -277,7 +285,8 @@ def _arm_line(summary: EvaluationSummary, arm: str) -> str:
 def _right_language(judged: JudgedLanguage | None) -> str:
     """Write how many answers were in the right language, or that too few could be judged to tell."""
     if judged is None or judged.too_few:
-        return f"answers in the right language: too few could be judged ({judged.judged if judged else 'none'})"
+        reason = judged.unstated if judged else "not stated: no answer could be judged"
+        return f"answers in the right language: {reason}"
     shares = f"{judged.baseline.text(_percent)} → {judged.steered.text(_percent)} %"
     return f"answers in the right language {shares} ({judged.judged})"
 

@@ -139,6 +139,11 @@ class JudgedLanguage(NamedTuple):
         return self.baseline.n < LEAST_JUDGED
 
     @property
+    def unstated(self) -> str:
+        """Why no share is stated, where there are too few."""
+        return f"not stated: fewer than {LEAST_JUDGED} answers could be judged ({self.judged})"
+
+    @property
     def judged(self) -> str:
         """How many answers were judged, of how many, and in how many languages."""
         languages = f"{self.n_languages} language{'' if self.n_languages == 1 else 's'}"

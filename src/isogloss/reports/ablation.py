@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from isogloss.evaluation.ablation import AblationResult, BandLoss, Cell, FamiliesFile, Measure, Selectivity
+from isogloss.evaluation.output_language import LEAST_JUDGED
 from isogloss.reports.figures import Figure, Section, Table, base_layout, language_rows, row_axis
 from isogloss.reports.maps import heat_map, known_values
 from isogloss.reports.metrics import Metric
@@ -75,8 +76,8 @@ def _of_band(result: AblationResult, loss: BandLoss) -> str:
     others = f", and the other languages {metric.loss_text(loss.others)}" if loss.others.is_known else ""
     if loss.too_few:
         return (
-            f"On {loss.task}, bans in the {_layers(loss.band)}: too few answers could be judged to tell their language "
-            f"({_judged(loss)})."
+            f"On {loss.task}, bans in the {_layers(loss.band)}: the language of the answers is not stated: fewer than "
+            f"{LEAST_JUDGED} of them could be judged ({_judged(loss)})."
         )
     own = f"{metric.loss_text(loss.own)} {'of ' if metric.is_share else ''}{metric.name}"
     before = f"{metric.value_text(loss.before)} without a ban, {_judged(loss)}"

@@ -100,7 +100,7 @@ def _right_language(judged: JudgedLanguage | None) -> str:
     if judged is None:
         return MISSING
     if judged.too_few:
-        return f"too few judged ({judged.judged})"
+        return judged.unstated
     return f"{judged.baseline.text(percent)} → {judged.steered.text(percent)} ({judged.judged})"
 
 
