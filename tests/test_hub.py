@@ -196,7 +196,7 @@ def test_what_was_fetched_is_read_where_the_hub_does_not_answer(shared, monkeypa
         ("hf://me/plan@other", "cannot fetch hf://me/plan@other"),
         ("hf://plan", "expected hf://OWNER/NAME"),
         ("hf://me/plan/../../secret.json", "expected hf://OWNER/NAME"),
-        ("hf://me/plan/other.json", "no such file or folder"),
+        ("hf://me/plan/other.json", "cannot read the plan or adapter hf://me/plan/other.json: no such"),
         ("hf://me/broken", "plan.json: "),
         ("hf://me/table", "has no isogloss_adapter.json"),
     ],
@@ -204,5 +204,5 @@ def test_what_was_fetched_is_read_where_the_hub_does_not_answer(shared, monkeypa
 def test_what_is_shared_is_refused_as_any_file_is(address, message):
     """In one line: an address that is none, a repository or file that is not there, a damaged plan."""
     with pytest.raises(PlanError, match=message) as refused:
-        read_steering(address)
+        read_steering(Path(address))  # as commands read it
     assert "\n" not in str(refused.value)

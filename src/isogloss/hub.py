@@ -16,9 +16,9 @@ from typing import Any
 from isogloss.errors import IsoglossError
 
 __all__ = [
+    "address_of",
     "asking_hub",
     "fetched",
-    "is_address",
     "refusing_hub",
     "require_hub_name",
     "split_revision",
@@ -31,7 +31,7 @@ _SUFFIXES = (
 )
 _MARKS = ("/", ".", "~", "\\")
 _HUB_PATH = re.compile(
-    r"hf:/{1,2}(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>[^@]+))?"
+    r"hf://(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>[^@]+))?"
 )
 _FETCHED = ("*.json", "*.safetensors")  # of a repository: nothing else is read here
 _LISTED = 5  # names of a folder in a message
@@ -93,9 +93,10 @@ def what_is_there(path: Path) -> str:
     return f"{folder} holds no {missing}, but {listed}" if names else f"{folder} is empty"
 
 
-def is_address(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is an address ``hf://…``; one that went through `pathlib.Path` lacks a slash."""
-    return os.fspath(path).startswith("hf:/")
+def address_of(path: str | os.PathLike[str]) -> str | None:
+    """Return an address ``hf://…`` as it was written, also where `pathlib.Path` left out a slash; None for a path."""
+    written = os.fspath(path)
+    return f"hf://{written[4:].lstrip('/')}" if written.startswith("hf:/") else None
 
 
 def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path:
@@ -111,9 +112,8 @@ def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path
     Raises:
         IsoglossError: of the class ``error``; the address is none, or the hub does not give it.
     """
-    if not is_address(path):
+    if (written := address_of(path)) is None:
         return Path(path)
-    written = os.fspath(path)
     match = _HUB_PATH.fullmatch(written)
     if match is None or ".." in Path(written).parts:
         raise error(f"{written} is no address on the hub; expected hf://OWNER/NAME, perhaps with @REVISION and /FILE")
@@ -126,7 +126,8 @@ def fetched(path: str | os.PathLike[str], *, error: type[IsoglossError]) -> Path
                 match["name"], revision=match["revision"], repo_type=kind, allow_patterns=list(_FETCHED)
             )
         except Exception as refusal:  # the hub's library raises whatever the library below it raises
-            reason = unreachable or " ".join([type(refusal).__name__, *str(refusal).splitlines()[:1]])
+            reason = " ".join([type(refusal).__name__, *str(refusal).splitlines()[:1]])
+            reason = f"{unreachable}, and this machine has kept no copy" if unreachable else reason
             raise error(
                 f"cannot fetch {written}: {reason}; check the name, run `hf auth login` if it is private, or give a "
                 "file or folder"

@@ -148,7 +148,7 @@ def test_a_name_in_provenance_does_not_act_in_a_card(tmp_path, plan):
     assert card.count("\n---\n") == 1
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path, plan, monkeypatch):
+def test_what_cannot_be_shared_is_refused(tmp_path, plan, capsys, monkeypatch):
     """A name that is none, no plan, an unfinished Run, and a hub that does not answer; one line each."""
     with pytest.raises(RunError, match="expected OWNER/NAME"):
         prepare_push(plan, "../plan")
@@ -163,3 +163,4 @@ def test_what_cannot_be_shared_is_refused(tmp_path, plan, monkeypatch):
         prepare_push(tmp_path / "run", "me/run")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", value=True)
     assert run("push", plan, "me/plan") == 2
+    assert capsys.readouterr().err == "isogloss: cannot push to me/plan: HF_HUB_OFFLINE is set\n"

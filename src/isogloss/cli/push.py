@@ -27,7 +27,6 @@ def register_push(subparsers: Subparsers) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from isogloss.progress import stage
     from isogloss.workflows.push import prepare_push, push
 
     shared = prepare_push(options.source, options.repository, evaluation=options.evaluation)
@@ -35,7 +34,6 @@ def _push(options: argparse.Namespace) -> None:
         print_line(shared.card)
         print_line(f"files: {', '.join(shared.files)}")
         return
-    stage(f"push {len(shared.files)} files to {options.repository}")
     url = push(shared, private=options.private, force=options.force)
     print_line(url)
     print_line(f"read it as {shared.address}")

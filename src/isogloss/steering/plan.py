@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from isogloss.errors import PlanError
 from isogloss.files import parse_json, read_bytes, write_atomically
 from isogloss.folders import require_file
-from isogloss.hub import fetched
+from isogloss.hub import address_of, fetched
 from isogloss.languages import resolve
 from isogloss.notebook import Shown
 from isogloss.records import decode
@@ -230,7 +230,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         place /= "plan.json"
     if not place.exists() or place.is_dir():
         state = "it is a folder" if place.is_dir() else "no such file"
-        raise PlanError(f"cannot read the plan {path}: {state}; expected a plan's file: make one with `isogloss plan`")
+        raise PlanError(
+            f"cannot read the plan {address_of(path) or path}: {state}; expected a plan's file: make one with "
+            "`isogloss plan`"
+        )
     content = read_bytes(place, most=_LARGEST_FILE, error=PlanError)
     try:
         return parse_plan(content)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from isogloss.errors import PlanError
-from isogloss.hub import fetched, is_address
+from isogloss.hub import address_of, fetched
 from isogloss.steering.adapter import RouterAdapter
 from isogloss.steering.adapter_folder import ADAPTER_FILES, read_adapter, write_adapter
 from isogloss.steering.plan import Plan, read_plan, write_plan
@@ -28,8 +28,9 @@ def read_steering(path: str | os.PathLike[str]) -> Plan | RouterAdapter:
         return read_plan(place / _PLAN)
     if not place.exists():
         raise PlanError(
-            f"cannot read the plan or adapter {path}: no such file or folder; expected a plan's file, from `isogloss "
-            "plan` or `isogloss learn`, or an adapter's folder, from `isogloss adapt` or `isogloss learn`"
+            f"cannot read the plan or adapter {address_of(path) or path}: no such file or folder; expected a "
+            "plan's file, from `isogloss plan` or `isogloss learn`, or an adapter's folder, from `isogloss adapt` or "
+            "`isogloss learn`"
         )
     if not place.is_dir():
         return read_plan(place)
@@ -47,9 +48,9 @@ def read_served_plan(path: str | os.PathLike[str]) -> Plan:
     Raises:
         PlanError: it is none, is on the hub, or is a router adapter; the message says what to do.
     """
-    if is_address(path):
+    if address := address_of(path):
         raise PlanError(
-            f"{path} is on the hub, and a server reads its plan from a file; fetch it: `hf download OWNER/NAME "
+            f"{address} is on the hub, and a server reads its plan from a file; fetch it: `hf download OWNER/NAME "
             "plan.json --local-dir .`"
         )
     if (Path(path) / ADAPTER_FILES[0]).is_file():

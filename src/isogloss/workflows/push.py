@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.errors import IsoglossError, PlanError, RunError
-from isogloss.hub import asking_hub, is_address
+from isogloss.hub import address_of, asking_hub
 from isogloss.learning.adapt_records import ADAPT_REPORT
+from isogloss.progress import stage
 from isogloss.reports.card import MARK, run_card, steering_card
 from isogloss.runs import open_run
 from isogloss.runs.manifest import LANGUAGE_CODE
@@ -82,8 +83,8 @@ def prepare_push(source: Path, repository: str, *, evaluation: Path | None = Non
     """
     if not _NAME.fullmatch(repository):
         raise RunError(f"{repository!r} names no repository; expected OWNER/NAME of letters, digits, - _ and .")
-    if is_address(source):
-        raise RunError(f"{source} is on the hub already; give the file or folder of this machine")
+    if address := address_of(source):
+        raise RunError(f"{address} is on the hub already; give the file or folder of this machine")
     if (source / _MANIFEST).is_file():
         if evaluation is not None:
             raise RunError(f"{source} is a Run, which no evaluation is of; leave --evaluation out")
@@ -134,6 +135,7 @@ def push(shared: Shared, *, private: bool = False, force: bool = False) -> str:
             added = [CommitOperationAdd(path, content) for path, content in shared.files.items()]
             removed = [CommitOperationDelete(path) for path in shared.replaced(there)]
             url = made
+            stage(f"push {len(added)} files to {name}")
             api.create_commit(name, [*added, *removed], repo_type=kind, commit_message="Upload by isogloss")
         except IsoglossError:
             raise
