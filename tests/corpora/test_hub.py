@@ -125,6 +125,18 @@ def belebele_rows(config: str, order):
 
 
 @pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    ("name", "file"), [("mgsm", "mgsm_en.tsv"), ("belebele", "belebele/passage_to_flores200.json")]
+)
+def test_a_name_alone_is_the_hubs_wherever_one_stands(tmp_path, monkeypatch, name, file):
+    """Also in a folder that holds the original release: only NAME:FOLDER reads it."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("How many cups?\t3\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("isogloss.corpora.load.load_hub", lambda name, local, *_, **__: f"{name} of the hub{local}")
+    assert load_corpus(name) == f"{name} of the hub"
+
+
 def test_reads_belebele_passages_once_sorted_by_link(tmp_path):
     """Two questions of one passage are one item, whatever the order of rows in each language."""
     configs = {

@@ -61,10 +61,10 @@ def load_corpus(source: str, *, languages: Sequence[str] | None = None, split: s
     name, revision = split_revision(name)
     if local and revision and name in {*HUB_CORPORA, *INSTRUCTIONS}:
         raise CorpusError(f"{source}: a local copy has no revision; leave @{revision} out")
-    if name == "belebele" and holds_passages(Path(local)):
+    if local and name == "belebele" and holds_passages(Path(local)):
         _refuse_split(source, split)
         return load_passages(Path(local), wanted)
-    if name == "mgsm" and holds_mgsm(Path(local)):
+    if local and name == "mgsm" and holds_mgsm(Path(local)):
         _refuse_split(source, split)
         return load_mgsm_questions(Path(local), wanted)
     if name in HUB_CORPORA:

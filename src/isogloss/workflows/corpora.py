@@ -23,9 +23,9 @@ def open_corpus(
 
     Args:
         source: a folder with one line-aligned text file per language, a ``.jsonl`` or ``.tsv`` file, the name of a
-            corpus of the hub (``flores_plus``, ``belebele``, ``gsm8k_instruct``, ``medinstruct``; ``NAME:FOLDER`` for
-            a copy, ``NAME@REVISION`` for a commit), as `isogloss.corpora.load_corpus` says in full; or ``organism``
-            (scenes of the small world) or ``organism:problems`` (word problems with their working).
+            corpus of the hub (``flores_plus``, ``belebele``, ``mgsm``, ``gsm8k_instruct``, ``medinstruct``;
+            ``NAME:FOLDER`` for a copy, ``NAME@REVISION`` for a commit), as `isogloss.corpora.load_corpus` says in full;
+            or ``organism`` (scenes of the small world) or ``organism:problems`` (word problems with their working).
         languages: codes; None for all.
         split: of sources that have some.
         n_items: first items to keep; None for all (200 of the organism's).
