@@ -121,18 +121,17 @@ bench-serving: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md
 
 # Minutes: what is handed out, installed where nothing of the source is in reach, and run. RELEASE_PYTHON takes another Python.
-release-check: RELEASE := $(shell mktemp -d)
 release-check: $(VENV)/dev
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
-	$(or $(RELEASE_PYTHON),$(BIN)/python) -m venv $(RELEASE)/venv
-	$(RELEASE)/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	$(RELEASE)/venv/bin/python -m pip check
-	cd $(RELEASE) && env -u PYTHONPATH venv/bin/isogloss demo --output demo
-	ls -l dist $(RELEASE)/demo/report.html
-	rm -rf $(RELEASE)
+	set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; set -x; \
+		$(or $(RELEASE_PYTHON),$(BIN)/python) -m venv "$$place/venv"; \
+		"$$place/venv/bin/python" -m pip install --quiet --constraint constraints.txt dist/*.whl; \
+		"$$place/venv/bin/python" -m pip check; \
+		(cd "$$place" && env -u PYTHONPATH venv/bin/isogloss demo --output demo); \
+		ls -l dist "$$place/demo/report.html"
 
 measure: $(VENV)/dev
 	$(BIN)/python bench/house.py --page docs/house.md $(if $(TESTS),--tests $(TESTS))
