@@ -22,6 +22,7 @@ from isogloss.workflows import find_study, preview_study, recipe_names, run_stud
 from isogloss.workflows.ablation import held_out
 from isogloss.workflows.ablation import run as ablating
 from isogloss.workflows.study import run as running
+from isogloss.workflows.study.preview import _is_remote
 from isogloss.workflows.study.settings import Study
 
 FEW = ("en", "de", "sw")
@@ -259,6 +260,15 @@ def test_recipes_are_found_by_name(tmp_path, capsys):
         find_study("paper-a/phi-mgsm").study.with_settings(["languages=[en,sw]"])
     changed = find_study("paper-a/phi-mgsm").study.with_settings(["dtype=bfloat16", "languages=['en', 'sw']"])
     assert (changed.dtype, changed.languages) == ("bfloat16", ("en", "sw"))
+
+
+def test_a_known_name_is_fetched_also_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    """As it is when the study runs; other sources that are here are not."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mgsm", "mine"):
+        (tmp_path / name).mkdir()
+    sources = ("mgsm", "mgsm@main", "org/texts", "mgsm:mine", "mine", "organism:problems")
+    assert [each for each in sources if _is_remote(each)] == ["mgsm", "mgsm@main", "org/texts"]
 
 
 def test_a_preview_counts_what_is_here(tmp_path, capsys):

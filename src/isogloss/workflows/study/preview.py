@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from isogloss.backends.open import folder_of
 from isogloss.backends.reading import find_checkpoint
 from isogloss.corpora import Corpus
+from isogloss.corpora.catalogue import CORPUS_FACTS
 from isogloss.errors import IsoglossError
-from isogloss.evaluation import Task, load_task
+from isogloss.evaluation import TASKS, Task, load_task
 from isogloss.files import read_json
-from isogloss.hub import asking_hub
+from isogloss.hub import asking_hub, split_revision
 from isogloss.languages import resolve
 from isogloss.organism import ORGANISM
 from isogloss.records import Number, Record
@@ -180,10 +181,11 @@ def _tasks(study: Study) -> list[str]:
 
 
 def _is_remote(source: str) -> bool:
-    """Whether a source is no path and nothing that ships with the package."""
-    return not source.startswith("organism") and not any(
-        Path(part).exists() for part in (source, *source.split(":")[1:])
-    )
+    """Whether a source is no path and nothing that ships with the package; a known name alone is never a path."""
+    name, *places = source.split(":")
+    if split_revision(name)[0] not in {*TASKS, *(each.name for each in CORPUS_FACTS)}:
+        places.append(source)
+    return not source.startswith("organism") and not any(Path(place).exists() for place in places)
 
 
 class _Checkpoint:
