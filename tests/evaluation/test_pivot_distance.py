@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from isogloss.corpora import Turns
-from isogloss.errors import CorpusError
+from isogloss.errors import CorpusError, RunError
 from isogloss.evaluation import Item, Task, ask, run_evaluation
 from isogloss.evaluation.pivot_distance import ROUTED_ITEMS, PromptRouting
 from isogloss.evaluation.summary import EvaluationSummary
@@ -138,3 +139,22 @@ def test_an_evaluation_keeps_them(tmp_path):
     assert set(summary.distance) == {"plan", "other"}
     assert all(set(each) == {"deu_Latn", "fra_Latn"} for each in summary.distance.values())
     assert read_typed(tmp_path / "e" / "summary.json", EvaluationSummary).distance == summary.distance
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda effect: effect.update(distance={"swh_Latn": effect["distance"]["deu_Latn"]}), "no language of this"),
+        (lambda effect: effect.update(changed={}), "found 2 layers; expected 0"),
+    ],
+)
+def test_kept_distances_that_contradict_the_rest_are_refused(tmp_path, damage, reason):
+    """Where an evaluation goes on from files that are not its own."""
+    plan = Plan(Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12"), (Intervention("ban", 0, (1,)),))
+    run_evaluation(FakeEngine(), task(), {"plan": plan}, out=tmp_path / "e")
+    effect = tmp_path / "e" / "plan" / "effect.json"
+    content = json.loads(effect.read_text())
+    damage(content)
+    effect.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=reason):
+        run_evaluation(FakeEngine(), task(), {"plan": plan}, out=tmp_path / "e")

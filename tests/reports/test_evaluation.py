@@ -404,7 +404,7 @@ def test_an_outcome_follows_the_interval_and_the_direction(
 @pytest.mark.parametrize("is_evaluated", [True, False])
 def test_a_study_prints_the_evaluation_once(is_evaluated: bool, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001 - a parameter of the test
     """Its table stands for the sentences on it; without one, and in JSON, every sentence is printed."""
-    summary = arms_evaluation(controls={}) if is_evaluated else None
+    summary = arms_evaluation(controls={}, distance={}) if is_evaluated else None
     effects = describe_evaluation(summary)
     result = SimpleNamespace(
         evaluation=summary, findings=("Routing.",), effects=effects, report="x.html", published=None, ablation=None

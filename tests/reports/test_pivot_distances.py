@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from report_samples import arms_evaluation, evaluation
 
@@ -70,3 +73,18 @@ def test_nothing_is_drawn_of_what_was_not_measured() -> None:
     others = {arm: each for arm, each in summary.distance.items() if arm != PLAN}
     assert len(distance_blocks(arms_evaluation(distance=others))) == 2
     assert not distance_blocks(arms_evaluation(distance={arm: {} for arm in others}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"per_language": {}}, "plan in ben_Beng was not compared"),
+        ({"controls": {}}, "random-0 in ben_Beng was not compared"),
+        ({"changed_choices": {}}, "distance of swh_Latn: found 2 layers; expected 0"),
+        ({"changed_choices": {PLAN: {4: 0.5}}}, "distance of swh_Latn: found 2 layers; expected 1"),
+    ],
+)
+def test_distances_are_of_what_was_compared(changes: dict[str, Any], reason: str) -> None:
+    """A summary that contradicts itself is refused where it is read."""
+    with pytest.raises(ValueError, match=reason):
+        replace(arms_evaluation(), **changes)

@@ -208,7 +208,10 @@ class _Run:
         """Measure what a plan changes on the first questions, or read what a stopped run measured; refuse no effect."""
         path = self.out / name / _EFFECT
         if path.is_file():
-            return read_typed(path, ArmEffect)
+            kept = read_typed(path, ArmEffect)
+            if foreign := sorted(kept.distance.keys() - self.asked.questions.keys()):
+                raise RunError(f"{path}: distance.{foreign[0]}: no language of this evaluation; delete the file")
+            return kept
         measured = dict(changes(self.asked, plan))
         if not measured:
             raise PlanError(

@@ -67,11 +67,17 @@ class ArmEffect:
             where the engine gives no distributions.
         distance: language to its divergence from the pivot; without those for which nothing of it can change, and empty
             where the pivot is not asked.
+
+    Raises:
+        ValueError: on construction, where ``distance`` has other layers than ``changed``.
     """
 
     changed: Mapping[int, float]
     kl: Mapping[str, Estimate | None]
     distance: Mapping[str, PivotDistance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_layers(self.distance, self.changed)
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,9 @@ class EvaluationSummary(Shown, Comparison):
         left_out: of lm-evaluation-harness: metrics that are no mean over documents; None for other tasks.
         harness: its version; None for other tasks.
         versions: of its tasks.
+
+    Raises:
+        ValueError: on construction, where ``distance`` is not of arms, languages and layers that the rest is of.
     """
 
     task: Name
@@ -241,6 +250,14 @@ class EvaluationSummary(Shown, Comparison):
     left_out: tuple[Name, ...] | None = None
     harness: Name | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        compared = self.compared
+        for arm, distances in self.distance.items():
+            _require_layers(distances, self.changed_choices.get(arm, {}))
+            known = compared[arm].per_language if arm in compared else {}
+            if foreign := sorted(distances.keys() - known.keys()):
+                raise ValueError(f"distance: {arm} in {foreign[0]} was not compared")
 
     @property
     def compared(self) -> dict[str, Comparison]:
@@ -335,6 +352,12 @@ class EvaluationSummary(Shown, Comparison):
             f"EvaluationSummary({self.model} on {self.task}: {self.metric} {change} over {len(self.per_language)} "
             f"languages, {len(self.significant)} significant; {len(self.controls)} other arms{guard})"
         )
+
+
+def _require_layers(distances: Mapping[str, PivotDistance], changed: Mapping[int, float]) -> None:
+    for code, distance in distances.items():
+        if not len(distance.before) == len(distance.after) == len(changed) > 0:
+            raise ValueError(f"distance of {code}: found {len(distance.after)} layers; expected {len(changed)}")
 
 
 def _mean(estimates: Iterable[Estimate | None]) -> Estimate | None:
