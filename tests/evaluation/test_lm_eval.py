@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval_tasks import EQUAL, GENERATE, N_ITEMS, no_hub, write_tasks
 
+from isogloss import hub
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.backends.model import Sampling
 from isogloss.backends.open import load
@@ -461,14 +463,17 @@ def test_documents_stand_in_order(organism, folder):
     assert len(AskedLmEval(organism, source(folder, ["choice"])).questions["choice"]) == N_ITEMS
 
 
-def test_data_out_of_reach_are_refused_in_one_line(folder, monkeypatch):
-    """What the hub's library raises is named, with what helps."""
+@pytest.mark.parametrize(
+    ("unreachable", "reason"),
+    [(None, "ConnectionError: Couldn't reach the hub"), ("HF_HUB_OFFLINE is set", "HF_HUB_OFFLINE is set")],
+)
+def test_data_out_of_reach_are_refused_in_one_line(folder, monkeypatch, unreachable, reason):
+    """What the hub's library raises is named, or why the hub is not asked, with what helps."""
 
     def fail(*_, **__):
         raise ConnectionError("Couldn't reach the hub\nTraceback")
 
     monkeypatch.setattr(TaskManager, "load", fail)
-    with pytest.raises(
-        CorpusError, match=r"data of \w+ cannot be loaded \(ConnectionError: .*the hub\); check the net"
-    ):
+    monkeypatch.setattr(hub, "_unreachable", lambda: unreachable)
+    with pytest.raises(CorpusError, match=rf"data of \w+ cannot be loaded \({re.escape(reason)}\); check the net"):
         source(folder, ["choice"])
