@@ -35,7 +35,9 @@ from findings_adapters_measured import (
     listed,
     measure,
     of_arm,
-    read,
+    read_measured,
+    read_stored,
+    store,
 )
 from findings_page import arguments, claim, percents, points, rewrite
 from isogloss.arrays import FloatArray
@@ -139,10 +141,9 @@ def on_dev(found: Mapping[str, Measured], run: tuple[int, Sequence[int]]) -> str
     parts = []
     for arm in ARMS:
         runs = [found.get(f"{arm.name}-{run[0]}-{seed}") for seed in run[1]]
-        if not (sets := [each for one in runs if one is not None for each in one.sets]):
+        if not (steps := ", ".join(str(step) for one in runs if one is not None for step in one.best_steps)):
             continue
-        steps = ", ".join(str(each.best_step) for each in sets)
-        kl = fmean(each.kl for each in sets)
+        kl = fmean(each for one in runs if one is not None for each in one.kl)
         parts.append(f"{arm.says}: step {steps}, {kl:.4f} nats per token of English scenes")
     return f"Chosen on the dev problems: {'; '.join(parts)}."
 
@@ -292,7 +293,8 @@ def main() -> None:
     kept.mkdir(exist_ok=True)
     if "--measured" not in sys.argv:
         measure(kept)
-    found = read(kept)
+    found = read_stored() | read_measured(kept)
+    store(found)
     rewrite(adapters_section(found), cause_section(found))
 
 

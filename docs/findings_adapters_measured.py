@@ -1,8 +1,13 @@
-"""Learns the arms of docs/findings_adapters.py, measures each of them once, and reads back what was measured."""
+"""Learns the arms of docs/findings_adapters.py, measures each of them once, and reads back what was measured.
+
+Every result stays in ``findings_adapters.safetensors`` beside this file, so that a seed more costs that seed alone,
+wherever it runs: what is there is not learned or measured again.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from findings_adapters_arms import (
     ARMS,
@@ -32,8 +39,9 @@ from isogloss.backends.huggingface import HuggingFaceModel
 from isogloss.backends.open import load
 from isogloss.evaluation import Task, ask, compare_scores, load_task
 from isogloss.evaluation.asked import AskedTask
-from isogloss.files import read_json, write_json
+from isogloss.files import read_bytes, read_json, sha256, write_atomically, write_json
 from isogloss.learning import LearnedSet, read_history
+from isogloss.organism import model_folder
 from isogloss.statistics import Estimate
 from isogloss.steering import Plan, RouterAdapter
 
@@ -43,16 +51,22 @@ __all__ = [
     "N_ROUTED",
     "N_TEST",
     "RUNS",
+    "STORED",
     "Measured",
     "everything",
     "gain",
     "listed",
     "measure",
     "of_arm",
-    "read",
+    "read_measured",
+    "read_stored",
+    "store",
 ]
 
-RUNS: tuple[tuple[int, tuple[int, ...]], ...] = ((32, (0, 1)),)
+STORED = Path(__file__).with_name("findings_adapters.safetensors")
+"""What has been measured so far, of every arm, number of examples and seed."""
+
+RUNS: tuple[tuple[int, tuple[int, ...]], ...] = ((32, (0, 1, 2)), (1200, (0, 1, 2)))
 """Examples of each language, and the seeds with which everything is learned from as many."""
 
 MOST_SEEDS = 3
@@ -72,13 +86,15 @@ class Measured:
     Attributes:
         right: language to ``[n_items]`` results.
         distance: language to ``[n_routed, n_layers]`` divergences from the pivot.
-        sets: how learning went; empty for what was not learned.
+        best_steps: that were chosen, of every set; empty for what was not learned.
+        kl: of the next token of English scenes at these steps, in nats per token.
         n_numbers: that were learned.
     """
 
     right: Mapping[str, FloatArray]
     distance: Mapping[str, FloatArray]
-    sets: Sequence[LearnedSet] = ()
+    best_steps: Sequence[int] = ()
+    kl: Sequence[float] = ()
     n_numbers: int = 0
 
 
@@ -105,27 +121,63 @@ def measured(model: HuggingFaceModel, task: Task, context: Context, kept: Path) 
         write_json(kept, {"right": right, "distance": distance})
 
 
-def arrays(raw: tuple[dict[str, Any], ...], sets: Sequence[LearnedSet], n_numbers: int) -> Measured:
+def arrays(raw: dict[str, Any], sets: Sequence[LearnedSet], n_numbers: int) -> Measured:
     """Make arrays of what was kept."""
-    right, distance = ({code: np.array(rows, dtype=np.float64) for code, rows in part.items()} for part in raw)
+    right, distance = (
+        {code: np.array(rows, dtype=np.float64) for code, rows in raw[part].items()} for part in ("right", "distance")
+    )
     right = {code: rows[: N_OTHERS if code in OTHERS else N_TEST] for code, rows in right.items()}
-    return Measured(right, distance, sets, n_numbers)
+    return Measured(right, distance, [each.best_step for each in sets], [each.kl for each in sets], n_numbers)
+
+
+def store(found: Mapping[str, Measured], path: Path = STORED) -> None:
+    """Write what was measured: results as bytes, divergences rounded to float16, at most 0.0003 apart."""
+    arrays, facts = {}, {}
+    for name, each in sorted(found.items()):
+        arrays |= {f"{name}/right/{code}": rows.astype(np.uint8) for code, rows in each.right.items()}
+        arrays |= {f"{name}/distance/{code}": rows.astype(np.float16) for code, rows in each.distance.items()}
+        facts[name] = {"best_steps": list(each.best_steps), "kl": list(each.kl), "n_numbers": each.n_numbers}
+    write_atomically(path, save(arrays, {"arms": json.dumps(facts), "model": _model()}))
+
+
+def read_stored(path: Path = STORED) -> dict[str, Measured]:
+    """Read what `store` has written; by arm, number of examples and seed."""
+    if not path.is_file():
+        return {}
+    parts: dict[str, dict[str, dict[str, FloatArray]]] = {}
+    with safe_open(path, framework="np") as tensors:
+        facts = json.loads(tensors.metadata()["arms"])
+        if tensors.metadata()["model"] != _model():
+            raise SystemExit(f"{path} holds results of another model; remove it to measure all arms again")
+        for key in tensors.keys():  # noqa: SIM118 - no mapping
+            name, part, code = key.split("/")
+            rows = tensors.get_tensor(key).astype(np.float64)
+            parts.setdefault(name, {"right": {}, "distance": {}})[part][code] = rows
+    return {name: Measured(**parts[name], **each) for name, each in facts.items()}
+
+
+def _model() -> str:
+    """Hash the shipped model's weights."""
+    return sha256(read_bytes(model_folder() / "model.safetensors"))
 
 
 def measure(kept: Path) -> None:
     """Learn every arm and measure it and its controls; what was done before is kept."""
-    model = load("organism")
+    model, done = load("organism"), set(read_stored())
     assert isinstance(model, HuggingFaceModel)  # noqa: S101 - the shipped model is one
     task = load_task("organism", n_items=N_TEST, split="test")
 
     def under(what: Plan | RouterAdapter | None, name: str) -> None:
         measured(model, task, partial(served, model, what), kept / f"{name}.json")
 
-    under(None, "baseline")
+    if "baseline" not in done:
+        under(None, "baseline")
     for n_examples, seeds in RUNS:
         pool = learning_pool(2 * n_examples * MOST_SEEDS + 600)
         for is_last, seed in itertools.product((False, True), seeds):  # what needs the probes comes after all seeds
             of_run = f"{n_examples}-{seed}"
+            if done >= {f"{arm}-{of_run}" for arm, _ in everything()}:
+                continue
             for arm in (each for each in ARMS if each.from_probes == is_last):
                 name = f"{arm.name}-{of_run}"
                 learned, numbers = learned_arm(model, arm, pool, n_examples=n_examples, seed=seed, out=kept / name)
@@ -141,17 +193,16 @@ def measure(kept: Path) -> None:
                     under(other_probes(probes), f"other-probes-{of_run}")
 
 
-def read(kept: Path) -> dict[str, Measured]:
-    """Read what has been measured so far; by arm, number of examples and seed."""
+def read_measured(kept: Path) -> dict[str, Measured]:
+    """Read what `measure` has measured into a folder so far; by arm, number of examples and seed."""
     names = [f"{arm}-{n_examples}-{seed}" for n_examples, seeds in RUNS for seed in seeds for arm, _ in everything()]
     found = {}
     for name in ("baseline", *names):
         if (file := kept / f"{name}.json").is_file():
-            raw = read_json(file)
             is_learned = (kept / name / "history.jsonl").is_file()
             sets = read_history(kept / name).sets if is_learned else ()
             size = best_numbers(kept / name).size * len(sets) if is_learned else 0
-            found[name] = arrays((raw["right"], raw["distance"]), sets, size)
+            found[name] = arrays(read_json(file), sets, size)
     return found
 
 

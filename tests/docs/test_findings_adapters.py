@@ -87,6 +87,33 @@ def test_ranks_are_correlated_within_languages(page):
     assert (value, p) == (0, 1)
 
 
+def test_results_are_kept_by_arm_and_of_the_shipped_model_alone(document_script, monkeypatch, tmp_path):
+    """What is read back is what was measured, divergences to float16; results of other weights are refused."""
+    study = document_script("findings_adapters_measured")
+    rng = np.random.default_rng(0)
+    right = {"swh_Latn": np.array([1.0, 0, 1]), "eng_Latn": np.array([1.0, 1])}
+    routed = study.Measured(right, {"swh_Latn": rng.random((60, 12))}, [40, 80], [0.25, 0.5], 15360)
+    kept = {"baseline": study.Measured(right, {"swh_Latn": rng.random((60, 12))}), "plan-32-0": routed}
+    file = tmp_path / "kept.safetensors"
+    assert study.read_stored(file) == {}
+    study.store(kept, file)
+    again = study.read_stored(file)
+    assert again.keys() == kept.keys()
+    assert {code: rows.tolist() for code, rows in again["plan-32-0"].right.items()} == {
+        code: rows.tolist() for code, rows in right.items()
+    }
+    assert np.allclose(again["plan-32-0"].distance["swh_Latn"], routed.distance["swh_Latn"], rtol=0, atol=3e-4)
+    assert (again["plan-32-0"].best_steps, again["plan-32-0"].kl, again["plan-32-0"].n_numbers) == (
+        [40, 80],
+        [0.25, 0.5],
+        15360,
+    )
+    assert (list(again["baseline"].best_steps), again["baseline"].n_numbers) == ([], 0)
+    monkeypatch.setattr(study, "_model", lambda: "ab12")
+    with pytest.raises(SystemExit, match="another model"):
+        study.read_stored(file)
+
+
 @pytest.mark.slow
 def test_the_section_says_what_was_measured(page, arms, monkeypatch):
     """Rows for every arm, differences of the right sign, the verdict by the counts of its pairs."""
