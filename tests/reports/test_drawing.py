@@ -106,6 +106,12 @@ def test_ticks_are_few_even_and_inside(low: float, width: float, length: int) ->
     assert np.allclose(np.diff(ticks, 2), 0, atol=10 * slack)
 
 
+def test_one_tick_is_not_alone_where_more_fit() -> None:
+    """Two ticks at least show a scale, on an axis of the width of a phone."""
+    for low in np.linspace(-0.9, 0.9, 37):
+        assert len(make_axis({"range": [low, low + 1.2]}, (), (0, 300)).ticks) > 1
+
+
 def test_layers_have_whole_ticks() -> None:
     """A short axis of whole numbers has no tick between two of them."""
     axis = make_axis({"range": [-0.5, 2.5]}, [0, 1, 2], (0, 900))

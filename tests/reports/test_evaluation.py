@@ -422,4 +422,4 @@ def test_a_metric_of_a_harness_is_a_share_where_it_is_right_or_wrong() -> None:
     told = evaluation(metric="acc,none")
     assert Metric.of(told).is_share
     assert not Metric.of(replace(told, test="sign_flip")).is_share
-    assert Metric("bits per byte", is_share=False).change(0.0002) == "+2.0e−04"
+    assert Metric("bits per byte", is_share=False).change(0.0002) == "+0.00020"

@@ -117,8 +117,9 @@ def _ticks(
     unit = 10.0 ** math.floor(math.log10((high - low) / most))
     steps = [each * unit for each in (1, 2, 5, 10, 20)]
     chosen = next(place for place, step in enumerate(steps) if (high - low) / step <= most)
-    if not _multiples(steps[chosen], low, high):  # a few multiples of the next smaller step lie inside
-        chosen -= 1
+    inside = len(_multiples(steps[chosen], low, high))
+    if not inside or (inside == 1 and chosen and len(_multiples(steps[chosen - 1], low, high)) <= most + 1):
+        chosen -= 1  # one tick shows no scale
     step = max(1.0, steps[chosen]) if whole else steps[chosen]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     marks = [place * step for place in _multiples(step, low, high)]
