@@ -162,12 +162,14 @@ $(VENV)/sglang/sglang: | $(VENV)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sglang sglang==$(SGLANG)
 
 # The binding alone is installed: it loads the library that is built here, with the server and the converters beside it.
+# Without its .git file, which names a repository that a link's folder does not have: ninja would configure for ever.
 $(LLAMA)/built: | $(VENV)/run
 	rm -rf $(LLAMA)
 	mkdir -p $(LLAMA)/binding
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(LLAMA)/tools cmake ninja
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest $(LLAMA) llama-cpp-python==$(LLAMA_CPP)
 	tar -xzf $(LLAMA)/llama_cpp_python-$(LLAMA_CPP).tar.gz --strip-components 1 -C $(LLAMA)/binding
+	rm $(LLAMA)/binding/vendor/llama.cpp/.git
 	ln -s binding/vendor/llama.cpp $(LLAMA)/source
 	$(LLAMA_TOOLS) -S $(LLAMA)/source -B $(LLAMA)/build -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(LLAMA)/tools/bin/ninja $(LLAMA_OPTIONS)
 	$(LLAMA_TOOLS) --build $(LLAMA)/build --target llama --target llama-server
