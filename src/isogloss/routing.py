@@ -140,6 +140,7 @@ def route(
     spec: RouterSpec,
     selection_bias: FloatArray | None = None,
     *,
+    select: FloatArray | None = None,
     expert_scale: FloatArray | None = None,
     edit_choice: Callable[[FloatArray], FloatArray] | None = None,
 ) -> Routing:
@@ -153,6 +154,7 @@ def route(
         router_logits: ``[n_tokens, n_experts]`` before any gating function.
         spec: how this router scores and chooses.
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
+        select: ``[n_experts]`` or ``[n_tokens, n_experts]``, of any router: added to the bias, or to what is ranked.
         expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
         edit_choice: function applied to the scores that are ranked; the weights do not change.
 
@@ -164,14 +166,20 @@ def route(
         top-k: GPT-OSS; SparseMixer: arXiv 2409.12136; the rest is common practice since Shazeer et al.
         (arXiv 1701.06538).
     """
-    scores = choice_scores(router_logits, spec, selection_bias)
+    scores = choice_scores(router_logits, spec, selection_bias, select=select)
     if edit_choice is not None:
         scores = edit_choice(scores)
     expert_ids = np.argsort(-scores, axis=1, kind="stable")[:, : spec.top_k]
     return Routing(expert_ids, combine_weights(router_logits, expert_ids, spec, expert_scale))
 
 
-def choice_scores(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArray | None = None) -> FloatArray:
+def choice_scores(
+    router_logits: FloatArray,
+    spec: RouterSpec,
+    selection_bias: FloatArray | None = None,
+    *,
+    select: FloatArray | None = None,
+) -> FloatArray:
     """Return the scores that a router ranks: ``[n_tokens, n_experts]``, minus infinity for excluded experts.
 
     Arguments and errors are those of `route`.
@@ -180,8 +188,9 @@ def choice_scores(router_logits: FloatArray, spec: RouterSpec, selection_bias: F
     if (selection_bias is not None) != spec.selection_bias:
         raise ValueError(f"selection_bias given: {selection_bias is not None}; expected: {spec.selection_bias}")
     scores = logits if spec.scoring in _CHOOSE_ON_LOGITS else _scores(logits, spec.scoring)
-    if selection_bias is not None:
-        scores = scores + np.asarray(selection_bias, dtype=np.float32)
+    added = [np.asarray(each, dtype=np.float32) for each in (selection_bias, select) if each is not None]
+    if added:
+        scores = scores + sum(added[1:], added[0])  # the bias and select first, as in a checkpoint that has both in one
     return _keep_best_groups(scores, spec)
 
 

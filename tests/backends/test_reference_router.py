@@ -64,10 +64,11 @@ def a_bias(spec: RouterSpec, largest: float) -> FloatArray | None:
     return np.linspace(largest, -largest, N_EXPERTS, dtype=np.float32) if spec.selection_bias else None
 
 
-def an_edit(order: list[int], n_forced: int, n_banned: int) -> LayerEdit:
-    """Force the first experts of an order and ban the last ones."""
+def an_edit(order: list[int], n_forced: int, n_banned: int, selected: float = 0.0) -> LayerEdit:
+    """Force the first experts of an order and ban the last ones; select one of each and one in between."""
     forced, banned = order[:n_forced], order[N_EXPERTS - n_banned :]
     edits = [Intervention("force", 0, tuple(forced))] if forced else []
+    edits.append(Intervention("select", 0, (order[0], order[3], order[-1]), values=(selected, -selected, 2 * selected)))
     return edit_layer([*edits, *([Intervention("ban", 0, tuple(banned))] if banned else [])], N_EXPERTS)
 
 
@@ -80,7 +81,14 @@ def chosen_in_numpy(logits: FloatArray, spec: RouterSpec, bias: FloatArray | Non
     """Edit and choose by the reference."""
     scale = SCALE if spec.expert_scale else None
     edited = apply_edit(logits, edit)
-    return route(edited, spec, bias, expert_scale=scale, edit_choice=lambda scores: apply_choice(scores, edit))
+    return route(
+        edited,
+        spec,
+        bias,
+        select=edit.select,
+        expert_scale=scale,
+        edit_choice=lambda scores: apply_choice(scores, edit),
+    )
 
 
 def chosen_in_torch(logits: Any, spec: RouterSpec, bias: FloatArray | None, edit: LayerEdit) -> tuple[Any, Any]:
@@ -108,12 +116,13 @@ def same_order(logits: FloatArray, spec: RouterSpec, bias: FloatArray | None, ed
     Scores whose squares have too few digits in float32, far below 0, are left out: weights are their shares.
     """
     edited, alone = apply_edit(logits, edit), replace(spec, n_groups=1)
-    theirs = choice_scores(edited, alone, bias)
+    theirs = choice_scores(edited, alone, bias, select=edit.select)
     order, weights = replace(alone, top_k=N_EXPERTS, renormalise=False, scaling=1.0, expert_scale=False), theirs
     if spec.scoring not in ("topk_softmax", "topk_sigmoid"):
         scale = {"selection_bias": None if bias is None else torch.from_numpy(bias)}
         weights, ids = (each.numpy() for each in choose_experts(torch.from_numpy(edited), order, **scale))
-        weights = np.take_along_axis(weights, ids.argsort(1), 1) + (0.0 if bias is None else bias)
+        added = [each for each in (bias, edit.select) if each is not None]
+        weights = np.take_along_axis(weights, ids.argsort(1), 1) + np.sum(added, axis=0, dtype=np.float32)
     groups = np.sort(theirs.reshape(len(theirs), spec.n_groups, -1), axis=2)
     zeros = [np.zeros((len(theirs), 1), np.float32)] if spec.others_score_zero else []
     some = np.where((theirs == 0) & (weights == 0), -np.inf, theirs)  # banned: zero in both libraries
@@ -135,11 +144,17 @@ def apart(values: FloatArray) -> npt.NDArray[np.bool_]:
 @given(
     st.tuples(st.integers(0, 10**6), st.sampled_from([0.1, 3.0, 300.0])),
     st.sampled_from([0.2, 30.0]),
-    st.builds(an_edit, st.permutations(range(N_EXPERTS)), st.integers(0, 2), st.integers(0, N_EXPERTS - TOP_K)),
+    st.builds(
+        an_edit,
+        st.permutations(range(N_EXPERTS)),
+        st.integers(0, 2),
+        st.integers(0, N_EXPERTS - TOP_K),
+        st.sampled_from([0.0, 0.3, 20.0]),
+    ),
 )
 @settings(max_examples=60)
 def test_equals_the_reference_router(spec: RouterSpec, drawn: tuple[int, float], largest: float, edit: LayerEdit):
-    """Ids and weights of every router, with saturated scores, a bias above all scores, forced and banned experts."""
+    """Ids and weights of every router, saturated, with a bias above all scores, forced, banned and selected experts."""
     bias = a_bias(spec, largest)
     logits = same_order(some_logits(*drawn), spec, bias, edit)
     assume(len(logits))
@@ -179,7 +194,11 @@ def test_without_the_edit_the_router_undoes_both():
 @given(st.integers(0, 10**6), st.lists(st.permutations(range(N_EXPERTS)), min_size=N_TOKENS, max_size=N_TOKENS))
 def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[int]]):
     """Arrays ``[n_tokens, n_experts]`` do to each token what its own edit would do alone."""
-    edits, logits, bias = [an_edit(order, 2, 3) for order in orders], some_logits(seed, 3.0), a_bias(DEEPSEEK, 30.0)
+    edits, logits, bias = (
+        [an_edit(order, 2, 3, 0.3) for order in orders],
+        some_logits(seed, 3.0),
+        a_bias(DEEPSEEK, 30.0),
+    )
     tensor = torch.from_numpy(logits)
     weights, ids = chosen_in_torch(tensor, DEEPSEEK, bias, stacked(edits).to(tensor))
     for token, edit in enumerate(edits):
@@ -193,7 +212,7 @@ def test_every_token_may_have_an_edit_of_its_own(seed: int, orders: list[list[in
 @pytest.mark.parametrize("spec", slow_but([SPECS[3], DEEPSEEK, SPECS[9], SPECS[11]], quick=[DEEPSEEK]), ids=str)
 def test_edit_and_choice_are_one_graph_for_any_number_of_tokens(spec: RouterSpec, by_token: bool):  # noqa: FBT001 - pytest
     """No value is looked at on the host: fullgraph traces it, and the arrays may change under the graph."""
-    names = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_lift", "least_score", "ban")
+    names = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_lift", "least_score", "ban", "select")
     bias = a_bias(spec, 30.0)
 
     def step(logits: Any, *arrays: Any) -> tuple[Any, Any]:
@@ -219,6 +238,7 @@ def _every_kind(shift: int) -> list[Intervention]:
         Intervention("off", 0, (shift + 7,)),
         Intervention("force", 0, (shift + 9, shift + 8)),
         Intervention("ban", 0, (shift + 3,)),
+        Intervention("select", 0, (shift + 2,), values=(0.4,)),
     ]
 
 

@@ -57,7 +57,7 @@ def conditional(draw: st.DrawFn) -> Plan:
         order = draw(st.permutations(range(8)))
         for kind, expert in zip(draw(st.lists(st.sampled_from(KINDS), unique=True)), order, strict=False):
             strength = 0.5 if kind in ("soft", "adaptive") else None
-            values = (1.5,) if kind in ("adaptive", "offset") else None
+            values = (1.5,) if kind in ("adaptive", "offset", "select") else None
             phase: Any = draw(st.sampled_from((*PHASES, "both")))
             languages = draw(st.none() | st.lists(st.sampled_from(CODES), unique=True, min_size=1).map(tuple))
             interventions.append(Intervention(kind, layer, (expert,), strength, values, phase, languages))

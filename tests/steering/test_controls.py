@@ -23,7 +23,7 @@ from isogloss.steering import (
 )
 
 MODEL = Fingerprint("qwen3_moe", (0, 1, 2, 4, 5, 6, 7), n_experts=8, top_k=3, router_sha256="ab12")
-PROMOTING = ("soft", "adaptive", "offset", "force", "on")
+PROMOTING = ("soft", "adaptive", "offset", "select", "force", "on")
 
 SOFT = Plan(
     MODEL,
@@ -60,7 +60,7 @@ def promoting(draw: st.DrawFn) -> Plan:
         kind: Any = draw(st.sampled_from(PROMOTING))
         experts = tuple(draw(st.lists(st.integers(0, 7), unique=True, min_size=1, max_size=3)))
         strength = draw(st.floats(-1, 1)) if kind in ("soft", "adaptive") else None
-        values = tuple(draw(st.floats(-2, 2)) for _ in experts) if kind in ("adaptive", "offset") else None
+        values = tuple(draw(st.floats(-2, 2)) for _ in experts) if kind in ("adaptive", "offset", "select") else None
         made.append(Intervention(kind, layer, experts, strength, values))
     return Plan(MODEL, tuple(made), {"rule": "delta"})
 
@@ -200,6 +200,7 @@ def test_the_opposite_of_every_kind_that_promotes():
             Intervention("soft", 0, (1,), strength=0.5, phase="prompt"),
             Intervention("adaptive", 1, (1, 2), strength=0.02, values=(0.3, 0.7)),
             Intervention("offset", 2, (1, 2), values=(1.0, -2.0)),
+            Intervention("select", 2, (0, 2), values=(0.1, -0.2)),
             Intervention("force", 4, (5, 2), languages=("sw",)),
             Intervention("on", 5, (1, 2)),
             Intervention("off", 5, (3,)),
@@ -209,6 +210,7 @@ def test_the_opposite_of_every_kind_that_promotes():
         Intervention("soft", 0, (1,), strength=-0.5, phase="prompt"),
         Intervention("adaptive", 1, (1, 2), strength=-0.02, values=(0.3, 0.7)),
         Intervention("offset", 2, (1, 2), values=(-1.0, 2.0)),
+        Intervention("select", 2, (0, 2), values=(-0.1, 0.2)),
         Intervention("suppress", 4, (5, 2), languages=("sw",)),
         Intervention("on", 5, (3,)),
         Intervention("off", 5, (1, 2)),
@@ -241,7 +243,7 @@ def test_more_experts_off_than_a_token_chooses_have_no_opposite():
 def test_another_strength_is_the_plan_built_with_it():
     """Equal to what `plan_from_experts` makes of the same experts, for every kind with a strength."""
     experts = [(2, 1, 0.5, 0.25), (2, 3, 0.4, 0.75), (4, 0, 0.3, 0.5)]
-    for kind in ("soft", "adaptive", "offset"):
+    for kind in ("soft", "adaptive", "offset", "select"):
         weak, strong = (
             plan_from_experts(experts, kind=kind, strength=strength, fingerprint=MODEL, provenance={})  # type: ignore[arg-type]
             for strength in (0.25, -0.75)

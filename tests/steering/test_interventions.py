@@ -18,7 +18,15 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from isogloss.errors import PlanError
 from isogloss.records import decode
 from isogloss.routing import RouterSpec, route
-from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, apply_choice, apply_edit, edit_layer
+from isogloss.steering.interventions import (
+    KINDS,
+    Intervention,
+    LayerEdit,
+    apply_choice,
+    apply_edit,
+    apply_select,
+    edit_layer,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -35,6 +43,7 @@ def an_intervention(kind: str, experts: tuple[int, ...] = (3, 1), **fields: Any)
         "soft": {"strength": 0.5},
         "adaptive": {"strength": 0.02, "values": (0.3, 0.7)},
         "offset": {"values": (1.5, -2.0)},
+        "select": {"values": (0.3, -0.2)},
     }
     return Intervention(**{"kind": kind, "layer": 0, "experts": experts, **defaults.get(kind, {}), **fields})
 
@@ -499,6 +508,8 @@ NAN, INF = float("nan"), float("inf")
         ("offset", {"values": (1.0, 10**400)}, "outside the float32 range"),
         ("offset", {"values": (1.0, "2")}, "found '2'; expected a number"),
         ("offset", {"values": 2.0}, "is 2.0; expected a list"),
+        ("select", {"strength": 1.0}, "this kind takes no strength"),
+        ("select", {"values": None}, "select in layer 0 has no values"),
         ("soft", {"strength": None}, "soft in layer 0 has no strength"),
         ("soft", {"strength": 1.01}, r"found 1.01; expected a number in \[-1, 1\]"),
         ("soft", {"strength": -2}, r"expected a number in \[-1, 1\]"),
@@ -585,8 +596,104 @@ def test_choices_of_numpy_and_torch_are_equal(
 
 
 def test_the_other_kinds_leave_the_choice_alone() -> None:
-    """Soft, adaptive, offset and suppress act on logits only."""
+    """No other kind fixes who is chosen."""
     kinds = [an_intervention(kind) for kind in KINDS if kind not in ("force", "ban")]
     edit = edit_layer(kinds, N_EXPERTS)
     assert not edit.fixes_choice
     np.testing.assert_array_equal(apply_choice(some_logits(), edit), some_logits())
+
+
+# Select
+
+
+def test_select_adds_its_constants_to_what_is_ranked_and_to_no_logit() -> None:
+    """Values[i] to experts[i], as the sum of all interventions; logits stay, and so do the other experts."""
+    edit = edit_layer([an_intervention("select"), an_intervention("select", (1, 5), values=(0.5, 1.0))], N_EXPERTS)
+    scores, added = some_logits(), np.zeros(N_EXPERTS, dtype=np.float32)
+    added[[1, 3, 5]] = np.float32(-0.2) + np.float32(0.5), 0.3, 1.0
+    np.testing.assert_array_equal(apply_select(scores, edit), scores + added)
+    np.testing.assert_array_equal(apply_edit(scores, edit), scores)
+    np.testing.assert_array_equal(apply_choice(scores, edit), scores)
+    assert not edit.edits_logits
+    assert not edit.fixes_choice
+    assert not edit.is_empty
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edit_says_whether_it_reaches_the_logits(kind: str) -> None:
+    """All kinds do, apart from select; none else is added to the scores."""
+    logits, edit = some_logits(), edit_layer([an_intervention(kind)], N_EXPERTS)
+    assert edit.edits_logits == (apply_edit(logits, edit) != logits).any()
+    assert (kind == "select") == (apply_select(logits, edit) != logits).any()
+
+
+def test_constants_of_zero_make_an_empty_edit() -> None:
+    """Nothing is applied, so nothing can change."""
+    assert edit_layer([an_intervention("select", values=(0.0, 0.0))], N_EXPERTS).is_empty
+
+
+SPECS_OF_SELECT = [
+    RouterSpec(0, N_EXPERTS, TOP_K, scoring, selection_bias=bias, n_groups=n, top_groups=n // 2 or 1, group_score=best)
+    for scoring in ("softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid")
+    for bias in (False, True)
+    for n, best in ((1, "max"), (4, "max"), (4, "top2_sum"))
+]
+TWO = RouterSpec(0, N_EXPERTS, 2, "sparsemixer", jitter=0.1)
+
+
+@pytest.mark.parametrize("spec", [*SPECS_OF_SELECT, TWO], ids=str)
+def test_select_is_a_selection_bias(spec: RouterSpec) -> None:
+    """The same choice and weights, bit for bit, as of a router whose bias is the sum: also of one that had none."""
+    edit = edit_layer([an_intervention("select", (4, 3, 11), values=(9.0, -2.0, 0.5))], N_EXPERTS)
+    bias = BIAS if spec.selection_bias else None
+    found = route(some_logits(), spec, bias, select=edit.select)
+    other = replace(spec, selection_bias=True)
+    expected = route(some_logits(), other, apply_select(np.zeros(N_EXPERTS) if bias is None else bias, edit))
+    np.testing.assert_array_equal(found.expert_ids, expected.expert_ids)
+    np.testing.assert_array_equal(found.combine_weights, expected.combine_weights)
+    plain = route(some_logits(), spec, bias)
+    assert (np.sort(found.expert_ids) != np.sort(plain.expert_ids)).any()
+
+
+@pytest.mark.parametrize("spec", SPECS_OF_SELECT, ids=str)
+def test_select_decides_groups_and_weights_do_not_know_of_it(spec: RouterSpec) -> None:
+    """A large constant brings an expert, and with it its group, to every token; its weight is that of its own score."""
+    edit = edit_layer([an_intervention("select", (7,), values=(60.0,))], N_EXPERTS)
+    logits, bias = some_logits(), BIAS if spec.selection_bias else None
+    plain = replace(spec, renormalise=False, scoring="sigmoid" if spec.scoring == "topk_sigmoid" else spec.scoring)
+    found = route(logits, replace(spec, renormalise=False), bias, select=edit.select)
+    assert (found.expert_ids[:, 0] == 7).all()
+    if spec.scoring != "topk_softmax":  # whose weights are shares among the chosen
+        everyone = route(logits, replace(plain, top_k=N_EXPERTS, n_groups=1), bias)
+        own = np.take_along_axis(everyone.combine_weights, everyone.expert_ids.argsort(1), axis=1)
+        np.testing.assert_allclose(found.combine_weights, np.take_along_axis(own, found.expert_ids, axis=1), rtol=1e-6)
+
+
+@given(logits_within(1e4), forced_and_banned())
+def test_force_and_ban_act_after_select(logits: FloatArray, parts: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """Against constants that favour the banned and their groups."""
+    forced, banned = parts
+    interventions = [Intervention("force", 0, forced), *([Intervention("ban", 0, banned)] if banned else [])]
+    if banned:
+        interventions.append(Intervention("select", 0, banned, values=(50.0,) * len(banned)))
+    edit = edit_layer(interventions, N_EXPERTS)
+    chosen = route(
+        apply_edit(logits, edit),
+        GROUPED,
+        BIAS,
+        select=edit.select,
+        edit_choice=lambda scores: apply_choice(scores, edit),
+    )
+    assert (chosen.expert_ids[:, : len(forced)] == forced).all()
+    assert not np.isin(chosen.expert_ids, banned).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_select_of_numpy_and_torch_is_equal(dtype: Any) -> None:
+    """The same bits in float32, whatever the dtype of the scores."""
+    scores, edit = torch.tensor(some_logits()).to(dtype), edit_layer([an_intervention("select")], N_EXPERTS)
+    found = apply_select(scores, edit.to(scores))
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), apply_select(scores.float().numpy(), edit))
+    with pytest.raises(PlanError, match="13 wide; this edit is for 12"):
+        apply_select(np.zeros((1, N_EXPERTS + 1)), edit)

@@ -21,6 +21,7 @@ from isogloss.steering import (
     Plan,
     SelectedExpert,
     apply_edit,
+    apply_select,
     check_plan,
     compile_layer,
     plan_from_experts,
@@ -42,7 +43,7 @@ def a_plan(*interventions: Intervention, **provenance: object) -> Plan:
 def interventions_of(draw: st.DrawFn, kind: Any, layer: int, experts: tuple[int, ...]) -> Intervention:
     """Draw strength and values for one intervention."""
     strength = draw(st.floats(-1.0, 1.0)) if kind in ("soft", "adaptive") else None
-    values = draw(st.tuples(*[WEIGHTS] * len(experts))) if kind in ("adaptive", "offset") else None
+    values = draw(st.tuples(*[WEIGHTS] * len(experts))) if kind in ("adaptive", "offset", "select") else None
     return Intervention(kind, layer, experts, strength, values)
 
 
@@ -57,7 +58,7 @@ def plans(draw: st.DrawFn) -> Plan:
             made += [Intervention("force", layer, part) for part in (order[:cut], order[cut:n_forced]) if part]
         for kind in draw(st.lists(st.sampled_from(("suppress", "ban")), unique=True)):
             made.append(Intervention(kind, layer, order[3 : draw(st.integers(4, 8))]))
-        for kind in draw(st.lists(st.sampled_from(("soft", "adaptive", "offset")), unique=True)):
+        for kind in draw(st.lists(st.sampled_from(("soft", "adaptive", "offset", "select")), unique=True)):
             cut = draw(st.integers(0, 7))
             made += [
                 draw(interventions_of(kind, layer, part)) for part in (tuple(order[:cut]), tuple(order[cut:])) if part
@@ -425,6 +426,7 @@ def test_numbers_of_numpy_are_accepted():
     [
         ("soft", None, CHOSEN, "soft in layer 3 has no strength"),
         ("offset", None, CHOSEN, "offset in layer 3 has no strength"),
+        ("select", None, CHOSEN, "select in layer 3 has no strength; expected .* the scores that the router ranks"),
         ("ban", 0.5, CHOSEN, "takes no strength"),
         ("adaptive", 0.02, CHOSEN, r"experts \[6\] have no weight; .*--rule share"),
         ("force", None, [(2, 1, float("nan"), None)], "expert 1 in layer 2 is nan"),
@@ -503,9 +505,10 @@ def test_a_control_with_a_negative_seed_is_refused():
 
 
 def test_every_kind_can_be_planned_and_compiled():
-    """From experts to edited logits works for every kind, and changes the logits."""
-    strengths = {"soft": 0.5, "adaptive": 0.5, "offset": 1.0}
+    """From experts to edited logits, or scores, works for every kind, and changes them."""
+    strengths = {"soft": 0.5, "adaptive": 0.5, "offset": 1.0, "select": 0.1}
     logits = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
     for kind in KINDS:
         plan = build(kind, strengths.get(kind), [(2, 1, 0.5, 0.5), (2, 6, 0.4, 0.5)])
-        assert (apply_edit(logits, compile_layer(plan, 2, 8)) != logits).any()
+        edit = compile_layer(plan, 2, 8)
+        assert ((apply_select if kind == "select" else apply_edit)(logits, edit) != logits).any()

@@ -34,7 +34,7 @@ __all__ = [
     "task_experts",
 ]
 
-_OPPOSITES: dict[str, Kind] = {"soft": "soft", "offset": "offset", "force": "suppress"}
+_OPPOSITES: dict[str, Kind] = {"soft": "soft", "offset": "offset", "select": "select", "force": "suppress"}
 """What happens to experts that a contrast found to be used less, where the others are promoted by the first kind."""
 
 
@@ -134,14 +134,14 @@ class ExpertTable(Record, Shown):
         )
 
     def plan(self, kind: Kind, *, strength: float | None = None, allow_partial: bool = False) -> Plan:
-        """Make a plan for the model that was captured; only ``soft``, ``adaptive`` and ``offset`` take a strength.
+        """Make a plan for the model that was captured; only `STRENGTH_KINDS` take a strength.
 
         A plan outlives its Run, and nobody who loads it later sees that languages were missing: experts of an
         unfinished Run are refused unless ``allow_partial``.
 
-        Experts of a contrast with both signs are steered by their sign: ``soft`` and ``offset`` push the negative ones
-        with the opposite strength; ``force`` forces the positive ones and suppresses the negative ones. The other kinds
-        do the same to all experts and need a contrast of one sign.
+        Experts of a contrast with both signs are steered by their sign: ``soft``, ``offset`` and ``select`` push the
+        negative ones with the opposite strength; ``force`` forces the positive ones and suppresses the negative ones.
+        The other kinds do the same to all experts and need a contrast of one sign.
 
         Raises:
             PlanError: the table is empty, no model was captured, or the kind does not fit.

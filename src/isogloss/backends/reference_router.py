@@ -2,7 +2,8 @@
 
 Serving engines go from logits to experts in one fused kernel. Where a plan forces or bans experts and the router adds a
 bias or leaves groups of experts out, such a kernel could undo what the plan did to the logits. There the experts are
-chosen here instead, step by step as in `isogloss.routing.route`, with `apply_choice` in its place.
+chosen here instead, step by step as in `isogloss.routing.route`, with `apply_choice` in its place. What a plan adds for
+the choice alone has no place in most kernels either: `apply_select` adds it here.
 
 Everything is tensor operations of fixed shapes: no value is looked at on the host, so `choose_experts` can be traced by
 ``torch.compile(fullgraph=True)`` and captured in a CUDA graph.
@@ -14,7 +15,7 @@ import array_api_compat.torch
 import torch
 
 from isogloss.routing import RouterSpec
-from isogloss.steering import LayerEdit, apply_choice
+from isogloss.steering import LayerEdit, apply_choice, apply_select
 
 __all__ = ["choose_experts"]
 
@@ -31,13 +32,13 @@ def choose_experts(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose experts and weights for every token, in float32, as the reference router does.
 
-    Ties go to the lower expert id. Equal to ``route(..., edit_choice=lambda scores: apply_choice(scores, edit))`` of
-    `isogloss.routing`, apart from rounding.
+    Ties go to the lower expert id. Apart from rounding, equal to `isogloss.routing.route` with
+    ``select=edit.select, edit_choice=lambda scores: apply_choice(scores, edit)``.
 
     Args:
         router_logits: ``[n_tokens, n_experts]`` before any gating function, already edited by `apply_edit`.
         spec: how this router scores and chooses; every scoring but ``sparsemixer``, which has no bias and no groups,
-            so that logits edited by `apply_edit` are enough for it.
+            so that logits edited by `apply_edit` are enough for it, apart from ``select``.
         selection_bias: ``[n_experts]``; required exactly when ``spec.selection_bias`` is set.
         expert_scale: ``[n_experts]``; required exactly when ``spec.expert_scale`` is set.
         edit: moved to the device of the logits; its arrays are ``[n_experts]``, or ``[n_tokens, n_experts]`` where
@@ -59,11 +60,12 @@ def choose_experts(
     logits = router_logits.float()
     scores = _scores(logits, spec)
     ranking = logits if spec.scoring in ("topk_softmax", "topk_sigmoid") else scores
+    edit = LayerEdit(spec.n_experts) if edit is None else edit
     if selection_bias is not None:
-        ranking = ranking + selection_bias.float()
-    ranking = _keep_best_groups(ranking, spec)
-    if edit is not None and edit.fixes_choice:
-        ranking = apply_choice(ranking, edit, xp=array_api_compat.torch)
+        ranking = ranking + apply_select(selection_bias, edit, xp=array_api_compat.torch)
+    else:
+        ranking = apply_select(ranking, edit, xp=array_api_compat.torch)
+    ranking = apply_choice(_keep_best_groups(ranking, spec), edit, xp=array_api_compat.torch)
     expert_ids = _best_first(ranking, spec.top_k)
     weights = scores.gather(-1, expert_ids)
     if spec.scoring == "topk_softmax":

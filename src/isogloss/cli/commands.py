@@ -227,7 +227,9 @@ def register_plan(subparsers: Subparsers) -> None:
     add_expert_kind(parser, "--expert-kind", "--share-kind")
     parser.add_argument("--kind", required=True, help="how the experts' logits are edited, such as soft or ban")
     parser.add_argument(
-        "--strength", type=number(), help="soft, adaptive: λ; offset: logits; other kinds have no strength"
+        "--strength",
+        type=number(),
+        help="soft, adaptive: λ; offset: logits; select: scores as the router ranks them; no other kind has one",
     )
     parser.add_argument("--phase", choices=("prompt", "generation"), help="edit only these tokens (default: both)")
     add_codes(parser, "--for-languages", "edit only requests in these languages", default=())

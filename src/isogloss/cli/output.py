@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from isogloss.steering import Intervention, Plan
 
 __all__ = [
-    "logits",
     "print_json",
     "print_line",
     "print_table",
@@ -35,6 +34,7 @@ __all__ = [
     "show_path",
     "show_plan",
     "show_run",
+    "strength_text",
 ]
 
 _LONGEST_TABLE = 40
@@ -116,19 +116,21 @@ def show_plan(plan: Plan, path: Path, *, as_json: bool) -> None:
     print_line(str(path))
 
 
-def logits(*values: float) -> str:
-    """Write the logits that an offset adds, a range where experts differ."""
+def strength_text(kind: str, *values: float) -> str:
+    """Write λ, or what a kind adds to each expert, as a range where they differ, with its unit if that is logits."""
     from isogloss.statistics import MINUS  # noqa: PLC0415 - help shows no result
+    from isogloss.steering import CONSTANT_KINDS  # noqa: PLC0415 - as above
 
+    if kind not in CONSTANT_KINDS:
+        return str(values[0])
     ends = dict.fromkeys(f"{value:+g}" for value in (min(values), max(values)))
-    return f"{' to '.join(ends)} logits".replace("-", MINUS)
+    return f"{' to '.join(ends)}{' logits' if kind == 'offset' else ''}".replace("-", MINUS)
 
 
 def _strength(intervention: Intervention) -> str:
-    """Write λ, or the logits that an offset adds; nothing for kinds without either."""
-    if intervention.kind != "offset" or not intervention.values:
-        return str(intervention.strength or "")
-    return logits(*intervention.values)
+    """Write λ, or what is added to each expert; nothing for kinds without either."""
+    values = (intervention.values or ()) if intervention.strength is None else (intervention.strength,)
+    return strength_text(intervention.kind, *values) if values else ""
 
 
 def show_evaluation(summary: EvaluationSummary, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from isogloss.cli.options import Subparsers, add_configured
-from isogloss.cli.output import logits, print_json, print_line, print_table
+from isogloss.cli.output import print_json, print_line, print_table, strength_text
 
 if TYPE_CHECKING:
     from isogloss.reports.metrics import Metric
@@ -61,7 +61,7 @@ def show_sweep(result: SweepResult, *, as_json: bool) -> None:
 
 
 def _row(row: MeasuredCandidate, metric: Metric, winner: str | None) -> list[str]:
-    strength = logits(row.strength) if row.kind == "offset" and row.strength is not None else row.strength
+    strength = None if row.strength is None else strength_text(row.kind, row.strength)
     settings = (row.name, row.rule, row.threshold, row.top, row.kind, strength)
     numbers = "" if row.range is None else f"{row.range[0]}-{row.range[1]}"
     layers = numbers if row.layers == numbers else f"{row.layers} ({numbers})"

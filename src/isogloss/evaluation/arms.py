@@ -11,6 +11,7 @@ from isogloss.errors import PlanError, shorten
 from isogloss.files import read_json
 from isogloss.hub import fetched
 from isogloss.steering import (
+    CONSTANT_KINDS,
     STRENGTH_KINDS,
     Plan,
     RouterAdapter,
@@ -101,7 +102,7 @@ def dose_of(plan: Steering) -> float | None:
     doses: set[float | None] = set()
     for each in plan.interventions:
         if each.kind in STRENGTH_KINDS:
-            doses.update(each.values or () if each.kind == "offset" else (each.strength,))
+            doses.update(each.values or () if each.kind in CONSTANT_KINDS else (each.strength,))
     return doses.pop() if len(doses) == 1 else None
 
 

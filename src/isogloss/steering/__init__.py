@@ -17,7 +17,16 @@ from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional,
 from isogloss.steering.checks import check_plan
 from isogloss.steering.commits import note_other_commit
 from isogloss.steering.controls import opposed, random_control, replaced, shifted_control, with_strength
-from isogloss.steering.interventions import KINDS, Intervention, Kind, LayerEdit, apply_choice, apply_edit
+from isogloss.steering.interventions import (
+    CONSTANT_KINDS,
+    KINDS,
+    Intervention,
+    Kind,
+    LayerEdit,
+    apply_choice,
+    apply_edit,
+    apply_select,
+)
 from isogloss.steering.plan import (
     Plan,
     compile_layer,
@@ -33,6 +42,7 @@ Steering: TypeAlias = Plan | RouterAdapter
 
 __all__ = [
     "ADAPTER_FILES",
+    "CONSTANT_KINDS",
     "KINDS",
     "STRENGTH_KINDS",
     "AdaptedRouter",
@@ -45,6 +55,7 @@ __all__ = [
     "Steering",
     "apply_choice",
     "apply_edit",
+    "apply_select",
     "check_plan",
     "compile_layer",
     "conditional",

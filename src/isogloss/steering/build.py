@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from isogloss.errors import PlanError
 from isogloss.routing import Fingerprint, Phase
 from isogloss.steering.checks import check_plan
-from isogloss.steering.interventions import Intervention, Kind
+from isogloss.steering.interventions import CONSTANT_KINDS, Intervention, Kind
 from isogloss.steering.plan import Plan
 
 __all__ = ["STRENGTH_KINDS", "SelectedExpert", "by_rank", "conditional", "plan_from_experts", "united"]
 
-STRENGTH_KINDS = ("soft", "adaptive", "offset")
+STRENGTH_KINDS: tuple[Kind, ...] = ("soft", "adaptive", *CONSTANT_KINDS)
 """Kinds for which `plan_from_experts` takes a strength."""
 
 _CAPPED = ("force", "on")
@@ -52,7 +52,8 @@ def plan_from_experts(
         experts: (layer, expert, statistic, weight) each; see `SelectedExpert`. An empty sequence gives an empty plan.
         kind: of the interventions. ``force`` and ``on`` rank experts by the absolute statistic, ties by expert id, and
             keep the first ``top_k`` per layer. ``adaptive`` uses the weights as values.
-        strength: ``soft``, ``adaptive``: λ; ``offset``: the constant added to each expert, in logits; else None.
+        strength: ``soft``, ``adaptive``: λ; ``offset``, ``select``: the constant added to each expert, in logits or in
+            the unit of the scores that are ranked; else None.
         fingerprint: of the model.
         provenance: where the experts come from. ``dropped_experts`` is added if ``force`` or ``on`` dropped some.
 
@@ -136,9 +137,10 @@ def _intervention(rows: Sequence[SelectedExpert], kind: Kind, strength: float | 
                 "weights, such as `--rule share`, or another kind"
             )
         return Intervention(kind, layer, experts, strength, tuple(row.weight for row in rows if row.weight is not None))
-    if kind == "offset":
+    if kind in CONSTANT_KINDS:
         if strength is None:
-            raise PlanError(f"offset in layer {layer} has no strength; expected the constant to add, in logits")
+            unit = "logits" if kind == "offset" else "the unit of the scores that the router ranks"
+            raise PlanError(f"{kind} in layer {layer} has no strength; expected the constant to add, in {unit}")
         return Intervention(kind, layer, experts, None, (strength,) * len(experts))
     return Intervention(kind, layer, experts, strength)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from isogloss.errors import PlanError
 from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, by_rank
-from isogloss.steering.interventions import Intervention, Kind
+from isogloss.steering.interventions import CONSTANT_KINDS, Intervention, Kind
 from isogloss.steering.plan import Plan
 
 __all__ = ["opposed", "random_control", "replaced", "shifted_control", "with_strength"]
@@ -127,8 +127,8 @@ def replaced(plan: Plan, table: Sequence[tuple[int, int, float, float | None]], 
 def opposed(plan: Plan) -> Plan:
     """Turn promotion into suppression: if the experts help, suppressing them should hurt.
 
-    ``soft`` and ``adaptive`` change the sign of λ, ``offset`` that of its constants; ``force`` becomes ``suppress``,
-    ``on`` becomes ``off`` and ``off`` becomes ``on``.
+    ``soft`` and ``adaptive`` change the sign of λ, ``offset`` and ``select`` that of their constants; ``force`` becomes
+    ``suppress``, ``on`` becomes ``off`` and ``off`` becomes ``on``.
 
     Raises:
         PlanError: the plan has ``suppress`` or ``ban``, which have no opposite: they do not rank experts.
@@ -139,7 +139,7 @@ def opposed(plan: Plan) -> Plan:
 def with_strength(plan: Plan, strength: float) -> Plan:
     """Change the strength of a plan, for a dose-response curve; kinds without a strength do not change.
 
-    ``strength`` is λ of ``soft`` and ``adaptive``, and the constant of every expert of ``offset``.
+    ``strength`` is λ of ``soft`` and ``adaptive``, and the constant of every expert of ``offset`` and ``select``.
 
     Raises:
         PlanError: none or several of the plan's kinds take a strength, its interventions differ in strength, or the new
@@ -162,7 +162,7 @@ def with_strength(plan: Plan, strength: float) -> Plan:
 
 
 def _doses(intervention: Intervention) -> tuple[float, ...]:
-    if intervention.kind == "offset":
+    if intervention.kind in CONSTANT_KINDS:
         return intervention.values or ()
     return () if intervention.strength is None else (intervention.strength,)
 
@@ -170,7 +170,7 @@ def _doses(intervention: Intervention) -> tuple[float, ...]:
 def _dose(intervention: Intervention, strength: float) -> Intervention:
     if intervention.kind not in STRENGTH_KINDS:
         return intervention
-    if intervention.kind == "offset":
+    if intervention.kind in CONSTANT_KINDS:
         return replace(intervention, values=(strength,) * len(intervention.experts))
     return replace(intervention, strength=strength)
 
@@ -179,7 +179,7 @@ def _oppose(intervention: Intervention) -> Intervention:
     kind = intervention.kind
     if kind in _OPPOSITE:
         return replace(intervention, kind=_OPPOSITE[kind])
-    if kind == "offset":
+    if kind in CONSTANT_KINDS:
         return replace(intervention, values=tuple(-value for value in intervention.values or ()))
     if intervention.strength is None:
         raise PlanError(f"{kind} in layer {intervention.layer} has no opposite; expected kinds that promote experts")

@@ -12,12 +12,19 @@ in which they act on one token's logits ``z``:
 * ``force``     just above the largest logit of the row, in the plan's order
 * ``ban``       minus infinity
 
+``select`` leaves the logits as they are and adds ``c_k`` to the scores that a router ranks.
+
 The first three all read the original logits and add up. Each later kind reads the result of the earlier ones, except
 that ``on`` and ``off`` read the same logits.
 
 ``force`` and ``ban`` guarantee which experts are selected. Between logits and selection a router may saturate, add a
 bias or exclude groups of experts, so `apply_choice` applies both again to the scores that are ranked. The weights of
 the selected experts come from the edited logits alone.
+
+``select`` is what a router's selection bias does: it decides who is selected, and the weights of the selected experts
+do not know of it. `apply_select` adds it where such a bias is added, after scoring and before groups of experts are
+compared, so before `apply_choice`; a router that ranks its logits has it added to those. Its unit is that of what is
+ranked: a score between 0 and 1 of a router by softmax or sigmoid, else a logit.
 
 ``on`` and ``off`` are SteerMoE's formula and guarantee no more than it does. The paper applies it to
 ``s = log_softmax(z)``, which is ``z`` minus one number per token. A router that scores by softmax gives the same result
@@ -41,6 +48,7 @@ from isogloss.routing import PHASES, Phase
 from isogloss.steering.fields import FLOAT32_MAX, as_experts, as_integer, as_languages, as_strength, as_values
 
 __all__ = [
+    "CONSTANT_KINDS",
     "KINDS",
     "AnyArray",
     "Intervention",
@@ -48,19 +56,27 @@ __all__ = [
     "LayerEdit",
     "apply_choice",
     "apply_edit",
+    "apply_select",
     "edit_layer",
 ]
 
 AnyArray: TypeAlias = Any
 """An array of NumPy or a tensor of torch."""
 
-Kind: TypeAlias = Literal["soft", "force", "suppress", "ban", "adaptive", "offset", "on", "off"]
+Kind: TypeAlias = Literal["soft", "force", "suppress", "ban", "adaptive", "offset", "on", "off", "select"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+CONSTANT_KINDS: tuple[Kind, ...] = ("offset", "select")
+"""Kinds whose values are what is added to each expert."""
+
 _TAKES_STRENGTH = ("soft", "adaptive")
-_TAKES_VALUES = ("adaptive", "offset")
-_ARRAYS = ("soft", "adaptive", "offset", "suppress", "on", "off", "force_rank", "force_lift", "least_score", "ban")
+_TAKES_VALUES = ("adaptive", *CONSTANT_KINDS)
+_ARRAYS = (
+    *("soft", "adaptive", "offset", "suppress", "on", "off", "force_rank", "force_lift", "least_score", "ban"),
+    "select",
+)
+_OF_LOGITS = {*_ARRAYS} - {"least_score", "select"}
 _BOTH: Literal["both"] = "both"
 _MARGIN = float(np.float32(0.01))  # distance of on and off from the extreme logit
 _LEAST_MARGIN = 2.0**-20  # relative to the logit: eight times float32's spacing; exceeds _MARGIN above 10^4
@@ -83,7 +99,8 @@ class Intervention:
         layer: 0-based position in the whole decoder stack.
         experts: expert ids, each once, at least one; for ``force`` the first choice comes first.
         strength: ``soft``: λ in [-1, 1], in standard deviations; ``adaptive``: λ; the other kinds take none.
-        values: one per expert; ``adaptive``: weights w_k; ``offset``: constants c_k in logits; the others take none.
+        values: one per expert; ``adaptive``: weights w_k; ``offset``: constants c_k in logits; ``select``: constants
+            c_k in the unit of the scores that are ranked; the others take none.
         phase: which tokens to edit: ``prompt``, ``generation`` or ``both``.
         languages: which requests to edit; any codes, stored as sorted full codes. None edits all requests.
 
@@ -92,7 +109,8 @@ class Intervention:
 
     Source:
         soft, force, suppress: arXiv 2510.04694, equations 4 and 5 (std of the population; the paper breaks ties among
-        forced experts by noise); ban, adaptive: arXiv 2601.14050; on, off: arXiv 2509.09660.
+        forced experts by noise); ban, adaptive: arXiv 2601.14050; on, off: arXiv 2509.09660; select: the bias of arXiv
+        2412.19437, section 2.1.2.
 
     Example:
         >>> Intervention("soft", layer=12, experts=(7, 3), strength=0.5).experts
@@ -174,6 +192,7 @@ class LayerEdit:
         least_score: float32, where an expert is forced or banned: what `apply_choice` raises scores to; near the
             largest float32 where forced, else the smallest one.
         ban: float32, minus infinity; else plus infinity.
+        select: float32, constants that are added to what is ranked; else 0.
     """
 
     n_experts: int
@@ -187,6 +206,7 @@ class LayerEdit:
     force_lift: AnyArray = None
     least_score: AnyArray = None
     ban: AnyArray = None
+    select: AnyArray = None
 
     @property
     def arrays(self) -> dict[str, AnyArray]:
@@ -198,6 +218,11 @@ class LayerEdit:
     def is_empty(self) -> bool:
         """Whether the edit changes nothing."""
         return not self.arrays
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether `apply_edit` changes a logit."""
+        return not _OF_LOGITS.isdisjoint(self.arrays)
 
     @property
     def fixes_choice(self) -> bool:
@@ -291,6 +316,29 @@ def apply_choice(scores: AnyArray, edit: LayerEdit, *, xp: Any = None) -> AnyArr
     if 0 in scores.shape:
         return edited
     return xp.clip(edited, edit.least_score, edit.ban) if edit.fixes_choice else edited
+
+
+def apply_select(scores: AnyArray, edit: LayerEdit, *, xp: Any = None) -> AnyArray:  # noqa: ANN401 - a module
+    """Add the constants of ``select`` to what a router ranks, or to the selection bias that it adds to that.
+
+    A router with a selection bias adds ``bias + c`` in one, so that the same sums, bit for bit, come from a checkpoint
+    whose bias is ``bias + c``.
+
+    Args:
+        scores: ``[..., n_experts]`` before groups of experts are compared: scores, logits where these are ranked, or
+            the bias; of NumPy or torch.
+        edit: as in `apply_edit`; the other kinds have no effect here.
+        xp: as in `apply_edit`.
+
+    Returns:
+        ``[..., n_experts]`` float32 of the same namespace and device, of one row per token where the edit has that.
+
+    Raises:
+        PlanError: the edit is for another number of experts.
+        TypeError: the edit's array namespace differs from that of the scores.
+    """
+    _, edited = _in_float32(scores, edit, xp)
+    return edited if edit.select is None else edited + edit.select
 
 
 def _in_float32(logits: AnyArray, edit: LayerEdit, xp: Any) -> tuple[AnyArray, AnyArray]:  # noqa: ANN401 - a module

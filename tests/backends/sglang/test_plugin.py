@@ -138,6 +138,7 @@ def a_plan(model: Model, *kinds: str, layer: int = 2, **fields: Any) -> Plan:
         "off": Intervention("off", layer, (7,)),
         "force": Intervention("force", layer, (11, 8)),
         "ban": Intervention("ban", layer, (0, 1)),
+        "select": Intervention("select", layer, (3, 9), values=(0.3, -0.2)),
     }
     return Plan(fingerprint_of(model, **fields), tuple(made[kind] for kind in kinds))
 
@@ -156,7 +157,9 @@ def expected(model: Model, place: int, plan: Plan, spec: RouterSpec, bias: Any =
     """What the reference router makes of logits edited in NumPy."""
     logits = model.blocks[place].gate(tokens()).detach().numpy()
     edit = compile_layer(plan, LAYERS[place], N_EXPERTS)
-    return route(apply_edit(logits, edit), spec, bias, edit_choice=lambda scores: apply_choice(scores, edit))
+    return route(
+        apply_edit(logits, edit), spec, bias, select=edit.select, edit_choice=lambda scores: apply_choice(scores, edit)
+    )
 
 
 def assert_same(output: Any, routing: Routing) -> None:
@@ -170,7 +173,7 @@ def assert_same(output: Any, routing: Routing) -> None:
 # Numbers
 
 
-@pytest.mark.parametrize("kinds", [("soft", "offset", "suppress"), ("on", "off"), ("force", "ban")])
+@pytest.mark.parametrize("kinds", [("soft", "offset", "suppress"), ("on", "off"), ("force", "ban"), ("select",)])
 def test_softmax_routers_choose_as_the_reference_does_on_edited_logits(
     sglang: SGLang, tmp_path: Path, kinds: tuple[str, ...]
 ):
@@ -184,7 +187,7 @@ def test_softmax_routers_choose_as_the_reference_does_on_edited_logits(
     assert (np.sort(output[1].topk_ids) != np.sort(plain.expert_ids)).any()
 
 
-@pytest.mark.parametrize("kinds", [("soft", "offset"), ("ban",), ("force", "ban")])
+@pytest.mark.parametrize("kinds", [("soft", "offset"), ("ban",), ("force", "ban"), ("select",), ("offset", "select")])
 def test_bias_and_groups_do_not_undo_the_plan(sglang: SGLang, tmp_path: Path, kinds: tuple[str, ...]):
     """Where SGLang's choice could, the choice is computed as the reference does."""
     model = grouped(sglang)

@@ -61,6 +61,7 @@ def steer(loaded: LoadedModel, plan: Steering) -> Iterator[None]:
             left, no forward has run, another thread is running the model, or one failed.
     """
     check_plan(plan, loaded.fingerprint)
+    _refuse_select(plan)
     routers = [router for router in loaded.router_modules if router.spec.layer in plan.layers]
     if isinstance(plan, RouterAdapter):
         with steered_by(loaded, [LowRankRouter(router, plan) for router in routers]):
@@ -101,6 +102,11 @@ def steered_by(loaded: LoadedModel, routers: Sequence[SteeredRouter], *, begin: 
         yield
         stack.note_other_threads()  # before the forwards are as they were, which one may end unnoticed
     stack.require_left()
+
+
+def _refuse_select(plan: Steering) -> None:
+    if isinstance(plan, Plan) and any(each.kind == "select" for each in plan.interventions):
+        raise PlanError("the plan has interventions of kind select, which transformers does not apply yet")
 
 
 def _compile(plan: Plan, router: Router) -> dict[Phase, LayerEdit]:

@@ -70,7 +70,9 @@ class _Steered:
         if options.get("router_logits_partials") is not None:
             raise ModelError(f"the logits of layer {self.layer} are partial sums (ROCm); the plan cannot edit them")
         if self.own_selection and options.get("dynamic_expert_bias") is not None:
-            raise ModelError(f"the tokens of layer {self.layer} have biases of their own; force and ban cannot be kept")
+            raise ModelError(
+                f"the tokens of layer {self.layer} have biases of their own; force, ban and select cannot be kept"
+            )
 
 
 def _steer_layer(plan: Plan, router: SGLangRouter) -> _Steered:
@@ -83,10 +85,11 @@ def _steer_layer(plan: Plan, router: SGLangRouter) -> _Steered:
     edit = compile_layer(plan, router.layer, router.weight.shape[0]).to(router.weight)
     format_name = getattr(config.output_format, "name", "unknown")
     bypassed = format_name == "BYPASSED"
-    if bypassed and (edit.fixes_choice or edit.on is not None or edit.off is not None):
+    selects = edit.select is not None
+    if bypassed and (edit.fixes_choice or selects or edit.on is not None or edit.off is not None):
         raise _undone(router, "it is made in a fused kernel, from logits rounded to 16 bits")
     spec = _router_spec(config, router)
-    own_selection = edit.fixes_choice and _could_undo(spec, config)
+    own_selection = selects or (edit.fixes_choice and _could_undo(spec, config))
     if own_selection:
         _refuse_own_selection(router, config, format_name)
         config.custom_routing_function = _routing_function(config, spec, edit)
@@ -131,8 +134,8 @@ def _refuse_own_selection(router: SGLangRouter, config: Foreign, format_name: st
 
 def _undone(router: SGLangRouter, reason: str) -> PlanError:
     return PlanError(
-        f"force, ban, on and off cannot be kept in layer {router.layer}: SGLang's choice could undo them and cannot be "
-        f"replaced: {reason}; or use a plan of other kinds, or another engine"
+        f"force, ban, on, off and select cannot be kept in layer {router.layer}: SGLang's choice could undo them, or "
+        f"has no place for them, and cannot be replaced: {reason}; or use a plan of other kinds, or another engine"
     )
 
 

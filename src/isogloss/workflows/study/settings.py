@@ -39,7 +39,7 @@ class Study(StudySettings):
         rule_languages: of the rules among languages; empty for all that were captured.
         target: language or languages whose exclusive or specific experts are looked for.
         kind: of the interventions.
-        strength: of the kinds that take one: soft, adaptive, offset.
+        strength: of the kinds that take one: soft, adaptive, offset, select.
         layers: to steer: ``A-B``, first and last decoder layer, both included; ``middle`` or nothing for the middle
             layers, if the analysis finds a middle.
         layers_base: number of the first decoder layer in ``layers``, ``bands`` and arms: 0, or 1 as some papers print

@@ -15,7 +15,7 @@ from isogloss.workflows.sweep.settings import resolve_layers
 
 __all__ = ["Candidates", "has_effect", "make_candidates"]
 
-_SIGNED_KINDS = ("soft", "offset", "force")
+_SIGNED_KINDS = ("soft", "offset", "select", "force")
 _OF_TASK = ("delta", "contrast")
 
 

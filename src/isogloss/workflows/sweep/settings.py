@@ -33,7 +33,7 @@ class CandidateGrid(Record):
         thresholds: of the rules' statistics.
         tops: experts kept; share needs it, contrast and specificity may have it, delta takes none.
         kinds: of the interventions.
-        strengths: of the kinds that take one: soft, adaptive, offset.
+        strengths: of the kinds that take one: soft, adaptive, offset, select.
         layers: each ``A-B`` (0-based, inclusive), ``all``, ``middle`` as the analysis finds it, ``early`` and ``late``
             (all before and after it), or ``middle+2``, ``middle-2``: the middle moved by so many layers.
     """

@@ -179,6 +179,8 @@ class _Steering:
         before = self.plan, self.slots, self.changed
         if plan is not None:
             check_plan(plan, self.fingerprint)
+            if any(each.kind == "select" for each in plan.interventions):
+                raise PlanError("the plan has interventions of kind select, which vLLM does not apply yet")
             self.settings.require(plan)
             self._require_cache(plan)
         try:
