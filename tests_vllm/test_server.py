@@ -132,7 +132,7 @@ def test_the_plan_is_replaced_while_it_runs(port, loaded, plans):
     require_answers(port, loaded, plan)
     (answer,) = post(port, "/collective_rpc", method="isogloss_load_plan", args=[str(plans / "junk.json")])["results"]
     assert "larger than" in answer["error"]
-    for args in ([], [5], [None], [["a"]], ["a", "b"]):
+    for args in ([], [5], [None], [["a"]], ["a", 5], ["a", "b", "c"]):
         (answer,) = post(port, "/collective_rpc", method="isogloss_load_plan", args=args)["results"]
         assert "expected one text" in answer["error"]
     require_answers(port, loaded, plan)

@@ -280,6 +280,13 @@ def test_a_bad_plan_ends_the_process_in_one_line(sglang: SGLang, tmp_path: Path,
     assert "\n" not in str(stopped.value)
 
 
+def test_several_plans_end_the_process(monkeypatch):
+    """They would be served by none of them."""
+    monkeypatch.setenv("ISOGLOSS_PLANS", "a=a.json")
+    with pytest.raises(SystemExit, match=r"^isogloss: ISOGLOSS_PLANS is set, and SGLang applies one plan"):
+        register()
+
+
 @pytest.mark.parametrize(
     ("named", "instead"), [("hf://me/plan", "hf download"), (str(adapter_folder()), "isogloss bake MODEL")]
 )

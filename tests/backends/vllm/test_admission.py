@@ -9,7 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from isogloss.backends.vllm.plugin import admission
-from isogloss.backends.vllm.plugin.requests import LANGUAGE, START, RequestError
+from isogloss.backends.vllm.plugin.choices import Choices
+from isogloss.backends.vllm.plugin.requests import LANGUAGE, PLAN, START, RequestError
 
 
 class Refused(Exception):  # noqa: N818 - stands for vLLM's class
@@ -154,10 +155,17 @@ def test_a_bad_value_ends_the_request_before_the_engine(server):
     assert server.got == []
 
 
+class Sent(SimpleNamespace):
+    """A request on its way to the engine, and in it."""
+
+    def is_finished(self):
+        return False
+
+
 def engine_request(extra, salt=None, **fields):
     """As vLLM sends it from the server to the engine."""
     prompt = {"prompt_token_ids": [1, 2, 3], "prompt_embeds": None} | fields
-    return SimpleNamespace(sampling_params=Params(extra), cache_salt=salt, **prompt)
+    return Sent(sampling_params=Params(extra), cache_salt=salt, **prompt)
 
 
 def test_the_engine_gets_full_codes():
@@ -178,14 +186,38 @@ def test_requests_that_reach_the_engine_another_way_are_checked_and_kept_apart()
     admit = admission.salted(lambda _cls, request: request)
     sent = engine_request({LANGUAGE: "hi"}, salt="a")
     got = admit(object, sent)
-    assert (got.sampling_params.extra_args, got.cache_salt) == ({LANGUAGE: "hin_Deva"}, "hin_Deva|a")
+    assert (got.sampling_params.extra_args, got.cache_salt) == ({LANGUAGE: "hin_Deva"}, ":hin_Deva|a")
     assert sent.cache_salt == "a"
-    forged = admit(object, engine_request(None, salt="hin_Deva|a"))
+    forged = admit(object, engine_request(None, salt=":hin_Deva|a"))
     assert forged.cache_salt != got.cache_salt
     with pytest.raises(RequestError):
         admit(object, engine_request({START: 9223372036854775808}))
     pooling = SimpleNamespace(sampling_params=None, cache_salt=None)
     assert admit(object, pooling).cache_salt is None
+
+
+def test_a_plan_that_is_not_served_is_refused_at_every_door(server, monkeypatch, tmp_path):
+    """By name; where the first door cannot know, the engine does."""
+    monkeypatch.setattr(admission, "CHOICES", Choices())
+    monkeypatch.setenv("ISOGLOSS_NAMES", str(tmp_path / "names"))
+    enter = admission.salted(lambda _cls, request: request)
+    process = admission.admitting(lambda _processor, extra: engine_request(extra))
+    admission.CHOICES.offer(["a", "b", "unsteered"])
+    for doors in (1, 2):
+        got = enter(object, engine_request({PLAN: "a", LANGUAGE: "hi"}, salt="s"))
+        assert (got.sampling_params.extra_args[PLAN], got.cache_salt) == ("a", "a:hin_Deva|s")
+        asyncio.run(server.answer_body(Params(), {"vllm_xargs": {PLAN: "a"}}))
+        assert server.got.pop().extra_args == {PLAN: "a"}
+        with pytest.raises(RequestError, match="isogloss_plan is 'c'; expected a, b, unsteered"):
+            enter(object, engine_request({PLAN: "c"}))
+        if doors == 1:
+            with pytest.raises(StatusError, match="expected a, b, unsteered"):
+                asyncio.run(server.answer_body(Params(), {"vllm_xargs": {PLAN: "c"}}))
+            with pytest.raises(Refused, match="expected a, b, unsteered"):
+                asyncio.run(server.answer(Params(), vllm_xargs={PLAN: "c"}))
+            with pytest.raises(Refused, match="expected a, b, unsteered"):
+                process(None, {PLAN: "c"})
+        (tmp_path / "names").unlink(missing_ok=True)
 
 
 def test_a_vllm_without_the_places_is_refused():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,15 +15,14 @@ from hypothesis import strategies as st
 
 from isogloss.backends.vllm.plugin import RefusedError, register
 from isogloss.backends.vllm.plugin.effect import Observation, require_effect
-from isogloss.backends.vllm.plugin.install import _cache_reset
 from isogloss.backends.vllm.plugin.layer import LayerSteering, SteeredLayer, bind
 from isogloss.backends.vllm.plugin.record import Recorder
 from isogloss.backends.vllm.plugin.settings import n_slots_of, pass_on, read_serving_settings
-from isogloss.backends.vllm.plugin.slots import Slots
+from isogloss.backends.vllm.plugin.slots import Row, Slots
 from isogloss.errors import ModelError, PlanError
 from isogloss.organism import adapter_folder
 from isogloss.routing import Fingerprint, RouterSpec, route
-from isogloss.steering import KINDS, Intervention, Plan, apply_choice, apply_edit, compile_layer, write_plan
+from isogloss.steering import KINDS, Intervention, LayerEdit, Plan, apply_choice, apply_edit, compile_layer, write_plan
 from isogloss.steering.interventions import edit_layer
 
 MODEL = Fingerprint("qwen3_moe", (1, 2, 3), 8, 2, "ab12")
@@ -46,7 +43,7 @@ SWAHILI = Intervention("ban", 2, (0,), languages=("sw",))
 
 def test_without_variables_there_is_nothing_to_do(monkeypatch):
     """An engine whose environment names no variable is left as it is, and vLLM is not even imported."""
-    for name in ("ISOGLOSS_PLAN", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD"):
+    for name in ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD"):
         monkeypatch.delenv(name, raising=False)
     assert read_serving_settings({}) is None
     register()
@@ -66,9 +63,9 @@ def test_a_plan_says_what_its_engine_must_do(tmp_path, interventions, kinds, n_s
     """Kinds and combinations of language and phase are those of the plan."""
     write_plan(plan_of(*interventions), tmp_path / "plan.json")
     settings = read_serving_settings({"ISOGLOSS_PLAN": str(tmp_path / "plan.json")})
-    assert (settings.plan, settings.kinds, settings.n_slots) == (plan_of(*interventions), kinds, n_slots)
-    assert not settings.record
-    settings.require(plan_of(*interventions))
+    assert (settings.plans, settings.kinds, settings.n_slots) == ({"": plan_of(*interventions)}, kinds, n_slots)
+    assert (settings.record, settings.apart) == (False, n_slots > 1)
+    settings.require(settings.plans)
 
 
 def test_an_engine_can_be_started_for_more_than_its_plan(tmp_path):
@@ -77,13 +74,70 @@ def test_an_engine_can_be_started_for_more_than_its_plan(tmp_path):
     environ = {"ISOGLOSS_PLAN": str(tmp_path / "plan.json"), "ISOGLOSS_KINDS": "ban", "ISOGLOSS_SLOTS": "2"}
     settings = read_serving_settings(environ)
     assert settings.kinds == ("soft", "ban")
-    settings.require(plan_of(SOFT, SWAHILI))
+    settings.require({"": plan_of(SOFT, SWAHILI)})
     with pytest.raises(PlanError, match=r"kind force.*started for soft, ban.*ISOGLOSS_KINDS=all"):
-        settings.require(plan_of(SOFT, BY_PHASE))
+        settings.require({"": plan_of(SOFT, BY_PHASE)})
     with pytest.raises(PlanError, match=r"3 combinations.*started for 2.*ISOGLOSS_SLOTS=3"):
-        settings.require(plan_of(SWAHILI, Intervention("ban", 2, (1,), languages=("de",))))
+        settings.require({"": plan_of(SWAHILI, Intervention("ban", 2, (1,), languages=("de",)))})
+    with pytest.raises(PlanError, match=r"3 combinations.*started for 2.*ISOGLOSS_SLOTS=3"):
+        settings.require({"": plan_of(SOFT), "a": plan_of(SWAHILI)})
     assert read_serving_settings({"ISOGLOSS_KINDS": "all"}).kinds == KINDS
     assert settings.summary != read_serving_settings({**environ, "ISOGLOSS_KINDS": "all"}).summary
+
+
+def files(folder, **plans):
+    """Plans written to a folder, as ISOGLOSS_PLANS names them."""
+    for name, plan in plans.items():
+        write_plan(plan, folder / f"{name}=.json")
+    return ",".join(f"{name}={folder}/{name}=.json" for name in plans)
+
+
+def test_plans_have_names(tmp_path):
+    """Each is read; kinds and combinations are those of all, and whatever one needs, all requests are told apart."""
+    soft, ban = plan_of(SOFT), plan_of(BY_PHASE, SWAHILI)
+    settings = read_serving_settings({"ISOGLOSS_PLANS": files(tmp_path, a=soft)})
+    assert (settings.plans, settings.n_slots, settings.apart, settings.n_rows) == ({"a": soft}, 1, True, 2)
+    environ = {"ISOGLOSS_PLANS": files(tmp_path, a=soft, b=ban, c=soft), "ISOGLOSS_PLAN": str(tmp_path / "c=.json")}
+    settings = read_serving_settings(environ)
+    assert settings.plans == {"": soft, "a": soft, "b": ban, "c": soft}
+    assert (settings.kinds, settings.n_slots, settings.n_rows) == (("soft", "force", "ban"), 7, 8)
+    with pytest.raises(PlanError, match="a number from 7 to"):
+        read_serving_settings({**environ, "ISOGLOSS_SLOTS": "6"})
+
+
+def test_an_engine_that_edits_all_alike_takes_no_named_plan(tmp_path):
+    """It does not know whose tokens are whose."""
+    settings = read_serving_settings({"ISOGLOSS_PLAN": files(tmp_path, a=plan_of(SOFT)).removeprefix("a=")})
+    with pytest.raises(PlanError, match=r"edits all requests alike.*ISOGLOSS_PLANS"):
+        settings.require({"a": plan_of(SOFT)})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("", "ISOGLOSS_PLANS is set and empty"),
+        ("a=", "has 'a='; expected NAME=PATH"),
+        ("{a}", "expected NAME=PATH"),
+        ("a={a},", "has ''; expected NAME=PATH"),
+        ("a={a},/tmp/with,comma.json", "has '/tmp/with'"),
+        ("a={a},b={a},a={a}", "names a twice"),
+        ("={a}", "'' cannot be the name"),
+        ("a/b={a}", "'a/b' cannot be the name"),
+        ("..={a}", "'..' cannot be the name"),
+        ("ä={a}", "'ä' cannot be the name"),
+        (f"{'x' * 65}={{a}}", "up to 64 letters"),
+        ("Unsteered={a}", "no plan can have the name Unsteered"),
+        ("a=nowhere.json", "cannot read the plan nowhere.json"),
+        ("a={empty}", "has no interventions; requests that name unsteered"),
+    ],
+)
+def test_bad_names_of_plans_are_refused(tmp_path, names, message):
+    """Nothing is guessed, and no plan is left out."""
+    write_plan(plan_of(SOFT), tmp_path / "a.json")
+    write_plan(plan_of(), tmp_path / "empty.json")
+    named = names.format(a=tmp_path / "a.json", empty=tmp_path / "empty.json")
+    with pytest.raises(PlanError, match=message):
+        read_serving_settings({"ISOGLOSS_PLANS": named})
 
 
 @pytest.mark.parametrize(
@@ -155,11 +209,16 @@ def test_a_refusal_can_be_caught():
 def test_workers_elsewhere_find_the_same_settings(tmp_path, monkeypatch):
     """The plan's path does not depend on the folder, and Ray passes the variables on."""
     monkeypatch.chdir(tmp_path)
-    environ = {"ISOGLOSS_PLAN": "plan.json", "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY": "MY_"}
+    environ = {
+        "ISOGLOSS_PLAN": "plan.json",
+        "ISOGLOSS_PLANS": "a=b.json, c=/d=e.json",
+        "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY": "MY_",
+    }
     pass_on(environ)
     pass_on(environ)
     assert environ == {
         "ISOGLOSS_PLAN": str(tmp_path / "plan.json"),
+        "ISOGLOSS_PLANS": f"a={tmp_path}/b.json,c=/d=e.json",
         "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY": "ISOGLOSS_,MY_",
     }
 
@@ -167,44 +226,71 @@ def test_workers_elsewhere_find_the_same_settings(tmp_path, monkeypatch):
 # Which row edits which token.
 
 
+RULES = [BY_PHASE, SWAHILI, Intervention("ban", 1, (2,), languages=("de", "sw"))]
+
+
 @given(st.data())
 def test_rows_are_those_of_every_token_alone(data):
-    """Language and position of a token decide its row, whatever is beside it in a step."""
-    rules = [BY_PHASE, SWAHILI, Intervention("ban", 1, (2,), languages=("de", "sw"))]
-    slots = Slots.of(plan_of(*data.draw(st.lists(st.sampled_from(rules), unique=True))))
-    n = data.draw(st.integers(1, 5))
-    languages = data.draw(st.lists(st.sampled_from([None, "swh_Latn", "deu_Latn", "fra_Latn"]), min_size=n, max_size=n))
+    """Plan, language and position of a token decide its row, whatever is beside it in a step."""
+    names = data.draw(st.lists(st.sampled_from(["", "a", "b"]), unique=True))
+    plans = {name: plan_of(*data.draw(st.lists(st.sampled_from(RULES), unique=True))) for name in names}
+    slots = Slots(plans, apart=names != [""] or data.draw(st.booleans()))
+    n = data.draw(st.integers(0, 5))
+    named = st.sampled_from(["", *names, *(["unsteered"] if slots.apart else [])])
+    language = st.sampled_from([None, "swh_Latn", "deu_Latn", "fra_Latn"])
+    asked = data.draw(st.lists(st.tuples(named, language), min_size=n, max_size=n))
     numbers = st.lists(st.integers(0, 9), min_size=n, max_size=n)
     starts, first, n_tokens = (np.array(data.draw(numbers), dtype=np.int64) for _ in range(3))
     expected = []
-    for language, start, begin, count in zip(languages, starts, first, n_tokens, strict=True):
+    for (name, code), start, begin, count in zip(asked, starts, first, n_tokens, strict=True):
         for position in range(begin, begin + count):
-            word = language if language in slots.languages else "other languages"
-            name = word if slots.languages else "all"
-            if slots.phases:
-                name += ", generation" if position >= start else ", prompt"
-            expected.append(slots.names.index(name))
-    found = slots.rows(languages, starts, first=first, n_tokens=n_tokens)
-    assert found.tolist() == expected
+            if (plan := plans.get(name)) is None:
+                expected.append(Row("unsteered"))
+                continue
+            phase = ("generation" if position >= start else "prompt") if plan.by_phase else None
+            expected.append(Row(name, code if code in plan.languages else None, phase))
+    found = slots.of_tokens(asked, starts, first=first, n_tokens=n_tokens)
+    assert [slots.rows[row] for row in found] == expected
 
 
-def test_every_row_has_the_edits_of_its_language_and_phase():
+def test_an_engine_without_a_plan_that_edits_all_alike_has_one_row():
+    """It edits nothing."""
+    assert Slots().of_tokens([("", None)], np.array([1]), first=np.array([0]), n_tokens=np.array([2])).tolist() == [
+        0,
+        0,
+    ]
+
+
+def test_a_name_that_nobody_let_in_is_an_error():
+    """Never an answer without a plan."""
+    slots = Slots({"a": plan_of(SOFT)}, apart=True)
+    with pytest.raises(KeyError):
+        slots.of_tokens([("b", None)], np.array([1]), first=np.array([0]), n_tokens=np.array([1]))
+
+
+def test_every_row_has_the_edits_of_its_plan_language_and_phase():
     """Row by row, the arrays are those that the transformers backend compiles."""
-    plan = plan_of(SOFT, BY_PHASE, SWAHILI)
-    slots = Slots.of(plan)
-    assert len(slots.names) == n_slots_of(plan) == 4
+    plans = {"": plan_of(SOFT, BY_PHASE, SWAHILI), "a": plan_of(SWAHILI)}
+    slots = Slots(plans, apart=True)
+    assert len(slots.rows) == 1 + n_slots_of(plans) == 7
     for layer in MODEL.layers:
-        rows = slots.edits(plan, layer)
+        rows = slots.edits(layer)
         wanted = [
-            compile_layer(plan.for_request(code), layer, 8, phase=phase)
-            for code in (None, "sw")
-            for phase in ("prompt", "generation")
+            LayerEdit(8),
+            *(
+                compile_layer(plans[name].for_request(code), layer, 8, phase=phase)
+                for name, phases in (("", ("prompt", "generation")), ("a", (None,)))
+                for code in (None, "sw")
+                for phase in phases
+            ),
         ]
         assert len(rows) == len(wanted)
         for mine, theirs in zip(rows, wanted, strict=True):
             assert mine.arrays.keys() == theirs.arrays.keys()
             for name, array in theirs.arrays.items():
                 np.testing.assert_array_equal(mine.arrays[name], array)
+    words = ["other languages, prompt", "other languages, generation", "swh_Latn, prompt", "swh_Latn, generation"]
+    assert [slots.words(row) for row in slots.rows[1:]] == [*words, "other languages", "swh_Latn"]
 
 
 # What a layer does.
@@ -358,30 +444,6 @@ def test_an_engine_that_undoes_a_plan_is_refused(intervention, message):
             "all",
             everywhere=True,
         )
-
-
-@pytest.mark.parametrize(
-    ("results", "agree"),
-    [
-        ([{"plan_sha256": "a"}, {"plan_sha256": "a"}], True),
-        ([{"error": "no"}, {"error": "no"}], True),  # all keep the plan before
-        ([{"plan_sha256": None}, {"plan_sha256": None}], True),
-        ([{"plan_sha256": "a"}, {"plan_sha256": "b"}], False),
-        ([{"plan_sha256": "a"}, {"error": "no"}], False),
-    ],
-)
-def test_workers_serve_one_plan_or_it_is_an_error(results, agree):
-    """Also where the path of a plan holds another file on another machine."""
-    calls = []
-    engine = SimpleNamespace(
-        vllm_config=SimpleNamespace(kv_transfer_config=None), reset_prefix_cache=lambda **_: calls.append("reset")
-    )
-    rpc = _cache_reset(lambda *_: results)
-    with nullcontext() if agree else pytest.raises(PlanError, match="no longer serve the same plan"):
-        assert rpc(engine, "isogloss_load_plan", None, ("plan.json",)) == results
-    assert calls == ["reset"]
-    assert rpc(engine, "isogloss_status") == results
-    assert calls == ["reset"]
 
 
 # The recorder.

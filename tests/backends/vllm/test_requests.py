@@ -8,7 +8,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from isogloss.backends.vllm.plugin.requests import ITEM, LANGUAGE, START, RequestError, admit, asked_by, separate_salt
+from isogloss.backends.vllm.plugin.requests import (
+    ITEM,
+    LANGUAGE,
+    PLAN,
+    START,
+    RequestError,
+    admit,
+    asked_by,
+    separate_salt,
+)
 from isogloss.languages import FLORES_200, resolve
 
 JSON = st.recursive(
@@ -17,6 +26,7 @@ JSON = st.recursive(
     max_leaves=5,
 )
 CODES = st.sampled_from(["hi", "hi-IN", "HI", "zh-TW", "Hindi", "zzz", "en_Latn", "iw", "x" * 33, "zh", "a-\ud800"])
+NAMES = st.sampled_from(["a", "A", "unsteered", "a ", "b" * 64])
 
 
 def attempt(extra):
@@ -27,7 +37,20 @@ def attempt(extra):
         return None, str(error)
 
 
-@given(st.dictionaries(st.sampled_from([LANGUAGE, START, ITEM, "isogloss_lang", "other"]), JSON | CODES))
+@pytest.fixture(autouse=True, scope="module")
+def _offered(tmp_path_factory):
+    """Plans that the engine has."""
+    names = tmp_path_factory.mktemp("names") / "names"
+    names.write_text(json.dumps(["a", *(f"{letter}{'n' * 63}" for letter in "bcdef"), "unsteered"]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ISOGLOSS_NAMES", str(names))
+        yield
+
+
+@given(st.dictionaries(st.sampled_from([LANGUAGE, PLAN, START, ITEM, "isogloss_lang", "other"]), JSON | CODES | NAMES))
+@example({PLAN: "\ud800" * 64})
+@example({PLAN: "b" * 1_000_000})
+@example({PLAN: "a", LANGUAGE: "sw"})
 @example({START: "abc"})
 @example({START: 2**63})
 @example({START: True})
@@ -38,11 +61,12 @@ def test_everything_is_admitted_as_what_steps_read_or_refused(extra):
     """Steps read full codes and small whole numbers, and nothing else; a refusal is short, whatever was sent."""
     own, refusal = attempt(extra)
     if refusal is not None:
-        assert len(refusal) < 300
+        assert len(refusal) < 450
         json.dumps(refusal, ensure_ascii=False).encode()  # as a server sends it
         return
     assert own.keys() == extra.keys() - {"other"}
     assert own == admit(own, n_prompt=50)
+    assert own.get(PLAN, "a") in ("a", "unsteered")
     if LANGUAGE in own:
         assert own[LANGUAGE] == resolve(extra[LANGUAGE])
     assert all(type(own[name]) is int and own[name] >= 0 for name in (START, ITEM) if name in own)
@@ -67,7 +91,8 @@ def test_what_is_no_code_is_refused_by_name(value):
 
 def test_the_arguments_of_a_request_stand_in_one_field():
     """Other fields, and other arguments, are left to vLLM."""
-    assert asked_by({"model": "tiny", "vllm_xargs": {LANGUAGE: "hi", "other": 1}}) == {LANGUAGE: "hin_Deva"}
+    own = {LANGUAGE: "hi", PLAN: "a"}
+    assert asked_by({"model": "tiny", "vllm_xargs": own | {"other": 1}}) == {LANGUAGE: "hin_Deva", PLAN: "a"}
     assert asked_by({"model": "tiny", "metadata": {"a": 1}}) == asked_by({"vllm_xargs": None}) == {}
 
 
@@ -75,6 +100,7 @@ def test_the_arguments_of_a_request_stand_in_one_field():
     "fields",
     [
         {LANGUAGE: "hi"},
+        {PLAN: "a"},
         {"extra_body": {"vllm_xargs": {LANGUAGE: "hi"}}, LANGUAGE: "hi"},
         {"extra_args": {LANGUAGE: "hi"}},
         {"vllm_xargs": {"isogloss_lang": "hi"}},
@@ -93,15 +119,20 @@ def test_extra_arguments_that_are_no_object_are_refused():
         asked_by({"vllm_xargs": [LANGUAGE]})
 
 
+PLANS = st.none() | st.sampled_from(["a", "hin_Deva", "unsteered"])
 LANGUAGES = st.none() | st.sampled_from(sorted(FLORES_200))
-SALTS = st.none() | st.text(min_size=1) | st.sampled_from(["|isogloss:hin_Deva", "hin_Deva|", "|hin_Deva", "|"])
+SALTS = (
+    st.none() | st.text(min_size=1) | st.sampled_from(["|isogloss:hin_Deva", "hin_Deva|", "a:|", "a:hin_Deva|", "|"])
+)
+OWN = st.tuples(PLANS, LANGUAGES, SALTS)
 
 
-@given(LANGUAGES, SALTS, LANGUAGES, SALTS)
-@example("hin_Deva", None, None, "hin_Deva|")
-@example("hin_Deva", "a", None, "hin_Deva|a")
-@example("hin_Deva", None, None, "|isogloss:hin_Deva")
-def test_no_salt_of_a_client_is_that_of_another_language(language, salt, other, forged):
-    """Two requests share a cache only where language and salt are the same."""
-    same = (language, salt) == (other, forged)
-    assert (separate_salt(language, salt) == separate_salt(other, forged)) == same
+@given(OWN, OWN)
+@example((None, "hin_Deva", None), (None, None, "hin_Deva|"))
+@example((None, "hin_Deva", "a"), (None, None, "hin_Deva|a"))
+@example((None, "hin_Deva", None), (None, None, "|isogloss:hin_Deva"))
+@example(("a", "hin_Deva", None), (None, None, "a:hin_Deva|"))
+@example(("hin_Deva", None, None), (None, "hin_Deva", None))
+def test_no_salt_of_a_client_is_that_of_another_plan_or_language(one, other):
+    """Two requests share a cache only where plan, language and salt are the same."""
+    assert (separate_salt(*one) == separate_salt(*other)) == (one == other)

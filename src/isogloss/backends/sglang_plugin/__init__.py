@@ -36,6 +36,11 @@ def register() -> None:
         SystemExit: the plan cannot be read or served, or this SGLang lacks what the hooks need. SGLang logs every other
             exception of a plugin and then serves unsteered.
     """
+    if "ISOGLOSS_PLANS" in os.environ:
+        raise SystemExit(
+            "isogloss: ISOGLOSS_PLANS is set, and SGLang applies one plan to all requests; unset it, and give one by "
+            f"{VARIABLE}"
+        )
     path = os.environ.get(VARIABLE)
     if not path:
         return

@@ -242,7 +242,7 @@ def _require_known(options: Mapping[str, Any]) -> None:
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables that the engine's processes read, and forget a plan that the shell may name."""
-    names = ("ISOGLOSS_PLAN", *variables)
+    names = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", *variables)
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ.update(variables)
     try:

@@ -24,6 +24,7 @@ def register() -> None:
         RefusedError: the environment asks for something that cannot be served, or another plugin owns the layers.
     """
     from isogloss.backends.vllm.plugin.install import install  # noqa: PLC0415 - vLLM loads this in every process
+    from isogloss.backends.vllm.plugin.names import expect_names  # noqa: PLC0415 - as above
     from isogloss.backends.vllm.plugin.settings import pass_on, read_serving_settings  # noqa: PLC0415 - as above
 
     try:
@@ -31,6 +32,7 @@ def register() -> None:
         if settings is not None:
             pass_on()
             expect_refusals()
+            expect_names()
             install()
     except IsoglossError as error:
         raise RefusedError(f"isogloss: {error}") from None

@@ -14,7 +14,17 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-from isogloss.backends.vllm.plugin.requests import LANGUAGE, PLACE, START, RequestError, admit, asked_by, separate_salt
+from isogloss.backends.vllm.plugin.choices import CHOICES
+from isogloss.backends.vllm.plugin.requests import (
+    LANGUAGE,
+    PLACE,
+    PLAN,
+    START,
+    RequestError,
+    admit,
+    asked_by,
+    separate_salt,
+)
 from isogloss.errors import PlanError
 
 __all__ = ["adding", "admitting", "opening", "salted"]
@@ -155,14 +165,14 @@ def admitting(process_inputs: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def salted(from_engine_core_request: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``Request.from_engine_core_request``, in the engine: requests in different languages share no cache."""
+    """Wrap ``Request.from_engine_core_request``, in the engine: plans and languages share no cache."""
 
     @functools.wraps(from_engine_core_request)
     def apart(cls: type, request: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
         request = copy.copy(request)
-        language = _settle(request).get(LANGUAGE)  # again: a program may reach the engine by another way
-        request.cache_salt = separate_salt(language, request.cache_salt)
-        return from_engine_core_request(cls, request, *args, **kwargs)
+        own = _settle(request)  # again: a program may reach the engine by another way
+        request.cache_salt = separate_salt(own.get(PLAN), own.get(LANGUAGE), request.cache_salt)
+        return CHOICES.enter(own.get(PLAN), lambda: from_engine_core_request(cls, request, *args, **kwargs))
 
     return apart
 

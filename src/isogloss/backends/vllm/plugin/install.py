@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from isogloss.backends.vllm.plugin.admission import adding, admitting, opening, salted
+from isogloss.backends.vllm.plugin.choices import CHOICES
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
+from isogloss.backends.vllm.plugin.names import UNSTEERED
 from isogloss.backends.vllm.plugin.orphans import end_engine_with_parent
 from isogloss.backends.vllm.plugin.refusals import ending, refuse, telling
 from isogloss.backends.vllm.plugin.settings import read_serving_settings
@@ -96,45 +98,79 @@ def _asking(init: Callable[..., Any]) -> Callable[..., Any]:
         if settings is None or getattr(executor, "rpc_broadcast_mq", True) is None:  # another node's engine asks
             return
         try:
-            _require_served(executor, None if settings.plan is None else settings.plan.sha256)
+            _require_served(executor, {name: plan.sha256 for name, plan in settings.plans.items()})
+            CHOICES.offer(_choices(executor.collective_rpc("isogloss_status")[0]))
         except IsoglossError as error:
             refuse(error)
 
     return asking
 
 
-def _require_served(executor: Any, expected: str | None) -> None:  # noqa: ANN401 - vLLM's own
+def _require_served(executor: Any, expected: Mapping[str, str]) -> None:  # noqa: ANN401 - vLLM's own
     try:
-        hashes = [status["plan_sha256"] for status in executor.collective_rpc("isogloss_status")]
+        served = [_hashes(status) for status in executor.collective_rpc("isogloss_status")]
     except Exception as error:
         raise PlanError(
             f"a worker does not know isogloss ({error}); expected all to serve the plan: install isogloss on every "
             "machine, and pass its variables on (Ray: VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY=ISOGLOSS_)"
         ) from error
-    if set(hashes) != {expected}:
-        raise PlanError(f"workers serve the plans {hashes}; expected {expected} everywhere: is one file out of date?")
+    if wrong := next((each for each in served if each != expected), None):
+        raise PlanError(f"a worker serves the plans {wrong}; expected {dict(expected)}: is one file out of date?")
+
+
+def _hashes(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of the plans that a worker serves, by name."""
+    hashes = {name: plan["plan_sha256"] for name, plan in status["plans"].items()}
+    return hashes if status["plan_sha256"] is None else {"": status["plan_sha256"], **hashes}
+
+
+def _choices(status: Mapping[str, Any]) -> list[str]:
+    """Return what requests can name, where workers tell them apart."""
+    return [*status["plans"], UNSTEERED] if status["apart"] else []
 
 
 def _cache_reset(collective_rpc: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(collective_rpc)
     def resetting(engine: Any, method: Any, timeout: Any = None, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - vLLM's own
-        results = collective_rpc(engine, method, timeout, args, kwargs)
         if method != SteeredWorker.isogloss_load_plan.__name__:
-            return results
+            return collective_rpc(engine, method, timeout, args, kwargs)
+        change = _Change(*(args or ()), **(kwargs or {}))
+        if change.removes and (n_running := CHOICES.close(change.name)):
+            return [_still_running(change.name, n_running)]
+        results = collective_rpc(engine, method, timeout, args, kwargs)
         # Running requests are computed anew under the plan that now holds, so that no text is of two plans.
         engine.reset_prefix_cache(
             reset_running_requests=True, reset_connector=engine.vllm_config.kv_transfer_config is not None
         )
         _require_agreement(results)
+        (status, *_) = collective_rpc(engine, SteeredWorker.isogloss_status.__name__)
+        CHOICES.offer(_choices(status), loaded=None if "error" in results[0] else change.name)
         return results
 
     return resetting
 
 
+class _Change:
+    """What `SteeredWorker.isogloss_load_plan` is asked for; the workers check it."""
+
+    def __init__(self, source: object = None, name: object = "", *_: object) -> None:
+        self.name = name if isinstance(name, str) else ""
+        self.removes = isinstance(source, str) and not source.strip() and bool(self.name)
+
+
+def _still_running(name: str, n_running: int) -> dict[str, Any]:
+    return {
+        "error": f"{n_running} requests that name plan {name} still run, and end under it; no other can name it from "
+        "now on: remove it again when they have ended",
+        "n_running": n_running,
+    }
+
+
 def _require_agreement(results: Sequence[Mapping[str, Any]]) -> None:
     """Refuse that workers serve different plans, as where a path holds other files on another machine."""
-    if len({result.get("plan_sha256") for result in results}) > 1:
-        plans = [result.get("error") or result["plan_sha256"] for result in results]
+    served = [None if "error" in result else _hashes(result) for result in results]
+    if any(each != served[0] for each in served):
+        plans = [result.get("error") or hashes for result, hashes in zip(results, served, strict=True)]
         raise PlanError(
             f"workers no longer serve the same plan ({plans}); expected one: give the plan as JSON text, or the same "
             "file on every machine, at once: until then answers are of no single plan"

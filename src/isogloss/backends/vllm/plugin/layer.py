@@ -4,7 +4,7 @@ Everything that a graph reads lies in buffers of fixed shape, so a plan is repla
 compiled or captured again. Which arrays there are decides which operations a graph has (`Settings.kinds`).
 
 With one slot all tokens are edited alike. With several, ``token_slots`` holds for every token of a step the row of
-the arrays that edits it: there is one row per combination of language and phase.
+the arrays that edits it: there is one row per combination of plan, language and phase.
 """
 
 from __future__ import annotations

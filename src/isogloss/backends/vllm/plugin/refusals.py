@@ -12,11 +12,11 @@ import functools
 import multiprocessing
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isogloss.backends.vllm.plugin.shared import share
 from isogloss.errors import IsoglossError, PlanError
 from isogloss.terminal import printable
 
@@ -34,24 +34,18 @@ class RefusedError(PlanError, SystemExit):
 
 def expect_refusals() -> None:
     """Make the file in which processes that this one starts leave the reason; this one prints it last."""
-    if _FILE in os.environ and multiprocessing.parent_process() is not None:
-        return  # this is one of them
-    os.environ[_FILE] = _file()
+    if share(_FILE):
+        _say_at_exit(os.environ[_FILE])
 
 
 @functools.cache
-def _file() -> str:
-    descriptor, name = tempfile.mkstemp(prefix="isogloss-refusal-")
-    os.close(descriptor)
-    atexit.register(_say_last, name, os.getpid())
-    return name
+def _say_at_exit(name: str) -> None:
+    atexit.register(_say_last, name, os.getpid())  # and before the file is removed
 
 
 def _say_last(name: str, owner: int) -> None:
-    if os.getpid() == owner:
-        if reason := _taken(name):
-            sys.stderr.write(f"isogloss: {reason}\n")
-        Path(name).unlink(missing_ok=True)
+    if os.getpid() == owner and (reason := _taken(name)):
+        sys.stderr.write(f"isogloss: {reason}\n")
 
 
 def _left(name: str | None) -> str:

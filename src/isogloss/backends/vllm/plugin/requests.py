@@ -7,10 +7,25 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from isogloss.backends.vllm.plugin.names import LONGEST, offered
 from isogloss.errors import IsoglossError, LanguageError
 from isogloss.languages import resolve
 
-__all__ = ["ITEM", "LANGUAGE", "PLACE", "START", "RequestError", "admit", "asked_by", "separate_salt"]
+__all__ = [
+    "ITEM",
+    "LANGUAGE",
+    "PLACE",
+    "PLAN",
+    "START",
+    "RequestError",
+    "admit",
+    "asked_by",
+    "require_offered",
+    "separate_salt",
+]
+
+PLAN = "isogloss_plan"
+"""Extra argument of a request: name of its plan, or `UNSTEERED`; without it the plan without a name applies."""
 
 LANGUAGE = "isogloss_language"
 """Extra argument of a request: its language, any code; without it the unconditional interventions apply."""
@@ -25,10 +40,11 @@ PLACE = "vllm_xargs"
 """Field of a request over HTTP that holds its extra arguments."""
 
 _PREFIX = "isogloss"
-_NAMES = (LANGUAGE, START, ITEM)
+_NAMES = (PLAN, LANGUAGE, START, ITEM)
 _LONGEST_CODE = 32
 _MOST = 2**31  # positions and items are below
 _SHOWN = 40
+_LISTED = 3
 
 
 class RequestError(IsoglossError):
@@ -38,6 +54,8 @@ class RequestError(IsoglossError):
 def admit(extra: Mapping[str, Any] | None, *, n_prompt: int | None = None) -> dict[str, Any]:
     """Check the extra arguments of a request.
 
+    Whether there is a plan of the name that it asks for is checked as far as this process knows; the engine knows.
+
     Args:
         extra: of the request, those of others among them.
         n_prompt: tokens of its prompt; None where they are not known yet.
@@ -46,13 +64,16 @@ def admit(extra: Mapping[str, Any] | None, *, n_prompt: int | None = None) -> di
         The plugin's own, the language as a full code; admitting them again returns them unchanged.
 
     Raises:
-        RequestError: a name is unknown, a language is no known code, or a number is none or out of range.
+        RequestError: a name is unknown, a plan is not served, a language is no known code, or a number is none or out
+            of range.
     """
     own = {name: value for name, value in (extra or {}).items() if _is_ours(name)}
     for name in own:
         if name not in _NAMES:
             near = difflib.get_close_matches(name[:_SHOWN], _NAMES, n=1)
             raise RequestError(f"{_shown(name)} is no argument of isogloss; expected {(near or [LANGUAGE])[0]}")
+    if PLAN in own:
+        require_offered(own[PLAN], offered())
     if LANGUAGE in own:
         own[LANGUAGE] = _language(own[LANGUAGE])
     last = _MOST if n_prompt is None else n_prompt
@@ -82,17 +103,41 @@ def asked_by(fields: Mapping[str, Any]) -> dict[str, Any]:
     return admit(extra)
 
 
-def separate_salt(language: str | None, salt: str | None) -> str | None:
-    """Return the salt of the prefix cache for a request.
-
-    What stands before the first bar is the language, which has no bar itself: whatever salt a client sends, it comes
-    after, so that no two languages share a cache, and neither do two salts.
+def require_offered(name: object, names: frozenset[str] | None) -> None:
+    """Refuse the name of a plan that no request can choose.
 
     Args:
+        name: as it was sent.
+        names: that requests can choose; None where they are not known here.
+
+    Raises:
+        RequestError: it is none of them.
+    """
+    if isinstance(name, str) and len(name) <= LONGEST and (names is None or name in names):
+        return
+    if names is None:
+        expected = "expected the name of a plan"
+    elif not names:
+        expected = "this server lets no request choose a plan"
+    else:
+        near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1)
+        listed = [*near, *sorted(names - set(near))][:_LISTED]
+        expected = f"expected {', '.join(listed)}{', …' if len(names) > len(listed) else ''}"
+    raise RequestError(f"{PLAN} is {_shown(name)}; {expected}")
+
+
+def separate_salt(plan: str | None, language: str | None, salt: str | None) -> str | None:
+    """Return the salt of the prefix cache for a request.
+
+    What stands before the first bar are plan and language, which have no bar themselves: whatever salt a client sends,
+    it comes after, so that no two plans or languages share a cache, and neither do two salts.
+
+    Args:
+        plan: name; it has no colon.
         language: full code.
         salt: the client's own.
     """
-    return None if not language and not salt else f"{language or ''}|{salt or ''}"
+    return f"{plan or ''}:{language or ''}|{salt or ''}" if plan or language or salt else None
 
 
 def _is_ours(name: object) -> bool:

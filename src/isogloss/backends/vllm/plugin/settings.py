@@ -1,9 +1,10 @@
 """What the environment asks of a serving process, read and checked once at start.
 
-* ``ISOGLOSS_PLAN``   path of the plan to serve with.
-* ``ISOGLOSS_KINDS``  kinds that plans may use which replace it at run time: names separated by commas, or ``all``.
-  Default: those of the plan.
-* ``ISOGLOSS_SLOTS``  most combinations of language and phase of such plans. Default: as many as the plan has.
+* ``ISOGLOSS_PLAN``   path of the plan of all requests that name none.
+* ``ISOGLOSS_PLANS``  plans that requests choose by name: ``NAME=PATH`` separated by commas.
+* ``ISOGLOSS_KINDS``  kinds that plans may use which replace them at run time: names separated by commas, or ``all``.
+  Default: those of the plans.
+* ``ISOGLOSS_SLOTS``  most combinations of plan, language and phase of such plans. Default: as many as the plans have.
 * ``ISOGLOSS_RECORD`` 1 keeps the router logits and expert ids of every step, for capture.
 
 What an engine may do is fixed at start, since graphs are compiled and captured once; what it does can change.
@@ -16,12 +17,14 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from isogloss.backends.vllm.plugin.names import UNSTEERED, require_name
 from isogloss.errors import PlanError
 from isogloss.steering import KINDS, Kind, Plan, read_served_plan
 
 __all__ = ["ServingSettings", "n_slots_of", "pass_on", "read_serving_settings"]
 
-_PLAN, _KINDS, _SLOTS, _RECORD = "ISOGLOSS_PLAN", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD"
+_PLAN, _PLANS, _KINDS, _SLOTS = "ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS"
+_RECORD = "ISOGLOSS_RECORD"
 _RAY = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 _MOST_SLOTS = 1024
 
@@ -31,93 +34,127 @@ class ServingSettings:
     """What this process serves, and what it can be asked for later.
 
     Attributes:
-        plan: to start with; None for none.
+        plans: to start with, by name; that of requests which name none has the name "".
         kinds: that the engine can apply, in the order of `isogloss.steering.KINDS`.
-        n_slots: combinations of language and phase that it can distinguish; 1 where every token is edited alike.
+        n_slots: combinations of plan, language and phase that it can distinguish.
+        apart: whether it knows which token is of which request; else all are edited alike, by the plan without a name.
         record: whether router logits and expert ids are kept step by step.
     """
 
-    plan: Plan | None
+    plans: Mapping[str, Plan]
     kinds: tuple[Kind, ...]
     n_slots: int
+    apart: bool
     record: bool
 
-    def require(self, plan: Plan) -> None:
-        """Refuse a plan that this engine was not started for.
+    def require(self, plans: Mapping[str, Plan]) -> None:
+        """Refuse plans that this engine was not started for.
 
         Raises:
-            PlanError: it has other kinds, or more combinations of language and phase.
+            PlanError: they have other kinds, or more combinations of plan, language and phase.
         """
-        if missing := sorted({each.kind for each in plan.interventions} - set(self.kinds)):
+        if missing := sorted(_kinds_of(plans) - set(self.kinds)):
             raise PlanError(
                 f"the plan has interventions of kind {', '.join(missing)}; this engine was started for "
                 f"{', '.join(self.kinds) or 'none'}: start it with {_KINDS}=all"
             )
-        if (needed := n_slots_of(plan)) > self.n_slots:
+        if (needed := n_slots_of(plans)) > self.n_slots:
             raise PlanError(
-                f"the plan distinguishes {needed} combinations of language and phase; this engine was started for "
+                f"the plans distinguish {needed} combinations of plan, language and phase; this engine was started for "
                 f"{self.n_slots}: start it with {_SLOTS}={needed}"
             )
+        if not self.apart and any(plans):
+            raise PlanError(
+                "this engine edits all requests alike, so that none can name a plan; start it with "
+                f"{_PLANS}=NAME=PATH or {_SLOTS}=2"
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of every array of a layer: where requests are told apart, one more that edits nothing."""
+        return self.n_slots + self.apart
 
     @property
     def summary(self) -> str:
         """What a compiled graph depends on."""
-        return f"{','.join(self.kinds)};{self.n_slots};{self.record}"
+        return f"{','.join(self.kinds)};{self.n_slots};{self.apart};{self.record}"
 
 
-def n_slots_of(plan: Plan) -> int:
-    """Return how many combinations of language and phase a plan distinguishes, all languages without rules as one."""
-    return (1 + len(plan.languages)) * (2 if plan.by_phase else 1)
+def n_slots_of(plans: Mapping[str, Plan]) -> int:
+    """Return how many combinations plans distinguish, all languages that a plan has no rules for as one."""
+    return sum((1 + len(plan.languages)) * (2 if plan.by_phase else 1) for plan in plans.values())
+
+
+def _kinds_of(plans: Mapping[str, Plan]) -> set[Kind]:
+    return {each.kind for plan in plans.values() for each in plan.interventions}
 
 
 def read_serving_settings(environ: Mapping[str, str] = os.environ) -> ServingSettings | None:
     """Read what the environment asks for; None where it names none of the variables, so that the engine stays as it is.
 
     Raises:
-        PlanError: a variable has no meaning, or the plan cannot be read.
+        PlanError: a variable has no meaning, or a plan cannot be read.
     """
-    if not any(name in environ for name in (_PLAN, _KINDS, _SLOTS, _RECORD)):
+    if not any(name in environ for name in (_PLAN, _PLANS, _KINDS, _SLOTS, _RECORD)):
         return None
-    plan = _read_plan(environ)
-    kinds = _read_kinds(environ.get(_KINDS), plan)
-    slots = _read_slots(environ.get(_SLOTS), plan)
+    plans = {name: _read_plan(path, name) for name, path in _paths(environ).items()}
+    kinds = _read_kinds(environ.get(_KINDS), plans)
+    n_slots = _read_slots(environ.get(_SLOTS), plans)
     record = environ.get(_RECORD, "0")
     if record not in ("0", "1"):
         raise PlanError(f"{_RECORD} is {record!r}; expected 0 or 1")
-    return ServingSettings(plan, kinds, slots, record == "1")
+    return ServingSettings(plans, kinds, n_slots, apart=n_slots > 1 or any(plans), record=record == "1")
 
 
 def pass_on(environ: MutableMapping[str, str] = os.environ) -> None:
     """Let workers on other machines or in other folders find the same settings."""
+    paths = {name: str(Path(path).absolute()) for name, path in _paths(environ).items()}
     if _PLAN in environ:
-        environ[_PLAN] = str(Path(environ[_PLAN]).absolute())
+        environ[_PLAN] = paths.pop("")
+    if paths:
+        environ[_PLANS] = ",".join(f"{name}={path}" for name, path in paths.items())
     prefixes = {prefix for prefix in environ.get(_RAY, "").split(",") if prefix}
     environ[_RAY] = ",".join(sorted(prefixes | {"ISOGLOSS_"}))
 
 
-def _read_plan(environ: Mapping[str, str]) -> Plan | None:
-    if _PLAN not in environ:
-        return None
-    if not environ[_PLAN].strip():
-        raise PlanError(f"{_PLAN} is set and empty; expected the path of a plan: unset it to serve without one")
-    plan = read_served_plan(environ[_PLAN])
+def _paths(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the paths of plans by name."""
+    for variable, expected in ((_PLAN, "the path of a plan"), (_PLANS, "NAME=PATH separated by commas")):
+        if variable in environ and not environ[variable].strip():
+            raise PlanError(f"{variable} is set and empty; expected {expected}: unset it to serve without")
+    paths = {"": environ[_PLAN]} if _PLAN in environ else {}
+    for item in environ[_PLANS].split(",") if _PLANS in environ else ():
+        name, equals, path = (part.strip() for part in item.partition("="))
+        if not equals or not path:
+            raise PlanError(
+                f"{_PLANS} has {item!r}; expected NAME=PATH separated by commas: a path has none of its own"
+            )
+        require_name(name)
+        if name in paths:
+            raise PlanError(f"{_PLANS} names {name} twice; expected one plan for each name")
+        paths[name] = path
+    return paths
+
+
+def _read_plan(path: str, name: str) -> Plan:
+    plan = read_served_plan(path)
     if not plan.interventions:
-        raise PlanError(f"{environ[_PLAN]}: the plan has no interventions; unset {_PLAN} to serve without a plan")
+        remedy = f"requests that name {UNSTEERED} need none" if name else f"unset {_PLAN} to serve without a plan"
+        raise PlanError(f"{path}: the plan has no interventions; {remedy}")
     return plan
 
 
-def _read_kinds(text: str | None, plan: Plan | None) -> tuple[Kind, ...]:
-    named = {each.kind for each in plan.interventions} if plan else set()
+def _read_kinds(text: str | None, plans: Mapping[str, Plan]) -> tuple[Kind, ...]:
     if text == "all":
         return KINDS
     given = {name.strip() for name in (text or "").split(",") if name.strip()}
     if unknown := sorted(given - set(KINDS)):
         raise PlanError(f"{_KINDS} names {', '.join(unknown)}; expected some of {', '.join(KINDS)}, or all")
-    return tuple(kind for kind in KINDS if kind in named | given)
+    return tuple(kind for kind in KINDS if kind in _kinds_of(plans) | given)
 
 
-def _read_slots(text: str | None, plan: Plan | None) -> int:
-    needed = 1 if plan is None else n_slots_of(plan)
+def _read_slots(text: str | None, plans: Mapping[str, Plan]) -> int:
+    needed = max(1, n_slots_of(plans))
     if text is None:
         return needed
     if not text.isdecimal() or not needed <= int(text) <= _MOST_SLOTS:

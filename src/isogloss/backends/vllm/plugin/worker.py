@@ -1,10 +1,10 @@
-"""A worker of vLLM that serves under a plan: binds it to the loaded model, proves it, and replaces it when asked."""
+"""A worker of vLLM that serves under plans: binds them to the loaded model, proves and replaces them."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,14 +13,15 @@ import torch
 
 from isogloss.backends.vllm.plugin.effect import observe_layers, require_effect
 from isogloss.backends.vllm.plugin.layer import LayerSteering, Observation, bind
+from isogloss.backends.vllm.plugin.names import UNSTEERED, require_name
 from isogloss.backends.vllm.plugin.record import Recorder
 from isogloss.backends.vllm.plugin.refusals import refuse
-from isogloss.backends.vllm.plugin.requests import LANGUAGE, START
+from isogloss.backends.vllm.plugin.requests import LANGUAGE, PLAN, START
 from isogloss.backends.vllm.plugin.routers import ServedRouter, find_served_routers, fingerprint_of
 from isogloss.backends.vllm.plugin.settings import ServingSettings, read_serving_settings
 from isogloss.backends.vllm.plugin.slots import Slots
 from isogloss.errors import IsoglossError, PlanError
-from isogloss.steering import Plan, check_plan, parse_plan, read_plan
+from isogloss.steering import LayerEdit, Plan, check_plan, parse_plan, read_plan
 
 __all__ = ["SteeredWorker"]
 
@@ -63,17 +64,18 @@ class SteeredWorker:
         """Return what is served, as JSON types."""
         return self._steering().status()
 
-    def isogloss_load_plan(self, source: object = None, *more: object) -> dict[str, Any]:
-        """Replace the plan.
+    def isogloss_load_plan(self, source: object = None, name: object = "", *more: object) -> dict[str, Any]:
+        """Replace one plan, or add it, or remove it.
 
         Args:
             source: path of a plan on the server's disk, a plan as JSON text, or an empty text for none.
+            name: by which requests choose it; "" for the plan of those that name none.
             more: nothing else is taken.
 
         Returns:
-            As `isogloss_status`; or ``error``; the previous plan then stays active.
+            As `isogloss_status`; or ``error``; all plans then stay as they were.
         """
-        return _answered(lambda: self._steering().load_plan(source, *more))
+        return _answered(lambda: self._steering().load_plan(source, name, *more))
 
     def isogloss_probe(self) -> bytes | dict[str, Any]:
         """Return what every router of this process chooses for random hidden states, unsteered.
@@ -102,6 +104,15 @@ def _require_no_adapters(config: Any) -> None:  # noqa: ANN401 - vLLM's own
         )
 
 
+def _require_nameable(name: str, before: Plan | None, after: Plan | None) -> None:
+    """Refuse to load or remove a plan by a name with which no request would be steered."""
+    require_name(name)
+    if after is None and before is None:
+        raise PlanError(f"there is no plan named {name}; nothing was removed")
+    if after is not None and not after.interventions:
+        raise PlanError(f"the plan has no interventions; requests that name {UNSTEERED} need none")
+
+
 def _answered(call: Callable[[], _Result]) -> _Result | dict[str, str]:
     """Return what a call returns, or its error, which the caller in another process raises again."""
     try:
@@ -111,24 +122,23 @@ def _answered(call: Callable[[], _Result]) -> _Result | dict[str, str]:
 
 
 class _Steering:
-    """The plan of one worker, and what it acts on."""
+    """The plans of one worker, and what they act on."""
 
     def __init__(self, worker: Any, settings: ServingSettings) -> None:  # noqa: ANN401 - vLLM's own
         self.worker, self.settings = worker, settings
         self.config = worker.vllm_config
         self.routers = find_served_routers(worker.model_runner.get_model())
         self.fingerprint = fingerprint_of(self.config.model_config.hf_text_config.model_type, self.routers)
-        self.plan: Plan | None = None
-        self.slots = Slots()
-        self.changed: dict[str, dict[int, float]] = {}
+        self.slots = Slots(apart=settings.apart)
+        self.changed: dict[str, dict[str, dict[int, float]]] = {}
         self.device = next(iter(self.routers.values())).weight.device
         self.max_tokens = int(self.config.scheduler_config.max_num_batched_tokens)
         self.token_slots: torch.Tensor | None = None
-        if settings.n_slots > 1:
+        if settings.apart:
             self.token_slots = torch.zeros(self.max_tokens, dtype=torch.int64, device=self.device)
         self.layers = {layer: self._bind(router) for layer, router in self.routers.items()}
         self.recorder = Recorder(self.layers, self.device) if settings.record else None
-        if settings.record or settings.n_slots > 1:
+        if settings.record or settings.apart:
             self._follow_steps()
 
     def _bind(self, router: ServedRouter) -> LayerSteering:
@@ -136,7 +146,7 @@ class _Steering:
         steering = LayerSteering(
             router.n_experts,
             kinds=self.settings.kinds,
-            n_slots=self.settings.n_slots,
+            n_slots=self.settings.n_rows,
             token_slots=self.token_slots,
             reference=router.reference() if fixes else None,
             fused=self.device.type != "cpu" and not self.config.model_config.enforce_eager,
@@ -147,47 +157,59 @@ class _Steering:
         return steering
 
     def start(self) -> None:
-        """Apply the plan that the engine starts with."""
-        self.replace(self.settings.plan)
-        for name, changed in self.changed.items():
-            _log.info(
-                "isogloss: plan %s steers %d layers (%s); it changes the experts of %.1f%% to %.1f%% of random tokens",
-                self.plan.sha256[:12] if self.plan else None,
-                len(changed),
-                name,
-                *(100 * each(changed.values(), default=0.0) for each in (min, max)),
-            )
+        """Apply the plans that the engine starts with."""
+        self.replace(self.settings.plans, self.settings.plans)
+        for name, rows in self.changed.items():
+            for row, changed in rows.items():
+                _log.info(
+                    "isogloss: plan %s steers %d layers (%s); it changes the experts of %.1f%% to %.1f%% of random "
+                    "tokens",
+                    name or self.slots.plans[name].sha256[:12],
+                    len(changed),
+                    row,
+                    *(100 * each(changed.values(), default=0.0) for each in (min, max)),
+                )
 
-    def load_plan(self, source: object, *more: object) -> dict[str, Any]:
-        """Replace the plan, see `SteeredWorker.isogloss_load_plan`."""
-        if more or not isinstance(source, str):
+    def load_plan(self, source: object, name: object, *more: object) -> dict[str, Any]:
+        """Replace one plan, see `SteeredWorker.isogloss_load_plan`."""
+        if more or not isinstance(source, str) or not isinstance(name, str):
             raise PlanError(
-                f"isogloss_load_plan was given {', '.join(type(each).__name__ for each in (source, *more))}; expected "
-                'one text: the path of a plan, a plan as JSON, or "" for none'
+                f"isogloss_load_plan was given {', '.join(type(each).__name__ for each in (source, name, *more))}; "
+                'expected one text: the path of a plan, a plan as JSON, or "" for none; and the name of the plan, '
+                "where it has one"
             )
-        read = parse_plan if source.lstrip().startswith("{") else read_plan
-        self.replace(read(source) if source.strip() else None)
+        plans = {each: plan for each, plan in self.slots.plans.items() if each != name}
+        if source.strip():
+            read = parse_plan if source.lstrip().startswith("{") else read_plan
+            plans[name] = read(source)
+        if name:
+            _require_nameable(name, self.slots.plans.get(name), plans.get(name))
+        self.replace(plans, [name] if name in plans else [])
         return self.status()
 
-    def replace(self, plan: Plan | None) -> None:
-        """Apply another plan, proven on random tokens; if that fails, the previous plan stays active.
+    def replace(self, plans: Mapping[str, Plan], proving: Collection[str]) -> None:
+        """Apply other plans, proven on random tokens; if that fails, the previous ones stay active.
+
+        Args:
+            plans: all of them, by name.
+            proving: names of those that were not applied before.
 
         Raises:
-            PlanError: it is for another model, needs what the engine was not started for, or changes no chosen expert.
+            PlanError: one is for another model, needs what the engine was not started for, or changes no chosen expert.
             ModelError: a layer cannot be steered.
         """
-        before = self.plan, self.slots, self.changed
-        if plan is not None:
+        before = self.slots, self.changed
+        for plan in plans.values():
             check_plan(plan, self.fingerprint)
             if any(each.kind == "select" for each in plan.interventions):
                 raise PlanError("the plan has interventions of kind select, which vLLM does not apply yet")
-            self.settings.require(plan)
             self._require_cache(plan)
+        self.settings.require(plans)
         try:
-            self._load(plan)
+            self._load(Slots(dict(plans), apart=self.settings.apart), proving)
         except BaseException:
-            self.plan, self.slots, self.changed = before
-            self._fill(self.plan, self.slots)
+            self.slots, self.changed = before
+            self._fill(self.slots)
             raise
 
     def _require_cache(self, plan: Plan) -> None:
@@ -197,17 +219,23 @@ class _Steering:
                 "one edit to prompts under another: start the engine with --no-enable-prefix-caching"
             )
 
-    def _load(self, plan: Plan | None) -> None:
-        slots = Slots() if plan is None else Slots.of(plan)
-        edits = self._fill(plan, slots)
-        changed: dict[str, dict[int, float]] = {}
-        for row, name in enumerate(slots.names if plan is not None and plan.interventions else ()):
+    def _load(self, slots: Slots, proving: Collection[str]) -> None:
+        edits = self._fill(slots)
+        changed = {name: {} if name in proving else self.changed[name] for name in slots.plans}
+        for index, row in enumerate(slots.rows):
+            if row.plan not in proving or not slots.plans[row.plan].interventions:
+                continue
             if self.token_slots is not None:
-                self.token_slots.fill_(row)
-            own = {layer: rows[row] for layer, rows in edits.items()}
+                self.token_slots.fill_(index)
+            own = {layer: rows[index] for layer, rows in edits.items()}
             everywhere = set(own) <= set(self.layers)
-            changed[name] = require_effect(self._probe(), own, name, everywhere=everywhere)
-        self.plan, self.slots, self.changed = plan, slots, changed
+            words = slots.words(row)
+            changed[row.plan][words] = require_effect(
+                self._probe(), own, f"plan {row.plan}, {words}" if row.plan else words, everywhere=everywhere
+            )
+        if self.token_slots is not None:
+            self.token_slots.zero_()
+        self.slots, self.changed = slots, changed
 
     def _probe(self) -> dict[int, Observation]:
         return observe_layers(self.worker, self.layers, [router.block for router in self.routers.values()])
@@ -225,8 +253,10 @@ class _Steering:
             }
         return safetensors.torch.save(arrays)
 
-    def _fill(self, plan: Plan | None, slots: Slots) -> dict[int, Any]:
-        edits = {} if plan is None else {layer: slots.edits(plan, layer) for layer in plan.layers}
+    def _fill(self, slots: Slots) -> dict[int, list[LayerEdit]]:
+        edits = {
+            layer: slots.edits(layer) for layer in sorted({each for p in slots.plans.values() for each in p.layers})
+        }
         for layer, steering in self.layers.items():
             steering.load(edits.get(layer, ()))
         if self.token_slots is not None:
@@ -235,18 +265,27 @@ class _Steering:
 
     def status(self) -> dict[str, Any]:
         """Return what is served and what was proven, as JSON types."""
-        changed = {
-            name: {str(layer): share for layer, share in shares.items()} for name, shares in self.changed.items()
-        }
+        plans = {name: self._status_of(name, plan) for name, plan in self.slots.plans.items()}
+        nameless: dict[str, Any] = {"plan_sha256": None, "languages": [], "phases": [], "changed": {}}
         return {
-            "plan_sha256": None if self.plan is None else self.plan.sha256,
-            "languages": list(self.slots.languages),
-            "phases": [] if self.plan is None else list(self.plan.phases),
+            **plans.pop("", nameless),
+            "plans": plans,
             "fingerprint": self.fingerprint.to_json(),
             "kernels": sorted({router.kernel for router in self.routers.values()}),
             "kinds": list(self.settings.kinds),
             "n_slots": self.settings.n_slots,
+            "apart": self.settings.apart,
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+        }
+
+    def _status_of(self, name: str, plan: Plan) -> dict[str, Any]:
+        changed = {
+            row: {str(layer): share for layer, share in shares.items()} for row, shares in self.changed[name].items()
+        }
+        return {
+            "plan_sha256": plan.sha256,
+            "languages": list(plan.languages),
+            "phases": list(plan.phases),
             "changed": changed,
         }
 
@@ -255,8 +294,8 @@ class _Steering:
         runner, parallel = self.worker.model_runner, self.config.parallel_config
         if not hasattr(runner, "_prepare_inputs") or not hasattr(runner, "input_batch"):
             raise PlanError(
-                f"{type(runner).__name__} does not tell requests apart before a step; plans with conditions on "
-                "language or phase, and capture, need the other one: start with VLLM_USE_V2_MODEL_RUNNER=0"
+                f"{type(runner).__name__} does not tell requests apart before a step; named plans, plans with "
+                "conditions on language or phase, and capture need the other one: start with VLLM_USE_V2_MODEL_RUNNER=0"
             )
         unfit = {
             "data parallel": parallel.data_parallel_size > 1,
@@ -269,8 +308,8 @@ class _Steering:
         }
         if active := [name for name, is_active in unfit.items() if is_active]:
             raise PlanError(
-                f"the engine runs with {', '.join(active)}; plans with conditions on language or phase, and capture, "
-                "need to know which token of a step is whose: leave that out"
+                f"the engine runs with {', '.join(active)}; named plans, plans with conditions on language or phase, "
+                "and capture need to know which token of a step is whose: leave that out"
             )
         prepare = runner._prepare_inputs  # noqa: SLF001 - see above
 
@@ -292,8 +331,8 @@ class _Steering:
         extra = [getattr(runner.requests[each].sampling_params, "extra_args", None) or {} for each in ids]
         if self.token_slots is not None:
             starts = [each.get(START, given) for each, given in zip(extra, batch.num_prompt_tokens[:n], strict=True)]
-            languages = [each.get(LANGUAGE) for each in extra]
-            rows = self.slots.rows(languages, np.array(starts, dtype=np.int64), first=first, n_tokens=n_tokens)
+            asked = [(each.get(PLAN, ""), each.get(LANGUAGE)) for each in extra]
+            rows = self.slots.of_tokens(asked, np.array(starts, dtype=np.int64), first=first, n_tokens=n_tokens)
             self.token_slots[: len(rows)].copy_(torch.from_numpy(rows), non_blocking=True)
         if self.recorder is not None:
             self.recorder.begin(extra, first, n_tokens)
