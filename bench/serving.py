@@ -42,6 +42,7 @@ SHAPE = {
 SIDES: dict[str, dict[str, str] | None] = {
     "stock vLLM": None,
     "soft plan": {"ISOGLOSS_KINDS": "soft"},
+    "soft plan, chosen experts counted": {"ISOGLOSS_KINDS": "soft", "ISOGLOSS_USAGE": "64"},
     "soft plan, started for all kinds": {"ISOGLOSS_KINDS": "all"},
     "soft plan, all kinds, 8 combinations of language and phase": {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": "8"},
 }

@@ -21,6 +21,7 @@ from isogloss.records import to_json
 from isogloss.reports import PublishedComparison
 from isogloss.reports.folders import Findings
 from isogloss.runs.manifest import RUN_SCHEMA_VERSION, Manifest
+from isogloss.runs.served_usage import USAGE_SCHEMA_VERSION, ServedUsage
 from isogloss.steering.adapter_folder import ADAPTER_SCHEMA_VERSION, AdapterRecord
 from isogloss.steering.plan import PLAN_SCHEMA_VERSION, Plan
 from isogloss.workflows import Ablation, AblationResult, Study, Sweep, SweepResult
@@ -37,6 +38,7 @@ PAGE = Path(__file__).parent / "schemas.md"
 
 TYPES: dict[str, tuple[type, dict[str, Any]]] = {
     "manifest": (Manifest, {"schema_version": RUN_SCHEMA_VERSION}),
+    "usage": (ServedUsage, {"schema_version": USAGE_SCHEMA_VERSION}),
     "analysis": (Analysis, {}),
     "findings": (Findings, {}),
     "experts": (ExpertTable, {}),

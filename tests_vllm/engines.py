@@ -24,6 +24,7 @@ os.environ.update(
     # Read by the plugin whenever an engine starts: any plan of the tests can be handed to an engine that runs.
     ISOGLOSS_KINDS="all",
     ISOGLOSS_SLOTS="8",
+    ISOGLOSS_USAGE="3",
 )
 
 MODES = ("eager", "compiled")

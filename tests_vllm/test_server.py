@@ -20,6 +20,7 @@ from servers import free_port, wait_for
 
 from checkpoints import TEXTS, checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
+from isogloss.runs import import_usage_json
 from isogloss.steering import Plan, write_plan
 from oracle import transformers_answers
 from plans import make_plan
@@ -99,7 +100,9 @@ def port(engines, loaded, plans, tmp_path_factory):
     """A running server that has started under a soft plan, answered under it, and can take others."""
     engines.free()
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    arguments, environ = command(port, ISOGLOSS_PLAN=str(plans / "soft.json"), ISOGLOSS_KINDS="all", ISOGLOSS_SLOTS="3")
+    arguments, environ = command(
+        port, ISOGLOSS_PLAN=str(plans / "soft.json"), ISOGLOSS_KINDS="all", ISOGLOSS_SLOTS="3", ISOGLOSS_USAGE="8"
+    )
     with log.open("wb") as stream:
         server = subprocess.Popen(arguments, env=environ, stdout=stream, stderr=stream)
         try:
@@ -152,6 +155,28 @@ def test_the_plan_is_seen_and_replaced_over_http(port, loaded):
     assert json.loads(send(port, path)[1]) == served
     assert send(port, path, method="DELETE", key=KEY)[0] == 200
     assert json.loads(send(port, path)[1]) == {"plan_sha256": None, "languages": [], "phases": []}
+
+
+def test_traffic_becomes_a_run(port, loaded, tmp_path):
+    """Whatever endpoint was asked; counts are read with the key, and begin anew."""
+    plan, path = make_plan(loaded.fingerprint, "by language"), "/isogloss/usage"
+    load(port, plan)
+    assert send(port, path)[0] == 401
+    assert send(port, path, method="DELETE", key=KEY)[0] == 200
+    assert json.loads(send(port, path, key=KEY)[1])["counts"] == []
+    require_answers(port, loaded, plan, "sw")
+    for endpoint in ENDPOINTS:
+        ask(port, endpoint, vllm_xargs={"isogloss_language": "fra_Latn"})
+    require_answers(port, loaded, plan)
+    (tmp_path / "usage.json").write_text(send(port, path, method="DELETE", key=KEY)[1])
+    assert json.loads(send(port, path, key=KEY)[1])["counts"] == []
+    run = import_usage_json(tmp_path / "usage.json", tmp_path / "run")
+    manifest = run.manifest
+    assert (manifest.model, manifest.fingerprint, manifest.plan_sha256) == ("tiny", loaded.fingerprint, plan.sha256)
+    assert run.languages == ("fra_Latn", "swh_Latn")
+    n_read = sum(len(prompt) + N_NEW - 1 for prompt in prompts())
+    assert run.load("sw").tokens.tolist() == [n_read]
+    assert f"left out: {n_read} tokens of requests that stated no language" in manifest.notes
 
 
 def test_requests_name_their_language(port, loaded, plans):

@@ -17,7 +17,7 @@ from isogloss.steering.plan import Plan
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "isogloss"
 SCHEMAS = (
-    *("manifest", "analysis", "findings", "experts", "expert_tokens", "specific_experts"),
+    *("manifest", "usage", "analysis", "findings", "experts", "expert_tokens", "specific_experts"),
     *("plan", "adapter", "adapt_report"),
     *("evaluation_settings", "lm_eval_settings", "item_record", "document_record", "arm_effect"),
     *(

@@ -159,12 +159,15 @@ def register_import(subparsers: Subparsers) -> None:
     parser.add_argument("source", type=Path, metavar="PATH", help="folder of counts-json; else a file")
     parser.add_argument(
         "--format",
-        choices=("counts-json", "mass-json", "expert-sets"),
+        choices=("counts-json", "mass-json", "expert-sets", "usage-json"),
         default="counts-json",
-        help="counts of selections, one file per language; summed combine weights; or sets of experts",
+        help="counts of selections, one file per language; summed combine weights; sets of experts; or the answer of "
+        "a server's /isogloss/usage",
     )
     parser.add_argument("--category", metavar="NAME", help="mass-json: this category alone, as text in English")
     add_count(parser, "--experts", "expert-sets: experts per layer")
+    parser.add_argument("--phase", choices=("prompt", "generation"), help="usage-json: these tokens (default: both)")
+    parser.add_argument("--plan", metavar="NAME", help="usage-json: the plan's name, the start of its hash, or none")
     add_output(parser, "folder of the Run")
     add_json(parser)
     parser.set_defaults(command=_import)
@@ -172,15 +175,25 @@ def register_import(subparsers: Subparsers) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from isogloss.errors import RunError
-    from isogloss.runs import import_counts_json, import_expert_sets, import_mass_json, require_run_folder
+    from isogloss.runs import (
+        import_counts_json,
+        import_expert_sets,
+        import_mass_json,
+        import_usage_json,
+        require_run_folder,
+    )
 
     kind = options.format
     if options.category and kind != "mass-json":
         raise RunError(f"--category is for mass-json; {kind} has none")
     if (options.experts is None) is (kind == "expert-sets"):
         raise RunError("expert-sets needs --experts N, the experts per layer; the other formats take none")
+    if (options.phase or options.plan) and kind != "usage-json":
+        raise RunError(f"--phase and --plan are for usage-json; {kind} tells neither apart")
     require_run_folder(options.output)
-    if kind == "mass-json":
+    if kind == "usage-json":
+        run = import_usage_json(options.source, options.output, plan=options.plan, phase=options.phase)
+    elif kind == "mass-json":
         run = import_mass_json(options.source, options.output, category=options.category)
     elif kind == "expert-sets":
         run = import_expert_sets(options.source, options.output, n_experts=options.experts)

@@ -31,6 +31,7 @@ from isogloss.runs.manifest import (
 from isogloss.runs.merge import merge
 from isogloss.runs.published_mass import import_expert_sets, import_mass_json
 from isogloss.runs.run import Run, RunWriter, open_run, require_run_folder, run_writer
+from isogloss.runs.served_usage import import_usage_json
 from isogloss.runs.token_counts import TokenCounts
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "import_counts_json",
     "import_expert_sets",
     "import_mass_json",
+    "import_usage_json",
     "merge",
     "model_differences",
     "note_other_reading",

@@ -13,7 +13,7 @@ from isogloss.arrays import FloatArray
 from isogloss.errors import RunError
 from isogloss.files import read_bytes, sha256
 from isogloss.progress import busy
-from isogloss.routing import RouterSpec
+from isogloss.routing import Fingerprint, Phase, RouterSpec
 from isogloss.runs.language_routing import LanguageRouting
 from isogloss.runs.manifest import Manifest
 from isogloss.runs.run import Run, run_writer
@@ -66,6 +66,9 @@ class Published:
         backend: name of the importer.
         files: full code to the file that was read.
         notes: on what the numbers are.
+        fingerprint: of the model, where it is known.
+        plan_sha256: hash of the plan that the model was steered by.
+        phase: of the tokens.
     """
 
     model: str
@@ -74,6 +77,9 @@ class Published:
     backend: str
     files: Mapping[str, Path]
     notes: tuple[str, ...]
+    fingerprint: Fingerprint | None = None
+    plan_sha256: str | None = None
+    phase: Phase = "prompt"
 
 
 def write_pooled(out: str | Path, published: Published, routings: Mapping[str, LanguageRouting]) -> Run:
@@ -94,7 +100,7 @@ def write_pooled(out: str | Path, published: Published, routings: Mapping[str, L
         model=published.model,
         revision=None,
         config_sha256="unknown",
-        fingerprint=None,
+        fingerprint=published.fingerprint,
         routers=published.routers,
         corpus={"name": name, "source": source, "licence": "not stated"},
         granularity="pooled",
@@ -104,6 +110,8 @@ def write_pooled(out: str | Path, published: Published, routings: Mapping[str, L
         dtype="unknown",
         seed=0,
         packages={},
+        plan_sha256=published.plan_sha256,
+        phase=published.phase,
         texts_sha256={code: hashes[path] for code, path in published.files.items()},
         notes=published.notes,
     )

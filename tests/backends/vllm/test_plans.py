@@ -18,11 +18,15 @@ class Engine:
 
     def __init__(self):
         self.told = []
+        self.counted = [{"layers": [layer], "counts": []} for layer in (2, 1)]
 
     async def collective_rpc(self, method, args=()):
         if method == "isogloss_load_plan":
             self.told += args
             return [{"error": "for another model"} if "foreign" in args[0] else STATUS]
+        if method == "isogloss_usage":
+            self.told += args
+            return self.counted
         assert method == "isogloss_status"
         return [STATUS]
 
@@ -93,6 +97,20 @@ def test_a_server_without_a_key_takes_no_plan(ask, engine, monkeypatch):
         change()
         assert ask("DELETE", key="")[0] == 401
     assert engine.told == []
+
+
+def test_who_has_the_key_reads_what_was_counted(ask, engine):
+    """Of all stages of a pipeline; DELETE begins anew. Nobody else does: the counts say what traffic there is."""
+    usage = "/isogloss/usage"
+    assert ask("GET", path=usage) == ask("DELETE", path=usage) == (200, {"layers": [1, 2], "counts": []})
+    assert engine.told == [False, True]
+    for method in ("GET", "DELETE"):
+        for key in (None, "", "Sesame"):
+            assert ask(method, path=usage, key=key)[0] == 401
+    assert ask("PUT", b"{}", path=usage)[0] == 405
+    assert engine.told == [False, True]
+    engine.counted = [{"error": "start it with ISOGLOSS_USAGE"}]
+    assert ask("GET", path=usage) == (400, {"error": "start it with ISOGLOSS_USAGE"})
 
 
 @pytest.mark.parametrize("content", [b"", b"/etc/passwd", b"\xff{", b"{" + b" " * 2**24])

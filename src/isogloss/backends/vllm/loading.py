@@ -241,8 +241,8 @@ def _require_known(options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that the engine's processes read, and forget a plan that the shell may name."""
-    names = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", *variables)
+    """Set variables that the engine's processes read, and forget others that the shell may set for a server."""
+    names = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_USAGE", *variables)
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ.update(variables)
     try:

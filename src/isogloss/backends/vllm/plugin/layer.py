@@ -83,6 +83,9 @@ class LayerSteering(torch.nn.Module):
     token_slots: torch.Tensor | None
     logits: torch.Tensor | None
     expert_ids: torch.Tensor | None
+    counts: torch.Tensor
+    places: torch.Tensor
+    one: torch.Tensor
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class LayerSteering(torch.nn.Module):
         self.reference = reference
         self.plain_routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         self.observation: Observation | None = None
+        self.counting = False
         for name, (_, dtype, neutral) in self.arrays.items():
             array = torch.full((n_slots, n_experts), neutral, dtype=dtype)
             self.register_buffer(name, array, persistent=False)
@@ -125,6 +129,19 @@ class LayerSteering(torch.nn.Module):
         """Keep the edited logits and the chosen experts of every step in buffers, for capture."""
         self.logits = torch.zeros((max_tokens, self.n_experts), dtype=torch.float32, device=device)
         self.expert_ids = torch.zeros((max_tokens, top_k), dtype=torch.int64, device=device)
+
+    def count(self, places: torch.Tensor, n_rows: int) -> None:
+        """Count the chosen experts of every step in a buffer.
+
+        Args:
+            places: ``[max_tokens, 1]`` int64, shared by all layers: for every token of a step the row that counts it,
+                times ``n_experts``.
+            n_rows: of the buffer.
+        """
+        self.counting = True
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("one", places.new_ones(1), persistent=False)
+        self.register_buffer("counts", places.new_zeros(n_rows * self.n_experts), persistent=False)
 
     def edit(self, router_logits: torch.Tensor) -> torch.Tensor:
         """Edit the logits ``[n_tokens, at least n_experts]`` of a step; the result is float32 where there is a kind."""
@@ -159,6 +176,9 @@ class LayerSteering(torch.nn.Module):
         if self.logits is not None and self.expert_ids is not None:
             self.logits[: len(ids)] = router_logits[..., : self.n_experts]
             self.expert_ids[: len(ids)] = ids
+        if self.counting:
+            chosen = (self.places[: len(ids)] + ids).flatten()
+            self.counts.scatter_add_(0, chosen, self.one.expand_as(chosen))
         if self.observation is not None:
             self.observation.chosen = ids
         return weights, ids

@@ -4,6 +4,9 @@
 it, ``DELETE`` leaves none. Both need ``Authorization: Bearer`` and the value of ``ISOGLOSS_ADMIN_KEY``, and are
 answered as `SteeredWorker.isogloss_load_plan` is. vLLM's development mode, which answers whoever reaches the port, is
 not needed for it.
+
+``GET /isogloss/usage`` answers who has the key with the counts of chosen experts, which say what traffic there is;
+``DELETE`` answers the same and begins anew.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from isogloss.backends.vllm.plugin.usage import of_all_stages
+
 __all__ = ["Plans"]
 
-PATH = "/isogloss/plan"
+PATH, USAGE = "/isogloss/plan", "/isogloss/usage"
 KEY = "ISOGLOSS_ADMIN_KEY"
 _LARGEST = 2**24
 _SHOWN = ("plan_sha256", "languages", "phases")
@@ -29,7 +34,7 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 
 class Plans:
-    """An ASGI application around vLLM's own, which answers one path and passes all others on."""
+    """An ASGI application around vLLM's own, which answers two paths and passes all others on."""
 
     def __init__(self, app: _App) -> None:
         self.app = app
@@ -37,11 +42,13 @@ class Plans:
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer a request, see the module."""
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        answered = {PATH: self._plan, USAGE: self._usage}.get(path)
+        if answered is None:
             await self.app(scope, receive, send)
             return
         try:
-            status, answer = await self._answer(scope, receive)
+            status, answer = await answered(scope, receive)
         except Exception as error:  # noqa: BLE001 - whatever the engine reports: this one request has failed
             status, answer = 500, {"error": f"the engine did not answer: {error}"}
         content = json.dumps(answer).encode()
@@ -49,7 +56,16 @@ class Plans:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, scope: _Message, receive: _Receive) -> tuple[int, dict[str, Any]]:
+    async def _usage(self, scope: _Message, _receive: _Receive) -> tuple[int, dict[str, Any]]:
+        if scope["method"] not in ("GET", "DELETE"):
+            return 405, {"error": "expected GET or DELETE"}
+        if refusal := _refusal(scope):
+            return 401, {"error": refusal}
+        reset = scope["method"] == "DELETE"
+        results = await scope["app"].state.engine_client.collective_rpc("isogloss_usage", args=(reset,))
+        return (400, results[0]) if "error" in results[0] else (200, of_all_stages(results))
+
+    async def _plan(self, scope: _Message, receive: _Receive) -> tuple[int, dict[str, Any]]:
         engine = scope["app"].state.engine_client
         if scope["method"] == "GET":
             async with self._asking:
@@ -57,7 +73,7 @@ class Plans:
             return 200, {name: served[name] for name in _SHOWN}
         if scope["method"] not in ("PUT", "DELETE"):
             return 405, {"error": "expected GET, PUT or DELETE"}
-        if refusal := _refusal(dict(scope["headers"]).get(b"authorization", b"")):
+        if refusal := _refusal(scope):
             return 401, {"error": refusal}
         source = await _read(receive) if scope["method"] == "PUT" else ""
         if source is None:
@@ -66,10 +82,11 @@ class Plans:
         return (400 if "error" in results[0] else 200), results[0]
 
 
-def _refusal(authorization: bytes) -> str | None:
+def _refusal(scope: _Message) -> str | None:
+    authorization = dict(scope["headers"]).get(b"authorization", b"")
     key = os.environ.get(KEY)
     if not key:
-        return f"the server was started without {KEY}; expected one to replace plans"
+        return f"the server was started without {KEY}; expected one for this"
     given = authorization.removeprefix(b"Bearer ")
     matches = given != authorization and hmac.compare_digest(given, key.encode())
     return None if matches else f"expected Authorization: Bearer and the value of {KEY}"

@@ -6,6 +6,7 @@
   Default: those of the plans.
 * ``ISOGLOSS_SLOTS``  most combinations of plan, language and phase of such plans. Default: as many as the plans have.
 * ``ISOGLOSS_RECORD`` 1 keeps the router logits and expert ids of every step, for capture.
+* ``ISOGLOSS_USAGE``  counts chosen experts, for this many combinations of plan and language apart.
 
 What an engine may do is fixed at start, since graphs are compiled and captured once; what it does can change.
 """
@@ -24,7 +25,7 @@ from isogloss.steering import KINDS, Kind, Plan, read_served_plan
 __all__ = ["ServingSettings", "n_slots_of", "pass_on", "read_serving_settings"]
 
 _PLAN, _PLANS, _KINDS, _SLOTS = "ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS"
-_RECORD = "ISOGLOSS_RECORD"
+_RECORD, _USAGE = "ISOGLOSS_RECORD", "ISOGLOSS_USAGE"
 _RAY = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 _MOST_SLOTS = 1024
 
@@ -39,6 +40,7 @@ class ServingSettings:
         n_slots: combinations of plan, language and phase that it can distinguish.
         apart: whether it knows which token is of which request; else all are edited alike, by the plan without a name.
         record: whether router logits and expert ids are kept step by step.
+        usage: combinations of plan and language for which chosen experts are counted apart; 0 where they are not.
     """
 
     plans: Mapping[str, Plan]
@@ -46,6 +48,7 @@ class ServingSettings:
     n_slots: int
     apart: bool
     record: bool
+    usage: int = 0
 
     def require(self, plans: Mapping[str, Plan]) -> None:
         """Refuse plans that this engine was not started for.
@@ -77,7 +80,7 @@ class ServingSettings:
     @property
     def summary(self) -> str:
         """What a compiled graph depends on."""
-        return f"{','.join(self.kinds)};{self.n_slots};{self.apart};{self.record}"
+        return f"{','.join(self.kinds)};{self.n_slots};{self.apart};{self.record};{self.usage}"
 
 
 def n_slots_of(plans: Mapping[str, Plan]) -> int:
@@ -95,7 +98,7 @@ def read_serving_settings(environ: Mapping[str, str] = os.environ) -> ServingSet
     Raises:
         PlanError: a variable has no meaning, or a plan cannot be read.
     """
-    if not any(name in environ for name in (_PLAN, _PLANS, _KINDS, _SLOTS, _RECORD)):
+    if not any(name in environ for name in (_PLAN, _PLANS, _KINDS, _SLOTS, _RECORD, _USAGE)):
         return None
     plans = {name: _read_plan(path, name) for name, path in _paths(environ).items()}
     kinds = _read_kinds(environ.get(_KINDS), plans)
@@ -103,7 +106,8 @@ def read_serving_settings(environ: Mapping[str, str] = os.environ) -> ServingSet
     record = environ.get(_RECORD, "0")
     if record not in ("0", "1"):
         raise PlanError(f"{_RECORD} is {record!r}; expected 0 or 1")
-    return ServingSettings(plans, kinds, n_slots, apart=n_slots > 1 or any(plans), record=record == "1")
+    apart, usage = n_slots > 1 or any(plans), _read_usage(environ.get(_USAGE, "0"))
+    return ServingSettings(plans, kinds, n_slots, apart=apart, record=record == "1", usage=usage)
 
 
 def pass_on(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -159,4 +163,13 @@ def _read_slots(text: str | None, plans: Mapping[str, Plan]) -> int:
         return needed
     if not text.isdecimal() or not needed <= int(text) <= _MOST_SLOTS:
         raise PlanError(f"{_SLOTS} is {text!r}; expected a number from {needed} to {_MOST_SLOTS}")
+    return int(text)
+
+
+def _read_usage(text: str) -> int:
+    if not text.isdecimal() or int(text) > _MOST_SLOTS:
+        raise PlanError(
+            f"{_USAGE} is {text!r}; expected how many combinations of plan and language to count apart, from 1 to "
+            f"{_MOST_SLOTS}, or 0 to count nothing"
+        )
     return int(text)

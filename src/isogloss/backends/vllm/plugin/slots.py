@@ -14,7 +14,7 @@ from isogloss.backends.vllm.plugin.names import UNSTEERED
 from isogloss.routing import PHASES, Phase
 from isogloss.steering import LayerEdit, Plan, compile_layer
 
-__all__ = ["Row", "Slots"]
+__all__ = ["Row", "Slots", "positions"]
 
 
 class Row(NamedTuple):
@@ -55,6 +55,11 @@ class Slots:
                 for phase in (PHASES if plan.by_phase else (None,))
             ),
         )
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """The plans' hashes, by name."""
+        return {name: plan.sha256 for name, plan in self.plans.items()}
 
     def words(self, row: Row) -> str:
         """Say what a row of a plan edits, as one among the rows of its plan."""
@@ -109,7 +114,12 @@ class Slots:
         prompt, generation = np.array(places, dtype=np.int64).reshape(-1, 2).T
         if not any(plan.by_phase for plan in self.plans.values()):
             return np.repeat(prompt, n_tokens)
-        before = np.repeat(n_tokens.cumsum() - n_tokens, n_tokens)
-        position = np.arange(n_tokens.sum()) - before + np.repeat(first, n_tokens)
-        generated = position >= np.repeat(starts, n_tokens)
+        generated = positions(first, n_tokens) >= np.repeat(starts, n_tokens)
         return np.where(generated, np.repeat(generation, n_tokens), np.repeat(prompt, n_tokens))
+
+
+def positions(first: npt.NDArray[np.int64], n_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the position of every token of a step in its own text; see `Slots.of_tokens`."""
+    before = np.repeat(n_tokens.cumsum() - n_tokens, n_tokens)
+    found: npt.NDArray[np.int64] = np.arange(n_tokens.sum()) - before + np.repeat(first, n_tokens)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from isogloss.backends.vllm.plugin.requests import LANGUAGE, PLAN, START
 from isogloss.backends.vllm.plugin.routers import ServedRouter, find_served_routers, fingerprint_of
 from isogloss.backends.vllm.plugin.settings import ServingSettings, read_serving_settings
 from isogloss.backends.vllm.plugin.slots import Slots
+from isogloss.backends.vllm.plugin.usage import Counted, Usage
 from isogloss.errors import IsoglossError, PlanError
 from isogloss.steering import LayerEdit, Plan, check_plan, parse_plan, read_plan
 
@@ -54,10 +56,10 @@ class SteeredWorker:
             refuse(error)
 
     def execute_model(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - vLLM's own
-        """Run a step, then add up what it routed where that is recorded."""
+        """Run a step, then end what follows it."""
         result = super().execute_model(*args, **kwargs)  # type: ignore[misc]
-        if self.isogloss is not None and self.isogloss.recorder is not None:
-            self.isogloss.recorder.end()
+        if self.isogloss is not None:
+            self.isogloss.end_step()
         return result
 
     def isogloss_status(self) -> dict[str, Any]:
@@ -89,6 +91,18 @@ class SteeredWorker:
     def isogloss_record(self, items: list[dict[str, Any]] | None) -> bytes | dict[str, Any]:
         """Start recording the items named, or stop and return what was recorded; see `record.Recorder`."""
         return _answered(lambda: self._steering().record(items))
+
+    def isogloss_usage(self, *reset: object) -> dict[str, Any]:
+        """Return how often each expert was chosen, by plan, language and phase.
+
+        Args:
+            reset: true where counts are to begin anew after what is returned; nothing else is taken.
+
+        Returns:
+            ``model``, ``fingerprint`` and the fields of `Usage.read`; or ``error``. Of a pipeline, each stage has its
+            own layers: see `isogloss.backends.vllm.plugin.usage.of_all_stages`.
+        """
+        return _answered(lambda: self._steering().read_usage(*reset))
 
     def _steering(self) -> _Steering:
         if self.isogloss is None:
@@ -138,7 +152,10 @@ class _Steering:
             self.token_slots = torch.zeros(self.max_tokens, dtype=torch.int64, device=self.device)
         self.layers = {layer: self._bind(router) for layer, router in self.routers.items()}
         self.recorder = Recorder(self.layers, self.device) if settings.record else None
-        if settings.record or settings.apart:
+        self.usage: Usage | None = None
+        if settings.usage:
+            self.usage = Usage(self.layers, n_apart=settings.usage, max_tokens=self.max_tokens, device=self.device)
+        if settings.record or settings.apart or settings.usage:
             self._follow_steps()
 
     def _bind(self, router: ServedRouter) -> LayerSteering:
@@ -159,6 +176,8 @@ class _Steering:
     def start(self) -> None:
         """Apply the plans that the engine starts with."""
         self.replace(self.settings.plans, self.settings.plans)
+        if self.usage is not None:
+            self.usage.prove(self._probe)
         for name, rows in self.changed.items():
             for row, changed in rows.items():
                 _log.info(
@@ -329,13 +348,33 @@ class _Steering:
         ends = runner.query_start_loc.np[: n + 1].astype(np.int64)
         n_tokens = np.diff(ends)
         extra = [getattr(runner.requests[each].sampling_params, "extra_args", None) or {} for each in ids]
+        given = zip(extra, batch.num_prompt_tokens[:n], strict=True)
+        starts = np.array([each.get(START, n_prompt) for each, n_prompt in given], dtype=np.int64)
+        asked = [(each.get(PLAN, ""), each.get(LANGUAGE)) for each in extra]
         if self.token_slots is not None:
-            starts = [each.get(START, given) for each, given in zip(extra, batch.num_prompt_tokens[:n], strict=True)]
-            asked = [(each.get(PLAN, ""), each.get(LANGUAGE)) for each in extra]
-            rows = self.slots.of_tokens(asked, np.array(starts, dtype=np.int64), first=first, n_tokens=n_tokens)
+            rows = self.slots.of_tokens(asked, starts, first=first, n_tokens=n_tokens)
             self.token_slots[: len(rows)].copy_(torch.from_numpy(rows), non_blocking=True)
         if self.recorder is not None:
             self.recorder.begin(extra, first, n_tokens)
+        if self.usage is not None:
+            kinds = [Counted(plan or None, self.slots.hashes.get(plan), language) for plan, language in asked]
+            requests = [runner.requests[each] for each in ids]
+            self.usage.begin(requests, kinds, starts, first=first, n_tokens=n_tokens)
+
+    def end_step(self) -> None:
+        """Add up what a step routed where that is recorded, and count nothing of what follows it."""
+        if self.recorder is not None:
+            self.recorder.end()
+        if self.usage is not None:
+            self.usage.end()
+
+    def read_usage(self, *reset: object) -> dict[str, Any]:
+        """Return what was counted, see `SteeredWorker.isogloss_usage`."""
+        if self.usage is None:
+            raise PlanError("this engine counts no experts; start it with ISOGLOSS_USAGE=64")
+        name = str(self.config.model_config.served_model_name)
+        model = Path(name).resolve().name if Path(name).is_dir() else name
+        return {"model": model, "fingerprint": self.fingerprint.to_json(), **self.usage.read(*reset)}
 
     def record(self, items: list[dict[str, Any]] | None) -> bytes:
         """Start or stop recording."""
