@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from isogloss.learning import AdaptOptions, LearnOptions
     from isogloss.runs import Run, open_run
     from isogloss.steering import Intervention, Plan, RouterAdapter, read_adapter, read_plan, write_adapter, write_plan
-    from isogloss.workflows import Ablation, ablate, adapt, learn
+    from isogloss.workflows import Ablation, VersionSource, ablate, adapt, compare_models, learn
     from isogloss.workflows import capture_corpus as capture
     from isogloss.workflows import evaluate_plan as evaluate
     from isogloss.workflows import open_corpus as corpus
@@ -45,11 +45,13 @@ __all__ = [
     "RouterAdapter",
     "Run",
     "RunOptions",
+    "VersionSource",
     "__version__",
     "ablate",
     "adapt",
     "analyze",
     "capture",
+    "compare_models",
     "corpus",
     "evaluate",
     "find_experts",
@@ -83,6 +85,8 @@ _WHERE = {
     "RouterAdapter": "isogloss.steering",
     "Run": "isogloss.runs",
     "RunOptions": "isogloss.evaluation",
+    "VersionSource": "isogloss.workflows",
+    "compare_models": "isogloss.workflows",
     "corpus": "isogloss.workflows:open_corpus",
     "load": "isogloss.backends.open",
     "open_run": "isogloss.runs",

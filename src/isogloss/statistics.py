@@ -30,6 +30,7 @@ __all__ = [
     "interval_around",
     "percentile_interval",
     "resampled_means",
+    "resampled_over_languages",
 ]
 
 
@@ -149,6 +150,21 @@ def resampled_means(values: FloatArray, counts: IntArray) -> FloatArray:
     sizes = weights.sum(axis=1, keepdims=True) if known.all() else weights @ known
     means = np.divide(totals, sizes, out=np.full_like(totals, np.nan), where=sizes > 0)
     return means.reshape(len(weights), *np.shape(values)[1:])
+
+
+def resampled_over_languages(resampled: FloatArray, *, seed: int = 0) -> FloatArray:
+    """Average over languages that are drawn anew in every resample of the items: for languages like these.
+
+    Args:
+        resampled: ``[n_languages, n_resamples, ...]``, of each language from `resampled_means`.
+        seed: of the draw of items; that of languages, which must not follow it, is made from it.
+
+    Returns:
+        ``[n_resamples, ...]``.
+    """
+    language_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+    counts = bootstrap_counts(len(resampled), n_resamples=resampled.shape[1], seed=language_seed)
+    return np.asarray(np.einsum("rl,lr...->r...", counts / len(resampled), resampled))
 
 
 def percentile_interval(resampled: FloatArray, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:

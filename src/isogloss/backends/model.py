@@ -17,7 +17,7 @@ import numpy as np
 from isogloss.arrays import Int64Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.joint_texts import JointText, tokenise_pairs
-from isogloss.backends.token_routing import TokenRouting
+from isogloss.backends.token_routing import NextTokens, RoutedText, TokenRouting
 from isogloss.corpora import Corpus, Turns
 from isogloss.errors import ModelError, PlanError, RunError
 from isogloss.routing import Fingerprint, RouterSpec
@@ -198,6 +198,11 @@ class Model(Protocol):
         """Width of what routers read; None where the backend cannot keep it."""
 
     @property
+    def held_bytes(self) -> Mapping[tuple[str, str], int]:
+        """Bytes of weights in memory by part, ``experts`` or ``others``, and dtype; empty where they are not known."""
+        return {}
+
+    @property
     def summary(self) -> str:
         """What was loaded, in a few words with numbers."""
 
@@ -311,6 +316,32 @@ class Model(Protocol):
 
         Raises:
             CorpusError: the text has no token.
+            ModelError: the backend does not give the routing of single tokens.
+        """
+        raise ModelError(
+            f"backend {self.backend} does not give the routing of single tokens; use --backend huggingface"
+        )
+
+    def route_texts(
+        self,
+        texts: Sequence[str],  # noqa: ARG002 - of others, as all that follow
+        item_ids: Sequence[str],  # noqa: ARG002
+        *,
+        options: CaptureOptions,  # noqa: ARG002
+        next_tokens: NextTokens,  # noqa: ARG002
+        progress: Callable[[int], None] | None = None,  # noqa: ARG002
+    ) -> list[RoutedText]:
+        """Run texts as a capture does, and keep what every router chose for every counted token, and what came next.
+
+        Args:
+            texts: one per item.
+            item_ids: name items in errors.
+            options: which tokens are counted, and in which portions.
+            next_tokens: whose probabilities are kept.
+            progress: called with the number of texts that were finished.
+
+        Raises:
+            CorpusError: as `capture`.
             ModelError: the backend does not give the routing of single tokens.
         """
         raise ModelError(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from isogloss.errors import ModelError
 
 if TYPE_CHECKING:
+    from isogloss.backends.huggingface.preview import Preview
     from isogloss.backends.model import Model
 
-__all__ = ["BACKENDS", "checks_of", "folder_of", "import_backend", "load", "refuse_unsupported"]
+__all__ = ["BACKENDS", "checks_of", "folder_of", "import_backend", "load", "preview", "refuse_unsupported"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ _BACKENDS = {
             "with --backend huggingface, and serve it by either",
             "adapter": "a router adapter is not steered by --backend vllm: write what vLLM serves with `isogloss bake "
             "MODEL --adapter ADAPTER --as vllm`, or give --backend huggingface",
+            "against": "--against compares two versions of a model by the experts and next tokens of single tokens, of "
+            "which --backend vllm gives no probabilities and no order: give --backend huggingface",
             "corpus": "--corpus: how long a capture takes is not estimated for --backend vllm; leave it out",
         },
     ),
@@ -119,6 +122,13 @@ def load(
     return loader(folder, **options)
 
 
+def preview(name: str, *, dequantize: bool = False) -> Preview:
+    """Read what a model's files say before any weight is read; arguments and errors as of `load`, on transformers."""
+    from isogloss.backends.huggingface.preview import preview_checkpoint
+
+    return preview_checkpoint(folder_of(name), dequantize=dequantize)
+
+
 def folder_of(name: str) -> str:
     """Return the folder of ``organism``, the model that ships with isogloss; any other name as it is."""
     from isogloss.organism import ORGANISM, model_folder
@@ -132,8 +142,8 @@ def refuse_unsupported(backend: str, **asked: object) -> None:
     Args:
         backend: ``huggingface``, transformers in this process, or ``vllm``.
         **asked: what is asked for, by name: ``device``, ``dequantize``, ``engine``, ``hidden_states``, ``gradients``,
-            ``router_inputs``, ``adapter`` (to steer by it), or ``corpus`` (to estimate its capture). What is False,
-            None or empty is not asked for.
+            ``router_inputs``, ``adapter`` (to steer by it), ``against`` (to compare with another version of the
+            model), or ``corpus`` (to estimate its capture). What is False, None or empty is not asked for.
 
     Raises:
         ModelError: it cannot, or isogloss itself sets an argument of ``engine``; the message names the alternative.

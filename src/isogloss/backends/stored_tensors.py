@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,11 +22,23 @@ import torch
 from isogloss.errors import ModelError
 from isogloss.files import parse_json, read_json
 
-__all__ = ["FLOATS", "StoredTensor", "hash_files", "read_places", "read_tensor", "to_bytes"]
+__all__ = [
+    "FLOATS",
+    "StoredTensor",
+    "hash_files",
+    "part_of",
+    "read_places",
+    "read_tensor",
+    "refuse_quantised",
+    "stored_bytes",
+    "to_bytes",
+]
 
 FLOATS = MappingProxyType({"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16})
 """Of the dtypes of safetensors, those that a router's weight and bias may have."""
 
+_EIGHT_BITS = MappingProxyType({"BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"})
+_KINDS = MappingProxyType({"F": "float", "BF": "bfloat", "I": "int", "U": "uint"})
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PIECE, _PIECES, _APART = 512, 8, 2**18  # bytes, least number, and most bytes from one to the next
 _LENGTH = 8  # bytes of the number that gives the length of the header
@@ -73,6 +87,50 @@ def read_places(folder: Path) -> dict[str, StoredTensor]:
     if absent := sorted(name for name, file in weight_map.items() if name not in headers[file]):
         raise ModelError(f"{index}: {absent[0]} is not in {weight_map[absent[0]]}; fetch the checkpoint again")
     return {name: headers[file][name] for name, file in weight_map.items()}
+
+
+def part_of(name: str) -> str:
+    """Say of what a tensor is by its name: ``experts``, of the routed ones, or ``others``.
+
+    Example:
+        >>> part_of("layers.0.mlp.experts.7.up_proj.weight"), part_of("layers.0.mlp.shared_experts.up_proj.weight")
+        ('experts', 'others')
+    """
+    return "experts" if "experts" in name.split(".") else "others"
+
+
+def stored_bytes(folder: Path) -> dict[tuple[str, str], int]:
+    """Count the bytes of a checkpoint's tensors by part (`part_of`) and dtype; errors as of `read_places`."""
+    sizes: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for name, place in read_places(folder).items():
+        sizes[part_of(name), _torch_name(place.dtype)] += place.stop - place.start
+    return dict(sizes)
+
+
+def _torch_name(dtype: str) -> str:
+    """Name a dtype of safetensors as torch does, such as ``bfloat16`` for ``BF16``; one that torch lacks stays."""
+    match = re.fullmatch(r"(BF|F|I|U)(\d+)", dtype)
+    return _EIGHT_BITS.get(dtype) or (f"{_KINDS[match[1]]}{match[2]}" if match else dtype)
+
+
+def refuse_quantised(places: Mapping[str, StoredTensor], weight: str) -> None:
+    """Refuse a router whose weight is stored as other numbers than `FLOATS`, under its own name or one like it.
+
+    Args:
+        places: of the checkpoint.
+        weight: name of the router's weight; what is stored under another module's name is not found.
+
+    Raises:
+        ModelError: names the tensor, and what to do.
+    """
+    module = weight.rpartition(".")[0] + "."
+    for name, place in places.items():
+        if name.startswith(module) and "weight" in name.removeprefix(module) and place.dtype not in FLOATS:
+            raise ModelError(
+                f"the router's {name} is stored as {place.dtype}, so the router is quantised; expected floating point, "
+                "which alone can be read and steered: leave routers out of the quantisation (llm_int8_skip_modules of "
+                "bitsandbytes, modules_to_not_convert elsewhere)"
+            )
 
 
 def hash_files(folder: Path) -> str:

@@ -1,19 +1,58 @@
-"""The routing of one text, token by token: what `isogloss show` draws."""
+"""The routing of texts, token by token: what `isogloss show` draws, and what versions of a model are compared by."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from isogloss.arrays import Float32Array, Int64Array
+from isogloss.arrays import Float32Array, Int32Array, Int64Array, IntArray
 
-__all__ = ["TokenRouting", "token_bytes", "token_texts"]
+__all__ = ["N_LIKELIEST", "NextTokens", "RoutedText", "TokenRouting", "token_bytes", "token_texts"]
+
+N_LIKELIEST = 32
+"""Tokens of a `RoutedText` whose probabilities are kept after each token."""
 
 _BROKEN = "\ufffd"  # what decoders write for a part of a character
+
+
+class NextTokens(NamedTuple):
+    """Of which next tokens probabilities are kept.
+
+    Attributes:
+        n_vocabulary: first so many token ids, among which they are predicted.
+        ids: by text, ``[n_tokens, n_kept]`` after each of its counted tokens; None for the `N_LIKELIEST` likeliest.
+    """
+
+    n_vocabulary: int
+    ids: Sequence[Int32Array] | None = None
+
+
+class RoutedText(NamedTuple):
+    """What a model did with the counted tokens of one text, without its scores of the experts that it did not choose.
+
+    Attributes:
+        item: position among the texts.
+        token_ids: ``[n_tokens]`` int32.
+        expert_ids: ``[n_tokens, n_layers, top_k]`` uint16, the greatest weight first.
+        profile: ``[n_layers, n_experts]`` float32, mean routing weights.
+        likeliest: ``[n_tokens]`` int32, the likeliest token after each.
+        next_ids: ``[n_tokens, n_kept]`` int32, tokens whose probabilities after each token are kept, as `NextTokens`
+            asks.
+        next_log_probabilities: ``[n_tokens, n_kept]`` float32.
+    """
+
+    item: int
+    token_ids: Int32Array
+    expert_ids: IntArray
+    profile: Float32Array
+    likeliest: Int32Array
+    next_ids: Int32Array
+    next_log_probabilities: Float32Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isogloss.backends.open import BACKENDS
+from isogloss.cli.against import add_against, compare_against, refuse_without_against
 from isogloss.cli.options import (
     Subparsers,
     add_backend,
@@ -47,7 +48,8 @@ def register_doctor(subparsers: Subparsers) -> None:
         "--plan", type=Path, metavar="PLAN", help="test this plan or router adapter instead of a built-in plan"
     )
     parser.add_argument("--language", metavar="L", help="test the plan's interventions for this language")
-    add_corpus(parser, required=False, purpose="estimate its capture: ")
+    add_corpus(parser, required=False, purpose="estimate its capture, or compare two versions on it: ")
+    add_against(parser)
     add_backend(parser)
     add_loading(parser)
     add_json(parser)
@@ -57,6 +59,9 @@ def register_doctor(subparsers: Subparsers) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     if options.server is not None:
         return _ask_server(options)
+    if options.against is not None:
+        return compare_against(options)
+    refuse_without_against(options)
     if options.model is None or options.adapter is not None:
         raise ModelError("expected MODEL; or --server URL, perhaps with --adapter NAME, to ask a running server")
     from isogloss.languages import resolve

@@ -38,10 +38,12 @@ from isogloss.evaluation.summary import (
 from isogloss.evaluation.tasks.lm_eval import LmEvalOptions, LmEvalTasks, tasks_in
 from isogloss.evaluation.tasks.load import TASKS, load_task
 from isogloss.evaluation.tasks.task import Item, Task
+from isogloss.evaluation.versions import COMPARISON, ModelVersion, VersionComparison
 
 __all__ = [
     "ABLATION",
     "BASELINE",
+    "COMPARISON",
     "N_RANDOM",
     "PLAN",
     "PROBE_ITEMS",
@@ -66,6 +68,7 @@ __all__ = [
     "LanguageComparison",
     "LmEvalOptions",
     "LmEvalTasks",
+    "ModelVersion",
     "OutputLanguage",
     "PairedScores",
     "PivotDistance",
@@ -74,6 +77,7 @@ __all__ = [
     "SummaryRow",
     "Task",
     "TemplateDate",
+    "VersionComparison",
     "accuracy",
     "answer_items",
     "answer_unsteered",

@@ -32,6 +32,7 @@ from isogloss.statistics import (
     holm,
     percentile_interval,
     resampled_means,
+    resampled_over_languages,
 )
 
 __all__ = [
@@ -275,11 +276,9 @@ def _overall(
             for arm in arms
         ]
     )
-    # The seed of the draw of languages differs from that of items, which must not follow it.
-    language_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-    counts = bootstrap_counts(len(arms), n_resamples=n_resamples, seed=language_seed)
-    like_these = np.einsum("rl,lra->ra", counts / len(arms), resampled)
-    return _mean_scores(like_these, scores), _mean_scores(resampled.mean(axis=0), scores)
+    return _mean_scores(resampled_over_languages(resampled, seed=seed), scores), _mean_scores(
+        resampled.mean(axis=0), scores
+    )
 
 
 def _mean_scores(resampled: FloatArray, scores: Sequence[PairedScores]) -> PairedScores:

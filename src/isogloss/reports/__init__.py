@@ -17,6 +17,7 @@ from isogloss.reports.page import (
 )
 from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
 from isogloss.reports.sentences import describe_analysis, describe_experts, describe_run
+from isogloss.reports.versions import describe_versions, difference_cells
 
 __all__ = [
     "Condition",
@@ -32,6 +33,8 @@ __all__ = [
     "describe_experts",
     "describe_run",
     "describe_tokens",
+    "describe_versions",
+    "difference_cells",
     "join_reports",
     "lift_text",
     "make_report",

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isogloss.errors import LanguageError, RunError
-from isogloss.evaluation import ABLATION, SETTINGS, SUMMARY, AblationResult, EvaluationSummary
+from isogloss.evaluation import (
+    ABLATION,
+    COMPARISON,
+    SETTINGS,
+    SUMMARY,
+    AblationResult,
+    EvaluationSummary,
+    VersionComparison,
+)
 from isogloss.files import read_json
 from isogloss.hub import fetched
 from isogloss.languages import resolve
@@ -25,11 +33,16 @@ from isogloss.reports.answers import sample_answers
 from isogloss.reports.learning import describe_learning
 from isogloss.reports.page import Report, join_reports, make_report, require_report_file, write_report
 from isogloss.reports.published import PublishedComparison
+from isogloss.reports.versions import describe_versions
 from isogloss.runs import Manifest, open_run
 from isogloss.steering import read_adapter
 
 if TYPE_CHECKING:
     from isogloss.analysis import DivergenceChange
+
+
+_RECORDED = ("revision", "dtype", "quantisation", "weights_sha256", "threads", "packages")
+"""Of a compared version, what a report lists beside how it was loaded."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,9 @@ def report_on(source: Path | Sequence[Path], out: Path, *, pivot: str = "eng_Lat
     Args:
         source: folder of a Run (``manifest.json``), an evaluation (``summary.json``), a study (``study.json``), of
             what `isogloss analyze -o` writes (``analysis.json``), of a learned plan (``history.jsonl``), of an
-            ablation (``ablation.json``), or of an adapter that was made from a plan (``adapt.json``); or several
-            folders, which are drawn over each other. Any may be an address on the hub, ``hf://…``.
+            ablation (``ablation.json``), of an adapter that was made from a plan (``adapt.json``), or of two compared
+            versions of a model (``comparison.json``); or several folders, which are drawn over each other. Any may be
+            an address on the hub, ``hf://…``.
         out: the file.
         pivot: reference language for a Run; the others have theirs.
         force: replace a file of any kind, not only a report.
@@ -117,14 +131,15 @@ def _reader(source: Path, pivot: str) -> Callable[[Path], Report]:
         HISTORY: _of_learning,
         ADAPT_REPORT: _of_adapter,
         ABLATION: _of_ablation,
+        COMPARISON: _of_versions,
     }
     for name, read in kinds.items():
         if (source / name).is_file():
             return read
     raise RunError(
-        f"{source} holds no manifest.json, analysis.json, summary.json, study.json, {HISTORY}, {ABLATION} or "
-        f"{ADAPT_REPORT}; give the folder of a finished capture, analysis, evaluation, ablation or study, of a learned "
-        "plan, or of an adapter made from one"
+        f"{source} holds no manifest.json, analysis.json, summary.json, study.json, {HISTORY}, {ABLATION}, "
+        f"{ADAPT_REPORT} or {COMPARISON}; give the folder of a finished capture, analysis, evaluation, ablation, study "
+        "or comparison of versions, of a learned plan, or of an adapter made from one"
     )
 
 
@@ -225,6 +240,20 @@ def _of_ablation(folder: Path) -> Report:
     title = f"Experts that {result.model} needs for one language"
     settings["captured_languages"] = settings.pop("languages", [])  # a manifest has a table of that name
     return Report(title, describe_ablation(result), settings, ablation=result)
+
+
+def _of_versions(folder: Path) -> Report:
+    result, settings = VersionComparison.read(folder / COMPARISON), _settings(folder / SETTINGS)
+    title = f"{result.first.name} against {result.second.name}: which experts are chosen"
+    settings["first"], settings["second"] = (
+        {**settings[side], **{name: value for name, value in vars(version).items() if name in _RECORDED}}
+        for side, version in (("first", result.first), ("second", result.second))
+    )
+    return replace(
+        Report(title, describe_versions(result), settings, versions=result),
+        written=_date(folder / COMPARISON),
+        command=f"isogloss doctor {result.first.name} --against {result.second.name} --corpus {result.corpus}",
+    )
 
 
 def _of_learning(folder: Path) -> Report:

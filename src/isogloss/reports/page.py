@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from isogloss.errors import RunError
-from isogloss.evaluation import AblationResult, EvaluationSummary
+from isogloss.evaluation import AblationResult, EvaluationSummary, VersionComparison
 from isogloss.learning.adapt_records import AdaptReport
 from isogloss.learning.history import LearningHistory
 from isogloss.reports.ablation import ablation_section
@@ -29,6 +29,7 @@ from isogloss.reports.sentences import describe_experts, run_findings
 from isogloss.reports.svg import HALF, NARROW, WIDE, draw
 from isogloss.reports.text import plain
 from isogloss.reports.verdicts import facts, glossary, verdicts
+from isogloss.reports.versions import versions_section
 from isogloss.runs import UNFINISHED
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Report:
         more: summaries of further tasks that the same plan was evaluated on.
         published: numbers of a paper beside the measured ones.
         adapter: how an adapter was made from a plan.
+        versions: two versions of a model, compared.
         runs: several analyses by name, to be drawn over each other.
         changes: of the Runs that hold the first one's texts, by name: how their divergence differs from its.
         evaluations: several evaluations by name, likewise.
@@ -73,6 +75,7 @@ class Report:
     more: tuple[EvaluationSummary, ...] = ()
     published: PublishedComparison | None = None
     adapter: AdaptReport | None = None
+    versions: VersionComparison | None = None
     runs: Mapping[str, Analysis] = field(default_factory=dict)
     changes: Mapping[str, DivergenceChange] = field(default_factory=dict)
     evaluations: Mapping[str, EvaluationSummary] = field(default_factory=dict)
@@ -172,6 +175,8 @@ def _sections(report: Report) -> list[Section]:
         sections.append(learning_section(report.learning))
     if report.adapter:
         sections.append(adapter_section(report.adapter))
+    if report.versions:
+        sections.append(versions_section(report.versions))
     arms = evaluation.arms if evaluation else None
     return [*sections, provenance_section(report.manifest, settings, arms, study=report.study)]
 

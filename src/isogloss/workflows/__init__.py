@@ -22,6 +22,7 @@ from isogloss.workflows.study.settings import DEMO, Study
 from isogloss.workflows.sweep.results import MeasuredCandidate, SweepResult, SweepTest, WinnersCurse
 from isogloss.workflows.sweep.run import run_sweep
 from isogloss.workflows.sweep.settings import Sweep
+from isogloss.workflows.versions import VersionSource, compare_models
 
 __all__ = [
     "DEMO",
@@ -35,10 +36,12 @@ __all__ = [
     "Sweep",
     "SweepResult",
     "SweepTest",
+    "VersionSource",
     "WinnersCurse",
     "ablate",
     "adapt",
     "capture_corpus",
+    "compare_models",
     "evaluate_plan",
     "examine",
     "examine_server",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 
@@ -10,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from configs import randomise, tiny_config
+from fp8_checkpoints import fp8_folders, set_quantisation
 from kinds import forced_and_banned
 from models import ITEM_IDS, TEXTS, checkpoint, generate, tiny, tokenizer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import mxfp4
 
@@ -67,28 +68,7 @@ def test_mxfp4_checkpoint_equals_its_dequantised_weights(mxfp4_folders, dequanti
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "minimax_m2"])
 def test_fp8_checkpoint_equals_its_dequantised_weights(family, tmp_path):
     """Checkpoints in 8-bit floats with a scale per block, as DeepSeek-V3's are, give what their weights give."""
-    packed, dense = tmp_path / "packed", tmp_path / "dense"
-    for folder in (packed, dense):
-        shutil.copytree(checkpoint(family), folder)
-    stored, weights = {}, {}
-    for name, weight in load_file(dense / "model.safetensors").items():
-        stored[name] = weights[name] = weight
-        if "experts." in name and weight.ndim == 2 and name.endswith(".weight"):
-            scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
-            stored[name] = (weight / scale).to(torch.float8_e4m3fn)
-            stored[f"{name}_scale_inv"] = scale.view(1, 1)
-            weights[name] = stored[name].float() * scale
-    assert len(stored) > len(weights)
-    save_file(stored, packed / "model.safetensors", metadata={"format": "pt"})
-    save_file(weights, dense / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((packed / "config.json").read_text(encoding="utf-8"))
-    skipped = ["self_attn", "shared_experts", "mlp.gate", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "lm_head"]
-    settings["quantization_config"] = {
-        "quant_method": "fp8",
-        "weight_block_size": [128, 128],
-        "modules_to_not_convert": skipped,
-    }
-    (packed / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    packed, dense = fp8_folders(family, tmp_path)
     loaded = load_model(str(packed), device="cpu", dequantize=True)
     require_same(loaded, load_model(str(dense), device="cpu"))
 
@@ -147,6 +127,35 @@ def test_quantised_router_is_refused(dtype):
     model.model.layers[2].mlp.router.gate.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     with pytest.raises(ModelError, match=r"router's gate\.weight is quantised.*llm_int8_skip_modules"):
         HuggingFaceModel(model, tokenizer(), name="quantised")
+
+
+def test_router_in_a_wrapping_tensor_is_refused():
+    """As torchao and quanto quantise: a tensor that calls itself float32, and holds its numbers in others."""
+    model = tiny("afmoe").model
+    gate = model.model.layers[2].mlp.router.gate
+    wrapped = TwoTensor(gate.weight.detach(), gate.weight.detach())
+    assert wrapped.dtype == torch.float32
+    gate.weight = torch.nn.Parameter(wrapped, requires_grad=False)
+    with pytest.raises(ModelError, match=r"router's gate\.weight is quantised"):
+        HuggingFaceModel(model, tokenizer(), name="wrapped")
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "named"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, r"gptq, 4 bits.*pip install optimum"),
+        ({"quant_method": "awq", "bits": 4}, r"awq, 4 bits.*pip install gptqmodel"),
+        ({"quant_method": "aqlm"}, r"aqlm.*pip install aqlm"),
+        ({"quant_method": "of tomorrow"}, r"quantised by 'of tomorrow'; transformers knows .*fp8"),
+    ],
+)
+def test_missing_loader_is_named(quantisation, named, tmp_path):
+    """What loads a method and is not installed is named in one line, with the way to install it."""
+    folder = shutil.copytree(checkpoint("olmoe"), tmp_path / "quantised")
+    set_quantisation(folder, quantisation)
+    with pytest.raises(ModelError, match=named) as refused:
+        load_model(str(folder), device="cpu")
+    assert "\n" not in str(refused.value)
 
 
 def with_bitsandbytes(family, bits):

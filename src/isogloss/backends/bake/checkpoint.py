@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from isogloss.backends.bake.edits import ALTERNATIVE, Change, StoredRouters, require_offsets
 from isogloss.backends.huggingface import HuggingFaceModel, LoadedModel
-from isogloss.backends.huggingface.discovery import Router
+from isogloss.backends.huggingface.discovery import Router, model_without_weights
 from isogloss.backends.reading import find_checkpoint, reading
 from isogloss.backends.stored_tensors import FLOATS, StoredTensor, read_places, read_tensor
 from isogloss.errors import ModelError
@@ -108,9 +107,8 @@ def _require_linear_bias(router: Router) -> None:
 
 
 def _without_weights(name: str) -> PreTrainedModel:
-    with reading(name, expected="give a hub id or a folder"), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(find_checkpoint(name).config())
-    return model
+    with reading(name, expected="give a hub id or a folder"):
+        return model_without_weights(find_checkpoint(name).config())
 
 
 def _stored(router: Router, local: str, places: Mapping[str, StoredTensor], name: str) -> StoredTensor:

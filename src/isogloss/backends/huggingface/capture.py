@@ -20,7 +20,7 @@ from isogloss.backends.profiles import pair_consistency
 from isogloss.backends.token_batches import Text
 from isogloss.errors import ModelError
 
-__all__ = ["run_portion"]
+__all__ = ["run_portion", "sum_counted"]
 
 
 def run_portion(
@@ -50,7 +50,7 @@ def run_portion(
                 f"the router of layer {loaded.routers[index].layer} reads {len(hidden)} hidden states of "
                 f"{batch.input_ids.numel()} tokens; expected one each: capture without hidden states"
             )
-        sums["hidden"].append(_total(batch.counted, hidden))
+        sums["hidden"].append(sum_counted(batch.counted, hidden))
 
     reading = watch_inputs(loaded, on_input) if options.hidden_states else nullcontext()
     with watch_routers(loaded, on_router) as calls, reading, mark_generated(loaded, batch.generated):
@@ -73,16 +73,16 @@ def _aggregate(batch: Batch, output: RouterOutput) -> dict[str, torch.Tensor]:
     chosen = torch.zeros_like(probabilities).scatter_(2, output.expert_ids.view(n, length, -1), 1.0)
     sampled = chosen.gather(1, where.unsqueeze(2).expand(-1, -1, chosen.shape[2]))
     sums = {
-        "profiles": _total(batch.counted, probabilities),
-        "selections": _total(batch.counted, chosen),
+        "profiles": sum_counted(batch.counted, probabilities),
+        "selections": sum_counted(batch.counted, chosen),
         "consistency": pair_consistency(sampled, n_sampled),
     }
     if batch.distinct is not None:
-        sums["distinct_profiles"] = _total(batch.distinct, probabilities)
+        sums["distinct_profiles"] = sum_counted(batch.distinct, probabilities)
     return sums
 
 
-def _total(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def sum_counted(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Sum over the tokens of the mask: a batched matrix product, whose order does not depend on the run."""
     n, length = mask.shape
     return (mask.to(values.device).unsqueeze(1) @ values.float().view(n, length, -1)).squeeze(1)

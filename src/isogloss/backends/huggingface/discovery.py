@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from packaging.version import Version
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.output_capturing import OutputRecorder
 
 from isogloss.backends.families import FAMILIES, REFUSED, Family
 from isogloss.backends.huggingface.devices import fetched
+from isogloss.backends.huggingface.weights import is_wrapped
 from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec
 
-__all__ = ["Router", "find_routers"]
+__all__ = ["Router", "find_routers", "model_without_weights"]
 
 _TOP_K = ("top_k", "top_k_experts")
 _SCALINGS = ("routed_scaling_factor", "route_scale", "router_scaling_factor")
@@ -126,6 +127,13 @@ def _family_of(model: PreTrainedModel) -> Family:
     )
 
 
+def model_without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the model of a configuration on the meta device, in which `find_routers` finds what needs no weight."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
 def find_routers(model: PreTrainedModel) -> tuple[Router, ...]:
     """Find every router of the decoder stack, at least one, by decoder layer; dense layers have none.
 
@@ -210,7 +218,8 @@ def _weight_name(module: torch.nn.Module, family: Family) -> str:
     else:
         raise _disagreement(family, f"the router's matrices are {matrices}", family.weight or "one matrix")
     weight = module.get_parameter(name)
-    if not weight.is_floating_point() or weight.itemsize == 1:  # float8 is stored with scales apart
+    # 8-bit floats have scales apart; torchao and quanto wrap what they quantise in a tensor that calls itself a float.
+    if is_wrapped(weight) or not weight.is_floating_point() or weight.itemsize == 1:
         raise ModelError(
             f"the router's {name} is quantised; expected floating point, which alone can be read and steered: leave "
             "routers out of the quantisation (llm_int8_skip_modules of bitsandbytes, modules_to_not_convert elsewhere)"

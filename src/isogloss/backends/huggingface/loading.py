@@ -19,7 +19,7 @@ from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
 from isogloss.backends.huggingface.discovery import Router, find_routers
-from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of
+from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of, require_loader
 from isogloss.backends.huggingface.weights import hash_weights
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.errors import ModelError
@@ -246,6 +246,8 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
     name = place.source
     options: dict[str, Any] = {"dtype": dtype, **place.options}
     stored = quantisation_of(place.config())
+    if stored:
+        require_loader(stored, name, dequantize=dequantize)
     if stored and dequantize:
         options["quantization_config"] = dequantizing(stored)
     elif stored and isinstance(device, str) and device != AUTO:

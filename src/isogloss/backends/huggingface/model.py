@@ -32,7 +32,8 @@ from isogloss.backends.huggingface.router_inputs import (
     share_obeying,
 )
 from isogloss.backends.huggingface.steer import steer
-from isogloss.backends.huggingface.token_routing import route_tokens
+from isogloss.backends.huggingface.token_routing import route_texts, route_tokens
+from isogloss.backends.huggingface.weights import bytes_by_dtype
 from isogloss.backends.profiles import PortionRunner
 
 __all__ = ["HuggingFaceModel", "load_model"]
@@ -46,6 +47,7 @@ class HuggingFaceModel(LoadedModel):
     joint_log_likelihoods = measure_likelihoods
     change = measure_change
     route_tokens = route_tokens
+    route_texts = route_texts
     second_moments = second_moments
     probe_values = probe_values
     share_obeying = share_obeying
@@ -57,6 +59,11 @@ class HuggingFaceModel(LoadedModel):
     _answer_ids = answer_ids
     _write = write_watched
     _estimate_capture = estimate_capture
+
+    @property
+    def held_bytes(self) -> dict[tuple[str, str], int]:
+        """Bytes of weights in memory by part, ``experts`` or ``others``, and dtype."""
+        return bytes_by_dtype(self.model)
 
     @property
     def summary(self) -> str:

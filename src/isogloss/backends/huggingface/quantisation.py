@@ -1,4 +1,4 @@
-"""Quantised checkpoints: their weights as floating point, where transformers can make them so on load."""
+"""Quantised checkpoints: whether they can be loaded here, and as floating point where transformers can make them so."""
 
 from __future__ import annotations
 
@@ -6,17 +6,45 @@ import inspect
 from typing import Any
 
 from transformers import PretrainedConfig
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
 
 from isogloss.errors import ModelError
 
-__all__ = ["dequantizing", "quantisation_of"]
+__all__ = ["dequantizing", "quantisation_of", "quantisation_text", "require_loader"]
 
 
 def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
     """Return how a checkpoint is quantised, from its configuration or that of its text part; None where it is not."""
     parts = (config, config.get_text_config(decoder=True))
     return next((stored for part in parts if (stored := getattr(part, "quantization_config", None))), None)
+
+
+def quantisation_text(stored: dict[str, Any]) -> str:
+    """Name the method of a checkpoint's ``quantization_config``, and its bits where it states them."""
+    method, bits = str(stored.get("quant_method")), stored.get("bits") or stored.get("w_bit")
+    bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else bits
+    return f"{method}, {bits} bits" if bits else method
+
+
+def require_loader(stored: dict[str, Any], name: str, *, dequantize: bool) -> None:
+    """Refuse a quantised checkpoint that this machine cannot load, before any weight is fetched or read.
+
+    Raises:
+        ModelError: transformers does not know its method, or misses a package or a device for it, which it names.
+    """
+    if not AutoHfQuantizer.supports_quant_method(stored):
+        known = ", ".join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))
+        raise ModelError(f"{name!r} is quantised by {stored.get('quant_method')!r}; transformers knows {known}")
+    try:
+        config = dequantizing(stored) if dequantize else AutoQuantizationConfig.from_dict(stored)
+        AutoHfQuantizer.from_config(config, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
+    except ModelError:
+        raise
+    except Exception as error:  # each method's own check raises what it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"{name!r} is quantised ({quantisation_text(stored)}) and cannot be loaded here: {reason}"
+        ) from error
 
 
 def dequantizing(stored: dict[str, Any]) -> Any:  # noqa: ANN401 - the configurations share no public base class

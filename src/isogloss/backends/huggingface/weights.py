@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 
 from isogloss.backends.huggingface.devices import fetched
+from isogloss.backends.stored_tensors import part_of
 
-__all__ = ["hash_weights"]
+__all__ = ["bytes_by_dtype", "hash_weights", "is_wrapped"]
 
 _SAMPLED = 4096  # values of a tensor, evenly spread: of one that holds 512 experts, 8 of each or more
 _BITS = MappingProxyType({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64})  # by bytes of a value
@@ -43,6 +45,24 @@ def hash_weights(model: torch.nn.Module) -> str | None:
     return digest.hexdigest()
 
 
+def bytes_by_dtype(model: torch.nn.Module) -> dict[tuple[str, str], int]:
+    """Count the bytes of all that a model saves by part (`part_of`) and dtype; tied weights count once."""
+    sizes: defaultdict[tuple[str, str], int] = defaultdict(int)
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, tensor in _own_tensors(module):
+            if tensor.is_meta or tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                sizes[part_of(f"{path}.{name}"), dtype] += tensor.numel() * tensor.element_size()
+    return dict(sizes)
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds its values in other tensors, as those of torchao and quanto do."""
+    return type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "__tensor_flatten__")
+
+
 def _own_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield what the module itself saves, which includes the scales of quantised weights, in parts that are stored."""
     saved: dict[str, Any] = {}
@@ -53,11 +73,12 @@ def _own_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors inside one that wraps them, as those of torchao and quanto do."""
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+    """Yield the tensors inside one that wraps them."""
+    if not is_wrapped(tensor):
         yield name, tensor
         return
-    for inner in tensor.__tensor_flatten__()[0]:
+    wrapped: Any = tensor
+    for inner in wrapped.__tensor_flatten__()[0]:
         yield from _parts(f"{name}.{inner}", getattr(tensor, inner))
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
 from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.families import Family
-from isogloss.backends.huggingface.discovery import find_routers
+from isogloss.backends.huggingface.discovery import find_routers, model_without_weights
 from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.backends.stored_tensors import hash_files
@@ -255,7 +255,5 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _routers(config: Any) -> tuple[Family, tuple[RouterSpec, ...]]:  # noqa: ANN401 - transformers' own
     """Read how a checkpoint's routers choose from transformers' own class, without any weight."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    routers = find_routers(model)
+    routers = find_routers(model_without_weights(config))
     return routers[0].family, tuple(router.spec for router in routers)
