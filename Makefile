@@ -36,7 +36,7 @@ LLAMA_OFF := TESTS EXAMPLES APP UI
 LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs site findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length bench bench-analysis bench-serving measure release-check clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs site findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length findings-versions bench bench-analysis bench-serving measure release-check clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -107,6 +107,9 @@ findings-ablation: $(VENV)/dev
 
 findings-published: $(VENV)/dev
 	$(BIN)/python docs/findings_published.py $(or $(DATA),../shared/data)
+
+findings-versions: $(VENV)/dev # with bitsandbytes and torchao
+	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_versions.py
 
 findings-length: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/findings_length.py

@@ -61,9 +61,9 @@ INTRODUCTION = """\
 
 Written by `make findings DATA=…` from published expert counts, from FLORES-200 text routed by the model that ships
 with isogloss, and from simulated routing whose answers are known; and, a section or two each, by
-`make findings-published`, `-learning`, `-adapters`, `-bound`, `-ablation`, `-alignment` and `-length`. Brackets: 95 %
-intervals. Thresholds and seeds are the defaults. Effects that do not appear, and values that cannot be computed, are
-listed as such."""
+`make findings-published`, `-learning`, `-adapters`, `-bound`, `-ablation`, `-alignment`, `-length` and `-versions`.
+Brackets: 95 % intervals. Thresholds and seeds are the defaults. Effects that do not appear, and values that cannot be
+computed, are listed as such."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,14 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 from pydantic import TypeAdapter
 
 from isogloss.analysis import Analysis, ExpertTable, ExpertTokens, SpecificExperts
-from isogloss.evaluation import ArmEffect, DocumentRecord, EvaluationSummary, ItemRecord
+from isogloss.evaluation import (
+    ArmEffect,
+    DocumentRecord,
+    EvaluationSummary,
+    ItemRecord,
+    ModelVersion,
+    VersionComparison,
+)
 from isogloss.evaluation.ablation import FamiliesFile
 from isogloss.evaluation.records import EvaluationSettings, LmEvalSettings
 from isogloss.learning import AdaptReport, LearnSettings, StepRecord
@@ -27,6 +34,7 @@ from isogloss.steering.plan import PLAN_SCHEMA_VERSION, Plan
 from isogloss.workflows import Ablation, AblationResult, Study, Sweep, SweepResult
 from isogloss.workflows.example import field_descriptions
 from isogloss.workflows.sweep.results import CandidatesFile, DevFile, WinnerFile
+from isogloss.workflows.versions import VersionSettings
 from schema_page import schema_page
 
 __all__ = ["FOLDER", "PAGE", "TYPES", "page", "schema", "write_schemas"]
@@ -65,6 +73,9 @@ TYPES: dict[str, tuple[type, dict[str, Any]]] = {
     "ablation": (Ablation, {}),
     "ablation_families": (FamiliesFile, {}),
     "ablation_result": (AblationResult, {}),
+    "version_settings": (VersionSettings, {}),
+    "model_version": (ModelVersion, {}),
+    "version_comparison": (VersionComparison, {}),
 }
 """Name of the schema -> type, and fields that always have one value."""
 

@@ -34,6 +34,9 @@ SCHEMAS = (
         "ablation",
         "ablation_families",
         "ablation_result",
+        "version_settings",
+        "model_version",
+        "version_comparison",
     ),
 )
 
