@@ -18,6 +18,7 @@ _FIELDS: dict[Kind, dict[str, Any]] = {
     "soft": {"strength": 0.5},
     "adaptive": {"strength": 0.1, "values": (0.3, 0.7)},
     "offset": {"values": (1.0, -1.0)},
+    "select": {"values": (0.1, -0.1)},
 }
 
 

@@ -20,10 +20,11 @@ EVERY_KIND = [
     Intervention("offset", LAST, (2, 4), values=(1.5, -2.0)),
     Intervention("on", LAST, (5,)),
     Intervention("off", LAST, (0,)),
+    Intervention("select", LAST, (2, 4), values=(0.4, -0.3)),
 ]
 
-# Changes of every logit and of some; that forced and banned experts are obeyed has tests of its own.
-LOGIT_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "offset")]
+# Changes of every logit, of some, and of what is ranked; that force and ban are obeyed has tests of its own.
+LOGIT_KINDS = [each for each in EVERY_KIND if each.kind in ("soft", "offset", "select")]
 
 
 def plan_of(loaded, *interventions):

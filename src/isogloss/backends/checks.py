@@ -6,7 +6,7 @@ Every check returns a sentence with numbers, or raises.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -126,7 +126,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def try_own_plans(model: Model, observer: Observer, writing: Writing, reach: Callable[[int], float]) -> str:
-    """Force, and then raise, the least chosen expert of the middle routed layer; then require the model as before.
+    """Force, raise and select the least chosen expert of the middle routed layer; then require the model as before.
+
+    vLLM selects only where it was started for it, and `try_plan` tries that.
 
     Args:
         model: unsteered.
@@ -143,14 +145,18 @@ def try_own_plans(model: Model, observer: Observer, writing: Writing, reach: Cal
     layer = model.routers[middle].layer
     counts = model.capture(PROBE_TEXTS, PROBE_IDS, options=options).selections[:, middle].sum(0)
     expert, offset = int(counts.argmin()), 2 * reach(layer)
-    force, raised = (
+    force, *others = (
         Plan(model.fingerprint, (intervention,), {"rule": "trial of isogloss doctor"})
         for intervention in (
             Intervention("force", layer, (expert,)),
             Intervention("offset", layer, (expert,), values=(offset,)),
+            *_above_all(model, layer, expert),
         )
     )
-    forced_share, raised_share = (_share_changed(model, plan, layer) for plan in (force, raised))
+    shares = [f"force changed the chosen experts of {_share_changed(model, force, layer):.1%} of tokens"]
+    for plan in others:
+        (added,) = plan.interventions[0].values or ()
+        shares.append(f"{plan.interventions[0].kind} {added:+.3g} of {_share_changed(model, plan, layer):.1%}")
     with model.steer(force):
         steered = model.capture(PROBE_TEXTS, PROBE_IDS, options=options)
     n_forced, n_tokens = int(steered.selections[:, middle, expert].sum()), int(steered.tokens.sum())
@@ -165,9 +171,13 @@ def try_own_plans(model: Model, observer: Observer, writing: Writing, reach: Cal
         )
     return (
         f"in layer {layer}, expert {expert} was chosen by {counts[expert]} of {n_tokens} tokens, forced by {n_forced}; "
-        f"force changed the chosen experts of {forced_share:.1%} of tokens, offset {offset:+.3g} of "
-        f"{raised_share:.1%}; under force {wrote}; {observer.require_unchanged()}"
+        f"{', '.join(shares)}; under force {wrote}; {observer.require_unchanged()}"
     )
+
+
+def _above_all(model: Model, layer: int, expert: int) -> Iterator[Intervention]:
+    if model.backend == "huggingface":
+        yield Intervention("select", layer, (expert,), values=(1000.0,))
 
 
 def _share_changed(model: Model, plan: Plan, layer: int) -> float:

@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 import torch
-from kinds import forced
+from kinds import everywhere, forced
 from models import TEXTS, tiny
 from transformers import CompileConfig
+
+from isogloss.steering import Intervention
 
 WAYS = {
     "model.compile": lambda model: model.compile(backend="eager"),
@@ -18,6 +20,12 @@ WAYS = {
 
 
 pytestmark = pytest.mark.slow
+
+
+def acts_each_time(loaded):
+    """A plan of edits that would show if they were done twice, as forcing would not."""
+    edits = Intervention("select", 0, (5, 0), values=(0.4, -0.3)), Intervention("offset", 0, (2,), values=(0.5,))
+    return everywhere(loaded, *edits)
 
 
 @pytest.fixture(autouse=True)
@@ -30,17 +38,24 @@ def _fresh_graphs():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("family", "way"), [("olmoe", "model.compile"), ("gpt_oss", "decoder layers")])
-def test_a_plan_acts_on_a_model_compiled_before_it(family, way):
+@pytest.mark.parametrize(
+    ("family", "way", "make"),
+    [
+        ("olmoe", "model.compile", forced),
+        ("gpt_oss", "decoder layers", forced),
+        *((family, "decoder layers", acts_each_time) for family in ("olmoe", "deepseek_v3", "lfm2_moe")),
+    ],
+)
+def test_a_plan_acts_on_a_model_compiled_before_it(family, way, make):
     """The steered graph computes what the steered model does; after the plan, the old one is in force again."""
     plain, compiled = tiny(family), tiny(family)
     ids = plain.tokenizer(TEXTS[1], return_tensors="pt")
     WAYS[way](compiled.model)
     with torch.no_grad():
         before = compiled.model(**ids).logits
-        with compiled.steer(forced(compiled)):
+        with compiled.steer(make(compiled)):
             steered = compiled.model(**ids).logits
-        with plain.steer(forced(plain)):
+        with plain.steer(make(plain)):
             expected = plain.model(**ids).logits
         after = compiled.model(**ids).logits
     torch.testing.assert_close(steered, expected, atol=2e-5, rtol=1e-4)

@@ -21,6 +21,7 @@ EDITS = {
     "off": {"experts": (0,)},
     "force": {"experts": (5,)},
     "ban": {"experts": (7,)},
+    "select": {"experts": (1, 4), "values": (0.2, -0.1)},
 }
 
 

@@ -9,7 +9,7 @@ from models import tiny
 from isogloss.steering import KINDS
 from operations import added_operations
 
-MOST = {"soft": 2, "force": 7, "suppress": 2, "ban": 3, "adaptive": 2, "offset": 1, "on": 5, "off": 5}
+MOST = {"soft": 2, "force": 7, "suppress": 2, "ban": 3, "adaptive": 2, "offset": 1, "on": 5, "off": 5, "select": 2}
 """Of one layer and one token: to edit the logits and, for force and ban, to choose by edited scores."""
 
 

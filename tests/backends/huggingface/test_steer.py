@@ -14,13 +14,13 @@ import torch
 from configs import randomise, tiny_config
 from deadline import PATIENCE
 from kinds import DTYPES, EVERY_KIND, LAST, LOGIT_KINDS, plan_of
-from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, tiny, tokenizer
+from models import FAMILIES, FEW, ITEM_IDS, TEXTS, each_family, row_for, tiny, tokenizer
 from slow import slow_but
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from transformers import AutoModelForCausalLM
 
 from isogloss import routing
-from isogloss.backends.huggingface import HuggingFaceModel, measure_change, steer
+from isogloss.backends.huggingface import HuggingFaceModel, measure_change, steer, steered_router
 from isogloss.backends.huggingface.watch import watch_routers
 from isogloss.errors import ModelError, PlanError
 from isogloss.steering import Intervention, apply_choice, apply_edit, compile_layer
@@ -95,6 +95,11 @@ ROUNDED_SCORES = {
 """Families that round scores before they choose; steered, they score in float32, so that choices can differ."""
 
 
+def is_rounded(family, dtype):
+    """Whether scores are rounded before the choice where the logits are left in their dtype."""
+    return dtype == torch.bfloat16 and family in ROUNDED_SCORES
+
+
 @each_family()
 @pytest.mark.parametrize("value", [0.0, 1e-30])
 def test_offsets_too_small_for_any_logit_change_no_bit_in_bfloat16(family, value):
@@ -126,22 +131,80 @@ def test_equals_editing_the_reference_router(family, dtype, intervention):
         steered, after = observe(loaded, LONG)
     edit = compile_layer(plan, layer, n_experts)
     logits = edited_logits(router, before[layer], edit, products[0] if products else None)
-    scores = apply_choice(routing.choice_scores(logits, router.spec, router.selection_bias()), edit)
+    ranked = routing.choice_scores(logits, router.spec, router.selection_bias(), select=edit.select)
+    scores = apply_choice(ranked, edit)
     ids, order = best_first(scores, after[layer].expert_ids.numpy())
     best = -np.sort(-scores, axis=1)[:, : router.spec.top_k]
-    np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1), best, rtol=1e-6, atol=1e-6)
+    rounding = 2**-8 if is_rounded(family, dtype) and not edit.edits_logits else 1e-6
+    np.testing.assert_allclose(np.take_along_axis(scores, ids, axis=1), best, rtol=rounding, atol=rounding)
     weights = np.take_along_axis(after[layer].combine_weights.float().numpy(), order, axis=1)
     expected = routing.combine_weights(logits, ids, router.spec, router.expert_scale())
     np.testing.assert_allclose(weights, expected, atol=1e-5 if dtype == torch.float32 else 1e-2)
-    if intervention.kind in ("force", "suppress", "ban"):  # the others may change weights alone
+    if intervention.kind in ("force", "suppress", "ban", "select"):  # the others may change weights alone
         assert (after[layer].expert_ids.sort().values != before[layer].expert_ids.sort().values).any()
     assert not torch.equal(plain, steered)
 
 
-def require_forced_and_banned(loaded, forced, banned):
-    """Captured under a plan for all layers, every token chooses the one and no token the others."""
+BIASED = tuple(name for name in FAMILIES if row_for(name).selection_bias)
+
+
+def everywhere_selected(loaded, experts=(2, 5), values=(0.3, -0.2)):
+    """A plan that selects in every routed layer."""
     layers = [router.spec.layer for router in loaded.router_modules]
-    edits = [e for n in layers for e in (Intervention("force", n, (forced,)), Intervention("ban", n, banned))]
+    return plan_of(loaded, *(Intervention("select", layer, experts, values=values) for layer in layers))
+
+
+@each_family(BIASED)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_select_does_bit_for_bit_what_another_bias_does(family, dtype):
+    """The independent answer: a model whose own bias tensors hold the sum; the biases at hand are random."""
+    loaded, changed = tiny(family, dtype=dtype), tiny(family, dtype=dtype)
+    plain, _ = observe(loaded, LONG)
+    for router in changed.router_modules:
+        assert router.held_bias.float().std() > 0.03
+        router.held_bias.data.view(-1)[[2, 5]] += torch.tensor([0.3, -0.2]).to(router.held_bias.device)
+    if any(router.held_bias.dtype != torch.float32 for router in changed.router_modules):
+        pytest.skip("its bias is kept in 16 bits, which round the sum")
+    expected, theirs = observe(changed, LONG)
+    with steer(loaded, everywhere_selected(loaded)):
+        found, ours = observe(loaded, LONG)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, plain)
+    for layer, output in ours.items():
+        assert all(torch.equal(one, other) for one, other in zip(output, theirs[layer], strict=True))
+
+
+@each_family()
+def test_select_leaves_the_weights_alone(family):
+    """In 16 bits too, bit by bit: a constant that changes no choice changes nothing, and no logit ever changes."""
+    loaded = tiny(family, dtype=torch.bfloat16)
+    before, plain = observe(loaded, LONG)
+    with steer(loaded, everywhere_selected(loaded, values=(1e-30, 0.0))):
+        inside, _ = observe(loaded, LONG)
+    first = loaded.router_modules[0].spec.layer
+    with steer(loaded, everywhere_selected(loaded)):
+        _, after = observe(loaded, LONG)
+    assert torch.equal(before, inside)
+    assert torch.equal(after[first].router_logits, plain[first].router_logits)
+    assert (after[first].expert_ids.sort().values != plain[first].expert_ids.sort().values).any()
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3", "phimoe", "olmoe", "dbrx"])
+def test_a_choice_that_select_does_not_reach_is_an_error(family, monkeypatch):
+    """One family for every place in which it acts: the sum, before groups, two maxima, one topk, outside the router."""
+    loaded = tiny(family)
+    for name in ("_SUMS", "_SCORES", "_MAX", "_TOPK"):
+        monkeypatch.setattr(steered_router, name, ())
+    with pytest.raises(ModelError, match=r"ran once; .* does not reach"), steer(loaded, everywhere_selected(loaded)):
+        observe(loaded)
+
+
+def require_forced_and_banned(loaded, forced, banned):
+    """Captured under a plan for all layers that also selects the other way: all choose the one, none the others."""
+    layers = [router.spec.layer for router in loaded.router_modules]
+    against = {"experts": (forced, *banned), "values": (-5.0,) + (5.0,) * len(banned)}
+    edits = [Intervention("select", n, **against) for n in layers]
+    edits += [e for n in layers for e in (Intervention("force", n, (forced,)), Intervention("ban", n, banned))]
     with steer(loaded, plan_of(loaded, *edits)):
         captured = loaded.capture(TEXTS, ITEM_IDS)
     expected = captured.tokens[:, None].repeat(len(layers), 1)

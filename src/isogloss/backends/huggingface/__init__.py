@@ -14,7 +14,7 @@ from isogloss.backends.huggingface.losses import (
     without_rounding,
 )
 from isogloss.backends.huggingface.model import HuggingFaceModel, load_model
-from isogloss.backends.huggingface.offsets import Offsets, RouterChange, WeightChanges, offsets_applied
+from isogloss.backends.huggingface.offsets import Offsets, RouterChange, Selections, WeightChanges, offsets_applied
 from isogloss.backends.huggingface.padded_batches import by_length, reader_of
 from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.recorder import RoutedForward, RouterRecorder
@@ -30,6 +30,7 @@ __all__ = [
     "Router",
     "RouterChange",
     "RouterRecorder",
+    "Selections",
     "WeightChanges",
     "answer_loss",
     "by_length",

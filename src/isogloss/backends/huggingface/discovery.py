@@ -78,6 +78,21 @@ class Router:
         """Return ``[n_experts]``, or None."""
         return None if self.bias_name is None else self._vector(self.bias_name)
 
+    @property
+    def held_bias(self) -> torch.Tensor | None:
+        """The tensor of the selection bias that the router's forward reads now; an offloaded one is another each time.
+
+        None where the router has no selection bias.
+        """
+        if self.bias_name is None:
+            return None
+        bias: torch.Tensor = getattr(self._bias_owner, self.bias_name.rpartition(".")[2])
+        return bias
+
+    @cached_property
+    def _bias_owner(self) -> torch.nn.Module:
+        return self._owner(self.bias_name or "")
+
     def expert_scale(self) -> npt.NDArray[np.float32] | None:
         """Return ``[n_experts]``, or None; 0 for a class that skips the layer."""
         if self.family.returns == "skipping":

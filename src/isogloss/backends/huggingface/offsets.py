@@ -1,4 +1,4 @@
-"""Adds what is being learned to routers, with its gradient: offsets on their logits, or changes of their weights.
+"""Adds what is being learned to routers: with its gradient, offsets or changes of weights; without, what they rank.
 
 They are added exactly where `steer` adds those of a plan or an adapter. The weights are frozen inside the context. What
 a plan or an adapter with the same numbers computes is computed bit by bit.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat.torch
 import torch
@@ -20,11 +20,11 @@ from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
 from isogloss.backends.huggingface.methods import method_replaced
 from isogloss.backends.huggingface.steer import steered_by
-from isogloss.backends.huggingface.steered_router import SteeredRouter, add_low_rank
+from isogloss.backends.huggingface.steered_router import SteeredRouter, add_low_rank, where_selected
 from isogloss.routing import RouterSpec
-from isogloss.steering import LayerEdit, apply_edit
+from isogloss.steering import LayerEdit, apply_edit, apply_select
 
-__all__ = ["Offsets", "RouterChange", "WeightChanges", "offsets_applied"]
+__all__ = ["Offsets", "RouterChange", "Selections", "WeightChanges", "offsets_applied"]
 
 
 class RouterChange:
@@ -32,7 +32,10 @@ class RouterChange:
 
     Attributes:
         by_layer: decoder layer to what is added there.
+        selects: whether it is added to what routers rank, and not to their logits.
     """
+
+    selects: ClassVar[bool] = False
 
     def __init__(self, by_layer: Mapping[int, Any]) -> None:
         self.by_layer = dict(by_layer)
@@ -75,6 +78,23 @@ class Offsets(RouterChange):
         return edited
 
 
+class Selections(RouterChange):
+    """Constants that are added to what routers rank; no weight, and so no loss, has a gradient by them.
+
+    Attributes:
+        by_layer: decoder layer to ``[n_experts]``.
+    """
+
+    by_layer: dict[int, torch.Tensor]
+    selects = True
+
+    def ranked(self, spec: RouterSpec, scores: torch.Tensor) -> torch.Tensor:
+        """Add the constants to scores or to the selection bias, ``[..., n_experts]``."""
+        edit = LayerEdit(spec.n_experts, select=self.by_layer[spec.layer].to(scores.device))
+        edited: torch.Tensor = apply_select(scores, edit, xp=array_api_compat.torch)
+        return edited
+
+
 class WeightChanges(RouterChange):
     """Changes of router weights, each the product of two matrices.
 
@@ -96,10 +116,22 @@ class _ChangedRouter(SteeredRouter):
     def __init__(self, router: Router, change: RouterChange) -> None:
         super().__init__(router)
         self.change = change
+        if change.selects:
+            self.selects_at = where_selected(router.spec)
 
     def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
         """Change the logits, in every phase."""
-        return self.change.logits(self.router.spec, hidden, logits) if self.change.is_on else None
+        is_changed = self.change.is_on and not self.change.selects
+        return self.change.logits(self.router.spec, hidden, logits) if is_changed else None
+
+    def edit_scores(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Change what is ranked, in every phase."""
+        change = self.change
+        return change.ranked(self.router.spec, scores) if isinstance(change, Selections) and change.is_on else None
+
+    def edit_choice(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Change what is ranked where that is not done before."""
+        return self.edit_scores(scores) if self.selects_at in ("choice", "maxima") else None
 
 
 class _StraightThroughRouter(_ChangedRouter):

@@ -61,7 +61,6 @@ def steer(loaded: LoadedModel, plan: Steering) -> Iterator[None]:
             left, no forward has run, another thread is running the model, or one failed.
     """
     check_plan(plan, loaded.fingerprint)
-    _refuse_select(plan)
     routers = [router for router in loaded.router_modules if router.spec.layer in plan.layers]
     if isinstance(plan, RouterAdapter):
         with steered_by(loaded, [LowRankRouter(router, plan) for router in routers]):
@@ -104,11 +103,6 @@ def steered_by(loaded: LoadedModel, routers: Sequence[SteeredRouter], *, begin: 
     stack.require_left()
 
 
-def _refuse_select(plan: Steering) -> None:
-    if isinstance(plan, Plan) and any(each.kind == "select" for each in plan.interventions):
-        raise PlanError("the plan has interventions of kind select, which transformers does not apply yet")
-
-
 def _compile(plan: Plan, router: Router) -> dict[Phase, LayerEdit]:
     layer, n_experts = router.spec.layer, router.spec.n_experts
     if not plan.by_phase:
@@ -123,6 +117,9 @@ def _attach(context: ExitStack, loaded: LoadedModel, routers: Sequence[SteeredRo
         context.enter_context(method_replaced(module, "forward", wrap))
         if steered.router.family.returns == "logits":
             experts: Any = steered.router.block.experts
+            if steered.edits_choice:
+                block = steered.router.block
+                context.enter_context(method_replaced(block, "route_tokens_to_experts", steered.choosing))
             context.callback(experts.register_forward_pre_hook(_cast_weights).remove)
     context.enter_context(method_replaced(loaded.decoder, "forward", stack.forward))
     context.enter_context(method_replaced(loaded.core, "generate", stack.counted))
