@@ -407,6 +407,32 @@ def test_a_bias_does_not_undo_a_plan(logits):
     assert not (ids == 0).any()
 
 
+def test_what_is_selected_leaves_logits_and_weights(logits):
+    """Tokens with rows of their own: the reference router's choice, and weights that do not know of it."""
+    spec = RouterSpec(1, 8, 2)
+    runner = steered(reference=(spec, None), n_slots=2, token_slots=torch.tensor([0, 1, 0, 1, 0]))
+    edits = [edit_layer([Intervention("select", 1, (3, 6), values=(v, -v))], 8) for v in (0.6, -0.6)]
+    assert runner.isogloss.selects
+    runner.isogloss.load(edits)
+    edited, (weights, ids), _ = runner._apply_quant_method(None, logits)
+    assert torch.equal(edited, logits)
+    select = np.stack([edits[slot].select for slot in (0, 1, 0, 1, 0)])
+    reference = route(logits.numpy(), spec, select=select)
+    np.testing.assert_array_equal(ids.numpy(), reference.expert_ids)
+    np.testing.assert_allclose(weights.numpy(), reference.combine_weights, atol=1e-6)
+    assert (ids[::2, 0] == 3).all()
+    assert (ids[1::2, 0] == 6).all()
+    assert not steered().isogloss.selects
+
+
+def test_select_is_asked_for_by_its_name():
+    """Where kernels have no place for it, all kinds are those that do not replace the choice."""
+    every, named = (read_serving_settings({"ISOGLOSS_KINDS": text}) for text in ("all", "all,select"))
+    assert every.kinds == named.kinds == KINDS
+    assert (every.selects_everywhere, named.selects_everywhere) == (False, True)
+    assert every.summary != named.summary
+
+
 # The proof.
 
 

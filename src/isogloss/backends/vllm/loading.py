@@ -196,7 +196,7 @@ def start_engine(
     if importlib.util.find_spec("vllm") is None:
         raise ModelError("vLLM is not installed here; install it (pip install vllm), or use --backend huggingface")
     variables = {
-        "ISOGLOSS_KINDS": "all",
+        "ISOGLOSS_KINDS": "all,select" if "select" in os.environ.get("ISOGLOSS_KINDS", "") else "all",
         "ISOGLOSS_SLOTS": str(n_slots),
         "ISOGLOSS_RECORD": str(int(record)),
         "VLLM_LOGGING_STREAM": os.environ.get("VLLM_LOGGING_STREAM", "ext://sys.stderr"),  # stdout is for results

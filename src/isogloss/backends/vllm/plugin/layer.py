@@ -35,7 +35,8 @@ _ARRAYS: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
 """The arrays of `LayerEdit`: the kinds that fill each, its dtype, and the value that changes nothing."""
 
 _CHOICE: dict[str, tuple[tuple[Kind, ...], torch.dtype, float]] = {
-    "least_score": (("force", "ban"), torch.float32, torch.finfo(torch.float32).min)
+    "least_score": (("force", "ban"), torch.float32, torch.finfo(torch.float32).min),
+    "select": (("select",), torch.float32, 0.0),
 }
 """What only the choice of the reference router reads, with ``ban``."""
 
@@ -74,8 +75,9 @@ class LayerSteering(torch.nn.Module):
         kinds: that plans may use.
         n_slots: rows of every array.
         token_slots: ``[max_tokens]`` int64, the row of each token of a step, shared by all layers; None for one slot.
-        reference: how the layer's router chooses, and its selection bias, where that or groups could undo what a plan
-            forces or bans, so that the reference router chooses in its place; else None.
+        reference: how the layer's router chooses, and its selection bias, where the reference router chooses in its
+            place: where the bias or groups could undo what a plan forces or bans, or where a plan may select, for which
+            vLLM's kernels have no place; else None.
         fused: compile the edit into one kernel. On a GPU it runs inside an operation that vLLM's own compiler does not
             look into; on a processor it does, and this is of no use.
     """
@@ -114,6 +116,11 @@ class LayerSteering(torch.nn.Module):
         self.register_buffer("token_slots", token_slots, persistent=False)
         self.register_buffer("logits", None, persistent=False)
         self.register_buffer("expert_ids", None, persistent=False)
+
+    @property
+    def selects(self) -> bool:
+        """Whether plans may select here."""
+        return "select" in self.arrays
 
     def load(self, edits: Sequence[LayerEdit]) -> None:
         """Replace the edits in place, one per slot in use, NumPy arrays; the slots left over change nothing."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from isogloss.backends.families import FAMILIES
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
 from isogloss.errors import ModelError, PlanError
-from isogloss.routing import Fingerprint, RouterSpec
+from isogloss.routing import Fingerprint, RouterSpec, Scoring
 
 __all__ = ["ServedRouter", "find_served_routers", "fingerprint_of"]
 
@@ -48,8 +49,12 @@ class ServedRouter:
         experts = getattr(getattr(method, "moe_kernel", None), "fused_experts", None)
         return type(method if experts is None else experts).__name__
 
-    def reference(self) -> tuple[RouterSpec, torch.Tensor | None] | None:
+    def reference(self, model_type: str, *, always: bool = False) -> tuple[RouterSpec, torch.Tensor | None] | None:
         """Return the spec and bias of a router that adds a bias to its scores or leaves groups out; None for another.
+
+        Args:
+            model_type: of the model; its family says whether a router without a bias ranks scores or logits.
+            always: return those of every router.
 
         Raises:
             ModelError: it chooses in a way that is not known here.
@@ -58,19 +63,19 @@ class ServedRouter:
         bias = getattr(router, "e_score_correction_bias", None)
         grouped = getattr(router, "use_grouped_topk", True) and getattr(router, "num_expert_group", None)
         n_groups = int(grouped or 1)
-        if bias is None and n_groups == 1:
+        if bias is None and n_groups == 1 and not always:
             return None
+        if getattr(router, "custom_routing_function", None) is not None:
+            raise self._unknown("brings a routing function of its own")
         fused = getattr(router, "num_fused_shared_experts", 0) or getattr(self.runner, "_fse_fuse_gate", False)
         if fused or getattr(router, "_hash_indices_table", None) is not None:
-            raise ModelError(
-                f"layer {self.layer}: {type(router).__name__} fuses shared experts or routes by token ids; expected a "
-                "router that chooses by logits alone, to force or ban experts there"
-            )
+            raise self._unknown("fuses shared experts or routes by token ids")
+        plain = bias is None and n_groups == 1
         spec = RouterSpec(
             layer=self.layer,
             n_experts=self.n_experts,
             top_k=self.top_k,
-            scoring=router.scoring_func,
+            scoring=self._plain_scoring(model_type) if plain else router.scoring_func,
             renormalise=bool(router.renormalize),
             selection_bias=bias is not None,
             n_groups=n_groups,
@@ -79,6 +84,29 @@ class ServedRouter:
             scaling=float(getattr(router, "routed_scaling_factor", 1.0)),
         )
         return spec, None if bias is None else bias.detach()
+
+    def _plain_scoring(self, model_type: str) -> Scoring:
+        """Return the scoring of a router without bias and groups: to vLLM, softmax before the choice or after is one.
+
+        Raises:
+            ModelError: the family is not known, or another one than vLLM's router says.
+        """
+        router = self.runner.router
+        theirs: Scoring = router.scoring_func
+        family = FAMILIES.get(model_type)
+        if family is None:
+            raise self._unknown(f"is of {model_type}, of which it is not known here whether it ranks scores or logits")
+        if family.scoring == "topk_softmax" and theirs == "softmax" and router.renormalize:
+            return "topk_softmax"
+        if family.scoring not in (theirs, None):
+            raise self._unknown(f"scores by {theirs}, routers of {model_type} by {family.scoring}")
+        return theirs
+
+    def _unknown(self, what: str) -> ModelError:
+        return ModelError(
+            f"layer {self.layer}: {type(self.runner.router).__name__} {what}; expected a router that chooses by logits "
+            "alone in a way known here, to force, ban or select experts there"
+        )
 
 
 def find_served_routers(model: torch.nn.Module) -> dict[int, ServedRouter]:

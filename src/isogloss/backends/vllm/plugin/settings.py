@@ -3,7 +3,8 @@
 * ``ISOGLOSS_PLAN``   path of the plan of all requests that name none.
 * ``ISOGLOSS_PLANS``  plans that requests choose by name: ``NAME=PATH`` separated by commas.
 * ``ISOGLOSS_KINDS``  kinds that plans may use which replace them at run time: names separated by commas, or ``all``.
-  Default: those of the plans.
+  Default: those of the plans. ``select`` needs its own name beside ``all`` where routers have no selection bias: experts
+  are then chosen outside of vLLM's kernels, which takes a little longer, steered or not.
 * ``ISOGLOSS_SLOTS``  most combinations of plan, language and phase of such plans. Default: as many as the plans have.
 * ``ISOGLOSS_RECORD`` 1 keeps the router logits and expert ids of every step, for capture.
 * ``ISOGLOSS_USAGE``  counts chosen experts, for this many combinations of plan and language apart.
@@ -41,6 +42,7 @@ class ServingSettings:
         apart: whether it knows which token is of which request; else all are edited alike, by the plan without a name.
         record: whether router logits and expert ids are kept step by step.
         usage: combinations of plan and language for which chosen experts are counted apart; 0 where they are not.
+        selects_everywhere: whether ``select`` was asked for by its name, or is in a plan.
     """
 
     plans: Mapping[str, Plan]
@@ -49,6 +51,7 @@ class ServingSettings:
     apart: bool
     record: bool
     usage: int = 0
+    selects_everywhere: bool = False
 
     def require(self, plans: Mapping[str, Plan]) -> None:
         """Refuse plans that this engine was not started for.
@@ -80,7 +83,8 @@ class ServingSettings:
     @property
     def summary(self) -> str:
         """What a compiled graph depends on."""
-        return f"{','.join(self.kinds)};{self.n_slots};{self.apart};{self.record};{self.usage}"
+        parts = self.n_slots, self.apart, self.record, self.usage, self.selects_everywhere
+        return f"{','.join(self.kinds)};{';'.join(map(str, parts))}"
 
 
 def n_slots_of(plans: Mapping[str, Plan]) -> int:
@@ -101,13 +105,14 @@ def read_serving_settings(environ: Mapping[str, str] = os.environ) -> ServingSet
     if not any(name in environ for name in (_PLAN, _PLANS, _KINDS, _SLOTS, _RECORD, _USAGE)):
         return None
     plans = {name: _read_plan(path, name) for name, path in _paths(environ).items()}
-    kinds = _read_kinds(environ.get(_KINDS), plans)
+    kinds, named = _read_kinds(environ.get(_KINDS), plans)
     n_slots = _read_slots(environ.get(_SLOTS), plans)
     record = environ.get(_RECORD, "0")
     if record not in ("0", "1"):
         raise PlanError(f"{_RECORD} is {record!r}; expected 0 or 1")
     apart, usage = n_slots > 1 or any(plans), _read_usage(environ.get(_USAGE, "0"))
-    return ServingSettings(plans, kinds, n_slots, apart=apart, record=record == "1", usage=usage)
+    selects = "select" in named
+    return ServingSettings(plans, kinds, n_slots, apart, record == "1", usage=usage, selects_everywhere=selects)
 
 
 def pass_on(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -148,13 +153,13 @@ def _read_plan(path: str, name: str) -> Plan:
     return plan
 
 
-def _read_kinds(text: str | None, plans: Mapping[str, Plan]) -> tuple[Kind, ...]:
-    if text == "all":
-        return KINDS
+def _read_kinds(text: str | None, plans: Mapping[str, Plan]) -> tuple[tuple[Kind, ...], set[str]]:
+    """Return the kinds that plans may use, and those that are named: not by ``all``."""
     given = {name.strip() for name in (text or "").split(",") if name.strip()}
-    if unknown := sorted(given - set(KINDS)):
+    if unknown := sorted(given - {*KINDS, "all"}):
         raise PlanError(f"{_KINDS} names {', '.join(unknown)}; expected some of {', '.join(KINDS)}, or all")
-    return tuple(kind for kind in KINDS if kind in _kinds_of(plans) | given)
+    named = given | _kinds_of(plans)
+    return KINDS if "all" in given else tuple(kind for kind in KINDS if kind in named), named
 
 
 def _read_slots(text: str | None, plans: Mapping[str, Plan]) -> int:

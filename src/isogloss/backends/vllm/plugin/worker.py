@@ -159,13 +159,14 @@ class _Steering:
             self._follow_steps()
 
     def _bind(self, router: ServedRouter) -> LayerSteering:
-        fixes = {"force", "ban"} & set(self.settings.kinds)
+        fixes, selects = {"force", "ban", "select"} & set(self.settings.kinds), self.settings.selects_everywhere
+        model_type = self.config.model_config.hf_text_config.model_type
         steering = LayerSteering(
             router.n_experts,
             kinds=self.settings.kinds,
             n_slots=self.settings.n_rows,
             token_slots=self.token_slots,
-            reference=router.reference() if fixes else None,
+            reference=router.reference(model_type, always=selects) if fixes else None,
             fused=self.device.type != "cpu" and not self.config.model_config.enforce_eager,
         ).to(self.device)
         if self.settings.record:
@@ -220,9 +221,8 @@ class _Steering:
         before = self.slots, self.changed
         for plan in plans.values():
             check_plan(plan, self.fingerprint)
-            if any(each.kind == "select" for each in plan.interventions):
-                raise PlanError("the plan has interventions of kind select, which vLLM does not apply yet")
             self._require_cache(plan)
+            self._require_select(plan)
         self.settings.require(plans)
         try:
             self._load(Slots(dict(plans), apart=self.settings.apart), proving)
@@ -236,6 +236,14 @@ class _Steering:
             raise PlanError(
                 "the plan edits prompt and generation differently; a prefix cache would hand what was generated under "
                 "one edit to prompts under another: start the engine with --no-enable-prefix-caching"
+            )
+
+    def _require_select(self, plan: Plan) -> None:
+        layers = {each.layer for each in plan.interventions if each.kind == "select"} & set(self.layers)
+        if without := sorted(layer for layer in layers if not self.layers[layer].selects):
+            raise PlanError(
+                f"the plan selects in layers {without}, whose kernels add nothing to what they rank; start the engine "
+                "with ISOGLOSS_KINDS=all,select, and experts are chosen outside of them"
             )
 
     def _load(self, slots: Slots, proving: Collection[str]) -> None:
