@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from slow import slow_but
 from written import contents
 
-from isogloss.backends.huggingface.offsets import Offsets, offsets_applied
+from isogloss.backends.huggingface.offsets import Offsets, Selections, offsets_applied
 from isogloss.backends.open import load
 from isogloss.cli.learn import _show
 from isogloss.corpora import Corpus
@@ -91,6 +91,46 @@ def test_the_plan_does_what_learning_saw(family, examples, tmp_path):
         assert torch.equal(loaded.model(ids).logits, plain)
     assert all(parameter.grad is None for parameter in loaded.model.parameters())
     assert not [module for module in loaded.model.modules() if "forward" in vars(module)]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "deepseek_v2", "phimoe"])
+def test_constants_being_learned_act_as_a_plan_with_them(family):
+    """Bit by bit, wherever they are added; left out inside, and gone afterwards."""
+    loaded = tiny(family)
+    ids = loaded.tokenizer(TEXTS[1], return_tensors="pt")["input_ids"]
+    rows = {spec.layer: torch.linspace(-0.3, 0.3, spec.n_experts) for spec in loaded.routers}
+    rules = [Intervention("select", n, tuple(range(len(row))), values=tuple(row.tolist())) for n, row in rows.items()]
+    change = Selections(rows)
+    with torch.no_grad():
+        plain = loaded.model(ids).logits
+        with loaded.steer(Plan(loaded.fingerprint, tuple(rules))):
+            steered = loaded.model(ids).logits
+        with offsets_applied(loaded, change), torch.no_grad():
+            assert torch.equal(loaded.model(ids).logits, steered)
+            with change.left_out():
+                assert torch.equal(loaded.model(ids).logits, plain)
+        assert torch.equal(loaded.model(ids).logits, plain)
+    assert not torch.equal(steered, plain)
+
+
+def test_a_plan_of_kind_select_is_learned_by_search(examples, tmp_path):
+    """The loss falls, and the plan that is written does what was measured; its options name what was learned."""
+    loaded = tiny("deepseek_v3")
+    options = LearnOptions(
+        parameters="select", estimator="search", steps=12, batch_size=32, dev_every=6, shared=True, learning_rate=0.05
+    )
+    data = gather_data(None, examples=examples, languages=["sw", "de"])
+    learned = learn_plan(loaded, data, out=tmp_path / "out", options=options)
+    steps = history(tmp_path / "out")
+    assert min(each.loss for each in steps[6:]) < steps[1].loss
+    assert {each.kind for each in learned.plan.interventions} == {"select"}
+    assert learned.plan.provenance["options"]["parameters"] == "select"
+    for estimator in ("gradient", "straight-through"):
+        with pytest.raises(ModelError, match=rf"{estimator} cannot move --parameters select.*--estimator search"):
+            learn_plan(
+                loaded, data, out=tmp_path / "no", options=LearnOptions(parameters="select", estimator=estimator)
+            )
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("objective", slow_but(["answers", "alignment", "both"], quick=["answers", "alignment"]))

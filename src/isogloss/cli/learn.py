@@ -75,9 +75,10 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
     """Add what is learned, and what must stay as it is."""
     parser.add_argument(
         "--parameters",
-        choices=("offset", "low-rank", "router"),
+        choices=("offset", "select", "low-rank", "router"),
         default="offset",
-        help="offset: a plan; low-rank: an adapter, matrices that are added to router weights; router: an adapter of "
+        help="offset: a plan; select: a plan that decides who is chosen and leaves weights alone, with --estimator "
+        "search; low-rank: an adapter, matrices that are added to router weights; router: an adapter of "
         "full rank, router weights whole (default %(default)s)",
     )
     add_count(parser, "--rank", "of a low-rank adapter (default 8)")
@@ -147,7 +148,7 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=number(above=0),
         metavar="X",
-        help="of Adam (default: 0.03 for offsets, 0.005 for low-rank, 0.001 for router)",
+        help="of Adam (default: 0.03 for offsets, 0.003 for select, 0.005 for low-rank, 0.001 for router)",
     )
     add_count(parser, "--dev-every", "steps between measurements (default 20)")
     parser.add_argument("--seed", type=SEED, help="of batches and search (default 0)")
@@ -186,7 +187,7 @@ def _refuse_mixed(options: argparse.Namespace) -> None:
     """Refuse options that say nothing about what is learned."""
     from isogloss.errors import RunError
 
-    if options.parameters == "offset":
+    if options.parameters in ("offset", "select"):
         named = [name for name in ("rank", "start", "protect", "tolerance") if getattr(options, name) is not None]
         if named:
             raise RunError(f"--{named[0]} is for adapters; add --parameters low-rank or router, or leave it out")
@@ -217,7 +218,7 @@ def _data(options: argparse.Namespace) -> LearningData:
         n_items=options.items,
         n_dev=options.n_dev,
         n_examples=options.n_examples,
-        protect=() if options.parameters == "offset" else options.protect,
+        protect=() if options.parameters in ("offset", "select") else options.protect,
     )
 
 

@@ -33,7 +33,6 @@ from isogloss.learning.records import LearnOptions
 
 __all__ = ["Descent", "Texts", "mean_leash"]
 
-_PERTURBATION = 0.1  # logits that search moves each offset by; learned ones reach 2 to 3
 _PAIRS = 4  # perturbations that search averages in a step
 _ANSWERS, _ALIGNMENT, _LEASH, _PROTECTED = "answers", "alignment", "leash", "protected"
 
@@ -143,16 +142,14 @@ class Descent:
         """Estimate the gradient by simultaneous perturbation (Spall 1992), on one batch."""
         with torch.no_grad():
             losses, values = self._losses(number, self.values), self.values.detach()
-            gradient = torch.zeros_like(values)
+            gradient, moved = torch.zeros_like(values), self.parameters.perturbation
             for pair in range(_PAIRS):
                 rng = np.random.default_rng([self.options.seed, self.number, number, pair])
                 signs = torch.from_numpy(rng.choice(np.array([-1, 1], dtype=np.float32), size=tuple(values.shape))).to(
                     values
                 )
-                ahead, behind = (
-                    self._losses(number, values + sign * _PERTURBATION * signs)["loss"] for sign in (1, -1)
-                )
-                gradient += (ahead - behind) / (2 * _PERTURBATION * _PAIRS) * signs
+                ahead, behind = (self._losses(number, values + sign * moved * signs)["loss"] for sign in (1, -1))
+                gradient += (ahead - behind) / (2 * moved * _PAIRS) * signs
         return losses, gradient
 
     def _losses(self, number: int, values: torch.Tensor) -> dict[str, float]:

@@ -23,6 +23,11 @@ def refuse_unmoved(options: LearnOptions, spec: RouterSpec, model_type: str) -> 
     Raises:
         ModelError: says why, and what to use.
     """
+    if options.parameters == "select" and options.estimator != "search":
+        raise ModelError(
+            f"--estimator {options.estimator} cannot move --parameters select: it decides who is chosen, and no weight "
+            "has a gradient by it; use --estimator search, or learn --parameters offset"
+        )
     if options.estimator == "search" and options.is_adapter:
         raise ModelError(
             "--estimator search tries offsets of a tenth of a logit, and weights are no logits; use --estimator "

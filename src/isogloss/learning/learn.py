@@ -59,9 +59,9 @@ def learn_plan(  # noqa: PLR0913 - what is learned from, and how
         progress: told the number of steps done, those of an earlier run included.
 
     Returns:
-        A plan of kind ``offset``, conditional on language unless ``shared``, also written to ``plan.json``; a set that
-        nothing made better on the dev items has no part in it. Or an adapter, also written to the folder ``adapter``;
-        it changes nothing where no step was better within the tolerance.
+        A plan of kind ``offset`` or ``select``, conditional on language unless ``shared``, also written to
+        ``plan.json``; a set that nothing made better on the dev items has no part in it. Or an adapter, also written to
+        the folder ``adapter``; it changes nothing where no step was better within the tolerance.
 
     Raises:
         ModelError: the backend gives no gradients, the estimator cannot move the model's routers, or a loss is not

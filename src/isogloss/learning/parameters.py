@@ -1,4 +1,4 @@
-"""What a set of learned numbers is: offsets on router logits, matrices of low rank, or whole changes of router weights.
+"""What a set of learned numbers is: offsets on logits or on what is ranked, matrices of low rank, whole router weights.
 
 All numbers of a set are one tensor, so that one optimiser moves them and one array keeps them.
 """
@@ -8,18 +8,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from isogloss.arrays import Float32Array
-from isogloss.backends.huggingface import LoadedModel, Offsets, Router, RouterChange, WeightChanges, offsets_applied
+from isogloss.backends.huggingface import (
+    LoadedModel,
+    Offsets,
+    Router,
+    RouterChange,
+    Selections,
+    WeightChanges,
+    offsets_applied,
+)
 from isogloss.errors import PlanError
 from isogloss.learning.records import LearnOptions
 from isogloss.steering import AdaptedRouter, Intervention, Plan, RouterAdapter, check_plan
 
-__all__ = ["AdapterNumbers", "OffsetNumbers", "Parameters", "parameters_of"]
+__all__ = ["AdapterNumbers", "OffsetNumbers", "Parameters", "SelectNumbers", "parameters_of"]
+
+_RATE_OF_PERTURBATION = 0.3  # as of offsets: 0.03 to 0.1
 
 
 class Parameters(ABC):
@@ -29,9 +39,11 @@ class Parameters(ABC):
         name: what the settings call them.
         loaded: the model, unsteered.
         n_experts: of the layers that are changed.
+        perturbation: by which search moves each number, in its own unit.
     """
 
     name: str
+    perturbation = 0.1  # in logits; learned offsets reach 2 to 3
     loaded: LoadedModel
     n_experts: int
 
@@ -79,13 +91,15 @@ def parameters_of(
     """
     if options.parameters == "offset":
         return OffsetNumbers(loaded, layers)
+    if options.parameters == "select":
+        return SelectNumbers(loaded, layers, perturbation=options.learning_rate / _RATE_OF_PERTURBATION)
     return AdapterNumbers(loaded, options, layers, start)
 
 
 class OffsetNumbers(Parameters):
     """One offset per expert and layer: ``[n_layers, n_experts]``, in logits."""
 
-    name = "offset"
+    name: Literal["offset", "select"] = "offset"
 
     def __init__(self, loaded: LoadedModel, layers: Sequence[int]) -> None:
         self.loaded, self.layers = loaded, tuple(layers)
@@ -134,8 +148,25 @@ class OffsetNumbers(Parameters):
         for layer, row in zip(self.layers, values, strict=True):
             if experts := tuple(np.flatnonzero(row).tolist()):
                 offsets = tuple(row[list(experts)].tolist())
-                rules.append(Intervention("offset", layer, experts, values=offsets, languages=languages))
+                rules.append(Intervention(self.name, layer, experts, values=offsets, languages=languages))
         return tuple(rules)
+
+
+class SelectNumbers(OffsetNumbers):
+    """One constant per expert and layer that is added to what is ranked: ``[n_layers, n_experts]``, in its unit."""
+
+    name = "select"
+
+    def __init__(self, loaded: LoadedModel, layers: Sequence[int], *, perturbation: float) -> None:
+        super().__init__(loaded, layers)
+        self.perturbation = perturbation
+
+    def applied(
+        self, values: torch.Tensor, *, straight_through: bool = False, checkpointing: bool = False
+    ) -> AbstractContextManager[RouterChange]:
+        """Add the constants to what is ranked."""
+        change = Selections(dict(zip(self.layers, values, strict=True)))
+        return _open(self.loaded, change, straight_through=straight_through, checkpointing=checkpointing)
 
 
 class _Layer(NamedTuple):

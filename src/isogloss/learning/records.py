@@ -11,7 +11,7 @@ from isogloss.errors import RunError
 from isogloss.files import LONGEST_NAME
 from isogloss.notebook import Shown
 from isogloss.records import Name, Number, Record, to_json
-from isogloss.steering import Plan, RouterAdapter
+from isogloss.steering import CONSTANT_KINDS, Plan, RouterAdapter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,13 +21,13 @@ Objective = Literal["answers", "alignment", "both"]
 
 Estimator = Literal["gradient", "straight-through", "search"]
 
-ParametersName = Literal["offset", "low-rank", "router"]
-"""Offsets on router logits, a plan; matrices of low rank that are added to router weights, an adapter; or router
-weights whole, an adapter of full rank."""
+ParametersName = Literal["offset", "select", "low-rank", "router"]
+"""Offsets on router logits, or on the scores that routers rank, a plan; matrices of low rank that are added to router
+weights, an adapter; or router weights whole, an adapter of full rank."""
 
-_RATES = {"offset": 0.03, "low-rank": 0.005, "router": 0.001}  # of Adam
-_LEASHES = {"offset": 0.0, "low-rank": 3.0, "router": 3.0}
-_OF_ADAPTERS = ("parameters", "rank", "probes", "tolerance")
+_RATES = {"offset": 0.03, "select": 0.003, "low-rank": 0.005, "router": 0.001}  # of Adam
+_LEASHES = {"offset": 0.0, "select": 0.0, "low-rank": 3.0, "router": 3.0}
+_OF_ADAPTERS = ("rank", "probes", "tolerance")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LearnOptions:
 
     Attributes:
         objective: what is minimised.
-        parameters: what is learned: a plan (``offset``), or an adapter (``low-rank``, ``router``), which acts on every
-            request, whatever its language.
+        parameters: what is learned: a plan (``offset``, or ``select``, which only ``search`` can move), or an adapter
+            (``low-rank``, ``router``), which acts on every request, whatever its language.
         rank: of a ``low-rank`` adapter that starts from nothing, at least 1.
         probes: whether those of a ``low-rank`` adapter are ``learned``, or ``fixed`` as the adapter that it starts from
             has them.
@@ -55,7 +55,8 @@ class LearnOptions:
         steps: of Adam, for each set.
         batch_size: examples, pairs and generic texts of a step.
         batch_tokens: most tokens of one forward, padding included; larger batches are summed up.
-        learning_rate: of Adam. None is 0.03 for offsets, in logits, 0.005 for matrices of low rank, 0.001 for routers.
+        learning_rate: of Adam. None is 0.03 for offsets, in logits, 0.003 for ``select``, in scores, which search also
+            moves by a third of ten times that; 0.005 for matrices of low rank, 0.001 for routers.
         dev_every: steps between two measurements on the dev items; the last step is always measured.
         checkpointing: compute layers again in the backward pass, which takes less memory and more time.
         seed: of batches and search.
@@ -110,7 +111,7 @@ class LearnOptions:
     @property
     def is_adapter(self) -> bool:
         """Whether an adapter is learned, not a plan."""
-        return self.parameters != "offset"
+        return self.parameters not in CONSTANT_KINDS
 
     @property
     def one_set(self) -> bool:
@@ -119,7 +120,7 @@ class LearnOptions:
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that decide what is learned, as JSON types."""
-        left_out = () if self.is_adapter else _OF_ADAPTERS
+        left_out = {*(() if self.is_adapter else _OF_ADAPTERS), *(("parameters",) * (self.parameters == "offset"))}
         return {name: value for name, value in to_json(self).items() if name not in left_out}
 
     @property
@@ -231,7 +232,8 @@ class Learned(Shown):
     """What was learned.
 
     Attributes:
-        plan: of kind ``offset``, or an adapter; one that changes nothing where no step was better than no change.
+        plan: of kind ``offset`` or ``select``, or an adapter; one that changes nothing where no step was better than no
+            change.
         sets: in the order of the languages.
         metric: of the dev values.
     """
