@@ -3,8 +3,8 @@
 * ``ISOGLOSS_PLAN``   path of the plan of all requests that name none.
 * ``ISOGLOSS_PLANS``  plans that requests choose by name: ``NAME=PATH`` separated by commas.
 * ``ISOGLOSS_KINDS``  kinds that plans may use which replace them at run time: names separated by commas, or ``all``.
-  Default: those of the plans. ``select`` needs its own name beside ``all`` where routers have no selection bias: experts
-  are then chosen outside of vLLM's kernels, which takes a little longer, steered or not.
+  Default: those of the plans. ``select`` needs its own name beside ``all`` where routers have no selection bias:
+  experts are then chosen outside of vLLM's kernels, which takes a little longer, steered or not.
 * ``ISOGLOSS_SLOTS``  most combinations of plan, language and phase of such plans. Default: as many as the plans have.
 * ``ISOGLOSS_RECORD`` 1 keeps the router logits and expert ids of every step, for capture.
 * ``ISOGLOSS_USAGE``  counts chosen experts, for this many combinations of plan and language apart.
