@@ -19,7 +19,7 @@ from oracle import require_equal, transformers_answers
 from plans import make_plan
 
 FAMILY = "qwen3_moe"
-VARIABLES = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD")
+VARIABLES = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD", "ISOGLOSS_USAGE")
 
 
 @pytest.fixture

@@ -121,15 +121,21 @@ def reference():
     return load_model(str(checkpoint(FAMILY)), dtype="float32")
 
 
-def test_nothing_is_counted_before_the_first_request(engines):
-    """Neither the run that measures memory nor that which warms up or captures graphs nor the proof at start."""
+def test_nothing_is_counted_before_the_first_request(engines, reference, monkeypatch):
+    """Neither the runs that measure memory and warm up nor the proof at start; in an engine that can count alone."""
     engines.free()
-    llm = engines.get(FAMILY, "compiled")
+    for name in ("ISOGLOSS_KINDS", "ISOGLOSS_SLOTS"):
+        monkeypatch.delenv(name)
+    llm = engines.get(FAMILY, "compiled", seed=2)
     usage = llm.llm_engine.model_executor.driver_worker.worker.isogloss.usage
     assert read(llm) == {}
     for steering in usage.layers.values():
         assert not steering.counts[: usage.n_rows * usage.n_experts].any()
         assert steering.counts[usage.n_rows * usage.n_experts :].any()  # that they ran is seen where nobody reads
+    answers = vllm_answers(llm, prompts(), N_NEW, each=extra(LANGUAGES))
+    texts = list(zip(prompts(), answers.tokens, strict=True))
+    assert read(llm) == expected_counts(reference, None, texts, LANGUAGES)
+    engines.free()
 
 
 def test_tokens_that_run_again_count_once(engines, reference):
