@@ -11,12 +11,12 @@ from isogloss.reports.text import MISSING, OVERALL, counted, label, name, number
 from isogloss.statistics import Estimate
 
 _COLUMNS: Mapping[Measure, str] = {
-    "choices": "choices changed, %",
-    "sets": "tokens with another set, %",
-    "first": "tokens with another first expert, %",
-    "divergence": "divergence of profiles",
-    "next_token": "another next token, %",
-    "kl": "KL of the next token, nats",
+    "choices": "choices, %",
+    "sets": "sets, %",
+    "first": "first expert, %",
+    "divergence": "divergence",
+    "next_token": "next token, %",
+    "kl": "KL, nats",
 }
 _AS_NUMBER = ("divergence", "kl")
 
@@ -138,14 +138,13 @@ def _curves(result: VersionComparison, measure: LayerMeasure) -> dict[str, dict[
 
 def difference_cells(difference: LanguageDifference) -> dict[str, str]:
     """Write the measures of a language or of the mean, and how it compares with the other languages, by column."""
-    cells = {
-        title: difference.means[measure].text(number)
-        if measure in _AS_NUMBER
-        else share_text(difference.means[measure])
-        for measure, title in _COLUMNS.items()
-    }
+    cells = {title: _cell(measure, difference.means[measure]) for measure, title in _COLUMNS.items()}
     beyond = share_text(difference.beyond) if difference.beyond else MISSING
-    return {**cells, "choices − those of other languages, points": beyond, "p (Holm)": p_value(difference.p_adjusted)}
+    return {**cells, "choices − others', points": beyond, "p (Holm)": p_value(difference.p_adjusted)}
+
+
+def _cell(measure: Measure, mean: Estimate) -> str:
+    return mean.text(number) if measure in _AS_NUMBER else share_text(mean)
 
 
 def _table(result: VersionComparison) -> Table:
@@ -153,8 +152,10 @@ def _table(result: VersionComparison) -> Table:
     rows = [{"language": OVERALL, **difference_cells(result.overall)}] if len(languages) > 1 else []
     rows += [{"language": label(code), **difference_cells(each)} for code, each in languages]
     caption = (
-        "Mean over layers. Brackets: 95 % bootstrap over items, of the mean also over languages. KL: of the first "
-        "version's 32 likeliest tokens and all others together, which the KL of all tokens is never below. p: random "
+        "Shares that changed, mean over layers: of choices, of tokens' sets of experts, of their experts of the "
+        "greatest weight, of likeliest next tokens; divergence of the mean routing weights. Brackets: 95 % bootstrap "
+        "over items, of the mean also over languages. KL: of the first version's 32 likeliest tokens and all others "
+        "together, which the KL of all tokens is never below. p: random "
         "sign flips, item by item, corrected for all languages by Holm's method."
     )
     rows = [{title: text.replace(" [", "\n[") for title, text in row.items()} for row in rows]
