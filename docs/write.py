@@ -27,7 +27,8 @@ A family is proven on a version of transformers when a tiny model of the library
 passes every check below. Your own checkpoint is checked before every capture, and by `isogloss doctor`.
 
 "Chooses by" names the scoring. `bias`: added to the scores for the choice only. `groups`: only experts of the best
-groups can be chosen. `by configuration`: one of the scorings, as the checkpoint says."""
+groups can be chosen. `by configuration`: one of the scorings, as the checkpoint says. "Bakes" names the kinds
+of plan that `isogloss bake` stores in biases of the routers, where the checkpoint has them; adapters go into all."""
 
 
 def demo_output() -> str:
@@ -76,7 +77,7 @@ def families_page() -> str:
         "# Model families",
         INTRODUCTION,
         table(
-            ("Model type", "For example", "Router", "Chooses by", "Proven on transformers", "Note"),
+            ("Model type", "For example", "Router", "Chooses by", "Bakes", "Proven on transformers", "Note"),
             [_family(row, composites.get(row.model_type)) for row in rows if row.status != "refused"],
         ),
         "## Refused",
@@ -92,7 +93,15 @@ def families_page() -> str:
 def _family(row: Support, composite: str | None) -> tuple[str, ...]:
     names = f"`{row.model_type}`" + (f", inside `{composite}`" if composite else "")
     proven = ", ".join(row.transformers) or row.status
-    return names, row.example or "", f"`{row.router_class}`", f"`{row.selection}`", proven, row.note
+    return (
+        names,
+        row.example or "",
+        f"`{row.router_class}`",
+        f"`{row.selection}`",
+        ", ".join(row.baked_kinds),
+        proven,
+        row.note,
+    )
 
 
 def _checked(shown: dict[str, Proof]) -> str:

@@ -12,7 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from isogloss.routing import Fingerprint, RouterSpec, choice_scores, consistency, entropy, profile, route, selections
+from isogloss.routing import (
+    Fingerprint,
+    RouterSpec,
+    choice_margin,
+    choice_scores,
+    consistency,
+    entropy,
+    profile,
+    route,
+    selections,
+)
 
 LOGITS = hnp.arrays(np.float32, (5, 8), elements=st.floats(-20, 20, width=32), unique=True)
 BIAS = np.array([0.3, -0.2, 0.0, 0.5, -0.4, 0.1, 0.2, -0.1], dtype=np.float32)
@@ -173,6 +183,36 @@ def test_sums(logits):
 def test_ties_go_to_the_lower_id():
     """Equal logits choose the first experts."""
     assert route(np.zeros((1, 8), dtype=np.float32), SPECS[0]).expert_ids.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.selection_bias])
+@given(seed=st.integers(0, 2**32 - 1), size=st.floats(1e-4, 0.05))
+def test_the_margin_is_how_far_scores_may_move(spec, seed, size):
+    """Scores that move by less than a quarter of it change no choice; without groups, moves by all of it do."""
+    drawn = np.random.default_rng(seed)
+    logits, shift = drawn.normal(size=(40, 8)) * 2, drawn.uniform(-size, size, 8)
+    margins = choice_margin(logits, spec, BIAS)
+    plain, moved = (np.sort(route(logits, spec, bias).expert_ids, axis=1) for bias in (BIAS, BIAS + shift))
+    far = margins > 4 * size + SINGLE
+    assert (plain == moved)[far].all()
+    if spec.n_groups > 1:
+        return
+    for token in range(3):
+        order = np.argsort(-choice_scores(logits, spec, BIAS)[token])
+        raised = BIAS.copy()
+        raised[order[spec.top_k]] += margins[token] + SINGLE
+        assert order[spec.top_k] in route(logits[token : token + 1], spec, raised).expert_ids
+        raised[order[spec.top_k]] -= 3 * SINGLE
+        assert order[spec.top_k] not in route(logits[token : token + 1], spec, raised).expert_ids
+
+
+def test_the_margin_of_groups_is_that_of_the_sum_of_their_best_two():
+    """Half of it, added to both of the best two of another group, lets that group in."""
+    spec = RouterSpec(0, 4, 1, scoring="topk_sigmoid", selection_bias=True, n_groups=2, group_score="top2_sum")
+    logits, none = np.array([[3.0, 0.0, 2.0, 0.75]]), np.zeros(4)
+    assert choice_margin(logits, spec, none).tolist() == [0.25]
+    assert route(logits, spec, none + np.array([0, 0, 0.12, 0.12])).expert_ids.tolist() == [[0]]
+    assert route(logits, spec, none + np.array([0, 0, 0.13, 0.13])).expert_ids.tolist() == [[2]]
 
 
 def test_entropy_of_certainty_and_of_ignorance():

@@ -101,8 +101,43 @@ FAMILIES = {
     },
 }
 
-# Families that adapters alone are tried on.
+_EIGHT_OF_64 = {"intermediate_size": 128, "moe_intermediate_size": 64, "num_experts": 8}
+
+# Families that files alone are tried on: adapters, and plans of kind select.
 _OTHERS = {
+    "afmoe": {
+        **_EIGHT_OF_64,
+        "head_dim": 32,
+        "num_dense_layers": 1,
+        "num_shared_experts": 1,
+        "sliding_window": 16,
+        "route_norm": True,
+        "route_scale": 1.5,
+        "mup_enabled": True,
+    },
+    "dots1": {**_SHARED_AND_DENSE, "head_dim": 32, "n_group": 1, "topk_group": 1, "scoring_func": "sigmoid"},
+    "ernie4_5_moe": {
+        "intermediate_size": 128,
+        "moe_intermediate_size": 64,
+        "moe_num_experts": 8,
+        "moe_k": 2,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    },
+    "lfm2_moe": {
+        **_EIGHT_OF_64,
+        "num_dense_layers": 1,
+        "layer_types": ["conv", "full_attention"] * 2,
+        "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+    },
+    "minimax_m2": {
+        "head_dim": 32,
+        "rotary_dim": 16,
+        "intermediate_size": 64,
+        "num_local_experts": 8,
+        "scoring_func": "sigmoid",
+    },
     "granitemoe": {"intermediate_size": 64, "num_local_experts": 8},
     "qwen2_moe": {
         "intermediate_size": 128,
@@ -112,11 +147,12 @@ _OTHERS = {
         "norm_topk_prob": False,
     },
 }
-# llama.cpp has the shapes of published checkpoints alone: no dense layer in Qwen3-MoE, a key for each query in OLMoE.
-# Its angles of positions in YaRN are others than those of transformers, which has nothing to do with routers.
+# llama.cpp has the shapes of published checkpoints alone: no dense layer in Qwen3-MoE, a key for each query in
+# OLMoE and dots.llm1. Its angles of positions in YaRN are others than those of transformers, which has nothing to do
+# with routers.
 _FOR_LLAMA = {
     "qwen3_moe": {"mlp_only_layers": []},
-    "olmoe": {"num_key_value_heads": 4},
+    **{family: {"num_key_value_heads": 4} for family in ("olmoe", "dots1")},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 

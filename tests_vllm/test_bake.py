@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 from checkpoints import checkpoint, prompts
@@ -58,16 +59,23 @@ def steered(loaded, plan, ids):
     return answers, chosen
 
 
-def test_stock_vllm_serves_a_baked_plan(tmp_path):
+OFFSETS = [
+    Intervention("offset", 0, (1,), values=(-1.7,)),
+    Intervention("offset", 2, (0, 3), values=(2.3, -1.3)),
+    Intervention("offset", 3, (5,), values=(1.1,)),
+]
+SELECT = [
+    Intervention("select", 1, (1, 6, 14), values=(-0.4, 0.3, 0.2)),
+    Intervention("select", 3, (0, 3, 9), values=(0.35, -0.25, 0.3)),
+]
+
+
+@pytest.mark.parametrize(("family", "rules"), [("gpt_oss", OFFSETS), ("glm4_moe", SELECT)])
+def test_stock_vllm_serves_a_baked_plan(tmp_path, family, rules):
     """Greedy tokens are equal, and log-probabilities to what the two engines differ by anyway."""
-    folder, ids = checkpoint("gpt_oss"), prompts()
+    folder, ids = checkpoint(family), prompts()
     loaded = load_model(str(folder), device="cpu")
-    offsets = [
-        Intervention("offset", 0, (1,), values=(-1.7,)),
-        Intervention("offset", 2, (0, 3), values=(2.3, -1.3)),
-        Intervention("offset", 3, (5,), values=(1.1,)),
-    ]
-    plan = Plan(loaded.fingerprint, tuple(offsets), {"test": "test"})
+    plan = Plan(loaded.fingerprint, tuple(rules), {"test": "test"})
     expected, likelihoods = steered(loaded, plan, ids)
     unsteered, _ = steered(loaded, Plan(plan.fingerprint), ids)
     bake(str(folder), plan, tmp_path / "baked", loading={"device": "cpu"})

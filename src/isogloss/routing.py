@@ -7,7 +7,7 @@ differ in the order of scoring, choosing and renormalising; `RouterSpec` names t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "RouterSpec",
     "Routing",
     "Scoring",
+    "choice_margin",
     "choice_scores",
     "combine_weights",
     "consistency",
@@ -91,8 +92,8 @@ class Fingerprint:
         layers: routed layers, 0-based in the decoder stack.
         n_experts: routed experts per layer.
         top_k: experts chosen per token.
-        router_sha256: hash of all router weights, and of biases in their linear layers, rounded to bfloat16 so that
-            loading in float32 or bfloat16 does not matter.
+        router_sha256: hash of all router weights, of biases in their linear layers and of selection biases, rounded to
+            bfloat16 so that loading in float32 or bfloat16 does not matter.
         float16_sha256: the same rounded to float16; None in files of older versions. Loading in float16 rounds small
             weights more than bfloat16 does, so models agree where either hash does.
     """
@@ -194,6 +195,28 @@ def choice_scores(
     return _keep_best_groups(scores, spec)
 
 
+def choice_margin(router_logits: FloatArray, spec: RouterSpec, selection_bias: FloatArray | None = None) -> FloatArray:
+    """Return how far scores are from another choice of experts or of groups: ``[n_tokens]``, at least 0.
+
+    It is the smaller of two distances: of the worst chosen score from the best one that is not, and of the worst kept
+    group's score from the best one of the others. Arguments and errors are those of `route`.
+    """
+    scores = -np.sort(-choice_scores(router_logits, spec, selection_bias), axis=1)
+    margin = _step(scores, spec.top_k)
+    if spec.n_groups > 1:
+        ungrouped = choice_scores(router_logits, replace(spec, n_groups=1), selection_bias)
+        margin = np.minimum(margin, _step(-np.sort(-_group_scores(ungrouped, spec), axis=1), spec.top_groups))
+    return margin
+
+
+def _step(descending: FloatArray, n_first: int) -> FloatArray:
+    """Return the distance between the last of the first values and the next; infinite where there is none."""
+    if n_first == descending.shape[1]:
+        return np.full(len(descending), np.inf, dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # both excluded
+        return np.nan_to_num(descending[:, n_first - 1] - descending[:, n_first], nan=0.0, posinf=np.inf)
+
+
 def combine_weights(
     router_logits: FloatArray, expert_ids: IntArray, spec: RouterSpec, expert_scale: FloatArray | None = None
 ) -> FloatArray:
@@ -256,14 +279,19 @@ def _sparsemixer(logits: FloatArray, expert_ids: IntArray, jitter: float) -> Flo
 def _keep_best_groups(scores: FloatArray, spec: RouterSpec) -> FloatArray:
     if spec.n_groups == 1:
         return scores
-    grouped = scores.reshape(len(scores), spec.n_groups, -1)
-    best_two = np.sort(grouped, axis=2)[:, :, -2:]
-    group_scores = best_two.max(axis=2) if spec.group_score == "max" else best_two.sum(axis=2)
+    group_scores = _group_scores(scores, spec)
     best = np.argsort(-group_scores, axis=1, kind="stable")[:, : spec.top_groups]
     keep = np.zeros(group_scores.shape, dtype=bool)
     np.put_along_axis(keep, best, values=True, axis=1)
     others = 0.0 if spec.others_score_zero else -np.inf
+    grouped = scores.reshape(len(scores), spec.n_groups, -1)
     return np.where(keep[:, :, None], grouped, others).reshape(scores.shape)
+
+
+def _group_scores(scores: FloatArray, spec: RouterSpec) -> FloatArray:
+    """Return ``[n_tokens, n_groups]``."""
+    best_two = np.sort(scores.reshape(len(scores), spec.n_groups, -1), axis=2)[:, :, -2:]
+    return np.asarray(best_two.max(axis=2) if spec.group_score == "max" else best_two.sum(axis=2))
 
 
 def profile(router_logits: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ import torch
 from damage import accepted_or_refused, damaged
 from hypothesis import given
 from hypothesis import strategies as st
-from models import TEXTS, each_family, tiny, tokenizer
+from models import TEXTS, each_family, row_for, tiny, tokenizer
 from safetensors import safe_open
 
 from isogloss.backends.bake import bake
@@ -270,7 +270,9 @@ def test_verification_finds_a_bias_that_the_model_does_not_load(tmp_path, monkey
         return loaded
 
     monkeypatch.setattr(baking, "load_model", other)
-    with pytest.raises(ModelError, match=r"bias of layer 1 is not model\.layers\.1\.mlp\.router\.bias of its files"):
+    with pytest.raises(
+        ModelError, match=r"logit bias of layer 1 is not model\.layers\.1\.mlp\.router\.bias of its files"
+    ):
         baked(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -301,10 +303,10 @@ def _choose(logits, top_k):
 
 
 @each_family()
-def test_gpt_oss_alone_has_a_bias(family):
-    """Of all families that transformers has, one has a bias of its router logits."""
+def test_gpt_oss_alone_has_a_logit_bias(family):
+    """Of all families that transformers has, one has a bias of its router logits, as its row says."""
     found = {router.linear_bias_name is not None for router in tiny(family).router_modules}
-    assert found == {family == "gpt_oss"}
+    assert found == {family == "gpt_oss"} == {row_for(family).logit_bias}
 
 
 @given(
@@ -317,7 +319,7 @@ def test_rounding_is_the_distance_to_the_exact_sum(bias, offset, dtype):
     before = torch.tensor([bias]).to(DTYPES[dtype])
     exact = before.double() + float(np.float32(offset))
     after = exact.to(DTYPES[dtype])
-    edit = Edit(0, StoredTensor("b", "f", "F32", (1,), 0, 4), before, torch.tensor([offset]), after)
+    edit = Edit(0, "logit bias", StoredTensor("b", "f", "F32", (1,), 0, 4), before, torch.tensor([offset]), after)
     assert edit.rounding == abs(after.item() - exact.item())
     least = torch.finfo(DTYPES[dtype]).smallest_normal * torch.finfo(DTYPES[dtype]).eps
     for loaded in DTYPES.values():

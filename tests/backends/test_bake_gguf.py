@@ -78,6 +78,36 @@ def test_a_plan_changes_biases_alone(tmp_path, biased):
     assert (result.change, result.n_layers) == ("plan", 1)
 
 
+def test_a_plan_of_select_changes_selection_biases_alone(tmp_path):
+    """Its numbers are added to the biases of the choice, where a file has some."""
+    model = tiny("deepseek_v3")
+    path = write_gguf(tmp_path / "model.gguf", model)
+    layer = model.fingerprint.layers[1]
+    plan = Plan(model.fingerprint, (Intervention("select", layer, (0, 3), values=(0.3, -0.2)),))
+    result = bake(str(path), plan, tmp_path / "other.gguf")
+    before, after = gguf_tensors(path), gguf_tensors(tmp_path / "other.gguf")
+    name = f"blk.{layer}.exp_probs_b.bias"
+    expected = before[name][1] + np.array([0.3, 0, 0, -0.2, 0, 0, 0, 0])
+    np.testing.assert_allclose(after[name][1], expected, atol=3e-7)
+    require_within(differing(path, tmp_path / "other.gguf"), before, [name])
+    assert (result.parts, result.n_layers) == (("selection bias",), 1)
+    refused(tmp_path, plan, PlanError, "made for another model", path="other.gguf")  # it cannot be added twice
+
+
+def test_kinds_that_a_file_has_no_place_for_are_named(tmp_path, biased):
+    """A plan of both kinds says which one the file can hold; without its biases a file is another model's."""
+    write_gguf(tmp_path / "model.gguf", biased)
+    rules = [Intervention(kind, 1, (0,), values=(1.0,)) for kind in ("offset", "select")]
+    message = (
+        "select in layer 1 of 2 .*needs a selection bias of the router; found a logit bias, which holds kind offset"
+    )
+    refused(tmp_path, Plan(biased.fingerprint, tuple(rules)), ModelError, message)
+    model = tiny("glm4_moe")
+    write_gguf(tmp_path / "model.gguf", model, biases=False)
+    plan = Plan(model.fingerprint, (Intervention("select", model.fingerprint.layers[0], (0,), values=(1.0,)),))
+    refused(tmp_path, plan, ModelError, "kind select needs a selection bias of the router; found no bias: serve it")
+
+
 def test_layers_that_guess_later_tokens_are_no_part_of_the_model(tmp_path, model):
     """Their routers are in the file but not in the fingerprint, and are not changed."""
     path = write_gguf(tmp_path / "model.gguf", model, n_guessing=1)
@@ -147,7 +177,7 @@ def test_forms_that_do_not_fit_are_refused(tmp_path, model, biased):
     adapter = random_adapter(model)
     plan = Plan(model.fingerprint, (Intervention("offset", model.routers[0].layer, (0,), values=(1.0,)),))
     refused(tmp_path, plan, PlanError, "a plan cannot be written as gguf-lora", form="gguf-lora")
-    refused(tmp_path, plan, ModelError, "its routers have no bias .*isogloss adapt")
+    refused(tmp_path, plan, ModelError, "needs a logit bias of the router; found no bias: .*isogloss adapt")
     banned = Plan(biased.fingerprint, (Intervention("ban", 1, (0,)),))
     refused(tmp_path, banned, PlanError, "cannot be baked: ban in layer 1")
     refused(tmp_path, adapter, ModelError, "is a GGUF file; expected a hub id or folder", form="checkpoint")

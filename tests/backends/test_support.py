@@ -189,6 +189,8 @@ def test_models_as_json(capsys):
     qwen = found["qwen3_moe"]
     assert (qwen["kinds"], qwen["reason"], qwen["transformers"]) == (list(KINDS), None, list(RECORD))
     assert qwen["proof"][LOWEST_TRANSFORMERS]["checks"]["equals_editing_the_reference_router"]["intervention"]
+    kinds = {name: found[name]["baked_kinds"] for name in ("deepseek_v3", "gpt_oss", "qwen3_moe", "doge")}
+    assert kinds == {"deepseek_v3": ["select"], "gpt_oss": ["offset"], "qwen3_moe": [], "doge": []}
     assert found["llama4"]["text_model_type"] == "llama4_text"
     assert found["doge"]["reason"] == REFUSED["doge"]
 
@@ -198,13 +200,15 @@ def test_models_as_text(capsys):
     assert run("models") == 0
     lines = capsys.readouterr().out.splitlines()
     supports = supported_models()
-    assert len(lines) == len(supports) + 2
-    assert [line.split()[0] for line in lines[1:-1]] == [support.model_type for support in supports]
+    assert len(lines) == len(supports) + 3
+    assert [line.split()[0] for line in lines[1:-2]] == [support.model_type for support in supports]
     (line,) = (line for line in lines if line.startswith("deepseek_v3 "))
     assert "deepseek-ai/DeepSeek-V3 " in line
     assert "sigmoid + bias + groups" in line
     assert ", ".join(proofs("deepseek_v3")) in line
-    assert lines[-2].split(maxsplit=2) == ["doge", "refused", REFUSED["doge"]]
+    assert line.split("sigmoid + bias + groups")[1].split()[0] == "select"
+    assert "isogloss bake" in lines[-2]
+    assert lines[-3].split(maxsplit=2) == ["doge", "refused", REFUSED["doge"]]
 
 
 def test_models_takes_nothing_else(capsys):

@@ -76,14 +76,14 @@ def test_prints_and_reports(tmp_path, model, plan, capsys, options):
     """The text says how exact it is and ends with the path; the JSON has the promised fields."""
     assert run(model, "--plan", plan, "-o", tmp_path / "out", *options) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "in the float32 biases of 1 routers: exact" in lines[0]
-    assert lines[1].startswith("not verified" if options else "verified on 6 texts (510 tokens): router logits equal")
+    assert "in the float32 logit biases of 1 routers: exact" in lines[0]
+    assert lines[1].startswith("not verified" if options else "verified on 6 texts (510 tokens): the plan changes")
     assert lines[-1] == str(tmp_path / "out")
     assert run(model, "--plan", plan, "-o", tmp_path / "other", "--json", *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {
-        "path", "form", "plan_sha256", "n_layers", "dtype", "largest_rounding", "lost_share", "verified",
-        "largest_difference", "largest_change", "left_out",
+        "path", "form", "plan_sha256", "parts", "n_layers", "dtype", "largest_rounding", "lost_share", "verified",
+        "largest_difference", "largest_change", "different_choices", "changed_choices", "left_out",
     }  # fmt: skip
     assert (found["path"], found["n_layers"], found["dtype"]) == (str(tmp_path / "other"), 1, "F32")
     assert found["verified"] is not bool(options)
@@ -106,7 +106,9 @@ def test_bfloat16_says_how_far_it_rounds(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["largest_rounding"] == off.abs().max().item() > 1e-4
     assert run(tmp_path / "model", "--plan", path, "-o", tmp_path / "second") == 0
-    assert f"exact up to rounding to bfloat16, at most {off.abs().max().item():.2g} logits" in capsys.readouterr().out
+    assert (
+        f"exact up to rounding to bfloat16, at most {off.abs().max().item():.2g} of a logit" in capsys.readouterr().out
+    )
 
 
 OTHER_KINDS = [
@@ -125,7 +127,11 @@ def test_other_kinds_are_refused(tmp_path, model, capsys, other):
     """Even one intervention of another kind is refused, named, with the way out."""
     path = plan_for(tmp_path / "plan.json", model, OFFSET, other)
     code = run(model, "--plan", path, "-o", tmp_path / "out")
-    parts = f"cannot be baked: {other.kind} in layer 1 of 2 interventions", "expected kind offset alone", SERVE
+    parts = (
+        f"cannot be baked: {other.kind} in layer 1 of 2 interventions",
+        "expected kinds offset and select alone",
+        SERVE,
+    )
     require_refusal(capsys, tmp_path, code, *parts)
 
 
@@ -168,17 +174,21 @@ def test_models_without_a_bias_are_refused(tmp_path, capsys, family):
     """Where the logits have no bias, the way out is named."""
     path = plan_for(tmp_path / "plan.json", checkpoint(family))
     code = run(checkpoint(family), "--plan", path, "-o", tmp_path / "out")
-    parts = f"nothing can be baked into {family}: the router of layer", "has no bias; expected one of 8 numbers", SERVE
+    parts = (
+        f"the plan cannot be baked into {family}: offset in layer",
+        "needs a logit bias of the router; found no bias",
+        SERVE,
+    )
     require_refusal(capsys, tmp_path, code, *parts)
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe", "minimax_m2", "zaya"])
 def test_selection_biases_are_not_used(tmp_path, capsys, family):
-    """A bias that moves the choice alone means another thing than an offset, and is said to."""
+    """A bias that moves the choice alone means another thing than an offset: it holds another kind, and is said to."""
     path = plan_for(tmp_path / "plan.json", checkpoint(family))
     code = run(checkpoint(family), "--plan", path, "-o", tmp_path / "out")
     require_refusal(
-        capsys, tmp_path, code, "added to the scores", "changes the chosen experts but not their weights", SERVE
+        capsys, tmp_path, code, "needs a logit bias", "found a selection bias, which holds kind select alone", SERVE
     )
 
 
@@ -186,7 +196,7 @@ def test_organism_is_refused(tmp_path, capsys):
     """The shipped model's routers have no bias."""
     path = plan_for(tmp_path / "plan.json", "organism")
     code = run("organism", "--plan", path, "-o", tmp_path / "out")
-    require_refusal(capsys, tmp_path, code, "nothing can be baked into", "has no bias", SERVE)
+    require_refusal(capsys, tmp_path, code, "cannot be baked into", "found no bias", SERVE)
 
 
 def test_baked_checkpoint_is_not_baked_again(tmp_path, model, plan, capsys):
@@ -252,8 +262,8 @@ def test_full_disk_is_refused_before_writing(tmp_path, model, plan, capsys, monk
 @pytest.mark.parametrize(
     ("value", "dtype", "message"),
     [
-        (1e-9, "float32", "so small that no bias changes when the sum is stored as F32"),
-        (1e-4, "bfloat16", "so small that no bias changes when the sum is stored as BF16"),
+        (1e-9, "float32", "so small that no logit bias changes when the sum is stored as F32"),
+        (1e-4, "bfloat16", "so small that no logit bias changes when the sum is stored as BF16"),
         (1e5, "float16", "do not add up to numbers that F16 can hold (at most 6.55e+04)"),
     ],
 )
@@ -439,7 +449,7 @@ def test_a_learned_plan_is_baked(tmp_path, model, capsys):
     plan, path = learn(tmp_path, model, shared=True)
     assert run(model, "--plan", path, "-o", tmp_path / "out") == 0
     shown = capsys.readouterr().out
-    assert f"plan {plan.sha256[:12]} is in the float32 biases of {len(plan.layers)} routers: exact" in shown
+    assert f"plan {plan.sha256[:12]} is in the float32 logit biases of {len(plan.layers)} routers: exact" in shown
     assert "verified on 6 texts" in shown
     assert len(plan.layers) > 1
 

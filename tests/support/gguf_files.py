@@ -7,7 +7,7 @@ import numpy as np
 
 __all__ = ["gguf_tensors", "write_gguf"]
 
-NAMES = {"gpt_oss": "gpt-oss", "qwen3_moe": "qwen3moe", "deepseek_v3": "deepseek2"}
+NAMES = {"gpt_oss": "gpt-oss", "qwen3_moe": "qwen3moe", "deepseek_v3": "deepseek2", "glm4_moe": "glm4moe"}
 
 
 def write_gguf(path, loaded, *, dtype=np.float32, biases=True, routers=True, n_guessing=0, **fields):
@@ -41,6 +41,8 @@ def write_gguf(path, loaded, *, dtype=np.float32, biases=True, routers=True, n_g
         writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", router.weight().numpy().astype(dtype))
         if biases and router.linear_bias() is not None:
             writer.add_tensor(f"blk.{layer}.ffn_gate_inp.bias", router.linear_bias().numpy())
+        if biases and router.selection_bias() is not None:
+            writer.add_tensor(f"blk.{layer}.exp_probs_b.bias", router.selection_bias())
         writer.add_tensor(f"blk.{layer}.ffn_gate_inp_shexp.weight", drawn.normal(size=64).astype("f4"))
     for layer in range(n_guessing):
         place = max(loaded.fingerprint.layers) + 1 + layer

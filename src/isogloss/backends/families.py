@@ -35,6 +35,7 @@ class Family:
         scoring: as in `isogloss.routing.RouterSpec`; None where the configuration decides.
         renormalise: whether chosen weights are divided by their sum; None where the router's flag decides.
         selection_bias: name of the bias, on the router or on its block; None for none.
+        logit_bias: whether the product that gives the logits has a bias.
         group_score: how groups of experts are scored; None for no groups.
         others_score_zero: as in the spec.
         expert_scale: name of a factor per expert on the weights.
@@ -57,6 +58,7 @@ class Family:
     group_score: Literal["max", "top2_sum"] | None = None
     others_score_zero: bool = False
     expert_scale: str | None = None
+    logit_bias: bool = False
     returns: Returns = "triple"
     weight: str | None = None
     n_extra: str | None = None
@@ -152,6 +154,7 @@ _ROWS = (
         "GptOssTopKRouter",
         "openai/gpt-oss-20b",
         path="mlp.router",
+        logit_bias=True,
         note="MXFP4 kernels never call the router: load with --dequantize where they are installed",
     ),
     _granite("granitemoe", "GraniteMoeTopKRouter", "ibm-granite/granite-3.1-3b-a800m-instruct"),

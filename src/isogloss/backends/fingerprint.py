@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from isogloss.arrays import FloatArray
 from isogloss.routing import Fingerprint
 
 __all__ = ["RouterBytes", "router_bytes", "router_fingerprint"]
@@ -20,12 +21,13 @@ class RouterBytes(NamedTuple):
     float16: bytes
 
 
-def router_bytes(*tensors: torch.Tensor | None) -> RouterBytes:
-    """Return what a router's weight, and its linear bias where it has one, give to the fingerprint.
+def router_bytes(*tensors: torch.Tensor | FloatArray | None) -> RouterBytes:
+    """Return what a router's weight, then its linear bias, then its selection bias give, where it has them.
 
-    Rounded, so that one checkpoint has one fingerprint in every dtype. A plan may have been baked into the bias.
+    Rounded, so that one checkpoint has one fingerprint in every dtype. A plan may have been baked into a bias: then it
+    is another model, to which the plan is not added a second time.
     """
-    present = [tensor.detach() for tensor in tensors if tensor is not None]
+    present = [torch.as_tensor(tensor).detach() for tensor in tensors if tensor is not None]
     return RouterBytes(*(b"".join(_bytes(tensor, dtype) for tensor in present) for dtype in _DTYPES))
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, TypeAlias
 
+from isogloss.backends.bake_forms import PARTS
 from isogloss.backends.families import FAMILIES, REFUSED, Family
 from isogloss.steering import KINDS, Kind
 
@@ -63,6 +64,7 @@ class Support:
         scoring: as in `isogloss.routing.RouterSpec`, or ``by configuration``.
         selection_bias: whether a bias is added for the selection only.
         group_score: how groups of experts are scored; None for no groups.
+        baked_kinds: interventions that `isogloss bake` can store in the biases of a checkpoint that has them.
         capture: whether routing can be captured.
         kinds: interventions that it can be steered with.
         since: lowest version of transformers that can work.
@@ -80,6 +82,7 @@ class Support:
     scoring: str | None = None
     selection_bias: bool | None = None
     group_score: str | None = None
+    baked_kinds: tuple[Kind, ...] = ()
     capture: bool = False
     kinds: tuple[Kind, ...] = ()
     since: str | None = None
@@ -152,6 +155,7 @@ def _record() -> dict[str, Any]:
 
 def _accepted(model_type: str, row: Family) -> Support:
     shown = proofs(model_type)
+    parts = {"logit bias": row.logit_bias, "selection bias": row.selection_bias is not None}
     kinds = frozenset.intersection(*(proof.values("intervention") for proof in shown.values())) if shown else ()
     return Support(
         model_type=model_type,
@@ -162,6 +166,7 @@ def _accepted(model_type: str, row: Family) -> Support:
         scoring=row.scoring or "by configuration",
         selection_bias=row.selection_bias is not None,
         group_score=row.group_score,
+        baked_kinds=tuple(kind for kind, part in PARTS.items() if parts[part]),
         capture=bool(shown),
         kinds=tuple(kind for kind in KINDS if kind in kinds),
         since=row.since,

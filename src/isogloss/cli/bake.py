@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["register_bake"]
 
 _SHOWN = 5e-5  # of what is shown in hundredths of a percent
+_ADDED_TO = {"logit bias": "logit", "selection bias": "score"}
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def register_bake(subparsers: Subparsers) -> None:
     """Add `bake`."""
-    parser = subparsers.add_parser("bake", help="write a plan's offsets or an adapter in a form that any engine serves")
+    parser = subparsers.add_parser("bake", help="write a plan or an adapter in a form that any engine serves")
     parser.add_argument("model", metavar="MODEL", help="hub id or folder of a model, or its GGUF file")
     parser.add_argument(
         "--plan",
@@ -35,8 +36,8 @@ def register_bake(subparsers: Subparsers) -> None:
         action="append",
         required=True,
         metavar="PLAN",
-        help="an adapter, several of which add up; or a plan with only offset interventions, for a model whose router "
-        "logits have a bias",
+        help="an adapter, several of which add up; or a plan for all requests: of kind offset for a model whose router "
+        "logits have a bias, of kind select for one with a selection bias (`isogloss models` says which has what)",
     )
     parser.add_argument("--scale", type=number(), default=1.0, help="factor on the adapter (default 1)")
     parser.add_argument(
@@ -90,14 +91,13 @@ def _change(options: argparse.Namespace) -> Plan | RouterAdapter:
 
 def _show(baked: Baked) -> None:
     """Print how exact what was written is, what it lacks, and its path, last."""
-    dtype, rounding = _DTYPES[baked.dtype], baked.largest_rounding
-    how = "exact" if not rounding else f"exact up to rounding to {dtype}, at most {rounding:.2g} logits"
-    if baked.change == "adapter" and baked.lost_share >= _SHOWN:
-        how = f"rounding to {dtype} loses {baked.lost_share:.2%} of the change"
-    elif baked.change == "adapter" and rounding:
-        how = f"exact up to rounding to {dtype}"
-    loader, tensors = FORMS[baked.form], "biases" if baked.change == "plan" else "weights"
-    place = f"written for {loader}, for the weights" if loader else f"in the {dtype} {tensors}"
+    dtype, rounding, loader = _DTYPES[baked.dtype], baked.largest_rounding, FORMS[baked.form]
+    how = f"exact up to rounding to {dtype}" if rounding else "exact"
+    if rounding and baked.change == "plan":
+        how += f", at most {rounding:.2g} of a {' or '.join(_ADDED_TO[part] for part in baked.parts)}"
+    if baked.lost_share >= _SHOWN:
+        how += f", which loses {baked.lost_share:.2%} of the change"
+    place = f"written for {loader}, for the {_tensors(baked)}" if loader else f"in the {dtype} {_tensors(baked)}"
     print_line(f"{baked.change} {baked.sha256[:12]} is {place} of {baked.n_layers} routers: {how}")
     if baked.form == "checkpoint":
         _show_verification(baked)
@@ -106,18 +106,16 @@ def _show(baked: Baked) -> None:
     print_line(str(baked.path))
 
 
+def _tensors(baked: Baked) -> str:
+    return " and ".join(part.replace("bias", "biase") + "s" for part in baked.parts)
+
+
 def _show_verification(baked: Baked) -> None:
     if (check := baked.verification) is None:
-        tensors = "biases" if baked.change == "plan" else "weights"
-        print_line(f"not verified: the written {tensors} were read back, but no model was loaded")
-    elif baked.change == "plan":
-        print_line(
-            f"verified on {check.n_texts} texts ({check.n_tokens} tokens): router logits equal the steered ones up to "
-            f"rounding, the largest difference is {check.largest_difference:.2g}"
-        )
-    else:
-        print_line(
-            f"verified on {check.n_texts} texts ({check.n_tokens} tokens): the adapter changes router logits by up to "
-            f"{check.largest_change:.2g}; those of the copy differ from the exact ones by at most "
-            f"{check.largest_difference:.2g}"
-        )
+        print_line(f"not verified: the written {_tensors(baked)} were read back, but no model was loaded")
+        return
+    print_line(
+        f"verified on {check.n_texts} texts ({check.n_tokens} tokens): the {baked.change} changes router logits by up "
+        f"to {check.largest_change:.2g} and {check.changed_choices:.2%} of the choices of experts; the copy differs "
+        f"from that by at most {check.largest_difference:.2g} and in {check.different_choices:.2%}, by rounding alone"
+    )

@@ -34,14 +34,24 @@ def _models(options: argparse.Namespace) -> None:
     if options.json:
         print_json([support.to_json() for support in supports])
         return
-    columns = ["model type", "for example", "chooses by", "transformers", "note"]
+    columns = ["model type", "for example", "chooses by", "bakes", "transformers", "note"]
     print_table(columns, [_row(support) for support in supports], longest=len(supports))
+    print_line(
+        "A model bakes plans of the kinds that its routers' biases hold, and every one adapters: `isogloss bake`"
+    )
     print_line("Versions are those that it was proven on. What was proven, and whole notes: --json")
 
 
 def _row(support: Support) -> list[str]:
     if support.status == "refused":
-        return [support.model_type, "", "", "refused", support.reason or ""]
+        return [support.model_type, "", "", "", "refused", support.reason or ""]
     note = textwrap.shorten(re.split("[;:]", support.note)[0], _LONGEST_NOTE, placeholder=" …")
     versions = ", ".join(support.transformers) or support.status
-    return [support.model_type, support.example or "", support.selection, versions, note]
+    return [
+        support.model_type,
+        support.example or "",
+        support.selection,
+        ", ".join(support.baked_kinds),
+        versions,
+        note,
+    ]

@@ -124,7 +124,7 @@ GROUPED = RouterSpec(
 
 def fingerprint_of(model: Model, **fields: Any) -> Fingerprint:
     """Hash the router weights as `HuggingFaceModel.fingerprint` does."""
-    routers = [SGLangRouter(i, None, b, b.gate.weight, TOP_K) for i, b in zip(LAYERS, model.blocks, strict=True)]
+    routers = [SGLangRouter(i, b.topk, b, b.gate.weight, TOP_K) for i, b in zip(LAYERS, model.blocks, strict=True)]
     return dataclasses.replace(fingerprint_of_sglang(routers, SimpleNamespace(model_type="qwen3_moe")), **fields)
 
 

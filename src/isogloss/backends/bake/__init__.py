@@ -1,10 +1,11 @@
-"""Writes what engines serve without any code of ours: a plan's offsets or an adapter, put into a model's own files.
+"""Writes what engines serve without any code of ours: a plan's constants or an adapter, put into a model's own files.
 
 A router whose product with the hidden states has a bias, ``z = W·h + b``, computes what a plan of kind ``offset``
 asks for, ``z_k + c_k``, once ``b_k + c_k`` is stored in place of ``b_k``: for every token, in every engine. Of the
-families that isogloss knows, gpt_oss alone has such a bias; it is looked for in the model, not in a list of names. An
-adapter changes the weight itself, ``W + B A``, which every router has; engines that add adapters while they serve take
-the two thin matrices instead.
+families that isogloss knows, gpt_oss alone has such a bias. One that adds a selection bias to the scores it ranks
+computes what a plan of kind ``select`` asks for in the same way. Both are looked for in the model, not in a list of
+names. An adapter changes the weight itself, ``W + B A``, which every router has; engines that add adapters while they
+serve take the two thin matrices instead.
 
 A sum is stored in the dtype of the tensor, since engines cast to the model's dtype on load: transformers 5.23 keeps no
 router of gpt_oss in float32, and vLLM 0.32 makes the bias of its gate in the model's dtype (vllm

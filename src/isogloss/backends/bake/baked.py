@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.backends.bake.checkpoint import open_checkpoint, without_weights
-from isogloss.backends.bake.edits import Change, Edit, edits_of, lost_share
+from isogloss.backends.bake.edits import Change, Edit, edits_of, lost_share, parts_of
 from isogloss.backends.bake.folder import (
     RECORD,
     checkpoint_folder,
@@ -23,6 +23,7 @@ from isogloss.backends.bake.folder import (
     write_copy,
 )
 from isogloss.backends.bake.verify import Verification, compare_routers, record_routers
+from isogloss.backends.bake_forms import Part
 from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import load_model
 from isogloss.backends.open import folder_of
@@ -46,10 +47,11 @@ class Baked:
         form: one of `isogloss.backends.bake_forms.FORMS`.
         change: what is inside: ``plan`` or ``adapter``.
         sha256: of that.
+        parts: of routers that are changed: ``weight``, ``logit bias``, ``selection bias``.
         n_layers: layers whose routers are changed.
         dtype: that the changed tensors are stored in, as safetensors writes it.
-        largest_rounding: of any stored sum, of a bias in logits: how far a model loaded in that dtype differs from
-            the plan or the adapter.
+        largest_rounding: of any stored sum: how far a model loaded in that dtype differs from the plan or the adapter;
+            of a logit bias in logits, of a selection bias in the unit of the scores that are ranked.
         lost_share: the Euclidean length of all errors of rounding, as a share of that of the change.
         verification: None where it was not asked for, or where no model could be loaded to compare.
         left_out: files and folders of the original that were not copied, since they hold weights that are not steered.
@@ -59,6 +61,7 @@ class Baked:
     form: str
     change: str
     sha256: str
+    parts: tuple[Part, ...]
     n_layers: int
     dtype: str
     largest_rounding: float
@@ -73,6 +76,7 @@ class Baked:
             "path": str(self.path),
             "form": self.form,
             f"{self.change}_sha256": self.sha256,
+            "parts": list(self.parts),
             "n_layers": self.n_layers,
             "dtype": self.dtype,
             "largest_rounding": self.largest_rounding,
@@ -80,13 +84,16 @@ class Baked:
             "verified": verification is not None,
             "largest_difference": None if verification is None else verification.largest_difference,
             "largest_change": None if verification is None else verification.largest_change,
+            "different_choices": None if verification is None else verification.different_choices,
+            "changed_choices": None if verification is None else verification.changed_choices,
             "left_out": list(self.left_out),
         }
 
 
 def adapter_written(output: Path, form: str, adapter: RouterAdapter) -> Baked:
     """Describe an adapter that was written by itself, in float32: nothing is rounded."""
-    return Baked(output, form, adapter.noun, adapter.sha256, len(adapter.layers), "F32", 0.0, 0.0, None)
+    what = adapter.noun, adapter.sha256, parts_of(adapter), len(adapter.layers)
+    return Baked(output, form, *what, dtype="F32", largest_rounding=0.0, lost_share=0.0, verification=None)
 
 
 def baked_from(
@@ -100,7 +107,8 @@ def baked_from(
     """Describe what was written by the edits that it holds."""
     worst = max(edits, key=lambda edit: edit.rounding)
     stored = worst.place.dtype, worst.rounding, lost_share(edits)
-    return Baked(output, form, change.noun, change.sha256, len(edits), *stored, verification, left_out)
+    what = change.noun, change.sha256, parts_of(change), len({edit.layer for edit in edits})
+    return Baked(output, form, *what, *stored, verification, left_out)
 
 
 def bake_checkpoint(
@@ -112,7 +120,7 @@ def bake_checkpoint(
     loading: Mapping[str, Any] | None = None,
     busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Baked:
-    """Copy a checkpoint with a plan's offsets added to its routers' biases, or an adapter to their weights.
+    """Copy a checkpoint with a plan's constants added to its routers' biases, or an adapter to their weights.
 
     No weight is loaded to write: files are copied, and the bytes of these tensors changed in the copy, so that memory
     does not grow with the model. The folder is written whole or not at all. Its ``isogloss.json`` records what was
@@ -120,7 +128,7 @@ def bake_checkpoint(
 
     Args:
         name: hub id or folder of the model, or ``organism``.
-        change: an adapter; or a plan of interventions of kind ``offset`` alone, without conditions.
+        change: an adapter; or a plan of kinds ``offset`` and ``select`` alone, without conditions.
         output: a folder that does not exist or is empty.
         verify: load the original and then the copy, and compare their routers on texts; without it, the files alone
             are checked.
@@ -129,7 +137,7 @@ def bake_checkpoint(
 
     Raises:
         PlanError: the plan or adapter cannot be baked, or is for another model.
-        ModelError: the model has no bias for a plan, is baked already, or does not compute what was expected.
+        ModelError: the model has no bias for a kind of the plan, is baked already, or computes something else.
         FileError: the folder is in use, lies in the model's own, or does not fit on the disk.
     """
     name, loading = folder_of(name), loading or {}
@@ -139,7 +147,7 @@ def bake_checkpoint(
         folder = checkpoint_folder(name)
     require_output(output, folder)
     require_not_baked(folder)
-    stored = open_checkpoint(folder, skeleton)
+    stored = open_checkpoint(folder, skeleton, change)
     edits = edits_of(stored, change)
     files, left_out = files_of(folder, stored.files)
     require_free(folder, files, output)
@@ -150,7 +158,7 @@ def bake_checkpoint(
     with new_folder(output) as unfinished:
         with busy("bake: copy"):
             write_copy(folder, files, unfinished, edits)
-        after = open_checkpoint(unfinished, skeleton).fingerprint
+        after = open_checkpoint(unfinished, skeleton, change).fingerprint
         verification = None
         if original is not None:
             gc.collect()  # reference cycles with hooks may keep the weights of the original

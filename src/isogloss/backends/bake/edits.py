@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
+from isogloss.backends.bake_forms import PARTS, Part
 from isogloss.backends.stored_tensors import FLOATS, StoredTensor, read_tensor
 from isogloss.errors import ModelError, PlanError
 from isogloss.routing import Fingerprint
@@ -22,13 +23,18 @@ __all__ = [
     "StoredRouters",
     "edits_of",
     "lost_share",
+    "parts_of",
+    "require_constants",
     "require_fits",
-    "require_offsets",
+    "require_places",
 ]
 
 Change: TypeAlias = Plan | RouterAdapter
 
-ALTERNATIVE = "serve it with the vLLM plugin instead: `ISOGLOSS_PLAN=plan.json vllm serve MODEL`"
+ALTERNATIVE = (
+    "serve it with the vLLM plugin instead: `ISOGLOSS_PLAN=plan.json vllm serve MODEL`; or, of offsets, make an "
+    "adapter with `isogloss adapt`"
+)
 _LISTED = 3  # interventions that a refusal names
 
 
@@ -40,30 +46,32 @@ class StoredRouters:
         folder: of the files.
         files: names of those that hold the model's weights.
         fingerprint: of the routers, as the loaded model has.
-        weights: where the weight of each routed layer is stored, ``[n_experts (+ n_extra), width]``.
-        biases: where the bias of its logits is, ``[n_experts (+ n_extra)]``; empty where it has none.
+        places: part -> routed layer -> where it is stored: the weight, ``[n_experts (+ n_extra), width]``, and those
+            biases that the files hold, of as many numbers as the router has rows, or experts.
     """
 
     folder: Path
     files: tuple[str, ...]
     fingerprint: Fingerprint
-    weights: Mapping[int, StoredTensor]
-    biases: Mapping[int, StoredTensor]
+    places: Mapping[Part, Mapping[int, StoredTensor]]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One router's bias or weight, before and after; all tensors are of one shape.
+    """One part of one router, before and after; all tensors are of one shape.
 
     Attributes:
         layer: 0-based, in the whole decoder stack.
+        part: of the router.
         place: where it is stored.
         before: as stored.
-        change: float32, what the plan or the adapter adds; of a bias in logits.
+        change: float32, what the plan or the adapter adds; in logits of their bias, of the selection bias in the unit
+            of the scores that are ranked.
         after: what is stored instead, of the same dtype.
     """
 
     layer: int
+    part: Part
     place: StoredTensor
     before: torch.Tensor
     change: torch.Tensor
@@ -71,7 +79,7 @@ class Edit:
 
     @property
     def rounding(self) -> float:
-        """Largest error of storing the sum; of a bias in logits."""
+        """Largest error of storing the sum, in the unit of the change."""
         return self.error.abs().max().item()
 
     @property
@@ -99,23 +107,33 @@ class Edit:
         return self.before.double() + self.change.double()
 
 
+def parts_of(change: Change) -> tuple[Part, ...]:
+    """Return which parts of routers a change is added to."""
+    if isinstance(change, RouterAdapter):
+        return ("weight",)
+    return tuple(part for kind, part in PARTS.items() if any(each.kind == kind for each in change.interventions))
+
+
 def edits_of(stored: StoredRouters, change: Change) -> tuple[Edit, ...]:
-    """Add the offsets of a plan to stored biases, or an adapter to stored weights; one edit per layer that it changes.
+    """Add the constants of a plan to stored biases, or an adapter to stored weights; one edit per layer and part.
 
     Raises:
-        PlanError: it is for another model, a sum is not finite in the stored dtype, or none of the sums differs from
+        PlanError: it is for another model, a sum is not finite in the stored dtype, or no sum of one part differs from
             what is stored already.
         ModelError: an adapter's routers have another shape than the stored ones.
     """
     check_plan(change, stored.fingerprint)
-    edits = tuple(_edit(stored, change, layer) for layer in change.layers)
-    if all(torch.equal(edit.before, edit.after) for edit in edits):
-        what, which = ("plan's offsets", "bias") if isinstance(change, Plan) else ("adapter's numbers", "weight")
-        raise PlanError(
-            f"the {what} are so small that no {which} changes when the sum is stored as {edits[0].place.dtype}; "
-            "raise the strength, or bake into a checkpoint in float32"
-        )
-    return edits
+    edits = []
+    for part in parts_of(change):
+        of_part = [edit for layer in change.layers if (edit := _edit(stored, change, part, layer)) is not None]
+        if all(torch.equal(edit.before, edit.after) for edit in of_part):
+            dtype = of_part[0].place.dtype if of_part else "any dtype"
+            raise PlanError(
+                f"the {change.noun}'s numbers are so small that no {part} changes when the sum is stored as {dtype}; "
+                "raise the strength, or bake into a checkpoint in float32"
+            )
+        edits += of_part
+    return tuple(edits)
 
 
 def require_fits(stored: StoredRouters, adapter: RouterAdapter) -> None:
@@ -127,9 +145,10 @@ def require_fits(stored: StoredRouters, adapter: RouterAdapter) -> None:
     """
     check_plan(adapter, stored.fingerprint)
     for layer in adapter.layers:
-        _require_shape(adapter, layer, stored.weights[layer].shape)
-    weights = ((layer, read_tensor(stored.folder, stored.weights[layer]).float()) for layer in adapter.layers)
-    if all(torch.equal(weight + _added(adapter, layer, weight), weight) for layer, weight in weights):
+        _require_shape(adapter, layer, stored.places["weight"][layer].shape)
+    weights = ((layer, read_tensor(stored.folder, stored.places["weight"][layer]).float()) for layer in adapter.layers)
+    deltas = {layer: torch.from_numpy(adapter.delta(layer)) for layer in adapter.layers}
+    if all(torch.equal(weight + _padded(deltas[layer], weight.shape), weight) for layer, weight in weights):
         raise PlanError(
             "the adapter changes no weight of the model, not even in float32: its scale is 0 or next to it, or the "
             "adapters cancel; give a larger --scale, or other adapters"
@@ -145,15 +164,15 @@ def lost_share(edits: tuple[Edit, ...]) -> float:
     return error / change
 
 
-def require_offsets(plan: Plan) -> None:
-    """Raise a PlanError for a plan that is empty, or does more than add constants to every token's logits."""
+def require_constants(plan: Plan) -> None:
+    """Raise a PlanError for a plan that is empty, or does more than add constants for every token."""
     if not plan.interventions:
-        raise PlanError("the plan is empty; expected interventions of kind offset: use the model as it is")
-    if others := [each for each in plan.interventions if each.kind != "offset"]:
+        raise PlanError("the plan is empty; expected interventions of kind offset or select: use the model as it is")
+    if others := [each for each in plan.interventions if each.kind not in PARTS]:
         raise PlanError(
             f"the plan cannot be baked: {_listed([f'{each.kind} in layer {each.layer}' for each in others])} of "
-            f"{len(plan.interventions)} interventions; expected kind offset alone, since the others depend on the "
-            f"token's logits or are not finite, and a bias is one number per expert: {ALTERNATIVE}"
+            f"{len(plan.interventions)} interventions; expected kinds offset and select alone, since the others depend "
+            f"on the token's logits or are not finite, and a bias is one number per expert: {ALTERNATIVE}"
         )
     conditional = [each for each in plan.interventions if each.phase != "both" or each.languages is not None]
     if conditional:
@@ -167,28 +186,61 @@ def require_offsets(plan: Plan) -> None:
         )
 
 
-def _edit(stored: StoredRouters, change: Change, layer: int) -> Edit:
-    place = (stored.biases if isinstance(change, Plan) else stored.weights)[layer]
+def require_places(plan: Plan, held: Mapping[Part, Collection[int]], where: str) -> None:
+    """Raise a ModelError where a router lacks the part that an intervention would be stored in.
+
+    Args:
+        plan: of kinds in `PARTS` alone.
+        held: part -> layers whose routers have it.
+        where: the model or file, for the message.
+    """
+    lacking = [each for each in plan.interventions if each.layer not in held.get(PARTS[each.kind], ())]
+    if not lacking:
+        return
+    present = [f"a {part}, which holds kind {kind} alone" for kind, part in PARTS.items() if held.get(part)]
+    wanted = [f"kind {kind} needs a {PARTS[kind]}" for kind in PARTS if any(each.kind == kind for each in lacking)]
+    raise ModelError(
+        f"the plan cannot be baked into {where}: {_listed([f'{each.kind} in layer {each.layer}' for each in lacking])} "
+        f"of {len(plan.interventions)} interventions; {' and '.join(wanted)} of the router; found "
+        f"{' and '.join(present) or 'no bias'}: {ALTERNATIVE}"
+    )
+
+
+def _edit(stored: StoredRouters, change: Change, part: Part, layer: int) -> Edit | None:
+    """Return the edit of one part of one router; None where the change adds nothing to it."""
+    added = _added(change, part, layer, stored.fingerprint.n_experts)
+    if added is None:
+        return None
+    place = stored.places[part][layer]
+    if isinstance(change, RouterAdapter):
+        _require_shape(change, layer, place.shape)
     before = read_tensor(stored.folder, place)
-    added = _added(change, layer, before)
-    after = (before.double() + added.double()).to(before.dtype)
+    padded = _padded(added, place.shape)
+    after = (before.double() + padded.double()).to(before.dtype)
     if not after.isfinite().all():
-        what, lower = ("bias and offset", "offsets") if isinstance(change, Plan) else ("weight and adapter", "scale")
+        lower = "--scale" if isinstance(change, RouterAdapter) else "values"
         raise PlanError(
-            f"{what} of layer {layer} do not add up to numbers that {place.dtype} can hold (at most "
+            f"{part} and {change.noun} of layer {layer} do not add up to numbers that {place.dtype} can hold (at most "
             f"{torch.finfo(FLOATS[place.dtype]).max:.3g}); lower the {lower}"
         )
-    return Edit(layer, place, before, added, after)
+    return Edit(layer, part, place, before, padded, after)
 
 
-def _added(change: Change, layer: int, before: torch.Tensor) -> torch.Tensor:
-    """Return what is added to a stored tensor, float32, of its shape."""
-    if isinstance(change, Plan):
-        return torch.from_numpy(compile_layer(change, layer, before.numel()).offset)
-    _require_shape(change, layer, tuple(before.shape))
-    delta, added = torch.from_numpy(change.delta(layer)), torch.zeros(before.shape)
-    added[: len(delta)] = delta
-    return added
+def _added(change: Change, part: Part, layer: int, n_experts: int) -> torch.Tensor | None:
+    """Return what is added to one part, float32, of the routed experts; None for nothing."""
+    if isinstance(change, RouterAdapter):
+        return torch.from_numpy(change.delta(layer))
+    constants = compile_layer(change, layer, n_experts).arrays
+    return next(
+        (torch.from_numpy(constants[kind]) for kind in PARTS if PARTS[kind] == part and kind in constants), None
+    )
+
+
+def _padded(added: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Put what is added to the routed experts into a stored tensor's shape: rows of shared experts come after them."""
+    padded = torch.zeros(shape)
+    padded.view(-1)[: added.numel()] = added.reshape(-1)
+    return padded
 
 
 def _require_shape(adapter: RouterAdapter, layer: int, shape: tuple[int, ...]) -> None:

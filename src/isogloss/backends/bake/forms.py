@@ -35,8 +35,8 @@ def bake(  # noqa: PLR0913 - options that every caller names
 
     Args:
         model: hub id or folder, or ``organism``; for the forms of GGUF the model's GGUF file.
-        change: an adapter; or, for the forms ``checkpoint`` and ``gguf``, a plan of kind ``offset`` alone, without
-            conditions, for a model whose routers have a bias.
+        change: an adapter; or, for the forms ``checkpoint`` and ``gguf``, a plan without conditions, of kind ``offset``
+            for routers whose logits have a bias, and of kind ``select`` for those with a selection bias.
         output: a folder that does not exist or is empty; for the forms of GGUF a file that does not exist.
         form: one of `isogloss.backends.bake_forms.FORMS`; by default ``gguf`` for a GGUF file, else ``checkpoint``.
         verify: of the form ``checkpoint``: load and compare the model and its copy.

@@ -13,10 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from isogloss.backends.bake.baked import Baked, adapter_written, baked_from
-from isogloss.backends.bake.edits import ALTERNATIVE, Change, edits_of, require_fits, require_offsets
+from isogloss.backends.bake.edits import Change, edits_of, require_constants, require_fits, require_places
 from isogloss.backends.bake.folder import copy_edited, require_free
 from isogloss.backends.bake.gguf_file import GgufFile, file_version, gguf_library, read_gguf
-from isogloss.errors import FileError, ModelError
+from isogloss.errors import FileError
 from isogloss.folders import new_file, require_new_file
 from isogloss.steering import Plan, RouterAdapter
 
@@ -24,30 +24,28 @@ __all__ = ["bake_gguf", "write_gguf_adapter"]
 
 
 def bake_gguf(path: Path, change: Change, output: Path) -> Baked:
-    """Copy a GGUF file with an adapter added to its routers' weights, or a plan's offsets to their biases.
+    """Copy a GGUF file with an adapter added to its routers' weights, or a plan's constants to their biases.
 
     Only the bytes of these tensors are changed, whatever the others are quantised to. The file is written whole or not
     at all.
 
     Args:
         path: of the file.
-        change: an adapter; or a plan of interventions of kind ``offset`` alone, without conditions.
+        change: an adapter; or a plan of kinds ``offset`` and ``select`` alone, without conditions.
         output: a file that does not exist.
 
     Raises:
         PlanError: the plan or adapter cannot be baked, or is for another model.
-        ModelError: the file is damaged, is being written, or has no routers in float32 or no biases for a plan.
+        ModelError: the file is damaged, is being written, or has no routers in float32 or no biases for a
+            kind of the plan.
         FileError: the output is there, or does not fit on the disk.
     """
     if isinstance(change, Plan):
-        require_offsets(change)
+        require_constants(change)
     require_new_file(output)
     file = read_gguf(path, change.fingerprint.model_type)
-    if isinstance(change, Plan) and not file.routers.biases:
-        raise ModelError(
-            f"nothing can be baked into {path}: its routers have no bias (no tensor blk.N.ffn_gate_inp.bias), as those "
-            f"of gpt_oss have: make an adapter of the plan with `isogloss adapt`, or {ALTERNATIVE}"
-        )
+    if isinstance(change, Plan):
+        require_places(change, file.routers.places, str(path))
     edits = edits_of(file.routers, change)
     require_free(path.parent, [Path(path.name)], output)
     with new_file(output) as unfinished:
@@ -88,7 +86,7 @@ def _write_adapter(file: GgufFile, adapter: RouterAdapter, output: Path) -> None
     writer.add_string(library.Keys.Adapter.TYPE, "lora")
     writer.add_float32(library.Keys.Adapter.LORA_ALPHA, float(adapter.rank))
     for router in adapter.unscaled().routers:
-        name = file.routers.weights[router.layer].name
+        name = file.routers.places["weight"][router.layer].name
         writer.add_tensor(f"{name}.lora_a", router.a)
         writer.add_tensor(f"{name}.lora_b", router.whole_b)
     writer.write_header_to_file()

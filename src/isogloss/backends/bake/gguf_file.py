@@ -2,19 +2,22 @@
 
 llama.cpp keeps the weight of a router in float32 whatever the rest is quantised to, in the rows and columns of the
 checkpoint that the file was converted from. So the fingerprint of that checkpoint can be computed from the file: the
-hash of all routers' weights, and of biases in their products, shows that a plan or an adapter is for this model. What
+hash of all routers' weights and biases shows that a plan or an adapter is for this model. What
 it does not show is which experts and attention stand around the routers: a model that was trained on with its routers
 fixed has the same fingerprint, in GGUF as in a checkpoint.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isogloss.backends.bake.edits import StoredRouters
+from isogloss.backends.bake_forms import Part
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.stored_tensors import StoredTensor, read_tensor
 from isogloss.errors import ModelError
@@ -22,7 +25,11 @@ from isogloss.errors import ModelError
 __all__ = ["GgufFile", "file_version", "gguf_library", "is_gguf", "read_gguf"]
 
 _MAGIC = b"GGUF"
-_ROUTER = re.compile(r"blk\.(\d+)\.ffn_gate_inp\.(weight|bias)")
+_PARTS: tuple[tuple[Part, re.Pattern[str]], ...] = (
+    ("weight", re.compile(r"blk\.(\d+)\.ffn_gate_inp\.weight")),
+    ("logit bias", re.compile(r"blk\.(\d+)\.ffn_gate_inp\.bias")),
+    ("selection bias", re.compile(r"blk\.(\d+)\.exp_probs_b(?:\.bias)?")),  # of hy-v3 without ending
+)
 _MATRIX, _FLOAT = 2, "F32"
 
 
@@ -88,22 +95,22 @@ def read_gguf(path: Path, model_type: str) -> GgufFile:
             "WHOLE.gguf`, and name that"
         )
     architecture = str(_content(reader, "general.architecture"))
-    weights, biases = _routers(reader, path, _layers_that_run(reader, architecture))
+    places = _routers(reader, path, _layers_that_run(reader, architecture))
     top_k = _number(reader, f"{architecture}.expert_used_count")
     if top_k is None:
         raise ModelError(f"{path} does not say how many experts of {architecture} a token chooses; convert it again")
-    places = [(weights[layer], biases.get(layer)) for layer in sorted(weights)]
+    layers = sorted(places["weight"])
     fingerprint = router_fingerprint(
         model_type,
-        sorted(weights),
-        n_experts=places[0][0].shape[0],
+        layers,
+        n_experts=places["weight"][layers[0]].shape[0],
         top_k=top_k,
         contents=(
-            router_bytes(*(None if place is None else read_tensor(path.parent, place) for place in pair))
-            for pair in places
+            router_bytes(*(read_tensor(path.parent, of_part[layer]) for of_part in places.values() if layer in of_part))
+            for layer in layers
         ),
     )
-    return GgufFile(path, architecture, StoredRouters(path.parent, (path.name,), fingerprint, weights, biases), version)
+    return GgufFile(path, architecture, StoredRouters(path.parent, (path.name,), fingerprint, places), version)
 
 
 def _reader(path: Path) -> Any:  # noqa: ANN401 - of a module without types
@@ -136,12 +143,12 @@ def _routers(
     reader: Any,  # noqa: ANN401 - as above
     path: Path,
     n_layers: int | None,
-) -> tuple[dict[int, StoredTensor], dict[int, StoredTensor]]:
-    """Find weight and bias of every routed layer."""
-    places: dict[str, dict[int, StoredTensor]] = {"weight": {}, "bias": {}}
+) -> dict[Part, dict[int, StoredTensor]]:
+    """Find the parts of every routed layer."""
+    places: dict[Part, dict[int, StoredTensor]] = {part: {} for part, _ in _PARTS}
     for tensor in reader.tensors:
-        match = _ROUTER.fullmatch(tensor.name)
-        if match is None or (n_layers is not None and int(match[1]) >= n_layers):
+        found = [(part, int(match[1])) for part, name in _PARTS if (match := name.fullmatch(tensor.name)) is not None]
+        if not found or (n_layers is not None and found[0][1] >= n_layers):
             continue
         if tensor.tensor_type.name != _FLOAT:
             raise ModelError(
@@ -151,15 +158,28 @@ def _routers(
         shape = tuple(int(size) for size in reversed(tensor.shape.tolist()))
         start = int(tensor.data_offset)
         place = StoredTensor(tensor.name, path.name, _FLOAT, shape, start, start + int(tensor.n_bytes))
-        places[match[2]][int(match[1])] = place
-    weights, biases = places["weight"], places["bias"]
+        part, layer = found[0]
+        places[part][layer] = place
+    _require_alike(places, path)
+    return places
+
+
+def _require_alike(places: Mapping[Part, Mapping[int, StoredTensor]], path: Path) -> None:
+    """Raise a ModelError where there is no router, or where layers differ in what their routers have."""
+    weights = places["weight"]
     if not weights:
         raise ModelError(f"{path} has no routers (no tensor blk.N.ffn_gate_inp.weight); expected a Mixture-of-Experts")
-    if len({place.shape for place in weights.values()}) > 1 or len(next(iter(weights.values())).shape) != _MATRIX:
-        raise ModelError(f"{path} has routers of different shapes; expected one matrix of one shape per layer")
-    if biases and set(biases) != set(weights):
-        raise ModelError(f"{path} has a bias in some routers only; expected one in each, or in none")
-    return weights, biases
+    for part, of_part in places.items():
+        shapes = {place.shape for place in of_part.values()}
+        n_numbers = {math.prod(shape) for shape in shapes}
+        rows = next(iter(weights.values())).shape[0]
+        if part == "weight" and (len(shapes) > 1 or len(next(iter(shapes))) != _MATRIX):
+            raise ModelError(f"{path} has routers of different shapes; expected one matrix of one shape per layer")
+        if part != "weight" and of_part and (set(of_part) != set(weights) or n_numbers != {rows}):
+            raise ModelError(
+                f"{path} has a {part} in some routers only, or of another number of experts; expected one of {rows} "
+                "numbers in each router, or in none"
+            )
 
 
 def _number(reader: Any, name: str) -> int | None:  # noqa: ANN401 - as above

@@ -106,6 +106,6 @@ def _checked(name: str, adapter: RouterAdapter, output: Path, form: str) -> Bake
     """Compare the adapter with the routers in the model's files, nothing is written."""
     name = folder_of(name)
     skeleton = without_weights(adapter, name)
-    stored = open_checkpoint(checkpoint_folder(name), skeleton)
+    stored = open_checkpoint(checkpoint_folder(name), skeleton, adapter)
     require_fits(stored, adapter)
     return adapter_written(output, form, adapter)

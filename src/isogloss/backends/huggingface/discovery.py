@@ -106,16 +106,22 @@ class Router:
                 raise ModelError(f"the router of layer {self.spec.layer} has no weights (meta device); load them first")
             return parameter.clone()
 
+    def holder(self, name: str) -> torch.nn.Module:
+        """Return the module under which a tensor has this name: the router, or the block where the router has none."""
+        return self.module if _tensor(self.module, name) is not None else self.block
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return the router's or block's own tensor, as it is."""
+        tensor = _tensor(self.holder(name), name)
+        assert tensor is not None  # noqa: S101 - `find_routers` saw it
+        return tensor
+
     def _vector(self, name: str) -> npt.NDArray[np.float32]:
-        holder = self.module if _tensor(self.module, name) is not None else self.block
         with fetched(self._owner(name)):
-            vector = _tensor(holder, name)
-            assert vector is not None  # noqa: S101 - `find_routers` saw it
-            return vector.detach().float().reshape(-1).cpu().numpy()
+            return self.tensor(name).detach().float().reshape(-1).cpu().numpy()
 
     def _owner(self, name: str) -> torch.nn.Module:
-        holder = self.module if _tensor(self.module, name) is not None else self.block
-        return holder.get_submodule(name.rpartition(".")[0])
+        return self.holder(name).get_submodule(name.rpartition(".")[0])
 
 
 def _family_of(model: PreTrainedModel) -> Family:

@@ -188,7 +188,7 @@ def fingerprint_of(routers: Sequence[Router]) -> Fingerprint:
         [router.spec.layer for router in routers],
         n_experts=first.spec.n_experts,
         top_k=first.spec.top_k,
-        contents=(router_bytes(router.weight(), router.linear_bias()) for router in routers),
+        contents=(router_bytes(router.weight(), router.linear_bias(), router.selection_bias()) for router in routers),
     )
 
 

@@ -85,7 +85,10 @@ def fingerprint_of_sglang(routers: Sequence[SGLangRouter], config: Foreign) -> F
         [router.layer for router in routers],
         n_experts=first.weight.shape[0],
         top_k=first.top_k,
-        contents=(router_bytes(router.weight, router.linear_bias) for router in routers),
+        contents=(
+            router_bytes(router.weight, router.linear_bias, router.topk.topk_config.correction_bias)
+            for router in routers
+        ),
     )
 
 

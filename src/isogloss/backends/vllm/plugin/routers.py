@@ -43,6 +43,12 @@ class ServedRouter:
         return int(self.weight.shape[0])
 
     @property
+    def selection_bias(self) -> torch.Tensor | None:
+        """``[n_experts]`` that is added to the scores it ranks; None where there is none."""
+        bias: torch.Tensor | None = getattr(self.runner.router, "e_score_correction_bias", None)
+        return None if bias is None else bias.detach()
+
+    @property
     def kernel(self) -> str:
         """Name of the class that runs the experts."""
         method = self.runner.routed_experts.quant_method
@@ -60,7 +66,7 @@ class ServedRouter:
             ModelError: it chooses in a way that is not known here.
         """
         router = self.runner.router
-        bias = getattr(router, "e_score_correction_bias", None)
+        bias = self.selection_bias
         grouped = getattr(router, "use_grouped_topk", True) and getattr(router, "num_expert_group", None)
         n_groups = int(grouped or 1)
         if bias is None and n_groups == 1 and not always:
@@ -83,7 +89,7 @@ class ServedRouter:
             group_score="max" if bias is None else "top2_sum",
             scaling=float(getattr(router, "routed_scaling_factor", 1.0)),
         )
-        return spec, None if bias is None else bias.detach()
+        return spec, bias
 
     def _plain_scoring(self, model_type: str) -> Scoring:
         """Return the scoring of a router without bias and groups: to vLLM, softmax before the choice or after is one.
@@ -182,7 +188,7 @@ def fingerprint_of(model_type: str, routers: Mapping[int, ServedRouter]) -> Fing
         PlanError: layers differ in n_experts or top_k.
     """
     rows = [
-        (layer, router.n_experts, router.top_k, router_bytes(router.weight, router.linear_bias))
+        (layer, router.n_experts, router.top_k, router_bytes(router.weight, router.linear_bias, router.selection_bias))
         for layer, router in routers.items()
     ]
     rows = sorted(_of_all_stages(rows), key=lambda row: row[0])

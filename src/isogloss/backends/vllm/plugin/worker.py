@@ -271,7 +271,7 @@ class _Steering:
         """Return what a probe saw, see `SteeredWorker.isogloss_probe`."""
         arrays: dict[str, torch.Tensor] = {}
         for layer, seen in self._probe().items():
-            bias = getattr(self.routers[layer].runner.router, "e_score_correction_bias", None)
+            bias = self.routers[layer].selection_bias
             parts = {"logits": seen.logits, "chosen": None if seen.plain is None else seen.plain.long(), "bias": bias}
             arrays |= {
                 f"{layer}.{name}": (array if name == "chosen" else array.float()).detach().cpu().contiguous()
