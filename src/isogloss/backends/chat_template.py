@@ -6,9 +6,10 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -101,12 +102,28 @@ def fill_template(
     Thinking is off where the template has that switch; others ignore it. ``to_continue`` ends it where the assistant
     begins to write.
     """
+    in_parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in conversation]
     with filling_template(), today.fixed():
-        return str(
-            tokenizer.apply_chat_template(
-                list(conversation), add_generation_prompt=to_continue, enable_thinking=False, tokenize=False
-            )
+        fill = partial(
+            tokenizer.apply_chat_template, add_generation_prompt=to_continue, enable_thinking=False, tokenize=False
         )
+        try:
+            written = str(fill(list(conversation)))
+        except (jinja2.TemplateError, TypeError):
+            if (filled := _if_filled(fill, in_parts)) is None:
+                raise
+            return filled
+        left_out = any(each["content"].strip() not in written for each in conversation)
+        return (_if_filled(fill, in_parts) if left_out else None) or written
+
+
+def _if_filled(fill: Callable[[Any], Any], in_parts: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what the template writes where it takes messages in parts, as those of processors do; else None."""
+    try:
+        written = str(fill(list(in_parts)))
+    except (jinja2.TemplateError, TypeError):
+        return None
+    return written if all(each["content"][0]["text"].strip() in written for each in in_parts) else None
 
 
 def template_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own

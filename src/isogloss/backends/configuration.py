@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import GenerationConfig
 
-__all__ = ["applied_settings", "end_tokens", "generation_settings", "neutral_settings", "set_aside", "tokenizer_sha256"]
+__all__ = [
+    "applied_settings",
+    "end_tokens",
+    "generation_settings",
+    "neutral_settings",
+    "placeholders",
+    "set_aside",
+    "tokenizer_sha256",
+]
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Of generation settings, what every call sets anew.
 _SET_BY_CALLS = ("transformers_version", "_from_model_config", "max_length", "max_new_tokens", "do_sample")
+
+# By these names configurations and tokenizers call the tokens in whose place images, videos and sound are read.
+_PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)")
+_PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:  # noqa: ANN401 - transformers' own
@@ -58,6 +71,13 @@ def neutral_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _neutral() -> dict[str, Any]:
     defaults = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - its only list of defaults
     return {**dict.fromkeys(GenerationConfig().to_dict()), **defaults}
+
+
+def placeholders(config: Any, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 - transformers' own
+    """Return the ids of the tokens in whose place a multimodal model reads something else than text."""
+    own = [value for name, value in config.to_dict().items() if _PLACEHOLDER.fullmatch(name)]
+    own += [getattr(tokenizer, name, None) for name in _PLACEHOLDERS]
+    return frozenset(value for value in own if isinstance(value, int))
 
 
 def end_tokens(settings: Mapping[str, Any]) -> frozenset[int]:

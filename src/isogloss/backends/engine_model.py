@@ -15,7 +15,7 @@ from typing import Any
 from isogloss.arrays import Int64Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.checks import PROBE_TEXTS, Observer, try_own_plans, try_plan
-from isogloss.backends.configuration import applied_settings, end_tokens, set_aside, tokenizer_sha256
+from isogloss.backends.configuration import applied_settings, end_tokens, placeholders, set_aside, tokenizer_sha256
 from isogloss.backends.families import Family
 from isogloss.backends.model import AnswerOptions, Model, Sampling
 from isogloss.backends.open import checks_of
@@ -77,9 +77,16 @@ class EngineModel(Model):
     @property
     def context_length(self) -> int | None:
         """Most tokens of a text, as the configuration sets it; None where it does not."""
-        text = getattr(self.config, "text_config", None) or self.config
-        lengths = (getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+        lengths = (
+            getattr(self.config.get_text_config(), name, None)
+            for name in ("n_positions", "max_position_embeddings", "n_ctx")
+        )
         return next((int(length) for length in lengths if length is not None), None)
+
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """Ids of tokens in whose place the model reads something else than text."""
+        return placeholders(self.config, self.tokenizer)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -13,11 +13,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from isogloss.errors import CorpusError, RunError
 
-__all__ = ["JointText", "Measured", "encode_start", "encode_texts", "require_room", "tokenise_pairs"]
+__all__ = [
+    "JointText",
+    "Measured",
+    "encode_start",
+    "encode_texts",
+    "refuse_placeholders",
+    "require_room",
+    "tokenise_pairs",
+]
+
+
+class HoldsPlaceholders(Protocol):
+    """What is asked of a model, or of what reads its texts."""
+
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """Ids of tokens in whose place it reads something else than text."""
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401 - transformers' own
+        """Of the model."""
 
 
 class Measured(NamedTuple):
@@ -125,6 +145,30 @@ def encode_texts(
     if not ids or not all(ids):
         raise CorpusError("a text has no token; give at least one text, and none that is empty")
     return ids
+
+
+def refuse_placeholders(
+    texts: Sequence[Sequence[int]], model: HoldsPlaceholders, names: Sequence[str] | None = None
+) -> None:
+    """Refuse texts that hold a token in whose place the model reads an image, video or sound.
+
+    Args:
+        texts: token ids.
+        model: tells which these are.
+        names: of the texts.
+
+    Raises:
+        CorpusError: names the text and the token.
+    """
+    placeholders = model.placeholders
+    for place, ids in enumerate(texts):
+        if held := placeholders.intersection(ids):
+            token = model.tokenizer.convert_ids_to_tokens(min(held))
+            name = f"item {names[place]}" if names else "a text"
+            raise CorpusError(
+                f"{name} holds {token!r}, in whose place the model reads an image, video or sound, and there is none; "
+                "take it out of the text, or remove the item in all languages"
+            )
 
 
 def require_room(

@@ -194,6 +194,10 @@ class Model(Protocol):
         """Most tokens of a text, as the configuration says; None where it does not."""
 
     @property
+    def placeholders(self) -> frozenset[int]:
+        """Ids of tokens in whose place the model reads images, videos or sound; texts with one are refused."""
+
+    @property
     def hidden_size(self) -> int | None:
         """Width of what routers read; None where the backend cannot keep it."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isogloss.errors import IsoglossError, ModelError
+from isogloss.files import read_json
 from isogloss.hub import asking_hub, require_hub_name, split_revision
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "find_checkpoint", "reading", "require_embedded"]
 
 _ADAPTER = "adapter_config.json"
+_PROCESSOR_TEMPLATE = "chat_template.json"
 _LONGEST = 300  # characters of a library's message
 
 
@@ -47,7 +49,19 @@ class Checkpoint(NamedTuple):
         from transformers import AutoTokenizer  # noqa: PLC0415 - as above
 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.source, **self.options)
+        if not tokenizer.chat_template and (template := self._of_processor()) is not None:
+            tokenizer.chat_template = template
         return tokenizer
+
+    def _of_processor(self) -> str | None:
+        """Return the chat template that a multimodal checkpoint keeps with its processor; None for none."""
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - as above
+
+        revision = {} if self.revision is None else {"revision": self.revision}
+        lenient = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+        path = cached_file(self.source, _PROCESSOR_TEMPLATE, **revision, **lenient)
+        template = None if path is None else read_json(Path(path)).get("chat_template")
+        return template if isinstance(template, str) else None
 
 
 def find_checkpoint(name: str) -> Checkpoint:

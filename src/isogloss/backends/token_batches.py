@@ -12,7 +12,7 @@ import numpy as np
 from isogloss.arrays import Int64Array
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.chat_texts import ReadText, read_chats, read_plain
-from isogloss.backends.joint_texts import encode_start
+from isogloss.backends.joint_texts import encode_start, refuse_placeholders
 from isogloss.corpora import Corpus, Turns
 from isogloss.errors import CorpusError
 from isogloss.runs import MOST_UNKNOWN, ROLES
@@ -40,6 +40,7 @@ class Reader:
         limit: most tokens of one text and its continuation; None for no limit.
         together: whether prompts of unlike lengths may be continued together without changing answers.
         remedy: what to do about a text beyond the limit.
+        placeholders: ids of tokens in whose place the model reads something else than text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -47,6 +48,7 @@ class Reader:
     limit: int | None
     together: bool = True
     remedy: str = "split or remove the item"
+    placeholders: frozenset[int] = frozenset()
 
 
 class Text(NamedTuple):
@@ -179,6 +181,7 @@ def _tokenise(
         counted = {"all": range(len(ids)), "content": own_tokens, "user": user, "assistant": assistant}
         positions = np.array(counted[options.token_scope][: options.first_tokens], dtype=np.int64)
         name = item_ids[item]
+        refuse_placeholders([ids], reader, [name])
         if not len(positions):
             where = f" of the {options.token_scope}" if options.token_scope in ROLES else ""
             raise CorpusError(f"item {name} has no token{where} to count; remove the item in all languages")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from isogloss.arrays import FloatArray
-from isogloss.backends.joint_texts import Measured, tokenise_pairs
+from isogloss.backends.joint_texts import Measured, refuse_placeholders, tokenise_pairs
 from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
 from isogloss.errors import CorpusError, RunError
@@ -300,18 +300,19 @@ def _generic(model: Model, texts: Sequence[str]) -> list[Measured]:
 def _tokenised(model: Model, pairs: Sequence[tuple[str, str]], *, add_special_tokens: bool) -> list[Measured]:
     joint = sorted(tokenise_pairs(model.tokenizer, pairs, add_special_tokens=add_special_tokens))
     for text in joint:
-        _require_fits(model, len(text.ids), "".join(pairs[text.place]))
+        _require_fits(model, text.ids, "".join(pairs[text.place]))
     return [text.measured for text in joint]
 
 
 def _require_context(model: Model, texts: Sequence[str]) -> None:
     for ids, text in zip(model.tokenizer(list(texts))["input_ids"], texts, strict=True):
-        _require_fits(model, len(ids), text)
+        _require_fits(model, ids, text)
 
 
-def _require_fits(model: Model, n_tokens: int, text: str) -> None:
-    if model.context_length is not None and n_tokens > model.context_length:
+def _require_fits(model: Model, ids: Sequence[int], text: str) -> None:
+    refuse_placeholders([ids], model)
+    if model.context_length is not None and len(ids) > model.context_length:
         raise CorpusError(
-            f"a text to learn from has {n_tokens} tokens, the model takes {model.context_length}: {text[:60]!r}; "
+            f"a text to learn from has {len(ids)} tokens, the model takes {model.context_length}: {text[:60]!r}; "
             "shorten it or take it out"
         )

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from isogloss.backends.configuration import neutral_settings
 from isogloss.backends.huggingface.loading import LoadedModel, computing
-from isogloss.backends.joint_texts import encode_start, require_room
+from isogloss.backends.joint_texts import encode_start, refuse_placeholders, require_room
 from isogloss.backends.model import AnswerOptions, Sampling
 from isogloss.backends.token_batches import until_end
 
@@ -87,6 +87,7 @@ def answer_ids(loaded: LoadedModel, prompts: Sequence[str], options: AnswerOptio
     special, answers = options.add_special_tokens, list[list[int]]()
     texts = [encode_start(loaded.tokenizer, prompt, add_special_tokens=special) for prompt in prompts]
     require_room(texts, options.max_new_tokens, limit=loaded.context_length)
+    refuse_placeholders(texts, loaded)
     ends, size = loaded.ends, max(1, len(texts)) if loaded.family.left_padding else 1
     for start in range(0, len(texts), size):
         part = slice(start, start + size)

@@ -15,7 +15,7 @@ from isogloss.backends.huggingface.padded_batches import by_length, pad
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.steer import mark_generated, steer
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
-from isogloss.backends.joint_texts import Measured, encode_texts
+from isogloss.backends.joint_texts import Measured, encode_texts, refuse_placeholders
 from isogloss.backends.model import Change
 from isogloss.routing import PHASES
 from isogloss.statistics import Estimate, bootstrap_counts, percentile_interval
@@ -65,6 +65,7 @@ def measure_change(
         ModelError: a router did not run, or could not be steered.
     """
     ids = encode_texts(loaded.tokenizer, texts, add_special_tokens=add_special_tokens)
+    refuse_placeholders(ids, loaded)
     measured = [Measured(place, each, 0, len(each)) for place, each in enumerate(ids)]
     n_tokens = np.array([text.stop for text in measured], dtype=np.float64)
     readings = plan.phases or PHASES[:1]

@@ -13,7 +13,7 @@ import torch
 from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.padded_batches import after_start, by_length, pad
 from isogloss.backends.huggingface.steer import mark_generated
-from isogloss.backends.joint_texts import JointText, Measured, require_room
+from isogloss.backends.joint_texts import JointText, Measured, refuse_placeholders, require_room
 from isogloss.backends.model import Likelihood
 
 __all__ = ["measure_likelihoods", "next_token_logits"]
@@ -35,6 +35,7 @@ def measure_likelihoods(
         batch_tokens: tokens per forward, padding included; a longer text runs alone.
     """
     require_room([text.ids for text in texts], 0, limit=loaded.context_length)
+    refuse_placeholders([text.ids for text in texts], loaded)
     likelihoods: dict[int, Likelihood] = {}
     for batch in by_length([text.measured for text in texts], batch_tokens):
         logits, first = next_token_logits(loaded, batch)

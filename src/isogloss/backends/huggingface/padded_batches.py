@@ -45,6 +45,7 @@ def reader_of(loaded: LoadedModel) -> Reader:
         write=partial(continue_prompts, loaded),
         limit=loaded.context_length,
         together=loaded.family.left_padding,
+        placeholders=loaded.placeholders,
     )
 
 

@@ -14,7 +14,7 @@ from isogloss.backends.huggingface.loading import LoadedModel, computing
 from isogloss.backends.huggingface.padded_batches import make_batch, reader_of
 from isogloss.backends.huggingface.router_outputs import RouterOutput
 from isogloss.backends.huggingface.watch import require_one_call_each, watch_routers
-from isogloss.backends.joint_texts import encode_texts
+from isogloss.backends.joint_texts import encode_texts, refuse_placeholders
 from isogloss.backends.token_batches import Text, portions
 from isogloss.backends.token_routing import N_LIKELIEST, NextTokens, RoutedText, TokenRouting
 
@@ -27,6 +27,7 @@ _CHUNK = 256  # positions whose distributions are float32 at the same time
 def route_tokens(loaded: LoadedModel, text: str, *, add_special_tokens: bool = True) -> TokenRouting:
     """Run one text and keep what every router computed for every token; see `isogloss.backends.model.Model`."""
     (ids,) = encode_texts(loaded.tokenizer, [text], add_special_tokens=add_special_tokens)
+    refuse_placeholders([ids], loaded)
     outputs: list[RouterOutput] = []
 
     def keep(_index: int, output: RouterOutput) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from isogloss.backends.configuration import generation_settings
-from isogloss.backends.joint_texts import encode_start, require_room
+from isogloss.backends.joint_texts import encode_start, refuse_placeholders, require_room
 from isogloss.backends.model import AnswerOptions, Sampling
 from isogloss.backends.vllm.loading import ServedModel
 from isogloss.errors import RunError
@@ -138,4 +138,5 @@ def require_readable(served: ServedModel, texts: Sequence[Sequence[int]], n_new:
     if not all(texts):
         raise RunError("a prompt has no token; vLLM continues no empty text: use --backend huggingface")
     remedy = "give --engine max_model_len={needed} where the model allows it, or leave long items out"
+    refuse_placeholders(texts, served)
     require_room(texts, n_new, limit=int(served.engine.model_config.max_model_len), remedy=remedy)

@@ -28,6 +28,7 @@ def read_served(served: ServedModel) -> Reader:
         # An engine that writes always writes one token, for which there must be room.
         limit=limit - 1,
         remedy=f"give --engine max_model_len above {limit}, or split or remove the item",
+        placeholders=served.placeholders,
     )
 
 
