@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from format_schemas import write_schemas
@@ -72,13 +73,16 @@ def families_page() -> str:
     """Return docs/families.md."""
     supports = supported_models()
     rows = [support for support in supports if support.model_type == support.text_model_type]
-    composites = {support.text_model_type: support.model_type for support in supports if support not in rows}
+    composites = defaultdict[str, list[str]](list)
+    for support in supports:
+        if support not in rows:
+            composites[support.text_model_type].append(support.model_type)
     parts = [
         "# Model families",
         INTRODUCTION,
         table(
             ("Model type", "For example", "Router", "Chooses by", "Bakes", "Proven on transformers", "Note"),
-            [_family(row, composites.get(row.model_type)) for row in rows if row.status != "refused"],
+            [_family(row, composites[row.model_type]) for row in rows if row.status != "refused"],
         ),
         "## Refused",
         table(("Model type", "Reason"), [(f"`{row.model_type}`", row.reason or "") for row in rows if row.reason]),
@@ -90,8 +94,8 @@ def families_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _family(row: Support, composite: str | None) -> tuple[str, ...]:
-    names = f"`{row.model_type}`" + (f", inside `{composite}`" if composite else "")
+def _family(row: Support, composites: Sequence[str]) -> tuple[str, ...]:
+    names = f"`{row.model_type}`" + (f", inside {', '.join(f'`{name}`' for name in composites)}" if composites else "")
     proven = ", ".join(row.transformers) or row.status
     return (
         names,

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import prove_plugin
 import pytest
+import transformers
 from commands import printed, run
 from configs import moe_model_types
-from models import FAMILIES, REPRESENTATIVES, kind_of_router, tiny
+from models import FAMILIES, REPRESENTATIVES, kind_of_router, text_type, tiny
 from packaging.requirements import Requirement
 from packaging.version import Version
 from transformers import __version__ as installed
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
 from isogloss.backends.families import FAMILIES as ROWS
 from isogloss.backends.families import LOWEST_TRANSFORMERS, REFUSED
@@ -31,22 +32,31 @@ ROOT = Path(__file__).parents[2]
 RECORD = json.loads(prove_plugin.RECORD.read_text(encoding="utf-8"))
 
 
-def row_of(model_type):
-    """The model type whose row describes another: that of its text configuration."""
-    return CONFIG_MAPPING[model_type]().get_text_config().model_type
-
-
 def test_every_model_type_has_a_row_or_a_reason():
     """Each causal Mixture-of-Experts model type of this transformers has a row or is refused; none that was is gone."""
     found = moe_model_types()
     known = [name for name in RECORD if Version(name) <= Version(installed)]
     before = RECORD[known[-1]]["families"] if known else {}
-    new = [name for name in found if row_of(name) not in ROWS and name not in REFUSED]
+    new = [name for name in found if name not in REFUSED and text_type(name) not in ROWS]
     vanished = sorted(set(before) - set(found))
     assert not new + vanished, (
         f"transformers {installed} has model types without a row: {new}; and lacks these of {known[-1:]}: {vanished}. "
         "Give each new one a row in backends/families.py, or a reason in REFUSED, then `make prove`"
     )
+
+
+def test_every_router_of_the_library_is_known():
+    """Each of its files that records router logits is of a model type with a row, inside one that has, or refused."""
+    known = {CONFIG_MAPPING[name].__module__ for name in CONFIG_MAPPING_NAMES if name in (*REFUSED, *FAMILIES)}
+    known |= {CONFIG_MAPPING[name].__module__ for name in moe_model_types()}
+    folder = Path(transformers.__file__).parent / "models"
+    routed = {
+        path.parent.name
+        for path in folder.glob("*/modeling_*.py")
+        if '"router_logits":' in path.read_text(encoding="utf-8")
+    }
+    assert len(routed) > 50
+    assert routed - {module.rpartition(".")[0].rpartition(".")[2] for module in known} == set()
 
 
 def test_each_kind_of_router_has_one_representative():
@@ -75,7 +85,7 @@ def test_the_record_of_this_version_is_whole():
     if installed not in RECORD:
         pytest.skip(f"no record of transformers {installed}; `make prove` writes those of {', '.join(RECORD)}")
     recorded = {name: found["row"] for name, found in RECORD[installed]["families"].items()}
-    assert recorded == {name: row_of(name) for name in FAMILIES}, "the record is of other families: run `make prove`"
+    assert recorded == {name: text_type(name) for name in FAMILIES}, "the record is of other families: run `make prove`"
 
 
 @pytest.mark.parametrize("version", RECORD)
@@ -208,7 +218,7 @@ def test_models_as_text(capsys):
     assert ", ".join(proofs("deepseek_v3")) in line
     assert line.split("sigmoid + bias + groups")[1].split()[0] == "select"
     assert "isogloss bake" in lines[-2]
-    assert lines[-3].split(maxsplit=2) == ["doge", "refused", REFUSED["doge"]]
+    assert lines[-3].rstrip().split(maxsplit=2) == ["unlimited_ocr", "refused", REFUSED["unlimited_ocr"]]
 
 
 def test_models_takes_nothing_else(capsys):

@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every Mixture-of-Experts causal language model that transformers has."""
+"""Tiny randomly initialised models of every Mixture-of-Experts model that transformers has and that takes texts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import inspect
 import re
 import sys
 import warnings
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+import transformers
+from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+from isogloss.backends.families import WRAPPERS
+from isogloss.backends.huggingface.classes import class_of
 
 # Every spelling of every size: a configuration takes those that it declares, since it keeps any other silently.
 _COMMON = {
@@ -70,10 +75,17 @@ _COMMON = {
     # Towers of the composite classes.
     **dict.fromkeys(("adapter_in_dim", "adapter_out_dim", "adapter_input_size", "out_hidden_size"), 32),
     **dict.fromkeys(("output_proj_dims", "downsample_hidden_size", "position_embedding_size"), 32),
+    **dict.fromkeys(("text_hidden_size", "projector_hidden_size", "projection_intermediate_size", "output_dim"), 32),
+    **dict.fromkeys(("encoder_layers", "depth"), 2),
+    **dict.fromkeys(("encoder_attention_heads", "num_heads"), 4),
+    "encoder_ffn_dim": 48,
 }
 
 _FULL_SLIDING = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 _LINEAR_FULL = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+
+_YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+_MROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
 
 _OVERRIDES = {
     "bailing_hybrid": {"layer_group_size": 2},
@@ -104,10 +116,24 @@ _OVERRIDES = {
         **{f"swa_{name}": 8 for name in ("qk_nope_head_dim", "v_head_dim", "qk_rope_head_dim")},
         **{f"swa_{name}": 16 for name in ("head_dim", "q_lora_rank", "kv_lora_rank")},
     },
+    "ernie4_5_vl_moe_text": {
+        "moe_intermediate_size": [24, 16],
+        "rope_parameters": {**_MROPE, "mrope_section": [1, 1, 2]},
+    },
     # An audio tower would bring buffers that hold infinities.
     "gemma4": {"audio_config": None},
     "gemma4_text": {"enable_moe_block": True, "global_head_dim": 8, "layer_types": _FULL_SLIDING},
+    "glm4v_moe_text": {"rope_parameters": {**_MROPE, "partial_rotary_factor": 1.0}},
+    "glm5_next_text": {
+        "layer_types": ["linear_attention", "full_attention", "full_attention", "linear_attention"],
+        "head_dim": 0,
+        "qk_rope_head_dim": 0,
+        "index_kpool": 4,
+    },
     "granitemoehybrid": {"layer_types": _LINEAR_FULL},
+    "inkling2_vision": {"patch_size": 4, "projection_hidden_dim": 32},
+    "inkling_audio": {"n_mel_bins": 4, "mel_vocab_size": 16},
+    "inkling_vision": {"patch_size": 8},
     "inkling_text": {"layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"]},
     "inkling2_text": {"layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"]},
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 2, "expert_layer_period": 2, "expert_layer_offset": 1},
@@ -126,23 +152,38 @@ _OVERRIDES = {
         "index_topk_blocks": 2,
         "rotary_dim": 4,
     },
+    "mistral4": {
+        # It scores in 16 bits: groups that tie by that would be chosen otherwise than in 32; checkpoints have one.
+        "n_group": 1,
+        "topk_group": 1,
+        "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.1, "partial_rotary_factor": 0.5},
+    },
+    "mistral_large4_text": {"rope_parameters": {**_YARN, "attention_factor": 1.0}},
+    "muse_spark_audio": {"patch_sizes": (4, 2), "hidden_sizes": (8, 16), "depths": (1, 1), "num_hidden_layers": 2},
+    "muse_spark_text": {"moe_hidden_size": 16, "output_multiplier": 0.5, "layer_types": _FULL_SLIDING},
     "nemotron_h": {
         "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe", "linear_attention", "moe"],
         "n_groups": 2,
     },
+    "nemotron_h_omni": {"vision_hidden_size": 32},
     "olmoe": {"norm_topk_prob": False},
+    "qwen3_omni_moe_text": {"rope_parameters": _MROPE, "sliding_window": None},  # its mask knows no window
+    # Published checkpoints name these; the classes have no default for them.
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 24},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 151652},
+    "qwen3_vl_moe_text": {"rope_parameters": _MROPE},
     "qwen4_exp_text": {
         "indexer_kv_heads": 1,
         "indexer_head_dim": 8,
         "indexer_budget": 8,
         "indexer_compress_ratio": 2,
     },
+    "radio": {"video_temporal_patch_size": 2, "num_cls_tokens": 1, "num_registers": 1},
     "zaya": {
         "num_experts_per_tok": 1,
         "layer_types": ["hybrid", "hybrid_sliding", "hybrid", "hybrid_sliding"],
     },
 }
-
 
 _ROUTER = re.compile(r"\.(gate|router|router_gate)\.")
 _SELECTION_BIAS = re.compile(r"\.(e_score_correction_bias|expert_bias|balancing_biases)$")
@@ -152,14 +193,23 @@ _GAIN = {"axk2": 2.0, "flex_olmo": 0.6, "gemma4": 32**0.5, "gemma4_text": 32**0.
 
 @functools.cache
 def moe_model_types():
-    """List the model types of the installed transformers whose causal language model, or its backbone, has routers."""
+    """List the model types of the installed transformers whose language model, or its backbone, has routers."""
     with warnings.catch_warnings():
         # Some modelling files of other families warn when they are imported, and warnings fail our tests.
         warnings.simplefilter("ignore")
-        classes = {
-            name: MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[name]] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        found = {
+            name
+            for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING)
+            for name in mapping._model_mapping
+            if _may_have_routers(name) and _declares_routers(mapping[CONFIG_MAPPING[name]])
         }
-    return tuple(sorted(name for name, cls in classes.items() if _declares_routers(cls)))
+    return tuple(sorted(found | {name for name in WRAPPERS if name in CONFIG_MAPPING}))
+
+
+def _may_have_routers(model_type):
+    """Whether a file of the library mentions them: to import all classes that take texts would take long."""
+    folder = Path(transformers.__file__).parent / "models" / model_type_to_module_name(model_type)
+    return any("router_logits" in path.read_text(encoding="utf-8") for path in folder.glob("modeling_*.py"))
 
 
 def _declares_routers(cls):
@@ -179,9 +229,16 @@ def _tiny(cls):
     sizes = {name: value for name, value in _COMMON.items() if name in declared}
     if "kv_lora_rank" in sizes and "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
-    sizes |= {name: _tiny(part) for name, part in cls.sub_configs.items()}
+    for name, part in cls.sub_configs.items():
+        wrapped = name == "text_config" and WRAPPERS.get(cls.model_type, ("",))[0]
+        default = type(getattr(cls(), name)) if part is AutoConfig and not wrapped else part
+        sizes[name] = None if default is type(None) else _tiny(CONFIG_MAPPING[wrapped] if wrapped else default)
     # Copied, since some classes edit the lists that they are given.
-    return cls(**copy.deepcopy(sizes | _OVERRIDES.get(cls.model_type, {})))
+    sizes = copy.deepcopy(sizes | _OVERRIDES.get(cls.model_type, {}))
+    try:
+        return cls(**sizes)
+    except TypeError:  # some classes of transformers 5.19 take their parts as mappings alone
+        return cls(**{name: value.to_dict() if name in cls.sub_configs else value for name, value in sizes.items()})
 
 
 def tiny_model(model_type, *, seed=0):
@@ -196,8 +253,8 @@ def tiny_model(model_type, *, seed=0):
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32)
-        return randomise(model).eval()
+        auto, config = class_of(tiny_config(model_type))
+        return randomise(auto.from_config(config, dtype=torch.float32)).eval()
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from configs import moe_model_types, tiny_model
+from configs import moe_model_types, tiny_config, tiny_model
 from packaging.version import Version
 from slow import slow_but
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers import __version__ as transformers_version
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from isogloss.backends.families import FAMILIES as ROWS
 from isogloss.backends.families import REFUSED
 from isogloss.backends.huggingface import HuggingFaceModel
+from isogloss.backends.huggingface.classes import class_of
 from isogloss.organism.tokenizer import train_tokenizer
 
 TEXTS = (
@@ -42,9 +42,15 @@ def tokenizer():
 
 
 @functools.cache
+def text_type(model_type):
+    """The model type of a family's text configuration, which a multimodal class holds inside."""
+    return tiny_config(model_type).get_text_config().model_type
+
+
+@functools.cache
 def row_for(model_type):
     """The row that describes a family: that of its text configuration."""
-    return ROWS[CONFIG_MAPPING[model_type]().get_text_config().model_type]
+    return ROWS[text_type(model_type)]
 
 
 FAMILIES = tuple(
@@ -104,7 +110,8 @@ def _untouched(model_type, dtype, seed):
     if dtype == torch.float32:
         return tiny_model(model_type, seed=seed)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        return AutoModelForCausalLM.from_pretrained(checkpoint(model_type, seed), dtype=dtype)
+        auto, config = class_of(AutoConfig.from_pretrained(checkpoint(model_type, seed)))
+        return auto.from_pretrained(checkpoint(model_type, seed), config=config, dtype=dtype)
 
 
 _folders = tempfile.TemporaryDirectory(prefix="isogloss-tiny-")

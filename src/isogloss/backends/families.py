@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from isogloss.routing import Scoring
 
-__all__ = ["FAMILIES", "LOWEST_TRANSFORMERS", "REFUSED", "Family", "Returns"]
+__all__ = ["FAMILIES", "LOWEST_TRANSFORMERS", "REFUSED", "WRAPPERS", "Family", "Returns"]
 
 LOWEST_TRANSFORMERS = "5.19.0"
 
@@ -68,7 +68,7 @@ class Family:
     note: str = ""
 
 
-_TEXT_PART = "the whole multimodal checkpoint does not load as a causal language model, only its text part does"
+_TWO_STACKS = "an encoder reads the text and a decoder writes another; both have routers, and layers of equal numbers"
 _STAYS = "its layers cannot be offloaded"
 _BIAS = "e_score_correction_bias"
 _softmax = partial(Family, scoring="softmax")
@@ -76,6 +76,12 @@ _topk_softmax = partial(Family, scoring="topk_softmax", renormalise=True)
 _granite = partial(_topk_softmax, path="block_sparse_moe.router", since="5.21.0")
 _sigmoid = partial(Family, scoring="sigmoid", selection_bias=_BIAS)
 _grouped = partial(_sigmoid, group_score="top2_sum")
+_softmax_grouped = partial(
+    _softmax,
+    others_score_zero=True,
+    note="experts forced into more groups than the router keeps are chosen with weight 0",
+)
+_deepseek_v2 = partial(_softmax_grouped, renormalise=False, group_score="max")
 
 _ROWS = (
     _sigmoid(
@@ -86,9 +92,7 @@ _ROWS = (
         renormalise=True,
         selection_bias="expert_bias",
     ),
-    _topk_softmax(
-        "aria_text", "AriaTextTopKRouter", "rhymes-ai/Aria", path="mlp.router", since="5.21.0", note=_TEXT_PART
-    ),
+    _topk_softmax("aria_text", "AriaTextTopKRouter", "rhymes-ai/Aria", path="mlp.router", since="5.21.0"),
     _grouped("axk1", "AXK1TopkRouter", "skt/A.X-K1"),
     _grouped("axk2", "AXK2TopkRouter", "skt/A.X-K2", others_score_zero=True),
     _grouped("bailing_hybrid", "BailingHybridTopkRouter", "inclusionAI/Ling-3.0-Flash"),
@@ -102,15 +106,8 @@ _ROWS = (
         returns="logits",
         note=f"the router returns logits only; expert ids are read where the experts receive them; {_STAYS}",
     ),
-    _softmax(
-        "deepseek_v2",
-        "DeepseekV2TopkRouter",
-        "deepseek-ai/DeepSeek-V2-Lite",
-        renormalise=False,
-        group_score="max",
-        others_score_zero=True,
-        note="experts forced into more groups than the router keeps are chosen with weight 0",
-    ),
+    _deepseek_v2("deepseek_ocr2_text", "DeepseekOcr2TextTopkRouter", "deepseek-community/DeepSeek-OCR-2"),
+    _deepseek_v2("deepseek_v2", "DeepseekV2TopkRouter", "deepseek-ai/DeepSeek-V2-Lite"),
     _grouped("deepseek_v3", "DeepseekV3TopkRouter", "deepseek-ai/DeepSeek-V3"),
     _grouped("deepseek_v32", "DeepseekV32TopkRouter", "deepseek-ai/DeepSeek-V3.2-Exp"),
     _sigmoid(
@@ -133,6 +130,20 @@ _ROWS = (
         selection_bias=f"moe_statics.{_BIAS}",
         weight="weight",
     ),
+    _softmax(
+        "ernie4_5_vl_moe_text",
+        "Ernie4_5_VLMoeMoeTopKRouter",
+        "baidu/ERNIE-4.5-VL-28B-A3B-PT",
+        path="mlp.text_moe.gate",
+        renormalise=True,
+        selection_bias=f"moe_statics.{_BIAS}",
+        weight="weight",
+        other_routers=("mlp.vision_moe.gate",),
+        note=(
+            "tokens of images have experts of their own, whose routing is neither captured nor steered; "
+            "its files hold routers turned round, into which nothing can be baked"
+        ),
+    ),
     _grouped("exaone_moe", "ExaoneMoeTopkRouter", "LGAI-EXAONE/K-EXAONE-236B-A23B"),
     _softmax("flex_olmo", "FlexOlmoTopKRouter", "allenai/FlexOlmo-7x7B-1T"),
     _sigmoid("flint", "FlintTopKRouter", "RecursiveSI/flint", selection_bias=None),
@@ -148,6 +159,8 @@ _ROWS = (
     ),
     _grouped("glm4_moe", "Glm4MoeTopkRouter", "zai-org/GLM-4.5"),
     _grouped("glm4_moe_lite", "Glm4MoeLiteTopkRouter", "zai-org/GLM-4.7-Flash"),
+    _grouped("glm4v_moe_text", "Glm4vMoeTextTopkRouter", "zai-org/GLM-4.5V"),
+    _grouped("glm5_next_text", "Glm5NextTextTopkRouter", "zai-org/GLM-5.3-Flash"),
     _grouped("glm_moe_dsa", "GlmMoeDsaTopkRouter", "zai-org/GLM-5", left_padding=False),
     _topk_softmax(
         "gpt_oss",
@@ -170,7 +183,6 @@ _ROWS = (
         "thinkingmachines/Inkling-2-Small-MXFP8",
         scoring=None,
         renormalise=True,
-        note=_TEXT_PART,
     ),
     _sigmoid(
         "inkling_text",
@@ -180,7 +192,7 @@ _ROWS = (
         returns="shared",
         n_extra="n_shared_experts",
         since="5.23.0",
-        note=f"weights are those among the routed experts, which share the router's sum with shared ones; {_TEXT_PART}",
+        note="weights are those among the routed experts, which share the router's sum with shared ones",
     ),
     _softmax(
         "jamba", "JambaTopKRouter", "ai21labs/Jamba-v0.1", path="feed_forward.router", renormalise=False, since="5.21.0"
@@ -228,9 +240,23 @@ _ROWS = (
         "MiniMaxAI/MiniMax-M3",
         renormalise=True,
         left_padding=False,
-        note=_TEXT_PART,
+    ),
+    _softmax("mistral4", "Mistral4TopkRouter", "mistralai/Mistral-Small-4-119B-2603"),
+    _softmax_grouped(
+        "mistral_large4_text",
+        "MistralLarge4TextTopkRouter",
+        "mistralai/Mistral-Large-4-1T-A52B",
+        renormalise=True,
+        group_score="top2_sum",
     ),
     _softmax("mixtral", "MixtralTopKRouter", "mistralai/Mixtral-8x7B-v0.1", renormalise=True),
+    _sigmoid(
+        "muse_spark_text",
+        "MuseSparkTopkRouter",
+        "meta-models/Muse-Spark-Open-816B-A42B",
+        renormalise=True,
+        note="plans edit the product with the router's weight, which is then multiplied by output_multiplier",
+    ),
     _grouped("nemotron_h", "NemotronHTopkRouter", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", path="mixer.gate"),
     _softmax("olmoe", "OlmoeTopKRouter", "allenai/OLMoE-1B-7B-0924"),
     Family(
@@ -244,9 +270,12 @@ _ROWS = (
     _softmax("qwen2_moe", "Qwen2MoeTopKRouter", "Qwen/Qwen1.5-MoE-A2.7B"),
     _softmax("qwen3_5_moe_text", "Qwen3_5MoeTopKRouter", "Qwen/Qwen3.5-35B-A3B", renormalise=True),
     _softmax("qwen3_moe", "Qwen3MoeTopKRouter", "Qwen/Qwen3-30B-A3B"),
+    _softmax("qwen3_omni_moe_text", "Qwen3OmniMoeThinkerTextTopKRouter", "Qwen/Qwen3-Omni-30B-A3B-Instruct"),
     _softmax("qwen3_next", "Qwen3NextTopKRouter", "Qwen/Qwen3-Next-80B-A3B-Instruct"),
+    _softmax("qwen3_vl_moe_text", "Qwen3VLMoeTextTopKRouter", "Qwen/Qwen3-VL-30B-A3B-Instruct", renormalise=True),
     _softmax("qwen4_exp_text", "Qwen4ExpTextTopKRouter", "Qwen/Qwen4-Exp"),
     _grouped("solar_open", "SolarOpenTopkRouter", "upstage/Solar-Open-100B"),
+    _sigmoid("step3p5", "Step3p7TopKRouter", "stepfun-ai/Step-3.7-Flash", renormalise=True),
     _softmax(
         "zaya",
         "ZayaRouter",
@@ -264,9 +293,24 @@ _ROWS = (
 
 FAMILIES = MappingProxyType({row.model_type: row for row in _ROWS})
 
-REFUSED = MappingProxyType(
+WRAPPERS = MappingProxyType(
     {
-        "doge": "experts are retrieved by pairs of product keys; there are no router logits over experts",
+        "internvl": ("qwen3_moe", "OpenGVLab/InternVL3_5-30B-A3B-HF"),
+        "kimi_k25": ("deepseek_v3", "moonshotai/Kimi-K2.6"),
+        "mistral3": ("mistral4", "mistralai/Mistral-Small-4-119B-2603"),
+        "nemotron_h_omni": ("nemotron_h", "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16"),
     }
 )
-"""Model types of causal Mixture-of-Experts models that are known and not supported, with the reason."""
+"""Multimodal classes that take any text model, with one that they are proven around, and a checkpoint on the hub."""
+
+REFUSED = MappingProxyType(
+    {
+        "diffusion_gemma": "it writes blocks of tokens and changes them step by step; no token follows another",
+        "doge": "experts are retrieved by pairs of product keys; there are no router logits over experts",
+        "nllb-moe": _TWO_STACKS,
+        "openai_privacy_filter": "it labels the tokens of a text and writes none",
+        "switch_transformers": _TWO_STACKS,
+        "unlimited_ocr": "what a token attends to, and so its routing, depends on whether it was given or written",
+    }
+)
+"""Model types of Mixture-of-Experts models that read texts, are known and not supported, with the reason."""

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any, Literal, TypeAlias
 
 from isogloss.backends.bake_forms import PARTS
-from isogloss.backends.families import FAMILIES, REFUSED, Family
+from isogloss.backends.families import FAMILIES, REFUSED, WRAPPERS, Family
 from isogloss.steering import KINDS, Kind
 
 __all__ = ["Proof", "Status", "Support", "proofs", "supported_models"]
@@ -132,11 +132,18 @@ def proofs(model_type: str | None = None) -> dict[str, Proof]:
             run["torch"],
             run["python"],
             _checks(version),
-            {} if model_type is None else dict(run["families"][model_type]["skipped"]),
+            {} if found is None else dict(found["skipped"]),
         )
         for version, run in _record().items()
-        if model_type is None or model_type in run["families"]
+        if (found := _proven(run, model_type)) is not None or model_type is None
     }
+
+
+def _proven(run: Mapping[str, Any], model_type: str | None) -> Mapping[str, Any] | None:
+    """What a run recorded of a model type; where it was proven inside multimodal classes alone, of the first."""
+    families: Mapping[str, Mapping[str, Any]] = run["families"]
+    inside = (proven for proven in families.values() if proven["row"] == model_type)
+    return families.get(str(model_type)) or next(inside, None)
 
 
 @cache
@@ -162,7 +169,7 @@ def _accepted(model_type: str, row: Family) -> Support:
         text_model_type=row.model_type,
         status="proven" if shown else "unproven",
         router_class=row.router_class,
-        example=row.example,
+        example=WRAPPERS.get(model_type, ("", row.example))[1],
         scoring=row.scoring or "by configuration",
         selection_bias=row.selection_bias is not None,
         group_score=row.group_score,

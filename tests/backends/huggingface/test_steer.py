@@ -63,9 +63,10 @@ def observe(loaded, text=TEXTS[1]):
 def edited_logits(router, plain, edit, product):
     """The router's logits after the edit, by NumPy: from its product where one was seen, else from what it returned."""
     cap = getattr(router.module, "router_logit_softcapping", 0)
-    logits = (plain.router_logits if product is None else product).float().numpy()
+    factor = getattr(router.module, "output_multiplier", 1)
+    logits = (plain.router_logits if product is None else product).float().numpy() / factor
     edited = apply_edit(cap * np.arctanh(logits / cap) if cap else logits, edit)
-    return cap * np.tanh(edited / cap) if cap else edited
+    return factor * (cap * np.tanh(edited / cap) if cap else edited)
 
 
 def best_first(scores, expert_ids):
@@ -91,6 +92,8 @@ ROUNDED_SCORES = {
     "dbrx": "softmax of 16-bit logits",
     "deepseek_v4": "square root of softplus of 16-bit logits",
     "lfm2_moe": "sigmoid of 16-bit logits",
+    "mistral3": "softmax of 16-bit logits",
+    "mistral4": "softmax of 16-bit logits",
 }
 """Families that round scores before they choose; steered, they score in float32, so that choices can differ."""
 

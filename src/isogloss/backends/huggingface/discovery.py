@@ -16,17 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.output_capturing import OutputRecorder
 
 from isogloss.backends.families import FAMILIES, REFUSED, Family
+from isogloss.backends.huggingface.classes import class_of
 from isogloss.backends.huggingface.devices import fetched
 from isogloss.backends.huggingface.weights import is_wrapped
 from isogloss.errors import ModelError
 from isogloss.routing import RouterSpec
 
-__all__ = ["Router", "find_routers", "model_without_weights"]
+__all__ = ["Router", "find_routers", "model_without_weights", "refuse_known"]
 
 _TOP_K = ("top_k", "top_k_experts")
 _SCALINGS = ("routed_scaling_factor", "route_scale", "router_scaling_factor")
@@ -138,8 +139,7 @@ def _family_of(model: PreTrainedModel) -> Family:
                 "later: install it"
             )
         return family
-    if model_type in REFUSED:
-        raise ModelError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}; see `isogloss models`")
+    refuse_known(model.config)
     declared = sorted(_declared_classes(model))
     known = f"it declares routers of class {', '.join(declared)}, but no row says how they choose"
     raise ModelError(
@@ -148,10 +148,29 @@ def _family_of(model: PreTrainedModel) -> Family:
     )
 
 
+def refuse_known(config: PretrainedConfig) -> None:
+    """Refuse a model type that is known and not supported, before its weights are read.
+
+    Raises:
+        ModelError: says why.
+    """
+    for model_type in (config.model_type, config.get_text_config().model_type):
+        if model_type in REFUSED:
+            raise ModelError(
+                f"model type {model_type!r} is not supported: {REFUSED[model_type]}; see `isogloss models`"
+            )
+
+
 def model_without_weights(config: PretrainedConfig) -> PreTrainedModel:
-    """Build the model of a configuration on the meta device, in which `find_routers` finds what needs no weight."""
+    """Build the model of a configuration on the meta device, in which `find_routers` finds what needs no weight.
+
+    Raises:
+        ModelError: as of `refuse_known`.
+    """
+    refuse_known(config)
+    auto, part = class_of(config)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = auto.from_config(part)
     return model
 
 
@@ -163,7 +182,9 @@ def find_routers(model: PreTrainedModel) -> tuple[Router, ...]:
             family's row says.
     """
     family = _family_of(model)
-    if family.router_class not in (declared := _declared_classes(model)):
+    declared = _declared_classes(model)
+    inside = (child for module in model.modules() if type(module).__name__ in declared for child in module.modules())
+    if family.router_class not in {type(child).__name__ for child in inside}:
         raise _disagreement(family, f"the library declares {sorted(declared)}", f"router class {family.router_class}")
     stacks: set[str] = set()
     routers = []

@@ -8,17 +8,14 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.engine_model import EngineModel
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
+from isogloss.backends.huggingface.classes import ModelClass, class_of
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
-from isogloss.backends.huggingface.discovery import Router, find_routers
+from isogloss.backends.huggingface.discovery import Router, find_routers, refuse_known
 from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of, require_loader
 from isogloss.backends.huggingface.weights import hash_weights
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
@@ -56,8 +53,8 @@ class LoadedModel(EngineModel):
         """Find the routers of a model that is already loaded.
 
         Args:
-            model: a transformers causal language model, perhaps with adapters of PEFT or compiled; it is put into
-                evaluation mode.
+            model: a causal or multimodal language model of transformers, perhaps with adapters of PEFT or compiled; it
+                is put into evaluation mode.
             tokenizer: its tokenizer.
             name: under which it appears in files.
             threads: on which torch computes while a method runs; None for as many as the process has.
@@ -243,9 +240,11 @@ def read_checkpoint(
 
 def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) -> PreTrainedModel:
     """Load all weights onto the device, or devices, asked for."""
-    name = place.source
+    name, config = place.source, place.config()
+    refuse_known(config)
+    chosen = class_of(config)
     options: dict[str, Any] = {"dtype": dtype, **place.options}
-    stored = quantisation_of(place.config())
+    stored = quantisation_of(config)
     if stored:
         require_loader(stored, name, dequantize=dequantize)
     if stored and dequantize:
@@ -253,17 +252,17 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
     elif stored and isinstance(device, str) and device != AUTO:
         device = {"": device}  # quantised weights are made on their device and cannot be moved afterwards
     if isinstance(device, str) and device != AUTO:
-        return _move(_read(name, options), device)
+        return _move(_read(name, chosen, options), device)
     require_accelerate(f"loading {name!r} quantised" if stored else f"device {device!r}")
     with offload_folder() as (folder, keep_with):
         options |= {"device_map": device if isinstance(device, str) else dict(device), "offload_folder": folder}
-        model = _read(name, options)
+        model = _read(name, chosen, options)
         keep_with(model)
     return model
 
 
-def _read(name: str, options: dict[str, Any]) -> PreTrainedModel:
-    loading: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+def _read(name: str, chosen: ModelClass, options: dict[str, Any]) -> PreTrainedModel:
+    loading: Any = chosen.auto.from_pretrained(name, config=chosen.config, output_loading_info=True, **options)
     model: PreTrainedModel = loading[0]
     if missing := sorted(loading[1]["missing_keys"]):
         raise ModelError(
