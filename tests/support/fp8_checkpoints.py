@@ -12,8 +12,13 @@ from safetensors.torch import load_file, save_file
 _SKIPPED = ("self_attn", "shared_experts", "mlp.gate", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "lm_head")
 
 
-def fp8_folders(family, folder):
+def fp8_folders(family, folder, *, plain=torch.float32):
     """Write a tiny model with packed experts, and the same model with the values that they stand for.
+
+    Args:
+        family: of the model.
+        folder: of both.
+        plain: dtype of the matrices that are not packed.
 
     Returns:
         The folders of both.
@@ -23,7 +28,7 @@ def fp8_folders(family, folder):
         shutil.copytree(checkpoint(family), each)
     stored, weights = {}, {}
     for name, weight in load_file(dense / "model.safetensors").items():
-        stored[name] = weights[name] = weight
+        stored[name] = weights[name] = weight.to(plain) if weight.ndim > 1 else weight
         if "experts." in name and weight.ndim == 2 and name.endswith(".weight"):
             scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
             stored[name] = (weight / scale).to(torch.float8_e4m3fn)

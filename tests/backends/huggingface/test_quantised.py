@@ -73,6 +73,20 @@ def test_fp8_checkpoint_equals_its_dequantised_weights(family, tmp_path):
     require_same(loaded, load_model(str(dense), device="cpu"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_fp8_checkpoint_whose_other_matrices_are_bfloat16(dtype, device, tmp_path):
+    """As published ones are: all parameters have the dtype that is asked for, by default the configuration's."""
+    packed, dense = fp8_folders("qwen3_moe", tmp_path, plain=torch.bfloat16)
+    loaded = load_model(str(packed), device=device, dtype=dtype, dequantize=True)
+    expected = load_model(str(dense), device="cpu", dtype="float32" if dtype == "auto" else dtype)
+    wanted = loaded.model.config.dtype if dtype == "auto" else getattr(torch, dtype)
+    assert {each.dtype for each in loaded.model.parameters()} == {wanted}
+    if dtype == "auto":
+        expected.model.to(wanted)
+    require_same(loaded, expected)
+
+
 def test_mxfp4_without_accelerate(mxfp4_folders, monkeypatch):
     """For MXFP4 transformers wants accelerate, which is said by name; dequantising needs none."""
     monkeypatch.setattr(devices_module, "is_accelerate_available", lambda: False)

@@ -16,7 +16,7 @@ from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.huggingface.classes import ModelClass, class_of
 from isogloss.backends.huggingface.devices import AUTO, Device, input_device, offload_folder, require_accelerate
 from isogloss.backends.huggingface.discovery import Router, find_routers, refuse_known
-from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of, require_loader
+from isogloss.backends.huggingface.quantisation import dequantizing, quantisation_of, require_loader, use_one_dtype
 from isogloss.backends.huggingface.weights import hash_weights
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
 from isogloss.errors import ModelError
@@ -252,11 +252,16 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
     elif stored and isinstance(device, str) and device != AUTO:
         device = {"": device}  # quantised weights are made on their device and cannot be moved afterwards
     if isinstance(device, str) and device != AUTO:
-        return _move(_read(name, chosen, options), device)
+        model = _read(name, chosen, options)
+        if stored and dequantize:
+            use_one_dtype(model, dtype)
+        return _move(model, device)
     require_accelerate(f"loading {name!r} quantised" if stored else f"device {device!r}")
     with offload_folder() as (folder, keep_with):
         options |= {"device_map": device if isinstance(device, str) else dict(device), "offload_folder": folder}
         model = _read(name, chosen, options)
+        if stored and dequantize:
+            use_one_dtype(model, dtype)
         keep_with(model)
     return model
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from transformers import PretrainedConfig
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
 
 from isogloss.errors import ModelError
 
-__all__ = ["dequantizing", "quantisation_of", "quantisation_text", "require_loader"]
+__all__ = ["dequantizing", "quantisation_of", "quantisation_text", "require_loader", "use_one_dtype"]
 
 
 def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
@@ -67,3 +68,17 @@ def dequantizing(stored: dict[str, Any]) -> Any:  # noqa: ANN401 - the configura
 
 def _has_switch(method: str) -> bool:
     return "dequantize" in inspect.signature(AUTO_QUANTIZATION_CONFIG_MAPPING[method]).parameters
+
+
+def use_one_dtype(model: PreTrainedModel, dtype: str) -> None:
+    """Give a dequantised model's parameters the dtype that was asked for, ``auto`` being the configuration's.
+
+    transformers 5.23 leaves what was not quantised as it is stored, and dequantises to the dtype of the scales: with
+    embeddings in bfloat16 and scales in float32 the first product fails. What a family keeps in float32, stays.
+    """
+    text = model.config.get_text_config()
+    wanted = getattr(torch, dtype) if dtype != "auto" else text.dtype or model.dtype
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no other name
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(wanted)
