@@ -213,6 +213,7 @@ def require_forced_and_banned(loaded, forced, banned):
     expected = captured.tokens[:, None].repeat(len(layers), 1)
     np.testing.assert_array_equal(captured.selections[:, :, forced], expected)
     assert captured.selections[:, :, list(banned)].sum() == 0
+    np.testing.assert_array_equal(captured.selections.sum(-1), expected * loaded.fingerprint.top_k)  # no expert twice
 
 
 @each_family()

@@ -52,7 +52,9 @@ def _choose(scores: torch.Tensor, edit: LayerEdit) -> torch.Tensor | None:
 def _select_and_choose(scores: torch.Tensor, edit: LayerEdit) -> torch.Tensor | None:
     selected = _select(scores, edit)
     chosen = _choose(scores if selected is None else selected, edit)
-    return selected if chosen is None else chosen
+    edited = selected if chosen is None else chosen
+    # What sparsemixer has chosen before lies at minus infinity: forced, it would be chosen again.
+    return None if edited is None else edited.masked_fill(scores == -torch.inf, -torch.inf)
 
 
 def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
