@@ -13,9 +13,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from isogloss.errors import ModelError
 from isogloss.routing import Scoring
 
-__all__ = ["FAMILIES", "LOWEST_TRANSFORMERS", "REFUSED", "WRAPPERS", "Family", "Returns"]
+__all__ = ["FAMILIES", "LOWEST_TRANSFORMERS", "REFUSED", "WRAPPERS", "Family", "Returns", "plain_scoring"]
 
 LOWEST_TRANSFORMERS = "5.19.0"
 
@@ -314,3 +315,27 @@ REFUSED = MappingProxyType(
     }
 )
 """Model types of Mixture-of-Experts models that read texts, are known and not supported, with the reason."""
+
+
+def plain_scoring(model_type: str, served: Scoring, *, renormalises: bool) -> Scoring:
+    """Return the scoring of a served router without bias and groups, as its family has it.
+
+    To serving engines, softmax before the choice, renormalised, and softmax after it are one: the weights are equal.
+    What is ranked, and so the unit of what is added for the choice alone, is not.
+
+    Args:
+        model_type: of the model.
+        served: the scoring that the engine names.
+        renormalises: whether the engine divides the chosen weights by their sum.
+
+    Raises:
+        ModelError: the family is not known, or another one than the engine says; the message is a part of a sentence.
+    """
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise ModelError(f"is of {model_type}, of which it is not known here whether it ranks scores or logits")
+    if family.scoring == "topk_softmax" and served == "softmax" and renormalises:
+        return "topk_softmax"
+    if family.scoring not in (served, None):
+        raise ModelError(f"scores by {served}, routers of {model_type} by {family.scoring}")
+    return served

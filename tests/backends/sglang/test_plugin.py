@@ -187,6 +187,32 @@ def test_softmax_routers_choose_as_the_reference_does_on_edited_logits(
     assert (np.sort(output[1].topk_ids) != np.sort(plain.expert_ids)).any()
 
 
+def test_select_adds_to_logits_where_the_family_ranks_logits(sglang: SGLang, tmp_path: Path):
+    """SGLang calls softmax before and after the choice the same; an unknown or another family is refused."""
+    model = a_model(sglang)
+    plan = a_plan(model, "select", model_type="granitemoe")
+    output = sglang.start(plan, tmp_path / "plan.json", model, model_type="granitemoe").forward(a_batch(tokens()))
+    spec = RouterSpec(0, N_EXPERTS, TOP_K, "topk_softmax")
+    assert_same(output[1], expected(model, 1, plan, spec))
+    other = expected(model, 1, plan, RouterSpec(0, N_EXPERTS, TOP_K))
+    assert (np.sort(other.expert_ids) != np.sort(output[1].topk_ids)).any()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [("no_such", "not known here whether it ranks"), ("afmoe", "scores by softmax, routers of afmoe by sigmoid")],
+)
+def test_select_is_refused_where_it_is_not_known_what_is_ranked(
+    sglang: SGLang, tmp_path: Path, model_type: str, message: str
+):
+    """By name, before anything is served."""
+    model = a_model(sglang)
+    with pytest.raises(PlanError, match=message):
+        sglang.start(
+            a_plan(model, "select", model_type=model_type), tmp_path / "plan.json", model, model_type=model_type
+        )
+
+
 @pytest.mark.parametrize("kinds", [("soft", "offset"), ("ban",), ("force", "ban"), ("select",), ("offset", "select")])
 def test_bias_and_groups_do_not_undo_the_plan(sglang: SGLang, tmp_path: Path, kinds: tuple[str, ...]):
     """Where SGLang's choice could, the choice is computed as the reference does."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from isogloss.backends.families import plain_scoring
 from isogloss.backends.reference_router import choose_experts
 from isogloss.backends.sglang_plugin.model import Foreign, SGLangRouter, find_sglang_routers, fingerprint_of_sglang
 from isogloss.errors import ModelError, PlanError
@@ -89,6 +90,8 @@ def _steer_layer(plan: Plan, router: SGLangRouter) -> _Steered:
     if bypassed and (edit.fixes_choice or selects or edit.on is not None or edit.off is not None):
         raise _undone(router, "it is made in a fused kernel, from logits rounded to 16 bits")
     spec = _router_spec(config, router)
+    if selects and not spec.selection_bias and spec.n_groups == 1:
+        spec = _as_of_family(spec, plan.fingerprint.model_type, router)
     own_selection = selects or (edit.fixes_choice and _could_undo(spec, config))
     if own_selection:
         _refuse_own_selection(router, config, format_name)
@@ -112,6 +115,13 @@ def _router_spec(config: Foreign, router: SGLangRouter) -> RouterSpec:
         group_score="top2_sum" if biased else "max",
         others_score_zero=grouped and not biased,
     )
+
+
+def _as_of_family(spec: RouterSpec, model_type: str, router: SGLangRouter) -> RouterSpec:
+    try:
+        return replace(spec, scoring=plain_scoring(model_type, spec.scoring, renormalises=spec.renormalise))
+    except ModelError as error:
+        raise _undone(router, f"it {error}") from None
 
 
 def _could_undo(spec: RouterSpec, config: Foreign) -> bool:

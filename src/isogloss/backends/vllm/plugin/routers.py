@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from isogloss.backends.families import FAMILIES
+from isogloss.backends.families import plain_scoring
 from isogloss.backends.fingerprint import router_bytes, router_fingerprint
 from isogloss.backends.vllm.plugin.layer import SteeredLayer
 from isogloss.errors import ModelError, PlanError
@@ -92,21 +92,11 @@ class ServedRouter:
         return spec, bias
 
     def _plain_scoring(self, model_type: str) -> Scoring:
-        """Return the scoring of a router without bias and groups: to vLLM, softmax before the choice or after is one.
-
-        Raises:
-            ModelError: the family is not known, or another one than vLLM's router says.
-        """
         router = self.runner.router
-        theirs: Scoring = router.scoring_func
-        family = FAMILIES.get(model_type)
-        if family is None:
-            raise self._unknown(f"is of {model_type}, of which it is not known here whether it ranks scores or logits")
-        if family.scoring == "topk_softmax" and theirs == "softmax" and router.renormalize:
-            return "topk_softmax"
-        if family.scoring not in (theirs, None):
-            raise self._unknown(f"scores by {theirs}, routers of {model_type} by {family.scoring}")
-        return theirs
+        try:
+            return plain_scoring(model_type, router.scoring_func, renormalises=bool(router.renormalize))
+        except ModelError as error:
+            raise self._unknown(str(error)) from None
 
     def _unknown(self, what: str) -> ModelError:
         return ModelError(
