@@ -105,6 +105,15 @@ class Fingerprint:
     router_sha256: str
     float16_sha256: str | None = field(default=None, compare=False)
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether a model can have it, by the types and ranges of what a file says."""
+        counts = (self.n_experts, self.top_k, *self.layers)
+        texts = (self.model_type, self.router_sha256)
+        typed = all(type(count) is int for count in counts)
+        typed = typed and all(isinstance(text, str) and text.isprintable() for text in texts)
+        return typed and min(self.layers, default=0) >= 0 and 1 <= self.top_k <= self.n_experts
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         given = {name: value for name, value in asdict(self).items() if value is not None}

@@ -119,6 +119,15 @@ def test_what_is_read_is_written_as_it_was(tmp_path):
         ),
         (usage_of(counts("swh_Latn", selections=((3, 3, 0), (1, 2, 2, 1)))), "layer 1: expected 4 numbers"),
         (usage_of(counts("swh_Latn", selections=((3, 3, 0, 0),))), "has 1 layers; expected 2"),
+        (
+            usage_of(counts("swh_Latn", selections=()), layers=[], fingerprint=MODEL.to_json() | {"layers": []}),
+            "is of no model",
+        ),
+        (usage_of(counts("swh_Latn"), fingerprint=MODEL.to_json() | {"top_k": 0}), "is of no model"),
+        (
+            usage_of(counts("swh_Latn"), layers=[-1, 3], fingerprint=MODEL.to_json() | {"layers": [-1, 3]}),
+            "is of no model",
+        ),
         (usage_of({**counts("swh_Latn"), "tokens": 0}), "tokens is 0; expected a whole number from 1"),
         (usage_of({**counts("swh_Latn"), "tokens": 3.5}), "tokens"),
         (usage_of(counts(None), counts("other")), "6 tokens, none of a request that stated its language"),

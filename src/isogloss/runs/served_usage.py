@@ -72,6 +72,10 @@ class ServedUsage(Record):
     def __post_init__(self) -> None:
         if self.schema_version != USAGE_SCHEMA_VERSION:
             raise RunError(f"schema_version {self.schema_version}; expected {USAGE_SCHEMA_VERSION}")
+        if not self.fingerprint.is_possible or not self.fingerprint.layers:
+            raise RunError(
+                f"{self.fingerprint} is of no model; expected layers of at least 0, and 1 <= top_k <= n_experts"
+            )
         if self.layers != self.fingerprint.layers:
             raise RunError(
                 f"layers {list(self.layers)} of {list(self.fingerprint.layers)}: one stage of a pipeline; expected "

@@ -86,11 +86,7 @@ def as_provenance(provenance: object) -> dict[str, Any]:
 
 def check_fingerprint(fingerprint: Fingerprint, what: str) -> None:
     """Raise PlanError if no model can have this fingerprint; ``what`` has it, such as "plan"."""
-    counts = (fingerprint.n_experts, fingerprint.top_k, *fingerprint.layers)
-    texts = (fingerprint.model_type, fingerprint.router_sha256)
-    typed = all(type(count) is int for count in counts)
-    typed = typed and all(isinstance(text, str) and text.isprintable() for text in texts)
-    if not typed or min(fingerprint.layers, default=0) < 0 or not 1 <= fingerprint.top_k <= fingerprint.n_experts:
+    if not fingerprint.is_possible:
         raise PlanError(
             f"the {what}'s {fingerprint} is invalid; expected texts, integers, layers of at least 0, "
             "and 1 <= top_k <= n_experts"
