@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register_learn"]
 
+_OF_PLANS = ("offset", "select")
 _NUMBERS = (
     "steps",
     "batch_size",
@@ -75,7 +76,7 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
     """Add what is learned, and what must stay as it is."""
     parser.add_argument(
         "--parameters",
-        choices=("offset", "select", "low-rank", "router"),
+        choices=(*_OF_PLANS, "low-rank", "router"),
         default="offset",
         help="offset: a plan; select: a plan that decides who is chosen and leaves weights alone, with --estimator "
         "search; low-rank: an adapter, matrices that are added to router weights; router: an adapter of "
@@ -187,7 +188,7 @@ def _refuse_mixed(options: argparse.Namespace) -> None:
     """Refuse options that say nothing about what is learned."""
     from isogloss.errors import RunError
 
-    if options.parameters in ("offset", "select"):
+    if options.parameters in _OF_PLANS:
         named = [name for name in ("rank", "start", "protect", "tolerance") if getattr(options, name) is not None]
         if named:
             raise RunError(f"--{named[0]} is for adapters; add --parameters low-rank or router, or leave it out")
@@ -218,7 +219,7 @@ def _data(options: argparse.Namespace) -> LearningData:
         n_items=options.items,
         n_dev=options.n_dev,
         n_examples=options.n_examples,
-        protect=() if options.parameters in ("offset", "select") else options.protect,
+        protect=() if options.parameters in _OF_PLANS else options.protect,
     )
 
 

@@ -55,8 +55,8 @@ class LearnOptions:
         steps: of Adam, for each set.
         batch_size: examples, pairs and generic texts of a step.
         batch_tokens: most tokens of one forward, padding included; larger batches are summed up.
-        learning_rate: of Adam. None is 0.03 for offsets, in logits, 0.003 for ``select``, in scores, which search also
-            moves by a third of ten times that; 0.005 for matrices of low rank, 0.001 for routers.
+        learning_rate: of Adam. None is 0.03 for offsets, in logits, 0.003 for ``select``, in scores, of which
+            search tries 0.01 (more where the rate is higher); 0.005 for matrices of low rank, 0.001 for routers.
         dev_every: steps between two measurements on the dev items; the last step is always measured.
         checkpointing: compute layers again in the backward pass, which takes less memory and more time.
         seed: of batches and search.
