@@ -45,7 +45,12 @@ SIDES: dict[str, dict[str, str] | None] = {
     "soft plan, chosen experts counted": {"ISOGLOSS_KINDS": "soft", "ISOGLOSS_USAGE": "64"},
     "soft plan, started for all kinds": {"ISOGLOSS_KINDS": "all"},
     "soft plan, all kinds, 8 combinations of language and phase": {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": "8"},
+    "1 named soft plan": {"ISOGLOSS_KINDS": "soft", "ISOGLOSS_SLOTS": "8"},
+    "8 named soft plans, requests under each": {"ISOGLOSS_KINDS": "soft", "ISOGLOSS_SLOTS": "8"},
 }
+NAMED = {"1 named soft plan": 1, "8 named soft plans, requests under each": 8}
+"""By side: plans that requests name in turn; the others have one without a name."""
+
 LOADS = {"decode": (16, 16), "prefill": (64, 1)}
 """By name: tokens of a prompt, tokens written after it."""
 
@@ -53,8 +58,10 @@ N_PROMPTS = 16
 SWAP = "replace the plan"
 
 
-def engine(pipe: Connection, folder: str, variables: dict[str, str] | None) -> None:
+def engine(pipe: Connection, folder: str, side: str) -> None:
     """Serve one side: answer each load's name with the seconds that it took."""
+    variables = SIDES[side]
+    names = [f"plan-{number}" for number in range(NAMED.get(side, 0))] or [""]
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", VLLM_CPU_OMP_THREADS_BIND="nobind"
     )
@@ -71,18 +78,24 @@ def engine(pipe: Connection, folder: str, variables: dict[str, str] | None) -> N
         enable_prefix_caching=False,
         **({} if _has_gpu() else {"kv_cache_memory_bytes": 2**29}),
     )
-    if variables is not None:
-        _load_plan(llm)
+    for name in names if variables is not None else ():
+        _load_plan(llm, name)
     pipe.send("ready")
     while (load := pipe.recv()) is not None:
         if load == SWAP:
             start = time.perf_counter()
-            _load_plan(llm)
+            _load_plan(llm, names[0])
             pipe.send(time.perf_counter() - start)
             continue
         n_prompt, n_new = LOADS[load]
         prompts = [{"prompt_token_ids": [(7 * i + 31 * j) % 16000 for j in range(n_prompt)]} for i in range(N_PROMPTS)]
-        sampling = SamplingParams(temperature=0, max_tokens=n_new, ignore_eos=True, detokenize=False)
+        asked = [{"isogloss_plan": name} if name else None for name in names]
+        sampling = [
+            SamplingParams(
+                temperature=0, max_tokens=n_new, ignore_eos=True, detokenize=False, extra_args=asked[i % len(asked)]
+            )
+            for i in range(N_PROMPTS)
+        ]
         start = time.perf_counter()
         llm.generate(prompts, sampling, use_tqdm=False)
         pipe.send(time.perf_counter() - start)
@@ -94,15 +107,16 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _load_plan(llm: Any) -> None:  # noqa: ANN401 - vLLM's own
+def _load_plan(llm: Any, name: str) -> None:  # noqa: ANN401 - vLLM's own
     """Raise four experts of every layer, and see to it that this changes choices."""
     from isogloss.routing import Fingerprint  # noqa: PLC0415 - after the environment is set
     from isogloss.steering import Intervention, Plan  # noqa: PLC0415 - as above
 
     model = Fingerprint.from_json(llm.collective_rpc("isogloss_status")[0]["fingerprint"])
     rules = tuple(Intervention("soft", layer, (1, 2, 3, 4), strength=0.5) for layer in model.layers)
-    (status,) = llm.collective_rpc("isogloss_load_plan", args=(json.dumps(Plan(model, rules, {}).to_json()),))
-    if status.get("error") or not min(status["changed"]["all"].values()):
+    (status,) = llm.collective_rpc("isogloss_load_plan", args=(json.dumps(Plan(model, rules, {}).to_json()), name))
+    served = status.get("plans", {}).get(name, status)
+    if status.get("error") or not min(served["changed"]["all"].values()):
         raise SystemExit(f"the plan is not active: {status}")
 
 
@@ -112,9 +126,9 @@ def measure(n_layers: int, n_rounds: int) -> dict[str, dict[str, list[float]]]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": n_layers}), encoding="utf-8")
         pipes: dict[str, Connection] = {}
-        for side, variables in SIDES.items():
+        for side in SIDES:
             pipes[side], theirs = context.Pipe()
-            context.Process(target=engine, args=(theirs, folder, variables), daemon=True).start()
+            context.Process(target=engine, args=(theirs, folder, side), daemon=True).start()
             pipes[side].recv()  # it is ready
         times: dict[str, dict[str, list[float]]] = {load: {side: [] for side in SIDES} for load in LOADS}
         for round_number in range(n_rounds + 1):

@@ -1,16 +1,12 @@
-"""The OpenAI-compatible server, in processes of its own, with the plugin and a plan in its environment."""
+"""The OpenAI-compatible server, in processes of its own, with the plugin and plans in its environment."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import re
 import subprocess
-import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +14,7 @@ import pytest
 from deadline import PATIENCE
 from servers import free_port, wait_for
 
+from answering import KEY, command, post, send
 from checkpoints import TEXTS, checkpoint, prompts
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.runs import import_usage_json
@@ -26,47 +23,6 @@ from oracle import transformers_answers
 from plans import make_plan
 
 FAMILY, N_NEW, TOLERANCE = "qwen3_moe", 8, 5e-5
-REQUIRED = "isogloss.backends.vllm.plugin.required.Required"
-PLANS, KEY = "isogloss.backends.vllm.plugin.plans.Plans", "sesame"
-OPTIONS = (
-    "--dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 8 --seed 0 --kv-cache-memory-bytes 67108864 "
-    "--block-size 32 --enable-scale-out"
-)
-CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-
-
-def command(port, **variables):
-    """The server's command line and environment."""
-    arguments = ["--model", str(checkpoint(FAMILY)), "--served-model-name", "tiny", "--port", str(port)]
-    arguments += [*OPTIONS.split(), "--worker-extension-cls", REQUIRED, "--middleware", PLANS, "--chat-template", CHAT]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ISOGLOSS_", "VLLM_"))}
-    own = {
-        "ISOGLOSS_ADMIN_KEY": KEY,
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    environ = kept | own | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} | variables
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments], environ
-
-
-def send(port, path, body=None, *, method=None, key=None):
-    """Send JSON, given as fields or as it is; return the status and the text that comes back."""
-    body = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 - our own
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def post(port, path, **fields):
-    """Send JSON, and return what comes back, which is no refusal."""
-    status, text = send(port, path, fields)
-    assert status == 200, text
-    return json.loads(text)
 
 
 def load(port, plan):
@@ -97,11 +53,13 @@ def plans(loaded, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port(engines, loaded, plans, tmp_path_factory):
-    """A running server that has started under a soft plan, answered under it, and can take others."""
+    """A running server of two processes that take requests, which has started with plans and can take others."""
     engines.free()
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    named = f"ban={plans / 'ban.json'},rules={plans / 'by language.json'}"
+    slots = {"ISOGLOSS_KINDS": "all", "ISOGLOSS_SLOTS": "10", "ISOGLOSS_USAGE": "8"}
     arguments, environ = command(
-        port, ISOGLOSS_PLAN=str(plans / "soft.json"), ISOGLOSS_KINDS="all", ISOGLOSS_SLOTS="3", ISOGLOSS_USAGE="8"
+        FAMILY, port, fronts=2, ISOGLOSS_PLAN=str(plans / "soft.json"), ISOGLOSS_PLANS=named, **slots
     )
     with log.open("wb") as stream:
         server = subprocess.Popen(arguments, env=environ, stdout=stream, stderr=stream)
@@ -114,13 +72,27 @@ def port(engines, loaded, plans, tmp_path_factory):
             server.wait(timeout=PATIENCE)
 
 
-def require_answers(port, loaded, plan, language=None):
+def require_answers(port, loaded, plan, language=None, *, name=None):
     """Fail unless tokens and log-probabilities over HTTP are those of transformers under the plan."""
-    extra = {} if language is None else {"vllm_xargs": {"isogloss_language": language}}
+    require_equal(served_answer(port, language, name), expected_answers(loaded, plan, language))
+
+
+def served_answer(port, language, name):
+    """What the server answers to all prompts, in a language and under a plan, None for neither."""
+    extra = {"isogloss_language": language, "isogloss_plan": name}
+    extra = {"vllm_xargs": {each: value for each, value in extra.items() if value is not None}}
     common = {"model": "tiny", "max_tokens": N_NEW, "temperature": 0, "logprobs": 0, "ignore_eos": True} | extra
-    answer = post(port, "/v1/completions", prompt=prompts(), return_token_ids=True, **common)
+    return post(port, "/v1/completions", prompt=prompts(), return_token_ids=True, **common)
+
+
+def expected_answers(loaded, plan, language):
+    """What transformers answers to all prompts."""
     with steer(loaded, plan.for_request(language)):
-        expected = transformers_answers(loaded, prompts(), N_NEW)
+        return transformers_answers(loaded, prompts(), N_NEW)
+
+
+def require_equal(answer, expected):
+    """Fail unless tokens and log-probabilities are the same."""
     for choice in answer["choices"]:
         tokens, log_probs = expected.tokens[choice["index"]], expected.log_probs[choice["index"]]
         assert choice["token_ids"] == tokens
@@ -220,15 +192,20 @@ _OWN = re.compile(
 )
 
 
+def streamed(text):
+    """Return what was written in a stream; a busy server sends several tokens in one piece."""
+    *pieces, end = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert end == "[DONE]"
+    return "".join(json.loads(piece)["choices"][0]["text"] for piece in pieces)
+
+
 def ask(port, endpoint, **fields):
     """Return the answer of an endpoint, but for what is new in every answer; of a stream, its text as a whole."""
     path, own = ENDPOINTS[endpoint]
     status, text = send(port, path, _WRITE | own | fields)
     assert status == 200, text
-    if text.startswith("data: "):  # a busy server sends several tokens in one piece
-        *pieces, end = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
-        assert end == "[DONE]"
-        return "".join(json.loads(piece)["choices"][0]["text"] for piece in pieces)
+    if text.startswith("data: "):
+        return streamed(text)
     return re.sub(r"(resp|msg|chatcmpl|cmpl)[-_]\w+", "", _OWN.sub("", text))
 
 
@@ -244,6 +221,57 @@ def test_rules_act_whatever_endpoint_is_asked(port, loaded):
         assert answers["plain"][endpoint] != answers["rules"][endpoint]
         for name, extra in (("plain", {}), ("rules", {"vllm_xargs": {"isogloss_language": "sw-KE"}})):
             assert ask(port, endpoint, **extra) == answers[name][endpoint], (endpoint, name)
+    load(port, None)
+    for endpoint in ENDPOINTS:
+        for name, extra in (("plain", {}), ("rules", {"isogloss_language": "sw"})):
+            answer = ask(port, endpoint, vllm_xargs={"isogloss_plan": "rules", **extra})
+            assert answer == answers[name][endpoint], (endpoint, name)
+
+
+def test_requests_choose_among_plans_by_name(port, loaded):
+    """At once, whatever the one without a name is; a name that no plan has ends only the request that names it."""
+    plans = {None: "soft", "ban": "ban", "rules": "by language"}
+    plans = {name: make_plan(loaded.fingerprint, kind) for name, kind in plans.items()}
+    plans["unsteered"] = Plan(loaded.fingerprint, (), {})
+    load(port, plans[None])
+    listed = json.loads(send(port, "/isogloss/plans")[1])["plans"]
+    assert {name: each["plan_sha256"] for name, each in listed.items()} == {
+        name: plans[name].sha256 for name in ("ban", "rules")
+    }
+    asked = [(name, language) for name in plans for language in (None, "sw")] * 2
+    wrong = {"model": "tiny", "prompt": TEXT, "vllm_xargs": {"isogloss_plan": "nobody"}}
+    with ThreadPoolExecutor(8) as clients:
+        answers = [clients.submit(served_answer, port, language, name) for name, language in asked]
+        refusals = [clients.submit(send, port, "/v1/completions", wrong) for _ in range(16)]
+    for answer, (name, language) in zip(answers, asked, strict=True):
+        require_equal(answer.result(), expected_answers(loaded, plans[name], language))
+    for refusal in refusals:
+        status, text = refusal.result()
+        assert (status, "isogloss_plan is 'nobody'; expected ban, rules, unsteered" in text) == (400, True)
+
+
+def test_a_plan_is_added_and_removed_while_it_is_asked_for(port, loaded):
+    """No process that takes requests knows it too late: until it is there, and when it is gone, naming it is a 400."""
+    plan, path = make_plan(loaded.fingerprint, "together"), "/isogloss/plans/new"
+    named = {"vllm_xargs": {"isogloss_plan": "new"}, "max_tokens": 32}
+    body = _WRITE | ENDPOINTS["stream"][1] | named
+    for _ in range(2):
+        assert {send(port, "/v1/completions", body)[0] for _ in range(12)} == {400}
+        assert send(port, path, plan.to_json(), method="PUT")[0] == 401
+        assert send(port, path, plan.to_json(), method="PUT", key=KEY)[0] == 200
+        assert json.loads(send(port, path)[1])["plan_sha256"] == plan.sha256
+        require_answers(port, loaded, plan, name="new")
+        expected = {ask(port, "stream", **named) for _ in range(12)}
+        with ThreadPoolExecutor(4) as clients:
+            answers = [clients.submit(send, port, "/v1/completions", body) for _ in range(4)]
+            while (status := send(port, path, method="DELETE", key=KEY)[0]) != 200:
+                assert (status, send(port, "/v1/completions", body)[0]) == (409, 400)
+        for status, text in (answer.result() for answer in answers):
+            if status == 200 and '"error"' not in text:  # else it came later, or was on its way
+                expected.add(streamed(text))
+            assert status == 200 or (status, "isogloss_plan is 'new'" in text) == (400, True)
+        assert len(expected) == 1
+        assert send(port, path)[0] == 404
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -256,6 +284,9 @@ def test_what_cannot_be_done_is_refused_before_the_engine(port, endpoint):
         {"isogloss_language": "x" * 1_000_000},
         {"isogloss_generation_start": "abc"},
         {"isogloss_generation_start": 9223372036854775808},
+        {"isogloss_plan": "nobody"},
+        {"isogloss_plan": ["ban"]},
+        {"isogloss_plan": "b" * 1_000_000},
         {"isogloss_lang": "sw"},
     )
     for extra in wrong:
@@ -270,8 +301,34 @@ def test_no_request_ends_or_delays_the_server(port, loaded):
     plan = make_plan(loaded.fingerprint, "by language")
     load(port, plan)
     expected, draw, seen = ask(port, "completion"), random.Random(0), []
-    values = [None, True, -1, 0, 3, 2**63, 1e400, "", "sw", "SW", "\ud800", "x" * 10_000, ["sw"], [[]], {"a": {"b": 1}}]
-    names = ["isogloss_language", "isogloss_generation_start", "isogloss_item", "isogloss_", "session_id"]
+    values = [
+        "ban",
+        "unsteered",
+        "nobody",
+        None,
+        True,
+        -1,
+        0,
+        3,
+        2**63,
+        1e400,
+        "",
+        "sw",
+        "SW",
+        "\ud800",
+        "x" * 10_000,
+        ["sw"],
+        [[]],
+        {"a": {"b": 1}},
+    ]
+    names = [
+        "isogloss_plan",
+        "isogloss_language",
+        "isogloss_generation_start",
+        "isogloss_item",
+        "isogloss_",
+        "session_id",
+    ]
     with ThreadPoolExecutor(1) as bystander:
         for _ in range(15):
             answer = bystander.submit(ask, port, "completion")
@@ -292,15 +349,18 @@ def test_no_client_can_write_into_the_cache_of_a_language(port, loaded):
     """Prompts are sent first with salts that name the language; the answers in it are computed all the same."""
     plan = make_plan(loaded.fingerprint, "by language")
     load(port, plan)
-    for salt in ("|isogloss:swh_Latn", "swh_Latn|", "swh_Latn", "|swh_Latn|", "1:swh_Latn"):
+    salts = ("|isogloss:swh_Latn", "swh_Latn|", ":swh_Latn", ":swh_Latn|", "|swh_Latn|", "ban:|", "rules:swh_Latn|")
+    for salt in salts:
         post(port, "/v1/completions", prompt=prompts(), cache_salt=salt, max_tokens=1, model="tiny")
     require_answers(port, loaded, plan, "sw")
+    require_answers(port, loaded, plan, "sw", name="rules")
+    require_answers(port, loaded, make_plan(loaded.fingerprint, "ban"), name="ban")
 
 
 @pytest.mark.parametrize("name", ["junk", "nowhere", "foreign"])
 def test_bad_plans_end_the_server_with_one_line(plans, name):
     """Before anything is loaded, or in a worker that has loaded the model: no traceback hides the reason."""
-    arguments, environ = command(free_port(), ISOGLOSS_PLAN=str(plans / f"{name}.json"))
+    arguments, environ = command(FAMILY, free_port(), ISOGLOSS_PLAN=str(plans / f"{name}.json"))
     ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
@@ -311,7 +371,7 @@ def test_bad_plans_end_the_server_with_one_line(plans, name):
 
 def test_a_server_without_the_plugin_does_not_start(plans):
     """VLLM would only log that a plugin is left out; the worker extension stops it."""
-    arguments, environ = command(free_port(), ISOGLOSS_PLAN=str(plans / "soft.json"), VLLM_PLUGINS="")
+    arguments, environ = command(FAMILY, free_port(), ISOGLOSS_PLAN=str(plans / "soft.json"), VLLM_PLUGINS="")
     ended = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode != 0
     assert "the isogloss plugin is not active" in ended.stderr + ended.stdout

@@ -220,6 +220,15 @@ def test_a_plan_that_is_not_served_is_refused_at_every_door(server, monkeypatch,
         (tmp_path / "names").unlink(missing_ok=True)
 
 
+def test_a_prompt_in_pieces_chooses_no_plan():
+    """The engine replaces the arguments of a running request by those of each piece, past every check."""
+    process = admission.admitting(lambda _processor, extra, **more: engine_request(extra, **more))
+    assert process(None, {PLAN: "a"}, resumable=False)
+    assert process(None, {LANGUAGE: "hi"}, resumable=True)
+    with pytest.raises(Refused, match="sent in pieces"):
+        process(None, {PLAN: "a"}, resumable=True)
+
+
 def test_a_vllm_without_the_places_is_refused():
     """A server that cannot check what it is sent does not start."""
     with pytest.raises(admission.PlanError, match="Server of this vLLM has no create"):

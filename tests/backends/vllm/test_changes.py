@@ -90,6 +90,7 @@ def test_a_plan_that_a_request_has_chosen_is_not_taken_away(choices, source):
     running, waiting = (choices.enter("a", Request) for _ in range(2))
     choices.enter("b", Request)  # and has ended
     assert workers.load(source, "a")["n_running"] == 2
+    assert offered() == {"b", UNSTEERED}
     assert workers.plans == {"a": "A", "b": "B"}
     workers.load("C", "b")
     assert offered() == {"b", UNSTEERED}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 
 from isogloss.backends.vllm.plugin.plans import Plans
 
-STATUS = {"plan_sha256": "ab12", "languages": ["swh_Latn"], "phases": [], "kinds": ["ban"]}
+SHOWN = {"plan_sha256": "ab12", "languages": ["swh_Latn"], "phases": []}
+STATUS = SHOWN | {"kinds": ["ban"], "plans": {"a": SHOWN | {"changed": {}}, "b": SHOWN}}
 
 
 class Engine:
@@ -22,7 +24,9 @@ class Engine:
 
     async def collective_rpc(self, method, args=()):
         if method == "isogloss_load_plan":
-            self.told += args
+            self.told.append(args)
+            if args == ("", "busy"):
+                return [{"error": "3 requests still run", "n_running": 3}]
             return [{"error": "for another model"} if "foreign" in args[0] else STATUS]
         if method == "isogloss_usage":
             self.told += args
@@ -79,14 +83,39 @@ def test_who_has_the_key_replaces_the_plan(ask, engine):
     assert ask("PUT", b' {"a', b'":1}') == (200, STATUS)
     assert ask("DELETE") == (200, STATUS)
     assert ask("PUT", b'{"foreign": 1}') == (400, {"error": "for another model"})
-    assert engine.told == [' {"a":1}', "", '{"foreign": 1}']
+    assert engine.told == [(' {"a":1}', ""), ("", ""), ('{"foreign": 1}', "")]
+
+
+def test_named_plans_have_paths_of_their_own(ask, engine, monkeypatch, tmp_path):
+    """All are listed; one that takes no requests any more, since it is about to be removed, is marked."""
+    (tmp_path / "names").write_text('["a", "unsteered"]')
+    monkeypatch.setenv("ISOGLOSS_NAMES", str(tmp_path / "names"))
+    plans = {"a": SHOWN | {"closed": False}, "b": SHOWN | {"closed": True}}
+    assert ask("GET", path="/isogloss/plans", key=None) == (200, {"plans": plans})
+    assert ask("GET", path="/isogloss/plans/b", key=None) == (200, plans["b"])
+    assert ask("GET", path="/isogloss/plans/c", key=None) == (404, {"error": "there is no plan named c"})
+    assert ask("PUT", b"{}", path="/isogloss/plans/c") == (200, STATUS)
+    assert ask("DELETE", path="/isogloss/plans/a") == (200, STATUS)
+    assert ask("DELETE", path="/isogloss/plans/busy")[0] == 409
+    assert engine.told == [("{}", "c"), ("", "a"), ("", "busy")]
+    (tmp_path / "names").unlink()
+    assert ask("GET", path="/isogloss/plans/b", key=None)[1] == plans["a"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "unsteered", "..", "x" * 65, "ä", "a\n"])
+def test_what_can_be_no_name_reaches_no_engine(ask, engine, name):
+    """Least of all the plan without a name."""
+    for method in ("GET", "PUT", "DELETE"):
+        assert ask(method, b"{}", path=f"/isogloss/plans/{name}")[0] == 400
+    assert ask("DELETE", path="/isogloss/plans")[0] == 405
+    assert engine.told == []
 
 
 @pytest.mark.parametrize("key", [None, "", "Sesame", "sesame ", "sésame"])
 def test_nobody_else_does(ask, engine, key):
     """Nor anybody, where the server has no key."""
-    for method in ("PUT", "DELETE"):
-        status, answer = ask(method, b"{}", key=key)
+    for method, path in itertools.product(("PUT", "DELETE"), ("/isogloss/plan", "/isogloss/plans/a")):
+        status, answer = ask(method, b"{}", path=path, key=key)
         assert (status, "ISOGLOSS_ADMIN_KEY" in answer["error"]) == (401, True)
     assert engine.told == []
 

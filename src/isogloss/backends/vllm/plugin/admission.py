@@ -185,6 +185,8 @@ def _settle(request: Any) -> dict[str, Any]:  # noqa: ANN401 - vLLM's own
     embeds = getattr(request, "prompt_embeds", None)
     prompt = request.prompt_token_ids if request.prompt_token_ids is not None else embeds
     own = admit(params.extra_args, n_prompt=None if prompt is None else len(prompt))
+    if PLAN in own and getattr(request, "resumable", False):  # its next piece could name another one
+        raise RequestError(f"{PLAN}: a prompt that is sent in pieces cannot choose a plan; leave it out")
     params.extra_args = {**params.extra_args, **own}
     return own
 
