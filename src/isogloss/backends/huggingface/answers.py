@@ -67,9 +67,11 @@ class _Stops(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ANN401, ARG002 - transformers' own
         """Return which answers end."""
-        return torch.tensor([self._ended(row) for row in input_ids[:, self.n_given :]], device=input_ids.device)
+        return torch.tensor(
+            [self._ended(row) for row in input_ids[:, self.n_given :].tolist()], device=input_ids.device
+        )
 
-    def _ended(self, row: torch.Tensor) -> bool:
+    def _ended(self, row: list[int]) -> bool:
         """Decode the last tokens, and all where these contain a stop: a part may decode differently."""
         last = self.tokenizer.decode(row[-self.n_last :])
         return any(text in last and text in self.tokenizer.decode(row) for text in self.stop)

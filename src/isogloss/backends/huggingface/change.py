@@ -92,10 +92,12 @@ def measure_change(
 
 def _change(plain: _Outputs, steered: _Outputs, row: int, measured: slice) -> list[float]:
     """Sum over the measured tokens of one text: divergence, other likeliest tokens, and changed expert ids by layer."""
-    changed = [
-        (before[row, measured] != after[row, measured]).any(-1).sum().item()
+    counts = [
+        (before[row, measured] != after[row, measured]).any(-1).sum()
         for before, after in zip(plain.expert_ids, steered.expert_ids, strict=True)
     ]
+    # Read at once: a GPU has to finish before every number that is read from it.
+    changed = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
     logits = plain.logits[row, measured], steered.logits[row, measured]
     other_tokens = (logits[0].argmax(-1) != logits[1].argmax(-1)).sum().item()
     return [_divergence(*logits), other_tokens, *changed]

@@ -59,6 +59,12 @@ class Router:
         """Shape of the weight, known also where it is offloaded."""
         return self.module.get_parameter(self.weight_name).shape
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the weight lies; None where it is offloaded."""
+        weight = self.module.get_parameter(self.weight_name)
+        return None if weight.is_meta else weight.device
+
     def weight(self) -> torch.Tensor:
         """Return the router's weight ``[n_experts (+ n_extra), hidden]``, fetched where it is offloaded."""
         return self._parameter(self.weight_name)

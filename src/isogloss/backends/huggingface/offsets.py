@@ -18,9 +18,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.low_rank_router import add_low_rank
 from isogloss.backends.huggingface.methods import method_replaced
 from isogloss.backends.huggingface.steer import steered_by
-from isogloss.backends.huggingface.steered_router import SteeredRouter, add_low_rank, where_selected
+from isogloss.backends.huggingface.steered_router import SteeredRouter, where_selected
 from isogloss.routing import RouterSpec
 from isogloss.steering import LayerEdit, apply_edit, apply_select
 

@@ -93,7 +93,8 @@ class TokenPhases(threading.local):
     def begin_forward(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Find the phases of a forward of the decoder stack that begins with these arguments."""
         given = (named.get("input_ids"), named.get("inputs_embeds"), *inputs)
-        batch, length = next(each for each in given if each is not None).shape[:2]
+        read = next(each for each in given if each is not None)
+        batch, length = read.shape[:2]
         prepared, self._prepared = self._prepared, None
         if self._marked is not None:
             shape, self.generated = self._marked
@@ -106,18 +107,19 @@ class TokenPhases(threading.local):
             self._n_given += length
             self.generated = False
         elif prepared == "generation":
-            self.generated = length == 1 or self._written(batch, length, named)
+            self.generated = length == 1 or self._written(read, named)
         else:
             self.generated = _adds_a_token(length, named)
 
-    def _written(self, batch: int, length: int, named: Mapping[str, Any]) -> torch.Tensor:
+    def _written(self, read: torch.Tensor, named: Mapping[str, Any]) -> torch.Tensor:
         """Return the mask of a forward that reads all tokens of a generation again, without a cache."""
+        batch, length = read.shape[:2]
         if named.get("past_key_values") is not None or length <= self._n_given or not self._n_given:
             raise ModelError(
                 f"generate reads {length} tokens after {self._n_given} given ones; expected 1 with a cache, or all "
                 "again without: a plan with conditions on phases cannot follow this way of generating"
             )
-        return (torch.arange(length) >= self._n_given).expand(batch, length)
+        return (torch.arange(length, device=read.device) >= self._n_given).expand(batch, length)
 
 
 def _adds_a_token(length: int, named: Mapping[str, Any]) -> bool:

@@ -84,22 +84,28 @@ def share_obeying(
     batch_tokens: int = 4096,
 ) -> dict[int, float]:
     """Return by layer the share of tokens that choose none of its banned experts under an adapter, from 0 to 1."""
-    counts, masks = dict.fromkeys(banned, 0), [torch.zeros(0, dtype=torch.bool)]
+    masks = [torch.zeros(0, dtype=torch.bool)]
+    counts: dict[int, torch.Tensor] = {}
+    experts = {
+        router.spec.layer: torch.tensor(banned[router.spec.layer], device=router.device)
+        for router in loaded.router_modules
+        if router.spec.layer in banned
+    }
 
     def count(index: int, output: RouterOutput) -> None:
         layer = loaded.routers[index].layer
         if layer in banned:
-            experts = torch.tensor(banned[layer], device=output.expert_ids.device)
-            chosen = torch.isin(output.expert_ids, experts).any(-1).flatten()
-            counts[layer] += int((chosen & masks[0].to(chosen.device)).sum())
+            ids = output.expert_ids
+            chosen = torch.isin(ids, experts[layer].to(ids.device)).any(-1).flatten()
+            counts[layer] = counts.get(layer, 0) + (chosen & masks[0].to(ids.device)).sum()
 
     with steer(loaded, adapter), watch_routers(loaded, count):
         for batch in by_length(texts, batch_tokens):
             input_ids = pad(loaded, batch)
-            masks[0] = _measured(batch, input_ids.shape[1])
+            masks[0] = _measured(batch, input_ids.shape[1]).to(input_ids.device)
             loaded.decoder(input_ids=input_ids, use_cache=False)
     n_tokens = sum(text.stop - text.start for text in texts)
-    return {layer: 1.0 - n / n_tokens for layer, n in counts.items()}
+    return {layer: 1.0 - int(counts[layer]) / n_tokens for layer in banned}
 
 
 def _measured(batch: Sequence[Measured], length: int) -> torch.Tensor:
@@ -113,19 +119,20 @@ def _read(
     loaded: LoadedModel, texts: Sequence[Measured], layers: Sequence[int], on_input: _OnInput, batch_tokens: int
 ) -> None:
     """Call ``on_input`` with each layer and what its router reads at the measured tokens of a batch."""
-    mask = torch.zeros(0)
+    n_read, places = 0, torch.zeros(0, dtype=torch.int64)
 
     def pick(layer: int, hidden: torch.Tensor) -> None:
-        if len(hidden) != mask.numel():
+        if len(hidden) != n_read:
             raise ModelError(
-                f"the router of layer {layer} reads {len(hidden)} hidden states of {mask.numel()} tokens; expected one "
+                f"the router of layer {layer} reads {len(hidden)} hidden states of {n_read} tokens; expected one "
                 "each, so its input is not known"
             )
-        on_input(layer, hidden[mask.to(hidden.device)])
+        on_input(layer, hidden[places.to(hidden.device)])
 
     routers = [_ReadRouter(router, pick) for router in loaded.router_modules if router.spec.layer in layers]
     with steered_by(loaded, routers):
         for batch in by_length(texts, batch_tokens):
             input_ids = pad(loaded, batch)
-            mask = _measured(batch, input_ids.shape[1])
+            n_read = input_ids.numel()
+            places = _measured(batch, input_ids.shape[1]).nonzero().squeeze(1).to(input_ids.device)
             loaded.decoder(input_ids=input_ids, use_cache=False)

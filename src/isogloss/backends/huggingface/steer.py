@@ -17,9 +17,10 @@ import torch
 
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.loading import LoadedModel
+from isogloss.backends.huggingface.low_rank_router import LowRankRouter
 from isogloss.backends.huggingface.methods import method_replaced
 from isogloss.backends.huggingface.phases import TokenPhases
-from isogloss.backends.huggingface.steered_router import LowRankRouter, PlannedRouter, SteeredRouter, remove_runs
+from isogloss.backends.huggingface.steered_router import PlannedRouter, SteeredRouter, remove_runs
 from isogloss.backends.huggingface.steered_stack import Begin, SteeredStack
 from isogloss.errors import PlanError
 from isogloss.routing import PHASES, Phase
@@ -113,6 +114,7 @@ def _compile(plan: Plan, router: Router) -> dict[Phase, LayerEdit]:
 def _attach(context: ExitStack, loaded: LoadedModel, routers: Sequence[SteeredRouter], stack: SteeredStack) -> None:
     """Replace the forwards of the routers and of the decoder stack, and `generate`, until the context is left."""
     for steered in routers:
+        steered.bring()
         module, wrap = steered.router.module, functools.partial(steered.forward, run_ended=stack.router_ran)
         context.enter_context(method_replaced(module, "forward", wrap))
         if steered.router.family.returns == "logits":

@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from isogloss.backends.huggingface.discovery import Router
 from isogloss.backends.huggingface.phases import TokenPhases
 from isogloss.backends.huggingface.router_outputs import LOGITS_AT
-from isogloss.errors import ModelError, PlanError
+from isogloss.errors import ModelError
 from isogloss.routing import PHASES, Phase, RouterSpec
-from isogloss.steering import LayerEdit, RouterAdapter, apply_choice, apply_edit, apply_select
+from isogloss.steering import LayerEdit, apply_choice, apply_edit, apply_select
 
 __all__ = ["LowRankRouter", "PlannedRouter", "SteeredRouter", "add_low_rank", "remove_runs", "where_selected"]
 
@@ -270,6 +270,13 @@ class SteeredRouter:
             for index, (part, dtype) in enumerate(zip(output, self._handed_on or (), strict=True))
         )
 
+    def bring(self) -> None:
+        """Copy what the edits need to the router's device, where it has one.
+
+        Before the first forward: one that is captured as a CUDA graph may copy nothing from the host, and would keep
+        what it copied in memory that the next replay overwrites.
+        """
+
     def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
         """Return the router's logits as steered; None where nothing steers them, so that not even the dtype changes.
 
@@ -315,7 +322,7 @@ class PlannedRouter(SteeredRouter):
         self, function: Callable[[torch.Tensor, LayerEdit], torch.Tensor | None], values: torch.Tensor
     ) -> torch.Tensor | None:
         """Apply to each token the edit of its phase; None where none does anything: not even the dtype changes."""
-        edits, generated = self._edits_on(values.device, like=values), self.tokens.generated
+        edits, generated = self._edits_on(values.device), self.tokens.generated
         if isinstance(generated, bool):
             return function(values, edits["generation" if generated else "prompt"])
         if generated.numel() != values[..., 0].numel():
@@ -330,11 +337,18 @@ class PlannedRouter(SteeredRouter):
         either, other = (values.float() if each is None else each for each in (generation, prompt))
         return torch.where(mask, either, other)
 
-    def _edits_on(self, device: torch.device, *, like: torch.Tensor) -> dict[Phase, LayerEdit]:
-        """Copy the edits to a device once, not in every run."""
+    def bring(self) -> None:
+        """Copy the edits."""
+        if (device := self.router.device) is not None:
+            self._edits_on(device)
+
+    def _edits_on(self, device: torch.device) -> dict[Phase, LayerEdit]:
+        """Copy the edits to a device once, not in every run; those of both phases may be one."""
         if device not in self._edits_by_device:
             with torch.inference_mode(False):  # noqa: FBT003 - as torch compiles it; backward passes may need them later
-                self._edits_by_device[device] = {phase: edit.to(like) for phase, edit in self.edit_by_phase.items()}
+                like = torch.empty(0, device=device)
+                moved = {id(edit): edit.to(like) for edit in self.edit_by_phase.values()}
+            self._edits_by_device[device] = {phase: moved[id(edit)] for phase, edit in self.edit_by_phase.items()}
         return self._edits_by_device[device]
 
 
@@ -345,44 +359,6 @@ def where_selected(spec: RouterSpec) -> Literal["sum", "scores", "choice", "maxi
     if spec.n_groups > 1:
         return "scores"
     return "maxima" if spec.scoring == "sparsemixer" else "choice"
-
-
-class LowRankRouter(SteeredRouter):
-    """One router under an adapter: its weight is ``W + scale · B A``, whatever its product is computed with."""
-
-    def __init__(self, router: Router, adapter: RouterAdapter) -> None:
-        super().__init__(router)
-        self.of_layer, self.scale = adapter.router(router.spec.layer), adapter.scale
-        self._by_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-        if self.of_layer.a.shape[1] != router.weight_shape[1]:
-            raise PlanError(
-                f"the adapter's probes of layer {router.spec.layer} read {self.of_layer.a.shape[1]} numbers; the "
-                f"router reads {router.weight_shape[1]}"
-            )
-
-    def edit_logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Add ``scale · B A`` times what the router reads, in float32, in every phase."""
-        a, b = self._matrices_on(logits.device)
-        return add_low_rank(hidden, logits, b, a)
-
-    def _matrices_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if device not in self._by_device:
-            with torch.inference_mode(False):  # noqa: FBT003 - as torch compiles it
-                a, b = (torch.tensor(each, device=device) for each in (self.of_layer.a, self.of_layer.b))
-                self._by_device[device] = a, self.scale * b
-        return self._by_device[device]
-
-
-def add_low_rank(hidden: torch.Tensor, logits: torch.Tensor, b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-    """Return ``logits + B A hidden`` in float32, with the gradient of all.
-
-    Args:
-        hidden: ``[..., width]``, what the router's weight is multiplied with.
-        logits: ``[..., n_experts]``, their product.
-        b: ``[n_experts, rank]``.
-        a: ``[rank, width]``.
-    """
-    return logits.float() + (hidden.float() @ a.T) @ b.T
 
 
 def remove_runs() -> None:
