@@ -36,7 +36,7 @@ LLAMA_OFF := TESTS EXAMPLES APP UI
 LLAMA_OPTIONS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	$(foreach part,$(LLAMA_OFF),-DLLAMA_BUILD_$(part)=OFF)
 
-.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs site findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length findings-versions bench bench-analysis bench-serving measure release-check clean
+.PHONY: demo test test-all test-lowest test-vllm test-sglang test-llama check format prove docs site findings findings-learning findings-alignment findings-adapters findings-bound findings-ablation findings-published findings-length findings-versions bench bench-analysis bench-gpu bench-serving measure release-check clean
 
 demo: $(VENV)/run
 	$(BIN)/isogloss demo -o isogloss-demo
@@ -119,6 +119,10 @@ bench: $(VENV)/run
 
 bench-analysis: $(VENV)/run
 	$(BIN)/python bench/divergence.py --full --growth docs/performance-analysis.md
+
+# On a machine with a GPU: 8 minutes at most; `make bench-gpu LAYERS=12` where layers are to be fewer than fit.
+bench-gpu: $(VENV)/run
+	$(BIN)/python bench/gpu.py docs/performance-gpu.md $(if $(LAYERS),--layers $(LAYERS))
 
 bench-serving: $(VLLM)/dev
 	$(VLLM_CACHES) $(VLLM)/bin/python bench/serving.py docs/performance-serving.md

@@ -10,7 +10,6 @@ import io
 import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 from configs import moe_model_types, tiny_config, tiny_model
 from packaging.version import Version
@@ -93,6 +92,8 @@ def each_family(names=FAMILIES, *, quick=REPRESENTATIVES):
     Returns:
         The decorator.
     """
+    import pytest  # noqa: PLC0415 - bench/gpu.py takes the models, and needs no pytest
+
     return pytest.mark.parametrize("family", slow_but(names, quick))
 
 

@@ -28,7 +28,7 @@ from isogloss.errors import ModelError
 from isogloss.routing import PHASES, Phase, RouterSpec
 from isogloss.steering import LayerEdit, apply_choice, apply_edit, apply_select
 
-__all__ = ["LowRankRouter", "PlannedRouter", "SteeredRouter", "add_low_rank", "remove_runs", "where_selected"]
+__all__ = ["PlannedRouter", "SteeredRouter", "remove_runs", "where_selected"]
 
 _PRODUCTS = (torch.nn.functional.linear, torch.mm)  # mm where a router asks for float32 logits of 16-bit inputs
 _TOPK = (torch.topk, torch.Tensor.topk)
