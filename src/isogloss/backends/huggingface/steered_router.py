@@ -32,6 +32,7 @@ __all__ = ["PlannedRouter", "SteeredRouter", "remove_runs", "where_selected"]
 
 _PRODUCTS = (torch.nn.functional.linear, torch.mm)  # mm where a router asks for float32 logits of 16-bit inputs
 _TOPK = (torch.topk, torch.Tensor.topk)
+_GATHER = (torch.gather, torch.Tensor.gather)
 _MAX = (torch.max, torch.Tensor.max)  # of sparsemixer, which chooses two experts in turn
 _SUMS = (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__)
 _SCORES = (torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax, torch.sigmoid, torch.Tensor.sigmoid)
@@ -85,6 +86,7 @@ class _RouterRun(TorchFunctionMode):
         self.edits = self.selections = self.sums = 0
         self._biases: list[torch.Tensor] = []  # the selection bias in other shapes and dtypes
         self._plain_scores: torch.Tensor | None = None
+        self._edited_scores: torch.Tensor | None = None
 
     def of(self, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Run a forward; the edit ends with it, whatever is raised."""
@@ -121,11 +123,13 @@ class _RouterRun(TorchFunctionMode):
             return self._edit_sum(func, bias, args, kwargs)
         if at == "maxima" and func in _MAX and kwargs.get("keepdim") and self._is_row(args[0]):
             return self._edit_selection(func, torch.return_types.max, *args, **kwargs)
+        if at == "scores" and func in _GATHER and args[0] is self._edited_scores:
+            args = (self._plain_scores, *args[1:])  # weights are those of the plain scores
         result = func(*args, **kwargs)
         if at == "scores" and func in _SCORES and self._is_row(result):
             self.sums += 1
             if (edited := self.steered.edit_scores(result)) is not None:
-                self._plain_scores = result
+                self._plain_scores, self._edited_scores = result, edited
                 return edited
         return result
 
