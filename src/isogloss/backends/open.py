@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from isogloss.backends.huggingface.preview import Preview
     from isogloss.backends.model import Model
 
-__all__ = ["BACKENDS", "checks_of", "folder_of", "import_backend", "load", "preview", "refuse_unsupported"]
+__all__ = [
+    "BACKENDS",
+    "checks_of",
+    "folder_of",
+    "import_backend",
+    "load",
+    "preview",
+    "refuse_unsupported",
+    "threads_of",
+]
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def load(
     given = {"device": device, "dequantize": dequantize, "engine": engine}
     options: dict[str, Any] = {"dtype": dtype} | {option: value for option, value in given.items() if value}
     if (folder := folder_of(name)) != name:
-        options |= {"dtype": "float32" if dtype == "auto" else dtype, "name": name, "threads": 1}
+        options |= {"dtype": "float32" if dtype == "auto" else dtype, "name": name, "threads": threads_of(name)}
     from isogloss.progress import stage
 
     stage(f"load {name}")
@@ -134,6 +143,11 @@ def folder_of(name: str) -> str:
     from isogloss.organism import ORGANISM, model_folder
 
     return str(model_folder()) if name == ORGANISM else name
+
+
+def threads_of(name: str) -> int | None:
+    """Return the number of threads that a model's methods run on: 1 for ``organism``; None for the process's own."""
+    return 1 if folder_of(name) != name else None
 
 
 def refuse_unsupported(backend: str, **asked: object) -> None:

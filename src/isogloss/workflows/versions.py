@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isogloss.backends.capture_options import CaptureOptions
-from isogloss.backends.open import load, preview
+from isogloss.backends.open import load, preview, threads_of
 from isogloss.backends.token_routing import NextTokens
 from isogloss.corpora import Corpus
 from isogloss.errors import ModelError, contrast
@@ -102,7 +102,8 @@ def compare_models(
 ) -> VersionComparison:
     """Compare which experts two versions of a model choose for the same tokens, and what they predict next.
 
-    One is in memory at a time. What can be refused is refused before the first is loaded.
+    One is in memory at a time, and both compute on as many threads. What can be refused is refused before the first is
+    loaded.
 
     Args:
         first: version, such as the original; a name is loaded as it is stored.
@@ -161,7 +162,10 @@ def _compare(
     folder: Path, settings: VersionSettings, previews: Sequence[Preview], corpus: Corpus, resampling: Resampling
 ) -> VersionComparison:
     """Go on where a comparison in this folder was stopped."""
-    with locked(folder, _SETTINGS):
+    from isogloss.organism.threads import torch_threads  # noqa: PLC0415 - torch, of which `isogloss.workflows` is free
+
+    fixed = filter(None, (threads_of(each.name) for each in (settings.first, settings.second)))
+    with locked(folder, _SETTINGS), torch_threads(next(fixed, None)):
         claim_folder(folder, _SETTINGS, settings)
         for place in (folder, *(folder / name for name in (SIDES[0], "values"))):
             make_folder(place)
