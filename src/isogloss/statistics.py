@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 
+_SPREAD = 2  # items from which on there is a spread between them
+
 MINUS = "−"
 """What stands before negative numbers that people read; settings, which people type, have a hyphen."""
 
@@ -152,16 +154,19 @@ def resampled_means(values: FloatArray, counts: IntArray) -> FloatArray:
     return means.reshape(len(weights), *np.shape(values)[1:])
 
 
-def resampled_over_languages(resampled: FloatArray, *, seed: int = 0) -> FloatArray:
+def resampled_over_languages(resampled: FloatArray, *, n_items: int, seed: int = 0) -> FloatArray:
     """Average over languages that are drawn anew in every resample of the items: for languages like these.
 
     Args:
         resampled: ``[n_languages, n_resamples, ...]``, of each language from `resampled_means`.
+        n_items: of the language that has the fewest.
         seed: of the draw of items; that of languages, which must not follow it, is made from it.
 
     Returns:
-        ``[n_resamples, ...]``.
+        ``[n_resamples, ...]``; NaN with fewer than two items, since one says nothing about the spread between items.
     """
+    if n_items < _SPREAD:
+        return np.full(resampled.shape[1:], np.nan)
     language_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     counts = bootstrap_counts(len(resampled), n_resamples=resampled.shape[1], seed=language_seed)
     return np.asarray(np.einsum("rl,lr...->r...", counts / len(resampled), resampled))
@@ -223,7 +228,7 @@ def estimate_means(values: FloatArray, counts: IntArray, *, level: float = 0.95)
     sizes = (~np.isnan(cells)).sum(axis=0)
     means = np.divide(np.nansum(cells, axis=0), sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
     low, high = percentile_interval(resampled_means(cells, counts), level=level)
-    low, high = np.where(sizes > 1, low, np.nan), np.where(sizes > 1, high, np.nan)
+    low, high = (np.where(sizes >= _SPREAD, end, np.nan) for end in (low, high))
     return tuple(
         Estimate(*row) for row in zip(means.tolist(), low.tolist(), high.tolist(), sizes.tolist(), strict=True)
     )

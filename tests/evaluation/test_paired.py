@@ -231,6 +231,18 @@ def test_overall_of_arms_that_never_flip_is_as_wide_as_a_language():
         assert math.isnan(found.minimum_detectable)
 
 
+def test_overall_of_one_item_is_as_wide_as_a_language():
+    """One item has no spread between items, so a mean over languages is no surer than a language."""
+    graded = compare_scores({"a": [0.5], "b": [0.5]}, {"a": [0.25], "b": [1.0]})
+    right = compare_scores({"a": [True], "b": [True]}, {"a": [False], "b": [True]})
+    for found in (graded.overall, graded.overall_these_languages):
+        assert not found.difference.has_interval
+        assert math.isnan(found.minimum_detectable)
+    for found in (right.overall, right.overall_these_languages):
+        ends = [(own.difference.low, own.difference.high) for own in right.per_language.values()]
+        assert (found.difference.low, found.difference.high) == pytest.approx(np.mean(ends, axis=0))
+
+
 def test_these_languages_leave_out_the_spread_between_languages():
     """Languages that differ much: a wide interval for languages like these, a narrow one for exactly these."""
     generator = np.random.default_rng(0)

@@ -123,6 +123,14 @@ def test_one_language_is_compared_with_no_other():
     assert overall.means == languages["a"].means
 
 
+def test_one_item_gives_no_interval():
+    """Neither in a language nor in the mean: one item says nothing about the spread between items."""
+    languages, overall = compare_versions(*values({"a": 0.2, "b": 0.3}, 1))
+    for each in (overall, *languages.values()):
+        assert not any(mean.has_interval for mean in each.means.values())
+        assert not any(point.has_interval for curve in each.layers.values() for point in curve)
+
+
 def test_overall_intervals_are_of_languages_too():
     """Languages that differ widen the interval of their mean beyond that over items."""
     means = {"a": 0.1, "b": 0.3, "c": 0.2}

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 SIGNIFICANT = 0.05
+_EQUAL = 1e-12  # ends of an interval that differ by rounding alone
 
 Better = Literal["higher", "lower"]
 Test = Literal["mcnemar", "sign_flip"]
@@ -276,9 +277,8 @@ def _overall(
             for arm in arms
         ]
     )
-    return _mean_scores(resampled_over_languages(resampled, seed=seed), scores), _mean_scores(
-        resampled.mean(axis=0), scores
-    )
+    drawn = resampled_over_languages(resampled, n_items=min(map(len, arms)), seed=seed)
+    return _mean_scores(drawn, scores), _mean_scores(resampled.mean(axis=0), scores)
 
 
 def _mean_scores(resampled: FloatArray, scores: Sequence[PairedScores]) -> PairedScores:
@@ -296,11 +296,12 @@ def _mean_scores(resampled: FloatArray, scores: Sequence[PairedScores]) -> Paire
 def _mean_estimate(resampled: FloatArray, languages: Sequence[Estimate]) -> Estimate:
     """Estimate one mean from its resamples, ``[n_resamples]``.
 
-    One language keeps its own interval. Where all resamples are equal, no item showed any spread, and the mean of the
-    languages' own ends is used: it would be exact if one draw of items decided all languages, so it is wide enough.
+    One language keeps its own interval. Where resamples are equal or unknown, no item showed any spread, and the mean
+    of the languages' own ends is used: it would be exact if one draw of items decided all languages, so it is wide
+    enough.
     """
     low, high = (float(end) for end in percentile_interval(resampled))
-    if len(languages) == 1 or math.isclose(low, high, rel_tol=0.0, abs_tol=1e-12):
+    if len(languages) == 1 or not high - low > _EQUAL:
         low, high = (float(np.mean([getattr(entry, end) for entry in languages])) for end in ("low", "high"))
     return Estimate(float(np.mean([entry.value for entry in languages])), low, high, len(languages))
 

@@ -250,7 +250,8 @@ def compare_versions(
         resampling: of the items.
 
     Returns:
-        By language, and overall. A mean over items weighs each text alike, however many tokens it has.
+        By language, and overall. A mean over items weighs each text alike, however many tokens it has. One item gives
+        no intervals.
     """
     cells = {code: _cells(each) for code, each in values.items()}
     counts = resampling.draw(len(next(iter(cells.values()))))
@@ -266,7 +267,7 @@ def compare_versions(
         (overall,) = estimates.values()
     else:
         resampled = np.stack([resampled_means(each, counts) for each in cells.values()])
-        drawn = resampled_over_languages(resampled, seed=resampling.seed)
+        drawn = resampled_over_languages(resampled, n_items=counts.shape[1], seed=resampling.seed)
         low, high = percentile_interval(drawn, level=resampling.level)
         means = np.mean([each.mean(0) for each in cells.values()], axis=0)
         ends = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
