@@ -335,6 +335,8 @@ def test_languages_never_share_a_colour(codes: set[str]) -> None:
         (number(0.1234), "0.123"),
         (number(-1.5), "−1.500"),
         (number(-0.00096), "−0.00096"),
+        (number(0.00114), "0.0011"),
+        (number(0.0123), "0.012"),
         (number(0.000012), "0.000012"),
         (number(0.00000952), "9.5×10⁻⁶"),
         (number(-2e-12), "−2.0×10⁻¹²"),

@@ -16,6 +16,7 @@ from isogloss.statistics import MINUS, Estimate
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SMALL = 0.001
+_SHOWN = 0.01  # of which three decimals show two digits
 _LEAST_POWER = -5  # power of ten of the smallest number that is written out
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = "–"
@@ -95,13 +96,13 @@ def label_or_mean(code: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three decimals, or with two digits where those show nothing; a dash for None and NaN.
+    """Write a number with three decimals, or with two digits where those show fewer; a dash for None and NaN.
 
-    Such as ``0.123``, ``0.00096`` or ``9.6×10⁻⁷``.
+    Such as ``0.123``, ``0.0010``, ``0.00096`` or ``9.6×10⁻⁷``.
     """
     if value is None or math.isnan(value):
         return MISSING
-    if value == 0 or abs(value) >= _SMALL:
+    if value == 0 or abs(value) >= _SHOWN:
         return f"{value:.3f}".replace("-", MINUS)
     digits, exponent = f"{value:.1e}".split("e")
     power = int(exponent)

@@ -27,7 +27,8 @@ def describe_versions(result: VersionComparison) -> tuple[str, ...]:
     names = " to ".join(_name(each) for each in (result.first, result.second))
     choices = (
         f"From {names}, {_share(overall['choices'])} of the choices of {result.top_k} among {result.n_experts} experts "
-        f"fall on other experts (mean over layers and {counted(n, 'language')}); {_share(overall['sets'])} of tokens "
+        f"fall on other experts (mean over layers and {counted(n, 'language')}; of choices at random it would be "
+        f"{100 * (1 - result.top_k / result.n_experts):.3g} %); {_share(overall['sets'])} of tokens "
         f"have another set of experts in a layer, {_share(overall['first'])} another expert of the greatest weight."
     )
     next_tokens = (
@@ -79,11 +80,13 @@ def _repeated(result: VersionComparison) -> str:
     shares = {_name(each): each.repeated for each in (result.first, result.second)}
     if not any(shares.values()):
         return (
-            "Each version, run a second time on the same texts, changes exactly 0 choices: all of this is a difference."
+            "Each version, run a second time on a few of the texts, changes exactly 0 choices: all of this is a "
+            "difference of versions."
         )
     noise = "; ".join(f"{text} {100 * share:.3g} %" for text, share in shares.items())
     return (
-        f"Run a second time on the same texts, versions change choices by themselves: {noise}. That is in every number."
+        f"Run a second time on a few of the texts, versions change choices by themselves: {noise}. That is in every "
+        "number."
     )
 
 
