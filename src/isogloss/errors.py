@@ -6,6 +6,7 @@ Each class is one cause that a user can act on; the command line prints the mess
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 
 __all__ = [
     "CorpusError",
@@ -64,7 +65,9 @@ def first_few(parts: Sequence[str]) -> str:
 
 
 def contrast(one: object, other: object) -> str:
-    """Write what differs between two values: of mappings the keys, of sequences the first place, of texts where."""
+    """Write what differs between two values: of mappings the keys, of records the fields, of tuples the first place."""
+    if is_dataclass(one) and type(one) is type(other):
+        one, other = vars(one), vars(other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
         return first_few([f"{key}: {contrast(one.get(key), other.get(key))}" for key in keys])

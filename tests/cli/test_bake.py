@@ -340,7 +340,7 @@ def wrong_index(model, weight_map):
         (cut, "is no whole safetensors file"),
         (scramble, "is no whole safetensors file"),
         (both, "holds both"),
-        (pickled, "holds neither"),
+        (pickled, "holds neither model.safetensors nor model.safetensors.index.json; expected"),
         (lambda model: wrong_index(model, {"a": "../model-1.safetensors"}), "no weight_map"),
         (lambda model: wrong_index(model, {"a": "model-2.safetensors"}), "model-2.safetensors is no whole"),
         (lambda model: wrong_index(model, {"a": "model-1.safetensors"}), "a is not in model-1.safetensors"),

@@ -191,6 +191,7 @@ CAPTURE = ("capture", "organism", "-o", "{}/out")
         bad("absent-language", *CAPTURE, "--corpus", "{}/fine", "--languages", "sw", message="swh_Latn"),
         bad("organism-language", *CAPTURE, "--corpus", "organism", "--languages", "ko", message="kor_Hang"),
         bad("no-config", "capture", "{}/fine", "--corpus", "{}/fine", "-o", "{}/out", message="holds no config.json"),
+        bad("a-file", "capture", "{}/junk.json", "--corpus", "{}/fine", "-o", "{}/out", message="it is a file"),
         bad("no-model", "capture", "{}/nowhere", "--corpus", "{}/fine", "-o", "{}/out", message="cannot read model"),
         bad("broken-plan", *CAPTURE, "--corpus", "{}/fine", "--plan", "{}/junk.json", message="not a JSON file"),
         bad("no-run", "analyze", "{}/nowhere", message="not a Run"),

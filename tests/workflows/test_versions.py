@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from isogloss.backends.huggingface import load_model
 from isogloss.corpora import Corpus
 from isogloss.errors import ModelError, RunError
+from isogloss.organism.threads import torch_threads
 from isogloss.organism.tokenizer import train_tokenizer
 from isogloss.workflows import versions
 from isogloss.workflows.versions import VersionSource, compare_models
@@ -126,6 +127,19 @@ def test_rounding_to_bfloat16_is_a_small_difference(rounded):
     assert 0 < sizes[0] < sizes[1]
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_versions_compute_on_as_many_threads(tmp_path, monkeypatch, turn):
+    """The included model has a number of its own, which holds for what it is compared with, in either order."""
+    copy = shutil.copytree(checkpoint(FAMILY), tmp_path / "copy")
+    monkeypatch.setattr("isogloss.organism.model_folder", lambda: checkpoint(FAMILY))
+    with torch_threads(2):
+        sources = (VersionSource("organism", "float32", "cpu"), source(copy))[::turn]
+        result = compare_models(*sources, CORPUS, out=tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    assert (result.first.threads, result.second.threads) == (1, 1)
+    assert result.overall.means["kl"].value == 0
+
+
 def test_one_version_is_in_memory_at_a_time(monkeypatch):
     """The first is gone when the second is loaded."""
     alive, load = [], versions.load
@@ -174,7 +188,7 @@ def test_other_shapes_are_refused(tmp_path):
     settings = json.loads((other / "config.json").read_text(encoding="utf-8"))
     settings["num_experts_per_tok"] += 1
     (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"their routers differ in .*top_k"):
+    with pytest.raises(ModelError, match=r"their routers differ in value 1: top_k: \d and \d; expected"):
         compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
 
 
@@ -220,6 +234,35 @@ def test_quantised_routers_are_refused_before_anything_runs(tmp_path, stored):
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=rf"mlp\.gate\.{stored} is stored as I8, so the router is quantised"):
         compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
+
+
+@pytest.mark.usefixtures("refuse_to_load")
+@pytest.mark.parametrize("damage", ["gone", "cut", "named in an index alone"])
+def test_absent_or_damaged_weights_are_refused_before_anything_runs(tmp_path, damage):
+    """Not after hours in which the first version has read all texts, and the folder stays free."""
+    other = shutil.copytree(checkpoint(FAMILY), tmp_path / "other")
+    weights = other / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        weights.unlink()
+    if damage == "named in an index alone":
+        index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+        (other / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    found = "holds neither" if damage == "gone" else "is no whole safetensors file"
+    with pytest.raises(ModelError, match=rf"{found}.*fetch the checkpoint again"):
+        compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_pickles_are_compared(tmp_path):
+    """Of which no header is read before."""
+    other = shutil.copytree(checkpoint(FAMILY), tmp_path / "other")
+    torch.save(load_file(other / "model.safetensors"), other / "pytorch_model.bin")
+    (other / "model.safetensors").unlink()
+    result = compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
+    assert result.overall.means["choices"].value == 0
+    assert {each.stored for each in result.second.weights} == {None}
 
 
 class KilledError(BaseException):

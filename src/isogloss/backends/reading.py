@@ -113,6 +113,8 @@ def reading(name: str, *, expected: str) -> Iterator[None]:
         raise _adapter(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"cannot load model {name!r}: the folder holds no config.json; {expected}")
+    if folder.is_file():
+        raise ModelError(f"cannot load model {name!r}: it is a file; {expected}")
     unreachable = None
     try:
         with nullcontext() if folder.exists() else asking_hub() as unreachable:

@@ -75,10 +75,12 @@ def read_places(folder: Path) -> dict[str, StoredTensor]:
     """
     single, index = (folder / name for name in (_SINGLE, _INDEX))
     if single.is_file() == index.is_file():
-        both = "holds both" if single.is_file() else "holds neither"
+        found = f"neither {_SINGLE} nor {_INDEX}"
+        if single.is_file():
+            found = f"both {_SINGLE} and {_INDEX}, and it is not known which an engine would load"
         raise ModelError(
-            f"{folder} {both} {_SINGLE} and {_INDEX}; expected one of the two: it is not known which an "
-            "engine would load, so fetch the checkpoint again, or save it with model.save_pretrained(FOLDER)"
+            f"{folder} holds {found}; expected one of the two: fetch the checkpoint again, or save it with "
+            "model.save_pretrained(FOLDER)"
         )
     if single.is_file():
         return _header(single)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from isogloss.backends.configuration import tokenizer_sha256
@@ -65,8 +65,8 @@ def preview_checkpoint(source: str, *, dequantize: bool = False) -> Preview:
         dequantize: whether quantised weights will be turned into floating point.
 
     Raises:
-        ModelError: the checkpoint cannot be found, its family is not supported, its routers are quantised, or a package
-            that loads it is not installed.
+        ModelError: the checkpoint cannot be found, its family is not supported, its routers are quantised, a package
+            that loads it is not installed, or a folder's weights are absent or damaged.
     """
     with reading(source, expected="give a hub id, a folder with config.json, weights and tokenizer, or 'organism'"):
         place = find_checkpoint(source)
@@ -89,12 +89,17 @@ def preview_checkpoint(source: str, *, dequantize: bool = False) -> Preview:
 
 
 def _examined(place: Checkpoint, weights: list[str]) -> str | None:
-    """Refuse a folder whose files hold quantised routers; return their hash, or None where it has no safetensors."""
+    """Refuse a folder of absent or damaged weights, or of quantised routers; hash its files.
+
+    None on the hub, and of pickles, of which nothing is read before they are loaded.
+    """
     folder = Path(place.source)
     try:
         places = read_places(folder)
     except ModelError:
-        return None
+        if not folder.is_dir() or any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+            return None
+        raise
     for weight in weights:
         refuse_quantised(places, weight)
     return hash_files(folder)
