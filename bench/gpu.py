@@ -64,7 +64,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description="Measure and prove on a GPU.")
     parser.add_argument("page", type=Path, nargs="?", help="Markdown file to write")
-    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="file that is written anew at every number")
+    parser.add_argument("--json", type=Path, default=Path("build/gpu.json"), help="written anew at every number")
     parser.add_argument("--shape", choices=("qwen3-30b-a3b", "tiny"), default="qwen3-30b-a3b")
     parser.add_argument("--layers", type=int, help="by default as many as the GPU's free memory holds")
     parser.add_argument("--device", default="cuda", help="such as cuda:0 or cpu")

@@ -98,6 +98,7 @@ class Results:
         parts = {name: [asdict(row) | _named(row) for row in rows] for name, rows in self.parts.items()}
         content = {**self.conditions, "seconds": time.monotonic() - self.began, "parts": parts}
         content["unfinished"] = self.open_parts
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_suffix(".part")
         whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(whole, self.path)  # noqa: PTH105 - one step, so that a run cut off leaves a whole file

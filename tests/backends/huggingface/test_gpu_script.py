@@ -30,7 +30,7 @@ PARTS = {"capture", "steered answers", "learning", "families"}
 
 def test_the_whole_script_runs_on_a_processor(tmp_path, capsys):
     """Every part has its numbers in the file and on the page; a comparison has a ratio and a range."""
-    page, kept = tmp_path / "page.md", tmp_path / "gpu.json"
+    page, kept = tmp_path / "page.md", tmp_path / "new" / "gpu.json"
     assert main([str(page), "--json", str(kept), *TINY, "--parts", *PARTS]) == 0
     found = json.loads(kept.read_text(encoding="utf-8"))
     assert not found["unfinished"]
