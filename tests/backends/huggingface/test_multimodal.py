@@ -137,7 +137,7 @@ def test_an_adapter_is_baked_into_the_stored_names(tmp_path, family):
     adapter = random_adapter(original)
     base = logits(original.model)
     if family in RENAMED:
-        with pytest.raises(ModelError, match="routers stored in another way than transformers names them"):
+        with pytest.raises(ModelError, match="stored in another way than transformers names it"):
             bake(str(folder), adapter, out, loading={"device": "cpu", "dtype": "float32"})
         return
     with contextlib.redirect_stderr(io.StringIO()):
