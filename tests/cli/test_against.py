@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 
 import pytest
 from models import checkpoint
@@ -47,6 +50,18 @@ def test_dtypes_are_compared_printed_and_reported(tmp_path, capsys):
         "Swahili (swh_Latn)",
     ):
         assert text in page
+
+
+def test_the_report_says_how_to_repeat(tmp_path, capsys):
+    """Its command has the settings of the comparison, in whose folder it therefore goes on."""
+    out, page = tmp_path / "out", tmp_path / "report.html"
+    loading = ("--dtype", "bfloat16", "--against-dtype", "float32", "--device", "cpu", "--tokens", "all")
+    assert doctor(TINY, "--against", TINY, *loading, *CORPUS, "-o", out) == 0
+    assert main(["report", str(out), "-o", str(page)]) == 0
+    (command,) = set(re.findall(r"isogloss doctor [^<]+", html.unescape(page.read_text(encoding="utf-8"))))
+    capsys.readouterr()
+    assert main([*shlex.split(command)[1:], "-o", str(out)]) == 0
+    assert "load" not in capsys.readouterr().err
 
 
 def test_nothing_is_left_without_a_folder(tmp_path, monkeypatch, capsys):

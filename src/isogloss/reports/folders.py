@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -245,15 +246,28 @@ def _of_ablation(folder: Path) -> Report:
 def _of_versions(folder: Path) -> Report:
     result, settings = VersionComparison.read(folder / COMPARISON), _settings(folder / SETTINGS)
     title = f"{result.first.name} against {result.second.name}: which experts are chosen"
+    sources = settings["first"], settings["second"]
     settings["first"], settings["second"] = (
-        {**settings[side], **{name: value for name, value in vars(version).items() if name in _RECORDED}}
-        for side, version in (("first", result.first), ("second", result.second))
+        {**source, **{name: value for name, value in vars(version).items() if name in _RECORDED}}
+        for source, version in zip(sources, (result.first, result.second), strict=True)
     )
     return replace(
         Report(title, describe_versions(result), settings, versions=result),
         written=_date(folder / COMPARISON),
-        command=f"isogloss doctor {result.first.name} --against {result.second.name} --corpus {result.corpus}",
+        command=_versions_command(result, sources),
     )
+
+
+def _versions_command(result: VersionComparison, sources: Sequence[Mapping[str, Any]]) -> str:
+    """Write the command that compares two versions again, of which each ``sources`` says how it was loaded."""
+    first, second = sources
+    command = ["isogloss", "doctor", first["name"], "--against", second["name"], "--corpus", result.corpus]
+    command += ["--languages", ",".join(result.languages), "--items", str(result.n_items)]
+    command += ["--tokens", result.token_scope, "--dtype", first["dtype"], "--against-dtype", second["dtype"]]
+    command += ["--device", first["device"]] if first["device"] else []
+    command += ["--dequantize"] if first["dequantize"] else []
+    command += ["--against-dequantize"] if second["dequantize"] else []
+    return shlex.join(command)
 
 
 def _of_learning(folder: Path) -> Report:
