@@ -384,7 +384,8 @@ def test_report_of_a_run_has_the_new_sections_and_sentences(world, tmp_path) -> 
 
 def test_folder_of_nothing_is_refused_by_what_it_lacks(tmp_path) -> None:
     """The message names the files that are looked for."""
-    names = "manifest.json, analysis.json, summary.json, study.json, history.jsonl, ablation.json or adapt.json"
+    first = "manifest.json, analysis.json, summary.json, study.json, history.jsonl, ablation.json"
+    names = f"{first}, adapt.json or comparison.json"
     with pytest.raises(RunError, match=f"no {re.escape(names)}"):
         report_on(tmp_path, tmp_path / "report.html")
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from isogloss.errors import ModelError
 
 if TYPE_CHECKING:
-    from isogloss.backends.huggingface.preview import Preview
     from isogloss.backends.model import Model
+    from isogloss.backends.preview import Preview
 
 __all__ = [
     "BACKENDS",

@@ -39,8 +39,8 @@ from isogloss.statistics import DEFAULT_RESAMPLING, Resampling
 from isogloss.workflows.version_files import read_routed, read_values, write_routed, write_values
 
 if TYPE_CHECKING:
-    from isogloss.backends.huggingface.preview import Preview
     from isogloss.backends.model import Model
+    from isogloss.backends.preview import Preview
 
 __all__ = ["SIDES", "VersionSettings", "VersionSource", "compare_models"]
 

@@ -1,60 +1,19 @@
-"""What a checkpoint's files say of a model before any of its weights is read."""
+"""Previews a checkpoint, and refuses what transformers could not load, before any of its weights is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
-from transformers.utils.hub import cached_file
+from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from isogloss.backends.configuration import tokenizer_sha256
 from isogloss.backends.huggingface.discovery import find_routers, model_without_weights
 from isogloss.backends.huggingface.quantisation import quantisation_of, quantisation_text, require_loader
+from isogloss.backends.preview import Preview
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading
-from isogloss.backends.stored_tensors import hash_files, read_places, refuse_quantised, stored_bytes
+from isogloss.backends.stored_tensors import hash_files, read_places, refuse_quantised
 from isogloss.errors import ModelError
-from isogloss.routing import RouterSpec
 
-__all__ = ["Preview", "preview_checkpoint"]
-
-
-class Preview(NamedTuple):
-    """A checkpoint that is known to be supported, and to have what loads it.
-
-    Attributes:
-        place: where it is read from.
-        tokenizer: transformers' own.
-        model_type: of the text configuration.
-        routers: how each routed layer chooses, by layer.
-        n_vocabulary: token ids that it predicts.
-        quantisation: method and bits, as the configuration states them; None where it is not quantised.
-        sha256: hash of values sampled from its files; None on the hub, where ``place`` has a commit, and of other files
-            than safetensors.
-    """
-
-    place: Checkpoint
-    tokenizer: PreTrainedTokenizerBase
-    model_type: str
-    routers: tuple[RouterSpec, ...]
-    n_vocabulary: int
-    quantisation: str | None
-    sha256: str | None
-
-    @property
-    def tokenizer_sha256(self) -> str:
-        """Hash of what the tokenizer does to a text."""
-        return tokenizer_sha256(self.tokenizer)
-
-    def stored_bytes(self) -> Mapping[tuple[str, str], int]:
-        """Count the bytes of its files by part and dtype, once they are here; empty where they are no safetensors."""
-        with suppress(ModelError, OSError):
-            config = cached_file(self.place.source, CONFIG_NAME, revision=self.place.revision, local_files_only=True)
-            return stored_bytes(Path(str(config)).parent)
-        return {}
+__all__ = ["preview_checkpoint"]
 
 
 def preview_checkpoint(source: str, *, dequantize: bool = False) -> Preview:
