@@ -28,7 +28,7 @@ from isogloss.steering import Intervention, Plan
 OVERWRITTEN = "zaya"
 """transformers 5.23 loads other biases than its checkpoint holds."""
 
-BIASED = tuple(name for name in FAMILIES if row_for(name).selection_bias and name != OVERWRITTEN)
+BIASED = tuple(name for name in FAMILIES if row_for(name).selection_bias and row_for(name).bakes)
 NAMES = {
     "afmoe": "model.layers.{}.mlp.expert_bias",
     "deepseek_v3": "model.layers.{}.mlp.gate.e_score_correction_bias",

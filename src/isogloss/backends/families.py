@@ -46,6 +46,7 @@ class Family:
         other_routers: paths of routers of the same class that choose something else than experts of the feed-forward.
         since: lowest version of transformers whose router of this family returns what the row says.
         left_padding: whether left padding changes nothing; where it does, prompts are answered one by one.
+        bakes: whether its checkpoints hold biases as the model reads them, so that a plan can be written into them.
         note: what a user should know.
     """
 
@@ -66,6 +67,7 @@ class Family:
     other_routers: tuple[str, ...] = ()
     since: str = LOWEST_TRANSFORMERS
     left_padding: bool = True
+    bakes: bool = True
     note: str = ""
 
 
@@ -140,6 +142,7 @@ _ROWS = (
         selection_bias=f"moe_statics.{_BIAS}",
         weight="weight",
         other_routers=("mlp.vision_moe.gate",),
+        bakes=False,
         note=(
             "tokens of images have experts of their own, whose routing is neither captured nor steered; "
             "its files hold routers turned round, into which nothing can be baked"
@@ -285,6 +288,7 @@ _ROWS = (
         selection_bias="balancing_biases",
         returns="skipping",
         weight="router_mlp.out_proj.weight",
+        bakes=False,
         note=(
             "the last class skips the layer and counts as an expert; "
             "transformers 5.23 overwrites its bias with -1 when it loads a checkpoint"

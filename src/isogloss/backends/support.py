@@ -173,7 +173,7 @@ def _accepted(model_type: str, row: Family) -> Support:
         scoring=row.scoring or "by configuration",
         selection_bias=row.selection_bias is not None,
         group_score=row.group_score,
-        baked_kinds=tuple(kind for kind, part in PARTS.items() if parts[part]),
+        baked_kinds=tuple(kind for kind, part in PARTS.items() if row.bakes and parts[part]),
         capture=bool(shown),
         kinds=tuple(kind for kind in KINDS if kind in kinds),
         since=row.since,
