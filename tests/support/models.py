@@ -78,7 +78,10 @@ REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.
 # Plain attention, compressed keys and values, attention that minds left padding, Mamba, sliding windows.
 FEW = ("olmoe", "deepseek_v3", "deepseek_v4", "jamba", "gemma4")
 
-OTHER_KERNELS = ("inkling_text",)
+OTHER_KERNELS = (
+    "inkling_mm_model",
+    "inkling_text",
+)
 """Families whose convolutions torch computes by another kernel where a gradient is asked for."""
 
 
