@@ -14,7 +14,7 @@ from isogloss.backends.vllm.plugin import install
 from isogloss.backends.vllm.plugin.choices import Choices
 from isogloss.backends.vllm.plugin.names import UNSTEERED, expect_names, offered
 from isogloss.backends.vllm.plugin.requests import PLAN, RequestError, admit
-from isogloss.errors import PlanError
+from isogloss.errors import FileError, PlanError
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +124,33 @@ def test_an_engine_that_offers_nothing_lets_no_name_in(choices):
     with pytest.raises(RequestError, match="lets no request choose a plan"):
         choices.enter("a", Request)
     assert choices.enter(None, Request)
+
+
+def test_names_are_written_only_when_they_change(monkeypatch):
+    """A plan without a name, or one that replaces another, leaves the file as it is."""
+    written = []
+    monkeypatch.setattr("isogloss.backends.vllm.plugin.choices.offer", written.append)
+    workers = Workers()
+    workers.load("A", "a")
+    workers.load("B", "a")
+    workers.load("N")
+    workers.load("")
+    assert written == [{"a", UNSTEERED}]
+
+
+def test_names_that_cannot_be_written_leave_the_change_whole(choices, monkeypatch):
+    """As on a full disk: the plan is served, and the engine alone knows its name; old names are not left behind."""
+    workers = Workers()
+    workers.load("A", "a")
+
+    def full(path, _content):
+        raise FileError(f"cannot write {path}")
+
+    monkeypatch.setattr("isogloss.backends.vllm.plugin.names.write_atomically", full)
+    assert "error" not in workers.load("B", "b")
+    assert offered() is None
+    assert admit({PLAN: "b"}) == {PLAN: "b"}
+    assert choices.enter("b", Request)
 
 
 def test_a_process_that_cannot_know_leaves_it_to_the_engine(choices):

@@ -21,7 +21,7 @@ class Choices:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._names: frozenset[str] = frozenset()
+        self._names: frozenset[str] | None = None  # nothing was offered yet
         self._closed: set[str] = set()
         self._entered: list[tuple[weakref.ref[Any], str]] = []
 
@@ -37,8 +37,9 @@ class Choices:
             self._set(frozenset(names) - self._closed)
 
     def _set(self, names: frozenset[str]) -> None:
+        if names != self._names:
+            offer(names)
         self._names = names
-        offer(names)
 
     def enter(self, name: str | None, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - vLLM's own
         """Make a request of vLLM that names a plan, None for none, and note that it runs.
@@ -49,7 +50,7 @@ class Choices:
         if name is None:
             return make()
         with self._lock:
-            require_offered(name, self._names)
+            require_offered(name, self._names or frozenset())
             request = make()
             self._entered = [each for each in self._entered if _runs(each[0])]
             self._entered.append((weakref.ref(request), name))
@@ -59,7 +60,7 @@ class Choices:
         """Let no further request choose a name; return how many that have done so still run."""
         with self._lock:
             self._closed.add(name)
-            self._set(self._names - {name})
+            self._set((self._names or frozenset()) - {name})
             return sum(chosen == name and _runs(request) for request, chosen in self._entered)
 
 

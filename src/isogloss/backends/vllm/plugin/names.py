@@ -6,6 +6,7 @@ wrong name at once; where they cannot read them, the engine refuses the request.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from isogloss.backends.vllm.plugin.shared import share
-from isogloss.errors import PlanError
+from isogloss.errors import FileError, PlanError
 from isogloss.files import write_atomically
 
 __all__ = ["LONGEST", "UNSTEERED", "expect_names", "offer", "offered", "require_name"]
@@ -49,9 +50,16 @@ def expect_names() -> None:
 
 
 def offer(names: Iterable[str]) -> None:
-    """Write down the names that requests can choose from now on."""
+    """Write down the names that requests can choose from now on.
+
+    Where they cannot be written, what was there is removed: the engine alone then answers whether it has a plan.
+    """
     if path := os.environ.get(_FILE):
-        write_atomically(Path(path), json.dumps(sorted(names)).encode())
+        try:
+            write_atomically(Path(path), json.dumps(sorted(names)).encode())
+        except FileError:
+            with contextlib.suppress(OSError):
+                Path(path).unlink(missing_ok=True)
 
 
 def offered() -> frozenset[str] | None:
