@@ -53,9 +53,17 @@ def _choose(scores: torch.Tensor, edit: LayerEdit) -> torch.Tensor | None:
 def _select_and_choose(scores: torch.Tensor, edit: LayerEdit) -> torch.Tensor | None:
     selected = _select(scores, edit)
     chosen = _choose(scores if selected is None else selected, edit)
-    edited = selected if chosen is None else chosen
-    # What sparsemixer has chosen before lies at minus infinity: forced, it would be chosen again.
+    return selected if chosen is None else chosen
+
+
+def _choose_next(scores: torch.Tensor, edit: LayerEdit) -> torch.Tensor | None:
+    """Edit what sparsemixer takes a maximum of; what it has taken before is at minus infinity, and must stay there."""
+    edited = _select_and_choose(scores, edit)
     return None if edited is None else edited.masked_fill(scores == -torch.inf, -torch.inf)
+
+
+_AT = {"choice": _select_and_choose, "maxima": _choose_next}
+"""What edits a choice, by where something is added for it; see `SteeredRouter.selects_at`."""
 
 
 def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -320,7 +328,7 @@ class PlannedRouter(SteeredRouter):
 
     def edit_choice(self, scores: torch.Tensor) -> torch.Tensor | None:
         """Make forced experts the best and banned ones the worst, after ``select`` where that acts here."""
-        return self.by_phase(_select_and_choose if self.selects_at in ("choice", "maxima") else _choose, scores)
+        return self.by_phase(_AT.get(self.selects_at or "", _choose), scores)
 
     def by_phase(
         self, function: Callable[[torch.Tensor, LayerEdit], torch.Tensor | None], values: torch.Tensor
