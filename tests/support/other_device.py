@@ -7,6 +7,7 @@ between the two, and every value that the host must wait for, is counted.
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from contextlib import contextmanager
 
@@ -22,9 +23,13 @@ _NAME = "standin"
 _READS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "_unique2", "masked_select", "bincount"}
 """Operations whose result the host must know before it goes on, so that a GPU has to finish first."""
 
-_setup_privateuseone_for_python_backend(_NAME)
-getattr(torch, _NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
-DEVICE = torch.device(_NAME, 0)
+
+@functools.cache
+def _device():
+    """Tell torch of the device, which this process then has for good: not where this file is only imported."""
+    _setup_privateuseone_for_python_backend(_NAME)
+    getattr(torch, _NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    return torch.device(_NAME, 0)
 
 
 class _Held(torch.Tensor):
@@ -38,7 +43,7 @@ class _Held(torch.Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device=DEVICE,
+            device=_device(),
         )
 
     def __init__(self, held):
