@@ -71,7 +71,9 @@ def kind_of_router(model_type):
     return tuple(bool(value) if name == "selection_bias" else value for name, value in kind.items())
 
 
-_BEST_LAST = (*reversed(FAMILIES), *(name for name in _PREFERRED if name in FAMILIES))
+# Text models before those that also see: their routers are the same, and they are smaller.
+_TEXT_LAST = sorted(reversed(FAMILIES), key=lambda name: text_type(name) == name)
+_BEST_LAST = (*_TEXT_LAST, *(name for name in _PREFERRED if name in FAMILIES))
 REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.values())
 
 

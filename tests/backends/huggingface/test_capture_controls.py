@@ -152,7 +152,8 @@ def test_hidden_states_are_what_the_routers_are_handed(family):
         np.testing.assert_allclose(captured.hidden, expected, atol=2e-5)
 
 
-@each_family(sorted({*FAMILIES} - {"gemma4", "gemma4_text", "laguna", "zaya"}))
+# Others scale or cap the product before they score it, or compute it by more than one matrix.
+@each_family(sorted({*FAMILIES} - {"gemma4", "gemma4_text", "laguna", "muse_spark", "muse_spark_text", "zaya"}))
 def test_routers_are_linear_in_their_hidden_states(family):
     """The router's matrix times the mean hidden state is the mean of its logits, so this is what it multiplies."""
     loaded = tiny(family)
