@@ -72,8 +72,8 @@ def kind_of_router(model_type):
 
 
 # Text models before those that also see: their routers are the same, and they are smaller.
-_TEXT_LAST = sorted(reversed(FAMILIES), key=lambda name: text_type(name) == name)
-_BEST_LAST = (*_TEXT_LAST, *(name for name in _PREFERRED if name in FAMILIES))
+_TEXT_FIRST = sorted(FAMILIES, key=lambda name: text_type(name) != name)
+_BEST_LAST = (*reversed(_TEXT_FIRST), *(name for name in _PREFERRED if name in FAMILIES))
 REPRESENTATIVES = frozenset({kind_of_router(name): name for name in _BEST_LAST}.values())
 
 

@@ -253,15 +253,11 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
         device = {"": device}  # quantised weights are made on their device and cannot be moved afterwards
     if isinstance(device, str) and device != AUTO:
         model = _read(name, chosen, options)
-        if stored and dequantize:
-            use_one_dtype(model, dtype)
         return _move(model, device)
     require_accelerate(f"loading {name!r} quantised" if stored else f"device {device!r}")
     with offload_folder() as (folder, keep_with):
         options |= {"device_map": device if isinstance(device, str) else dict(device), "offload_folder": folder}
         model = _read(name, chosen, options)
-        if stored and dequantize:
-            use_one_dtype(model, dtype)
         keep_with(model)
     return model
 
@@ -274,6 +270,8 @@ def _read(name: str, chosen: ModelClass, options: dict[str, Any]) -> PreTrainedM
             f"model {name!r} lacks {len(missing)} weights, {missing[0]} first; transformers would draw them at random: "
             "fetch the checkpoint again"
         )
+    if "quantization_config" in options:
+        use_one_dtype(model, options["dtype"])
     return model
 
 
