@@ -7,7 +7,7 @@ import torch
 
 from isogloss.backends.vllm.plugin.layer import LayerSteering
 from isogloss.steering import KINDS, Intervention
-from isogloss.steering.interventions import edit_layer
+from isogloss.steering.layer_edits import edit_layer
 
 N_EXPERTS = 64
 SOFT = Intervention("soft", 0, (1, 2), strength=0.5)

@@ -15,7 +15,7 @@ from slow import slow_but
 from isogloss.errors import PlanError
 from isogloss.routing import RouterSpec, Routing, choice_scores, route
 from isogloss.steering import Intervention, LayerEdit, apply_choice, apply_edit
-from isogloss.steering.interventions import edit_layer
+from isogloss.steering.layer_edits import edit_layer
 
 torch = pytest.importorskip("torch")
 

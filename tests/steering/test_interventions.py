@@ -18,15 +18,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from isogloss.errors import PlanError
 from isogloss.records import decode
 from isogloss.routing import RouterSpec, route
-from isogloss.steering.interventions import (
-    KINDS,
-    Intervention,
-    LayerEdit,
-    apply_choice,
-    apply_edit,
-    apply_select,
-    edit_layer,
-)
+from isogloss.steering.interventions import KINDS, Intervention
+from isogloss.steering.layer_edits import LayerEdit, apply_choice, apply_edit, apply_select, edit_layer
 
 torch = pytest.importorskip("torch")
 
@@ -443,7 +436,7 @@ def test_an_edit_compiles_into_one_graph():
 def test_steering_does_not_import_torch():
     """Importing steering and editing NumPy logits leaves torch unloaded."""
     code = (
-        "import sys, numpy, isogloss.steering as s, isogloss.steering.interventions as i\n"
+        "import sys, numpy, isogloss.steering as s, isogloss.steering.layer_edits as i\n"
         "s.apply_edit(numpy.zeros((1, 4)), i.edit_layer([s.Intervention('ban', 0, (1,))], 4))\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -17,16 +17,8 @@ from isogloss.steering.build import STRENGTH_KINDS, SelectedExpert, conditional,
 from isogloss.steering.checks import check_plan
 from isogloss.steering.commits import note_other_commit
 from isogloss.steering.controls import opposed, random_control, replaced, shifted_control, with_strength
-from isogloss.steering.interventions import (
-    CONSTANT_KINDS,
-    KINDS,
-    Intervention,
-    Kind,
-    LayerEdit,
-    apply_choice,
-    apply_edit,
-    apply_select,
-)
+from isogloss.steering.interventions import CONSTANT_KINDS, KINDS, Intervention, Kind
+from isogloss.steering.layer_edits import LayerEdit, apply_choice, apply_edit, apply_select
 from isogloss.steering.plan import (
     Plan,
     compile_layer,

@@ -25,7 +25,8 @@ from isogloss.notebook import Shown
 from isogloss.records import decode
 from isogloss.routing import PHASES, Fingerprint, Phase
 from isogloss.steering.checks import as_provenance, canonical, check_fingerprint, layer_span, require_version
-from isogloss.steering.interventions import KINDS, Intervention, LayerEdit, edit_layer
+from isogloss.steering.interventions import KINDS, Intervention
+from isogloss.steering.layer_edits import LayerEdit, edit_layer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,7 @@ from isogloss.errors import ModelError, PlanError
 from isogloss.organism import adapter_folder
 from isogloss.routing import Fingerprint, RouterSpec, route
 from isogloss.steering import KINDS, Intervention, LayerEdit, Plan, apply_choice, apply_edit, compile_layer, write_plan
-from isogloss.steering.interventions import edit_layer
+from isogloss.steering.layer_edits import edit_layer
 
 MODEL = Fingerprint("qwen3_moe", (1, 2, 3), 8, 2, "ab12")
 
