@@ -8,7 +8,6 @@ import io
 import json
 import random
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import TEXTS, each_family, row_for, tiny, tokenizer
 from safetensors import safe_open
+from stored_bytes import stored_bytes
 
 from isogloss.backends.bake import bake
 from isogloss.backends.bake import baked as baking
@@ -75,21 +75,6 @@ def answers(loaded, plan=None):
     return torch.cat(logits, dim=1), written
 
 
-def raw(folder):
-    """(name, file, dtype, bytes) of every tensor in file order, and the header's bytes and metadata of every file."""
-    tensors, headers = [], {}
-    for path in sorted(folder.glob("*.safetensors")):
-        content = path.read_bytes()
-        start = 8 + struct.unpack("<Q", content[:8])[0]
-        header = json.loads(content[8:start])
-        headers[path.name] = content[:start]
-        for name, entry in header.items():
-            if name != "__metadata__":
-                low, high = entry["data_offsets"]
-                tensors.append((name, path.name, entry["dtype"], content[start + low : start + high]))
-    return tensors, headers
-
-
 @pytest.mark.parametrize(
     ("dtype", "shards"),
     [
@@ -141,11 +126,11 @@ def test_every_other_byte_is_the_same(tmp_path, shards):
     (folder / "chat_templates").mkdir()
     (folder / "chat_templates" / "tool.jinja").write_text("{{ messages }}")
     baked(folder, tmp_path / "out")
-    (before, headers), (after, others) = raw(folder), raw(tmp_path / "out")
+    (before, headers), (after, others) = stored_bytes(folder), stored_bytes(tmp_path / "out")
     assert headers == others
     assert len(headers) > 3 or not shards
     assert [each[:3] for each in before] == [each[:3] for each in after]
-    changed = {old[0] for old, new in zip(before, after, strict=True) if old[3] != new[3]}
+    changed = {old.name for old, new in zip(before, after, strict=True) if old.content != new.content}
     assert changed == {f"model.layers.{layer}.mlp.router.bias" for layer in (0, 1, 3)}
     files, copies = ({p.relative_to(d) for p in d.rglob("*") if p.is_file()} for d in (folder, tmp_path / "out"))
     assert {path.as_posix() for path in copies ^ files} == {"isogloss.json"}
@@ -199,8 +184,8 @@ def test_packed_experts_stay_packed(mxfp4_folders, tmp_path):
     """A checkpoint stored as openai/gpt-oss-20b is keeps its four-bit experts, and equals its steered self."""
     packed, _ = mxfp4_folders
     result, original, copy, plan = baked(packed, tmp_path / "out")
-    before, after = ({each[0]: each for each in raw(folder)[0]} for folder in (packed, tmp_path / "out"))
-    assert after["model.layers.1.mlp.experts.gate_up_proj_blocks"][2] == "U8"
+    before, after = ({each.name: each for each in stored_bytes(folder)[0]} for folder in (packed, tmp_path / "out"))
+    assert after["model.layers.1.mlp.experts.gate_up_proj_blocks"].dtype == "U8"
     assert {name for name in before if before[name] != after[name]} == {
         f"model.layers.{layer}.mlp.router.bias" for layer in (0, 1, 3)
     }

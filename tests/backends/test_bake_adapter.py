@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from adapters import ADAPTED_FAMILIES, change_weights, random_adapter
 from models import TEXTS, checkpoint, tokenizer
 from safetensors.torch import load_file, save_file
 from slow import slow_but
+from stored_bytes import stored_bytes
 
 from isogloss.backends.bake import bake
 from isogloss.backends.bake import baked as baking
@@ -41,20 +41,6 @@ def logits(model):
     return torch.cat([model.model(**model.tokenizer(text, return_tensors="pt")).logits for text in TEXTS], dim=1)
 
 
-def raw(folder):
-    """(name, bytes) of every tensor in file order, and the headers' bytes."""
-    tensors, headers = [], {}
-    for path in sorted(folder.glob("*.safetensors")):
-        content = path.read_bytes()
-        start = 8 + struct.unpack("<Q", content[:8])[0]
-        headers[path.name] = content[:start]
-        for name, entry in json.loads(content[8:start]).items():
-            if name != "__metadata__":
-                low, high = entry["data_offsets"]
-                tensors.append((name, content[start + low : start + high]))
-    return tensors, headers
-
-
 # Routers that take batches and the bias of their block, and those that leave the choice to their block.
 RUN_OTHERWISE = ("afmoe", "dbrx")
 
@@ -73,9 +59,9 @@ def test_equals_the_changed_weights(tmp_path, family):
     expected = logits(original)
     assert (expected - base).abs().max() > 0.3
     torch.testing.assert_close(logits(loaded(out)), expected, rtol=0, atol=2e-5)
-    (before, headers), (after, others) = raw(folder), raw(out)
+    (before, headers), (after, others) = stored_bytes(folder), stored_bytes(out)
     assert headers == others
-    changed = {old[0] for old, new in zip(before, after, strict=True) if old != new}
+    changed = {old.name for old, new in zip(before, after, strict=True) if old != new}
     assert len(changed) == len(adapter.layers) == result.n_layers
     assert all(any(f".{layer}." in name for name in changed) for layer in adapter.layers)
     assert result.verification.largest_change > 0.5

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ import torch
 from adapters import random_adapter
 from models import FAMILIES, TEXTS, checkpoint, each_family, row_for, tokenizer
 from safetensors.torch import load_file, save_file
+from stored_bytes import stored_bytes
 
 from isogloss.backends.bake import bake
 from isogloss.backends.bake import baked as baking
@@ -69,20 +68,6 @@ def logits(loaded, plan=None):
         return torch.cat([loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits for text in TEXTS], dim=1)
 
 
-def tensors(folder):
-    """Name -> bytes of every tensor, and the header of every file."""
-    found, headers = {}, {}
-    for path in sorted(folder.glob("*.safetensors")):
-        content = path.read_bytes()
-        start = 8 + struct.unpack("<Q", content[:8])[0]
-        headers[path.name] = content[:start]
-        for name, entry in json.loads(content[8:start]).items():
-            if name != "__metadata__":
-                low, high = entry["data_offsets"]
-                found[name] = content[start + low : start + high]
-    return found, headers
-
-
 @each_family(BIASED)
 def test_equals_steering(tmp_path, family):
     """The copy's logits are those of the plan, far from the original's; only the biases of its layers are changed."""
@@ -94,9 +79,9 @@ def test_equals_steering(tmp_path, family):
     plain, steered, found = logits(original), logits(original, plan), logits(copy)
     torch.testing.assert_close(found, steered, rtol=0, atol=2e-5)
     assert (found - plain).abs().max() > 0.1
-    (before, headers), (after, others) = tensors(folder), tensors(out)
+    (before, headers), (after, others) = stored_bytes(folder), stored_bytes(out)
     assert headers == others
-    changed = {name for name in before if before[name] != after[name]}
+    changed = {old.name for old, new in zip(before, after, strict=True) if old != new}
     assert len(changed) == len(plan.layers) == result.n_layers
     assert all(any(f".{layer}." in name and "bias" in name for name in changed) for layer in plan.layers)
     if family in NAMES:
