@@ -11,7 +11,7 @@ import numpy as np
 from checkpoints import checkpoint
 from oracle import Answers
 
-__all__ = ["MODES", "Engines", "vllm_answers"]
+__all__ = ["MODES", "Engines", "ask", "begin_answer", "end_answer", "served_answers", "vllm_answers"]
 
 # Read by vLLM when it is imported, which therefore happens inside functions.
 os.environ.update(
@@ -124,3 +124,56 @@ def vllm_answers(llm, prompts, n_new, *, each=None):
         for prompt, written, output in zip(prompts, tokens, outputs, strict=True)
     ]
     return Answers(tokens, log_probs)
+
+
+def served_answers(llm, prompts, languages, n_new):
+    """Answer all prompts in one batch, each in its language, None for none; see `oracle.expected_answers`."""
+    each = [{} if code is None else {"extra_args": {"isogloss_language": code}} for code in languages]
+    return vllm_answers(llm, prompts, n_new, each=each)
+
+
+def ask(llm, prompt, n_new, *, extra=None, salt=None):
+    """Answer one prompt without asking for its log-probabilities, which would pass the prefix cache by.
+
+    Args:
+        llm: the engine.
+        prompt: token ids.
+        n_new: tokens to write.
+        extra: arguments of the request for the plugin.
+        salt: of the cache, as a client may send one.
+
+    Returns:
+        The tokens that were written, and how many of the prompt came from the cache.
+    """
+    given = {"prompt_token_ids": prompt} | ({} if salt is None else {"cache_salt": salt})
+    (output,) = llm.generate([given], _greedy(n_new, extra), use_tqdm=False)
+    return list(output.outputs[0].token_ids), output.num_cached_tokens
+
+
+def begin_answer(llm, prompt, n_new, *, n_first):
+    """Answer one prompt until so many tokens are written; `end_answer` goes on.
+
+    Returns:
+        The tokens that were written, `n_first` or more.
+    """
+    llm.llm_engine.add_request("half", {"prompt_token_ids": prompt}, _greedy(n_new))
+    written = []
+    while len(written) < n_first:
+        for output in llm.llm_engine.step():
+            written = list(output.outputs[0].token_ids)
+    return written
+
+
+def end_answer(llm):
+    """Write the rest of what `begin_answer` began; return all tokens that were written."""
+    written = []
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            written = list(output.outputs[0].token_ids)
+    return written
+
+
+def _greedy(n_new, extra=None):
+    from vllm import SamplingParams  # noqa: PLC0415 - see above
+
+    return SamplingParams(temperature=0, max_tokens=n_new, ignore_eos=True, extra_args=extra)

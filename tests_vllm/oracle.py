@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from isogloss.backends.huggingface import steer
 from isogloss.backends.huggingface.steer import mark_generated
 
-__all__ = ["TOLERANCE", "Answers", "require_equal", "transformers_answers"]
+__all__ = ["TOLERANCE", "Answers", "expected_answers", "require_equal", "transformers_answers"]
 
 # Of log-probabilities, in float32. The largest difference that was measured, eager and compiled: Qwen3-MoE 2.2e-6 and
 # 1.6e-6, OLMoE 2.1e-6 and 1.4e-6, Mixtral 2.1e-6 and 2.5e-6, Phi-3.5-MoE 2.0e-6 and 2.6e-6, GPT-OSS 2.1e-6 and 2.7e-6,
@@ -57,6 +58,25 @@ def transformers_answers(loaded, prompts, n_new):
             logits = loaded.model(input_ids=text, use_cache=False).logits[0, :-1]
         tokens.append(text[0, len(prompt) :].tolist())
         log_probs.append(logits.double().log_softmax(-1).gather(-1, text[0, 1:, None])[:, 0].numpy())
+    return Answers(tokens, log_probs)
+
+
+def expected_answers(loaded, plan, prompts, languages, n_new):
+    """Answer each prompt under what the plan chooses for its language; what `engines.served_answers` must answer.
+
+    Args:
+        loaded: as in `transformers_answers`; not steered.
+        plan: for this model.
+        prompts: token ids of each prompt.
+        languages: of the prompts, None where none is stated.
+        n_new: tokens to write after each.
+    """
+    tokens, log_probs = [], []
+    for prompt, language in zip(prompts, languages, strict=True):
+        with steer(loaded, plan.for_request(language)):
+            answers = transformers_answers(loaded, [prompt], n_new)
+        tokens += answers.tokens
+        log_probs += answers.log_probs
     return Answers(tokens, log_probs)
 
 

@@ -47,7 +47,11 @@ def make_plan(fingerprint, name):
     return Plan(fingerprint, tuple(rules), {})
 
 
-def hand(llm, plan):
-    """Replace the plan of every worker of an engine; None for none. Returns what each says of itself."""
+def hand(llm, plan, *name):
+    """Replace the plan of every worker of an engine, or the one of a name; None for none.
+
+    Returns:
+        What each worker says of itself.
+    """
     source = "" if plan is None else json.dumps(plan.to_json())
-    return llm.collective_rpc("isogloss_load_plan", args=(source,))
+    return llm.collective_rpc("isogloss_load_plan", args=(source, *name))

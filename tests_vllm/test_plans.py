@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from checkpoints import checkpoint, prompts
-from engines import vllm_answers
+from engines import ask, vllm_answers
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan, write_plan
 from oracle import Answers, require_equal, transformers_answers
-from plans import make_plan
+from plans import hand, make_plan
 
 FAMILY, N_NEW, TOLERANCE = "qwen3_moe", 8, 5e-5
 ASKED = [
@@ -57,8 +55,7 @@ def llm(engines, plans, tmp_path_factory, monkeypatch):
 
 def load(llm, plan, *name):
     """Replace a plan, None for none; return what the worker says."""
-    source = "" if plan is None else json.dumps(plan.to_json())
-    (status,) = llm.collective_rpc("isogloss_load_plan", args=(source, *name))
+    (status,) = hand(llm, plan, *name)
     return status
 
 
@@ -152,8 +149,6 @@ def test_what_is_refused_leaves_all_plans_as_they_were(llm, loaded, plans):
 
 def test_plans_share_no_cache(llm, loaded, plans):
     """The same prompt under each plan is computed anew, whatever salt a client sends; under the same, it is not."""
-    from vllm import SamplingParams  # noqa: PLC0415 - vLLM reads the environment when it is imported
-
     prompt = max(prompts(), key=len)
     load(llm, plans[""])  # the cache is empty
     asked = [*({"isogloss_plan": name} for name in ("soft", "rules", "unsteered")), {}]
@@ -161,12 +156,10 @@ def test_plans_share_no_cache(llm, loaded, plans):
     seen = set()
     for salt in (None, "soft:|", "soft:", ":|", "rules:swh_Latn|", "unsteered:|"):
         for extra in (*asked, *asked):
-            sampling = SamplingParams(temperature=0, max_tokens=N_NEW, ignore_eos=True, extra_args=extra)
-            given = {"prompt_token_ids": prompt} | ({} if salt is None else {"cache_salt": salt})
-            (output,) = llm.generate([given], sampling, use_tqdm=False)
+            answer, cached = ask(llm, prompt, N_NEW, extra=extra, salt=salt)
             key = (salt, str(extra))
-            assert (output.num_cached_tokens > 0) == (key in seen), key
+            assert (cached > 0) == (key in seen), key
             seen.add(key)
             plan = plans.get(extra.get("isogloss_plan", ""), Plan(loaded.fingerprint, (), {}))
             with steer(loaded, plan.for_request(extra.get("isogloss_language"))):
-                assert list(output.outputs[0].token_ids) == transformers_answers(loaded, [prompt], N_NEW).tokens[0]
+                assert answer == transformers_answers(loaded, [prompt], N_NEW).tokens[0]

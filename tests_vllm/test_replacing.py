@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoints import checkpoint, prompts
-from engines import vllm_answers
+from engines import ask, begin_answer, end_answer, vllm_answers
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
 from oracle import require_equal, transformers_answers
@@ -30,15 +30,6 @@ def long_prompt():
     prompt = max(prompts(), key=len)
     assert len(prompt) > 2 * CACHED["block_size"]
     return prompt
-
-
-def ask(llm, prompt, **extra):
-    """Answer one prompt without asking for its log-probabilities, which would pass the cache by."""
-    from vllm import SamplingParams  # noqa: PLC0415 - vLLM reads the environment when it is imported
-
-    sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, extra_args=extra or None)
-    (output,) = llm.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)
-    return list(output.outputs[0].token_ids), output.num_cached_tokens
 
 
 @pytest.mark.parametrize(
@@ -92,9 +83,9 @@ def test_no_cache_outlives_its_plan(engines, loaded):
     for name in ("ban", "soft", None):
         plan = None if name is None else make_plan(loaded.fingerprint, name)
         hand(llm, plan)
-        first, cached = ask(llm, prompt)
+        first, cached = ask(llm, prompt, 8)
         assert cached == 0
-        again, cached = ask(llm, prompt)
+        again, cached = ask(llm, prompt, 8)
         assert cached > 0
         with steer(loaded, plan or Plan(loaded.fingerprint, (), {})):
             expected = transformers_answers(loaded, [prompt], 8).tokens[0]
@@ -108,8 +99,8 @@ def test_languages_share_no_cache(engines, loaded):
     hand(llm, plan)
     prompt = long_prompt()
     for language in ("sw", "de", "swh_Latn", None):
-        extra = {} if language is None else {"isogloss_language": language}
-        answer, cached = ask(llm, prompt, **extra)
+        extra = None if language is None else {"isogloss_language": language}
+        answer, cached = ask(llm, prompt, 8, extra=extra)
         assert (cached > 0) == (language == "swh_Latn")  # the same language as sw
         with steer(loaded, plan.for_request(language)):
             assert answer == transformers_answers(loaded, [prompt], 8).tokens[0]
@@ -124,24 +115,13 @@ def test_phases_and_a_prefix_cache_do_not_go_together(engines, loaded):
 
 def test_running_requests_go_on_under_the_new_plan(engines, loaded):
     """A request that is half answered is computed anew: what it writes from then on is as if it had read it all so."""
-    from vllm import SamplingParams  # noqa: PLC0415 - vLLM reads the environment when it is imported
-
     llm = engines.get(FAMILY, "eager", **CACHED)
     plan = make_plan(loaded.fingerprint, "ban")
     hand(llm, None)
-    prompt, running = long_prompt(), llm.llm_engine
-    running.add_request(
-        "half", {"prompt_token_ids": prompt}, SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    )
-    written = []
-    while len(written) < 4:
-        for output in running.step():
-            written = list(output.outputs[0].token_ids)
-    n_before = len(written)
+    prompt = long_prompt()
+    n_before = len(begin_answer(llm, prompt, 12, n_first=4))
     hand(llm, plan)
-    while running.has_unfinished_requests():
-        for output in running.step():
-            written = list(output.outputs[0].token_ids)
+    written = end_answer(llm)
     with steer(loaded, plan):
         expected = transformers_answers(loaded, [prompt + written[:n_before]], 12 - n_before).tokens[0]
     assert written[n_before:] == expected

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from checkpoints import checkpoint
-from engines import vllm_answers
+from checkpoints import checkpoint, prompts
+from engines import served_answers
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.steering import Intervention, Plan
-from oracle import Answers, require_equal, transformers_answers
+from oracle import expected_answers, require_equal, transformers_answers
 
 N_NEW = 6
 TOLERANCE = 5e-5  # as of the other kinds
@@ -36,30 +36,6 @@ def plan_for(loaded, constant):
     return Plan(loaded.fingerprint, tuple(rules), {})
 
 
-def prompts_of():
-    """Token ids of the texts."""
-    from checkpoints import prompts  # noqa: PLC0415 - tokenises
-
-    return prompts()
-
-
-def served_answers(llm):
-    """What the engine answers to all prompts in one batch, each in its language."""
-    extra = [{} if code is None else {"extra_args": {"isogloss_language": code}} for code in LANGUAGES]
-    return vllm_answers(llm, prompts_of(), N_NEW, each=extra)
-
-
-def expected_answers(loaded, plan):
-    """What transformers answers to each prompt under what the plan chooses for its language."""
-    tokens, log_probs = [], []
-    for prompt, language in zip(prompts_of(), LANGUAGES, strict=True):
-        with steer(loaded, plan.for_request(language)):
-            answers = transformers_answers(loaded, [prompt], N_NEW)
-        tokens += answers.tokens
-        log_probs += answers.log_probs
-    return Answers(tokens, log_probs)
-
-
 @pytest.mark.parametrize("family", CONSTANTS)
 def test_select_equals_transformers(engines, family, monkeypatch, record_property):
     """Tokens and log-probabilities of a mixed batch, by language and phase; without the plan, all is as before."""
@@ -69,17 +45,18 @@ def test_select_equals_transformers(engines, family, monkeypatch, record_propert
     loaded = load_model(str(checkpoint(family)), dtype="float32")
     llm = engines.get(family, "eager", max_num_batched_tokens=2048)
     plan = plan_for(loaded, CONSTANTS[family])
-    plain = served_answers(llm)
+    plain = served_answers(llm, prompts(), LANGUAGES, N_NEW)
     (status,) = hand(llm, plan)
     assert status.get("plan_sha256") == plan.sha256, status
-    served = served_answers(llm)
-    record_property("largest_difference", require_equal(served, expected_answers(loaded, plan), TOLERANCE))
+    served = served_answers(llm, prompts(), LANGUAGES, N_NEW)
+    expected = expected_answers(loaded, plan, prompts(), LANGUAGES, N_NEW)
+    record_property("largest_difference", require_equal(served, expected, TOLERANCE))
     assert all(not np.allclose(a, b, atol=1e-3) for a, b in zip(plain.log_probs, served.log_probs, strict=True))
     hand(llm, None)
-    for before, after in zip(plain.log_probs, served_answers(llm).log_probs, strict=True):
+    for before, after in zip(plain.log_probs, served_answers(llm, prompts(), LANGUAGES, N_NEW).log_probs, strict=True):
         np.testing.assert_array_equal(before, after)
     with steer(loaded, Plan(loaded.fingerprint, (), {})):
-        require_equal(plain, transformers_answers(loaded, prompts_of(), N_NEW), TOLERANCE)
+        require_equal(plain, transformers_answers(loaded, prompts(), N_NEW), TOLERANCE)
 
 
 def test_an_engine_that_was_not_started_for_it_refuses(engines, monkeypatch):

@@ -16,7 +16,7 @@ from isogloss.backends.open import load
 from isogloss.errors import IsoglossError, ModelError, PlanError
 from isogloss.steering import Intervention, Plan, write_plan
 from oracle import require_equal, transformers_answers
-from plans import make_plan
+from plans import hand, make_plan
 
 FAMILY = "qwen3_moe"
 VARIABLES = ("ISOGLOSS_PLAN", "ISOGLOSS_PLANS", "ISOGLOSS_KINDS", "ISOGLOSS_SLOTS", "ISOGLOSS_RECORD", "ISOGLOSS_USAGE")
@@ -55,7 +55,7 @@ def test_the_plan_of_the_environment_is_active(start, loaded):
     assert all(status["changed"]["all"][str(layer)] > 0 for layer in plan.layers)
     assert "isogloss" in llm.llm_engine.vllm_config.additional_config  # part of the hash of compiled graphs
     other = make_plan(loaded.fingerprint, "suppress")
-    (answer,) = llm.collective_rpc("isogloss_load_plan", args=(_text(other),))
+    (answer,) = hand(llm, other)
     assert "ISOGLOSS_KINDS=all" in answer["error"]
 
 
@@ -76,12 +76,6 @@ def test_vllm_reads_the_commit_that_is_asked_for(tmp_path, monkeypatch):
             load(name, backend="vllm")
         commit = COMMITS[ref]
         assert given.pop() == (("me/moe",), {"revision": commit, "tokenizer_revision": commit})
-
-
-def _text(plan):
-    import json  # noqa: PLC0415 - beside its use
-
-    return json.dumps(plan.to_json())
 
 
 @pytest.mark.parametrize(

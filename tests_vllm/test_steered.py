@@ -9,32 +9,15 @@ import pytest
 from learned import LEARNED_LANGUAGES, learned_plan
 
 from checkpoints import FAMILIES, prompts
-from engines import MODES, vllm_answers
+from engines import MODES, served_answers
 from isogloss.backends.huggingface import steer
 from isogloss.steering import Plan, read_plan
-from oracle import Answers, require_equal, transformers_answers
+from oracle import expected_answers, require_equal, transformers_answers
 from plans import KIND_PLANS, hand, make_plan
 
 N_NEW = 8
 TOLERANCE = 5e-5  # of log-probabilities: edits in float32 add roundings of their own
 LANGUAGES = (None, "sw", "de", "swh_Latn", "fr", "deu_Latn")
-
-
-def expected_answers(loaded, plan, languages):
-    """What transformers answers to each prompt under what the plan chooses for its language."""
-    tokens, log_probs = [], []
-    for prompt, language in zip(prompts(), languages, strict=True):
-        with steer(loaded, plan.for_request(language)):
-            answers = transformers_answers(loaded, [prompt], N_NEW)
-        tokens += answers.tokens
-        log_probs += answers.log_probs
-    return Answers(tokens, log_probs)
-
-
-def served_answers(llm, languages):
-    """What the engine answers to all prompts in one batch, each in its language."""
-    extra = [{} if code is None else {"extra_args": {"isogloss_language": code}} for code in languages]
-    return vllm_answers(llm, prompts(), N_NEW, each=extra)
 
 
 @pytest.mark.parametrize("name", KIND_PLANS)
@@ -43,14 +26,15 @@ def test_every_kind_equals_transformers(engine, loaded, name, record_property):
     plan = make_plan(loaded.fingerprint, name)
     languages = LANGUAGES if plan.languages else (None,) * len(LANGUAGES)
     hand(engine, None)
-    plain = served_answers(engine, languages)
+    plain = served_answers(engine, prompts(), languages, N_NEW)
     (status,) = hand(engine, plan)
     assert status.get("plan_sha256") == plan.sha256, status
-    served = served_answers(engine, languages)
-    record_property("largest_difference", require_equal(served, expected_answers(loaded, plan, languages), TOLERANCE))
+    served = served_answers(engine, prompts(), languages, N_NEW)
+    expected = expected_answers(loaded, plan, prompts(), languages, N_NEW)
+    record_property("largest_difference", require_equal(served, expected, TOLERANCE))
     assert any(not np.array_equal(a, b) for a, b in zip(plain.log_probs, served.log_probs, strict=True))
     hand(engine, None)
-    afterwards = served_answers(engine, languages)
+    afterwards = served_answers(engine, prompts(), languages, N_NEW)
     for before, after in zip(plain.log_probs, afterwards.log_probs, strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -58,12 +42,13 @@ def test_every_kind_equals_transformers(engine, loaded, name, record_property):
 def test_an_empty_plan_changes_nothing(engine, loaded):
     """It is taken, and not a bit is different."""
     hand(engine, None)
-    plain = served_answers(engine, (None,) * len(LANGUAGES))
+    plain = served_answers(engine, prompts(), (None,) * len(LANGUAGES), N_NEW)
     empty = make_plan(loaded.fingerprint, "soft")
     empty = type(empty)(empty.fingerprint, (), {})
     (status,) = hand(engine, empty)
     assert status["plan_sha256"] == empty.sha256
-    for before, after in zip(plain.log_probs, served_answers(engine, (None,) * len(LANGUAGES)).log_probs, strict=True):
+    afterwards = served_answers(engine, prompts(), (None,) * len(LANGUAGES), N_NEW)
+    for before, after in zip(plain.log_probs, afterwards.log_probs, strict=True):
         np.testing.assert_array_equal(before, after)
     hand(engine, None)
 
@@ -78,9 +63,9 @@ def test_a_learned_plan_equals_transformers(engine, loaded, tmp_path):
         assert set(plan.languages) == (set() if shared else set(LEARNED_LANGUAGES))
         (status,) = hand(engine, read_plan(tmp_path / f"learned-{shared}" / "plan.json"))
         assert status.get("plan_sha256") == plan.sha256, status
-        expected = expected_answers(loaded, plan, languages)
-        require_equal(served_answers(engine, languages), expected, TOLERANCE)
-        plain = expected_answers(loaded, Plan(loaded.fingerprint, (), {}), languages)
+        expected = expected_answers(loaded, plan, prompts(), languages, N_NEW)
+        require_equal(served_answers(engine, prompts(), languages, N_NEW), expected, TOLERANCE)
+        plain = expected_answers(loaded, Plan(loaded.fingerprint, (), {}), prompts(), languages, N_NEW)
         changed = [not np.allclose(*each, atol=1e-3) for each in zip(expected.log_probs, plain.log_probs, strict=True)]
         assert changed == [shared or language in LEARNED_LANGUAGES for language in languages]
     hand(engine, None)
@@ -96,7 +81,7 @@ def test_prompts_in_chunks(engines, name):
     llm = engines.get("qwen3_moe", "eager", max_num_batched_tokens=16)
     plan = make_plan(loaded.fingerprint, name)
     hand(llm, plan)
-    served = served_answers(llm, (None,) * len(LANGUAGES))
+    served = served_answers(llm, prompts(), (None,) * len(LANGUAGES), N_NEW)
     with steer(loaded, plan):
         expected = transformers_answers(loaded, prompts(), N_NEW)
     require_equal(served, expected, TOLERANCE)

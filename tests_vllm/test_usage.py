@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from checkpoints import checkpoint, prompts
-from engines import vllm_answers
+from engines import ask, begin_answer, end_answer, served_answers, vllm_answers
 from isogloss.backends.huggingface import load_model, steer
 from isogloss.backends.huggingface.steer import mark_generated
 from isogloss.backends.huggingface.watch import watch_routers
@@ -61,11 +60,6 @@ def counts_under(loaded, plans, texts, languages, kinds):
     return {key: array.tolist() for key, array in counts.items()}
 
 
-def extra(languages):
-    """Arguments of requests in these languages."""
-    return [{} if code is None else {"extra_args": {"isogloss_language": code}} for code in languages]
-
-
 def read(llm, *, reset=False):
     """What the engine has counted, as {(plan, language, phase): [n_layers, n_experts]}; each sum is checked."""
     (answer,) = llm.collective_rpc("isogloss_usage", args=(reset,))
@@ -82,7 +76,7 @@ def test_counts_are_those_of_transformers(engine, loaded, name):
     hand(engine, plan)
     read(engine, reset=True)
     assert read(engine) == {}
-    answers = vllm_answers(engine, prompts(), N_NEW, each=extra(LANGUAGES))
+    answers = served_answers(engine, prompts(), LANGUAGES, N_NEW)
     texts = list(zip(prompts(), answers.tokens, strict=True))
     expected = expected_counts(loaded, plan, texts, LANGUAGES)
     assert read(engine) == expected
@@ -96,7 +90,7 @@ def test_plans_of_one_batch_are_counted_apart(engines, reference):
     llm = engines.get(FAMILY, "eager")
     named, nameless = make_plan(reference.fingerprint, "by language"), make_plan(reference.fingerprint, "ban")
     hand(llm, nameless)
-    llm.collective_rpc("isogloss_load_plan", args=(json.dumps(named.to_json()), "a"))
+    hand(llm, named, "a")
     read(llm, reset=True)
     asked = (("a", "swh_Latn"), (None, "swh_Latn"), ("unsteered", None), ("a", "swh_Latn"), ("a", None), (None, None))
     each = [
@@ -111,7 +105,7 @@ def test_plans_of_one_batch_are_counted_apart(engines, reference):
     hashes = {each["plan"]: each["plan_sha256"] for each in answer["counts"] if each["language"] != "other"}
     assert hashes == {"a": named.sha256, None: nameless.sha256, "unsteered": None}
     assert read(llm) == expected
-    llm.collective_rpc("isogloss_load_plan", args=("", "a"))
+    hand(llm, None, "a")
     hand(llm, None)
 
 
@@ -132,7 +126,7 @@ def test_nothing_is_counted_before_the_first_request(engines, reference, monkeyp
     for steering in usage.layers.values():
         assert not steering.counts[: usage.n_rows * usage.n_experts].any()
         assert steering.counts[usage.n_rows * usage.n_experts :].any()  # that they ran is seen where nobody reads
-    answers = vllm_answers(llm, prompts(), N_NEW, each=extra(LANGUAGES))
+    answers = served_answers(llm, prompts(), LANGUAGES, N_NEW)
     texts = list(zip(prompts(), answers.tokens, strict=True))
     assert read(llm) == expected_counts(reference, None, texts, LANGUAGES)
     engines.free()
@@ -150,7 +144,7 @@ def test_tokens_that_run_again_count_once(engines, reference):
     begin = usage.begin
     usage.begin = lambda *args, **options: (ran.append(int(options["n_tokens"].sum())), begin(*args, **options))
     try:
-        answers = vllm_answers(llm, asked, n_new, each=extra(languages))
+        answers = served_answers(llm, asked, languages, n_new)
     finally:
         usage.begin = begin
     texts = list(zip(asked, answers.tokens, strict=True))
@@ -160,15 +154,10 @@ def test_tokens_that_run_again_count_once(engines, reference):
 
 def test_tokens_from_the_prefix_cache_are_not_counted(engines, reference):
     """They are not run: a prompt that is asked twice counts once, but for its last block."""
-    from vllm import SamplingParams  # noqa: PLC0415 - vLLM reads the environment when it is imported
-
     llm = engines.get(FAMILY, "eager", enable_prefix_caching=True, block_size=32)
     read(llm, reset=True)
     prompt = max(prompts(), key=len)
-    sampling = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-    cached = [
-        llm.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)[0].num_cached_tokens for _ in range(2)
-    ]
+    cached = [ask(llm, prompt, 1)[1] for _ in range(2)]
     assert cached[1] > 0
     (selections,) = read(llm).values()
     assert sum(selections[0]) == reference.fingerprint.top_k * (2 * len(prompt) - cached[1])
@@ -176,22 +165,12 @@ def test_tokens_from_the_prefix_cache_are_not_counted(engines, reference):
 
 def test_requests_that_run_on_under_another_plan_count_under_it(engines, reference):
     """The text that was read and written before is computed anew, and counted with what comes."""
-    from vllm import SamplingParams  # noqa: PLC0415 - as above
-
     llm = engines.get(FAMILY, "eager", enable_prefix_caching=True, block_size=32)
-    plan, prompt, running = make_plan(reference.fingerprint, "ban"), prompts()[0], llm.llm_engine
+    plan, prompt = make_plan(reference.fingerprint, "ban"), prompts()[0]
     hand(llm, None)
-    running.add_request(
-        "half", {"prompt_token_ids": prompt}, SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    )
-    written = []
-    while len(written) < 4:
-        for output in running.step():
-            written = list(output.outputs[0].token_ids)
+    begin_answer(llm, prompt, 12, n_first=4)
     hand(llm, plan)
     read(llm, reset=True)
-    while running.has_unfinished_requests():
-        for output in running.step():
-            written = list(output.outputs[0].token_ids)
+    written = end_answer(llm)
     assert read(llm) == expected_counts(reference, plan, [(prompt, written)], [None])
     hand(llm, None)
