@@ -11,7 +11,7 @@ import numpy as np
 from checkpoints import checkpoint
 from oracle import Answers
 
-__all__ = ["MODES", "Engines", "ask", "begin_answer", "end_answer", "served_answers", "vllm_answers"]
+__all__ = ["MODES", "Engines", "ask", "begin_answer", "end_answer", "served_answers", "stop", "vllm_answers"]
 
 # Read by vLLM when it is imported, which therefore happens inside functions.
 os.environ.update(
@@ -78,6 +78,13 @@ class Engines:
             self._llm.llm_engine.engine_core._finalizer()  # its shutdown, which is never called again after that
         self._key = self._llm = None
         gc.collect()
+
+
+def stop(llm):
+    """Stop an engine that no `Engines` has started, and give its memory back as `Engines.free` does."""
+    owner = Engines()
+    owner._llm = llm
+    owner.free()
 
 
 def _start(family, mode, options):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 
 from checkpoints import checkpoint
-from engines import Engines
+from engines import stop
 from isogloss.backends.checks import PROBE_TEXTS
 from isogloss.backends.huggingface import load_model
 from isogloss.backends.huggingface.change import measure_change
@@ -37,9 +37,7 @@ def qwen(engines):
     options = {**OPTIONS, "enforce_eager": True, "use_tqdm_on_load": False}
     found = load(str(checkpoint("qwen3_moe")), backend="vllm", dtype="float32", engine=options)
     yield found
-    owner = Engines()
-    owner._llm = found.engine
-    owner.free()
+    stop(found.engine)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from written import contents, rows_of
 
 from checkpoints import TEXTS, checkpoint
-from engines import Engines
+from engines import stop
 from isogloss.backends.model import Sampling
 from isogloss.backends.open import load
 from isogloss.errors import RunError
@@ -53,13 +53,6 @@ def start(model, mode):
     return load(name, backend="vllm", dtype="float32", engine=options)
 
 
-def stop(served):
-    """Give everything back, as `engines.Engines` does."""
-    owner = Engines()
-    owner._llm = served.engine
-    owner.free()
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def both(request, engines):
     """One model under vLLM and under transformers."""
@@ -68,7 +61,7 @@ def both(request, engines):
     vllm = start(model, MODELS[model])
     source = model if model == "organism" else str(checkpoint(model))
     yield SimpleNamespace(served=vllm, vllm=vllm, huggingface=load(source, device="cpu"))
-    stop(vllm)
+    stop(vllm.engine)
 
 
 def make_plan(fingerprint, name):

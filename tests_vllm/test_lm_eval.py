@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
 from lm_eval_tasks import EQUAL, no_hub, write_tasks
 
 import isogloss
-from engines import Engines
+from engines import stop
 from isogloss.backends.open import load
 from isogloss.cli import main
 from isogloss.errors import ModelError, RunError
@@ -48,9 +48,7 @@ def both(engines):
     options = {**OPTIONS, "enforce_eager": True, "use_tqdm_on_load": False}
     vllm = load("organism", backend="vllm", engine=options)
     yield SimpleNamespace(served=vllm, vllm=vllm, huggingface=load("organism"))
-    owner = Engines()  # gives everything back
-    owner._llm = vllm.engine
-    owner.free()
+    stop(vllm.engine)
 
 
 def make_plan(both, **fields):
