@@ -107,6 +107,7 @@ def test_a_planted_language_is_shown_and_no_other():
         assert all(at.low <= at.value <= at.high for at in each.layers["choices"])
 
 
+@pytest.mark.slow
 def test_equal_languages_are_rarely_told_apart():
     """Of 40 sets of equal languages, the corrected test finds a difference in few."""
     found = [
