@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from checkpoints import checkpoint
+from family_options import FAMILY_OPTIONS
 from oracle import Answers
 
 __all__ = ["MODES", "Engines", "ask", "begin_answer", "end_answer", "served_answers", "stop", "vllm_answers"]
@@ -39,9 +40,6 @@ _OPTIONS = {
     "enable_prefix_caching": False,  # plans by phase are refused beside it
     "use_tqdm_on_load": False,
 }
-# vLLM's CPU kernel for rotary embeddings misreads queries of shape [tokens, heads, channels], as latent attention gives
-# them, wherever there is more than one head: log-probabilities were off by up to 1. Compiled engines do not use it.
-_FAMILY_OPTIONS = {"deepseek_v3": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}}
 
 
 class Engines:
@@ -95,7 +93,7 @@ def _start(family, mode, options):
     # vLLM would inspect each class in a process of its own, 10 s each, so as not to initialise CUDA here.
     (architecture,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
     ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
-    defaults = _OPTIONS | _FAMILY_OPTIONS.get(family, {})
+    defaults = _OPTIONS | FAMILY_OPTIONS.get(family, {})
     llm = LLM(model=str(folder), enforce_eager=mode == "eager", **defaults | options)
     compilation = llm.llm_engine.vllm_config.compilation_config
     assert (compilation.mode == CompilationMode.NONE) == (mode == "eager")

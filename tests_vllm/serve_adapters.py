@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from family_options import FAMILY_OPTIONS
+
 __all__ = ["N_NEW"]
 
 N_NEW = 8
@@ -49,8 +51,7 @@ def serve(folder, prompts, adapter):
         # A slot more than adapters: on a processor, rows without one else get that of the last slot.
         options = {"enable_lora": True, "max_loras": 2, "max_lora_rank": 8}
         options["lora_target_modules"] = config["target_modules"]
-    if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "deepseek_v3":
-        options["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}  # as in engines.py
+    options |= FAMILY_OPTIONS.get(json.loads((Path(folder) / "config.json").read_text())["model_type"], {})
     engine = LLM(
         folder,
         dtype="float32",

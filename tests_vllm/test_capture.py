@@ -17,6 +17,7 @@ from chat_templates import CHATML
 
 from checkpoints import TEXTS as SHORT
 from checkpoints import checkpoint, prompts
+from family_options import FAMILY_OPTIONS
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.configuration import generation_settings
 from isogloss.backends.huggingface import load_model, steer
@@ -80,8 +81,7 @@ def served(request, engines):
         "use_tqdm_on_load": False,
         "seed": 0,
     }
-    if request.param == "deepseek_v3":
-        options["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}  # see `engines`
+    options |= FAMILY_OPTIONS.get(request.param, {})
     model = serve_model(str(checkpoint(request.param)), dtype="float32", record=True, n_slots=4, options=options)
     model.family_name = request.param
     yield model
