@@ -30,7 +30,7 @@ from isogloss.errors import FileError, RunError
 from isogloss.reports import Report, render_report, write_report
 from isogloss.reports.figures import MAX_COLOURS, language_styles
 from isogloss.reports.provenance import flat
-from isogloss.reports.text import label, number, p_value, plain, plot_text, sample_size, with_interval
+from isogloss.reports.text import label, number, p_value, plain, plot_text, sample_size, three_digits, with_interval
 from isogloss.statistics import Estimate
 
 
@@ -337,13 +337,19 @@ def test_languages_never_share_a_colour(codes: set[str]) -> None:
         (number(-0.00096), "−0.00096"),
         (number(0.00114), "0.0011"),
         (number(0.0123), "0.012"),
-        (number(0.000012), "0.000012"),
-        (number(0.00000952), "9.5×10⁻⁶"),
+        (number(0.00012), "0.00012"),
+        (number(0.0000996), "0.00010"),
+        (number(0.000032), "3.2×10⁻⁵"),
+        (number(-0.00000952), "−9.5×10⁻⁶"),
         (number(-2e-12), "−2.0×10⁻¹²"),
         (number(0.0), "0.000"),
         (number(None), "–"),
         (number(math.nan), "–"),
         (p_value(0.0004), "< 0.001"),
+        (three_digits(12.345), "12.3"),
+        (three_digits(-0.000123), "−0.000123"),
+        (three_digits(0.0000321), "3.21×10⁻⁵"),
+        (three_digits(0.0), "0"),
         (sample_size([200, None, 180]), "n = 180 to 200"),
         (sample_size([None]), "n not stated"),
         (label("swh_Latn"), "Swahili (swh_Latn)"),

@@ -20,6 +20,7 @@ from isogloss.reports.pivot_distances import distance_blocks
 from isogloss.reports.text import (
     MISSING,
     counted,
+    known_columns,
     label,
     label_or_mean,
     number,
@@ -46,10 +47,7 @@ _SHARE = Metric("share")
 
 
 def _listed(title: str, caption: str, rows: Sequence[Mapping[str, str]], *, folded: bool = True) -> Table:
-    """List rows without the columns in which every row but its heading has a dash."""
-    first, *others = rows[0]
-    known = (first, *(name for name in others if any(row[name] != MISSING for row in rows)))
-    return Table.of(title, caption, [{name: row[name] for name in known} for row in rows], words=_WORDS, folded=folded)
+    return Table.of(title, caption, known_columns(rows), words=_WORDS, folded=folded)
 
 
 def arms_table(summary: EvaluationSummary, *, caption: str) -> Table:

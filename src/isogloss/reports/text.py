@@ -6,7 +6,7 @@ import html
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from isogloss.statistics import MINUS, Estimate
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SMALL = 0.001
 _SHOWN = 0.01  # of which three decimals show two digits
-_LEAST_POWER = -5  # power of ten of the smallest number that is written out
+_LEAST_POWER = -4  # power of ten of the smallest number that is written out
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = "–"
 OVERALL = "Mean over languages"
@@ -37,6 +37,13 @@ def hover(heading: str, *lines: str) -> str:
     """Write what hovering shows, escaped for plotly: a bold heading, where there is one, above lines."""
     bold = [f"<b>{plot_text(heading)}</b>"] if heading else []
     return "<br>".join([*bold, *map(plot_text, lines)])
+
+
+def known_columns(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Leave out of a table's cells by column those columns, but the first, in which every row has a dash."""
+    first, *others = rows[0]
+    known = (first, *(name for name in others if any(row[name] != MISSING for row in rows)))
+    return [{name: row[name] for name in known} for row in rows]
 
 
 def words(name: str) -> str:
@@ -98,7 +105,7 @@ def label_or_mean(code: str) -> str:
 def number(value: float | None) -> str:
     """Write a number with three decimals, or with two digits where those show fewer; a dash for None and NaN.
 
-    Such as ``0.123``, ``0.0010``, ``0.00096`` or ``9.6×10⁻⁷``.
+    Such as ``0.123``, ``0.0010``, ``0.00096`` or ``9.6×10⁻⁵``.
     """
     if value is None or math.isnan(value):
         return MISSING
@@ -106,8 +113,18 @@ def number(value: float | None) -> str:
         return f"{value:.3f}".replace("-", MINUS)
     digits, exponent = f"{value:.1e}".split("e")
     power = int(exponent)
-    small = f"{value:.{1 - power}f}" if power >= _LEAST_POWER else f"{digits}×10{str(power).translate(_RAISED)}"
+    small = f"{value:.{1 - power}f}" if power >= _LEAST_POWER else _times_power(digits, power)
     return small.replace("-", MINUS)
+
+
+def three_digits(value: float) -> str:
+    """Write a number with the three digits that count, such as ``12.3``, ``0.00123`` or ``1.23×10⁻⁵``."""
+    digits, _, exponent = f"{value:.3g}".partition("e")
+    return (_times_power(digits, int(exponent)) if exponent else digits).replace("-", MINUS)
+
+
+def _times_power(digits: str, power: int) -> str:
+    return f"{digits}×10{str(power).translate(_RAISED)}"
 
 
 def percent(value: float | None) -> str:
