@@ -84,7 +84,7 @@ def compare_against(options: argparse.Namespace) -> int:
 
 
 def _show(result: VersionComparison, options: argparse.Namespace) -> None:
-    from isogloss.reports import describe_versions, difference_cells
+    from isogloss.reports import describe_versions, difference_rows, share_text
 
     if options.json:
         checks = [{"name": name, "ok": True, "detail": detail} for name, detail in _checks(result).items()]
@@ -94,17 +94,12 @@ def _show(result: VersionComparison, options: argparse.Namespace) -> None:
         print_line(f"{'ok':8}{name:11}{detail}")
     for sentence in describe_versions(result):
         print_line(sentence)
-    rows = {code: difference_cells(each) for code, each in sorted(result.languages.items())}
-    if len(rows) > 1:
-        rows = {"mean": difference_cells(result.overall), **rows}
-    print_table(["language", *next(iter(rows.values()))], [[code, *cells.values()] for code, cells in rows.items()])
+    rows = [{"language": code or "mean", **cells} for code, cells in difference_rows(result).items()]
+    print_table(list(rows[0]), [list(row.values()) for row in rows])
     layers = result.overall.layers["choices"]
     print_table(
         ["layer", "choices changed, %"],
-        [
-            [str(layer), each.scaled(100).text("{:.3g}".format)]
-            for layer, each in zip(result.routed_layers, layers, strict=True)
-        ],
+        [[str(layer), share_text(each)] for layer, each in zip(result.routed_layers, layers, strict=True)],
         longest=len(layers),
     )
     if options.output is not None:

@@ -17,7 +17,7 @@ from isogloss.reports.page import (
 )
 from isogloss.reports.published import Condition, Published, PublishedComparison, PublishedRow, Quantity
 from isogloss.reports.sentences import describe_analysis, describe_experts, describe_run
-from isogloss.reports.versions import describe_versions, difference_cells
+from isogloss.reports.versions import describe_versions, difference_rows, share_text
 
 __all__ = [
     "Condition",
@@ -34,7 +34,7 @@ __all__ = [
     "describe_run",
     "describe_tokens",
     "describe_versions",
-    "difference_cells",
+    "difference_rows",
     "join_reports",
     "lift_text",
     "make_report",
@@ -44,6 +44,7 @@ __all__ = [
     "report_study",
     "require_expert_page",
     "require_report_file",
+    "share_text",
     "write_expert_page",
     "write_report",
 ]

@@ -7,11 +7,20 @@ from collections.abc import Iterator, Mapping
 from isogloss.evaluation.versions import LanguageDifference, LayerMeasure, Measure, ModelVersion, VersionComparison
 from isogloss.reports.curves import LinePlot, curve_figure, curve_table, highlighted
 from isogloss.reports.figures import MAX_COLOURS, Figure, Section, Table, language_styles
-from isogloss.reports.text import MISSING, OVERALL, counted, label, name, number, p_value, plain
+from isogloss.reports.text import (
+    MISSING,
+    counted,
+    known_columns,
+    label_or_mean,
+    name,
+    number,
+    p_value,
+    plain,
+    three_digits,
+)
 from isogloss.statistics import Estimate
 
-_COLUMNS: Mapping[Measure, str] = {
-    "choices": "choices, %",
+_REST: Mapping[Measure, str] = {
     "sets": "sets, %",
     "first": "first expert, %",
     "divergence": "divergence",
@@ -27,8 +36,8 @@ def describe_versions(result: VersionComparison) -> tuple[str, ...]:
     names = " to ".join(_name(each) for each in (result.first, result.second))
     choices = (
         f"From {names}, {_share(overall['choices'])} of the choices of {result.top_k} among {result.n_experts} experts "
-        f"fall on other experts (mean over layers and {counted(n, 'language')}; of choices at random it would be "
-        f"{100 * (1 - result.top_k / result.n_experts):.3g} %); {_share(overall['sets'])} of tokens "
+        f"fall on other experts (mean over layers{f' and {n} languages' if n > 1 else ''}; of choices at random it "
+        f"would be {three_digits(100 * (1 - result.top_k / result.n_experts))} %); {_share(overall['sets'])} of tokens "
         f"have another set of experts in a layer, {_share(overall['first'])} another expert of the greatest weight."
     )
     next_tokens = (
@@ -46,7 +55,7 @@ def _name(version: ModelVersion) -> str:
 
 def share_text(estimate: Estimate) -> str:
     """Write a share in percent with its interval, with three digits that count."""
-    return estimate.scaled(100).text("{:.3g}".format)
+    return estimate.scaled(100).text(three_digits)
 
 
 def _share(estimate: Estimate) -> str:
@@ -56,7 +65,8 @@ def _share(estimate: Estimate) -> str:
 def _by_language(result: VersionComparison) -> str:
     values = {code: each.means["choices"].value for code, each in result.languages.items()}
     least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    ends = f"from {100 * values[least]:.3g} % ({name(least)}) to {100 * values[most]:.3g} % ({name(most)})"
+    low, high = (f"{three_digits(100 * values[code])} % ({name(code)})" for code in (least, most))
+    ends = f"from {low} to {high}"
     if not result.unlike_others:
         return (
             f"Languages: {ends}; no language is shown to change more or less than the others (random sign flips over "
@@ -77,13 +87,13 @@ _NONE = Estimate.without_interval(0.0, 0)
 
 
 def _repeated(result: VersionComparison) -> str:
-    shares = {_name(each): each.repeated for each in (result.first, result.second)}
-    if not any(shares.values()):
+    versions = (result.first, result.second)
+    if not any(each.repeated for each in versions):
         return (
             "Each version, run a second time on a few of the texts, changes exactly 0 choices: all of this is a "
             "difference of versions."
         )
-    noise = "; ".join(f"{text} {100 * share:.3g} %" for text, share in shares.items())
+    noise = "; ".join(f"{_name(each)} {three_digits(100 * each.repeated)} %" for each in versions)
     return (
         f"Run a second time on a few of the texts, versions change choices by themselves: {noise}. That is in every "
         "number."
@@ -113,8 +123,7 @@ def versions_section(result: VersionComparison) -> Section:
     many = " In colour: the three highest and the three lowest means." if len(curves) > MAX_COLOURS else ""
     caption = (
         f"Share of the {result.top_k} choices of a token that fall on other experts, mean over the tokens of a text, "
-        f"then over {counted(result.n_items, 'item')}. Bands: 95 % bootstrap over items, of the mean also over "
-        f"languages.{many}"
+        f"then over {counted(result.n_items, 'item')}.{_drawn(result, 'Bands')}{many}"
     )
     title, unit = "Changed choices by layer", "share of choices changed"
     mean = dict(zip(result.routed_layers, result.overall.layers["choices"], strict=True)) if len(curves) > 1 else {}
@@ -139,11 +148,31 @@ def _curves(result: VersionComparison, measure: LayerMeasure) -> dict[str, dict[
     }
 
 
-def difference_cells(difference: LanguageDifference) -> dict[str, str]:
-    """Write the measures of a language or of the mean, and how it compares with the other languages, by column."""
-    cells = {title: _cell(measure, difference.means[measure]) for measure, title in _COLUMNS.items()}
-    beyond = share_text(difference.beyond) if difference.beyond else MISSING
-    return {**cells, "choices − others', points": beyond, "p (Holm)": p_value(difference.p_adjusted)}
+def _drawn(result: VersionComparison, what: str) -> str:
+    """Say how the intervals were drawn that brackets or bands show; nothing of one item, which has none."""
+    if not result.overall.means["choices"].has_interval:
+        return ""
+    languages = ", of the mean also over languages" if len(result.languages) > 1 else ""
+    return f" {what}: {100 * result.resampling.level:g} % bootstrap over items{languages}."
+
+
+def difference_rows(result: VersionComparison) -> dict[str, dict[str, str]]:
+    """Write what differs in each language, by column: what is tested first, and no columns of dashes alone.
+
+    The mean over languages, where there are several, has an empty code and comes first.
+    """
+    languages = dict(sorted(result.languages.items()))
+    every = {"": result.overall, **languages} if len(languages) > 1 else languages
+    return dict(zip(every, known_columns([_cells(each) for each in every.values()]), strict=True))
+
+
+def _cells(difference: LanguageDifference) -> dict[str, str]:
+    return {
+        "choices, %": share_text(difference.means["choices"]),
+        "choices − others', points": share_text(difference.beyond) if difference.beyond else MISSING,
+        "p (Holm)": p_value(difference.p_adjusted),
+        **{title: _cell(measure, difference.means[measure]) for measure, title in _REST.items()},
+    }
 
 
 def _cell(measure: Measure, mean: Estimate) -> str:
@@ -151,17 +180,20 @@ def _cell(measure: Measure, mean: Estimate) -> str:
 
 
 def _table(result: VersionComparison) -> Table:
-    languages = sorted(result.languages.items())
-    rows = [{"language": OVERALL, **difference_cells(result.overall)}] if len(languages) > 1 else []
-    rows += [{"language": label(code), **difference_cells(each)} for code, each in languages]
+    tested = (
+        " Choices − others': a language's minus the mean of the other languages on the same items; p: that this is 0, "
+        "by random sign flips, item by item, corrected for all languages by Holm's method."
+    )
     caption = (
         "Shares that changed, mean over layers: of choices, of tokens' sets of experts, of their experts of the "
-        "greatest weight, of likeliest next tokens; divergence of the mean routing weights. Brackets: 95 % bootstrap "
-        "over items, of the mean also over languages. KL: of the first version's 32 likeliest tokens and all others "
-        "together, which the KL of all tokens is never below. p: random "
-        "sign flips, item by item, corrected for all languages by Holm's method."
+        "greatest weight, of likeliest next tokens; divergence of the mean routing weights."
+        f"{tested if len(result.languages) > 1 else ''}{_drawn(result, 'Brackets')} KL: of the first version's 32 "
+        "likeliest tokens and all others together, which the KL of all tokens is never below."
     )
-    rows = [{title: text.replace(" [", "\n[") for title, text in row.items()} for row in rows]
+    rows = [
+        {"language": label_or_mean(code), **{title: text.replace(" [", "\n[") for title, text in cells.items()}}
+        for code, cells in difference_rows(result).items()
+    ]
     return Table.of("What changes, by language", caption, rows, folded=False)
 
 
@@ -178,4 +210,4 @@ def _weight_table(result: VersionComparison) -> Table:
         for each in version.weights
     ]
     caption = "Bytes by part and dtype, scales of quantised weights with them. Experts: the routed ones."
-    return Table.of("What the weights take", caption, rows, words=("weights", "dtype"), folded=False)
+    return Table.of("What the weights take", caption, known_columns(rows), words=("weights", "dtype"), folded=False)
