@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -95,6 +96,13 @@ class HubServer:
         return 404, {}
 
 
+def _renew_clients(monkeypatch) -> None:
+    """Let the clients that libraries made when they were imported ask the address of now."""
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", constants.ENDPOINT)
+    if "transformers" in sys.modules:
+        monkeypatch.setattr("transformers.utils.hub._hf_api", HfApi(), raising=False)
+
+
 @contextmanager
 def serving(monkeypatch, folder, files: Mapping[str, Mapping[str, bytes]]) -> Iterator[HubServer]:
     """Let the hub's library ask this server alone, and keep what it fetches in a folder."""
@@ -141,6 +149,7 @@ def serving(monkeypatch, folder, files: Mapping[str, Mapping[str, bytes]]) -> It
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        _renew_clients(monkeypatch)
         monkeypatch.setattr(
             constants,
             "HUGGINGFACE_CO_URL_TEMPLATE",
@@ -149,6 +158,8 @@ def serving(monkeypatch, folder, files: Mapping[str, Mapping[str, bytes]]) -> It
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", value=False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", value=True)
-        yield hub
-        server.shutdown()
-        thread.join()
+        try:
+            yield hub
+        finally:  # a thread that serves on would keep the process from its end
+            server.shutdown()
+            thread.join()

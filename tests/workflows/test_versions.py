@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from fp8_checkpoints import fp8_folders, set_quantisation
+from hub_cache import add_snapshot, hub_cache
+from hub_server import serving
 from models import ITEM_IDS, TEXTS, checkpoint, tokenizer
 from safetensors.torch import load_file, save_file
 
@@ -224,14 +226,18 @@ def test_missing_loader_is_refused_before_anything_runs(tmp_path):
 
 
 @pytest.mark.usefixtures("refuse_to_load")
+@pytest.mark.parametrize("fetched", [False, True])
 @pytest.mark.parametrize("stored", ["weight", "_weight_qdata", "qweight"])
-def test_quantised_routers_are_refused_before_anything_runs(tmp_path, stored):
-    """Found in the headers of the files, under the names that methods of quantisation store."""
+def test_quantised_routers_are_refused_before_anything_runs(tmp_path, monkeypatch, stored, fetched):
+    """Found in the headers of a folder, or of what the hub brought, under the names that methods give."""
     other = shutil.copytree(checkpoint(FAMILY), tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     name = next(name for name in weights if name.endswith("mlp.gate.weight"))
     weights[name.removesuffix("weight") + stored] = weights.pop(name).to(torch.int8)
     save_file(weights, other / "model.safetensors", {"format": "pt"})
+    if fetched:
+        add_snapshot(hub_cache(monkeypatch, tmp_path / "hub"), "me/other", other)
+        other = "me/other"
     with pytest.raises(ModelError, match=rf"mlp\.gate\.{stored} is stored as I8, so the router is quantised"):
         compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
 
@@ -253,6 +259,87 @@ def test_absent_or_damaged_weights_are_refused_before_anything_runs(tmp_path, da
     with pytest.raises(ModelError, match=rf"{found}.*fetch the checkpoint again"):
         compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def edited(folder, **settings):
+    """A copy of the tiny checkpoint with other settings in its configuration."""
+    shutil.copytree(checkpoint(FAMILY), folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **settings}), encoding="utf-8")
+    return folder
+
+
+CONFIGURED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def published(folder, **others):
+    """What a stand-in for the hub has: a folder's configuration and tokenizer, and other files."""
+    files = {name: (folder / name).read_bytes() for name in CONFIGURED}
+    return {"models/me/other": {**files, **others}}
+
+
+@pytest.mark.usefixtures("refuse_to_load")
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"num_hidden_layers": 3}, "their routers differ in"),
+        ({"num_experts": 12, "num_local_experts": 12}, r"value 1: n_experts: \d+ and 12"),
+        ({"num_experts_per_tok": 3}, r"value 1: top_k: \d and 3"),
+        ({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}, "qwen3"),
+        ({"model_type": "none of ours"}, r"cannot load model 'me/other'"),
+    ],
+)
+def test_a_model_of_the_hub_is_judged_by_its_configuration(tmp_path, monkeypatch, settings, refused):
+    """Before the first is loaded, and no weight is fetched to know it."""
+    files = published(edited(tmp_path / "other", **settings), **{"model.safetensors": b"not read"})
+    with serving(monkeypatch, tmp_path, files) as hub:
+        with pytest.raises(ModelError, match=refused) as caught:
+            compare_models(source(checkpoint(FAMILY)), source("me/other"), CORPUS)
+        assert "\n" not in str(caught.value)
+        assert not [each for each in hub.requests if "safetensors" in each]
+
+
+@pytest.mark.usefixtures("refuse_to_load")
+@pytest.mark.parametrize("kept", ["none", "one of two"])
+def test_weights_that_no_network_can_bring_are_refused_before_anything_runs(tmp_path, monkeypatch, kept):
+    """Of a repository whose configuration this machine has kept."""
+    copy = add_snapshot(hub_cache(monkeypatch, tmp_path / "hub"), "me/other", checkpoint(FAMILY), names=CONFIGURED)
+    if kept == "one of two":
+        files = {
+            "lm_head.weight": "model-00001-of-00002.safetensors",
+            "norm.weight": "model-00002-of-00002.safetensors",
+        }
+        (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}), encoding="utf-8")
+        shutil.copy(checkpoint(FAMILY) / "model.safetensors", copy / files["norm.weight"])
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set, and this machine has not kept all of it; fetch it"):
+        compare_models(source(checkpoint(FAMILY)), source("me/other"), CORPUS)
+
+
+@pytest.mark.usefixtures("refuse_to_load")
+def test_a_repository_without_weights_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    """Such as one of GGUF files; no weight is fetched to know it."""
+    files = published(checkpoint(FAMILY), **{"other-Q4_K_M.gguf": b"GGUF", "README.md": b""})
+    with serving(monkeypatch, tmp_path, files) as hub:
+        with pytest.raises(
+            ModelError, match=r"'me/other' holds no weights .* 5 files ends in \.safetensors or \.bin; expected"
+        ):
+            compare_models(source(checkpoint(FAMILY)), source("me/other"), CORPUS)
+        assert not [each for each in hub.requests if "gguf" in each]
+
+
+def test_weights_that_the_hub_brought_before_are_read_from_there(tmp_path, monkeypatch):
+    """By the commit that is here; no network is asked."""
+    add_snapshot(hub_cache(monkeypatch, tmp_path / "hub"), "me/other", checkpoint(FAMILY))
+    result = compare_models(source(checkpoint(FAMILY)), source("me/other"), CORPUS)
+    assert result.overall.means["choices"].value == 0
+
+
+@pytest.mark.usefixtures("refuse_to_load")
+def test_tokens_without_an_embedding_are_refused_before_anything_runs(tmp_path):
+    """As the loader does, which is too late where another model runs before."""
+    other = edited(tmp_path / "other", vocab_size=99)
+    with pytest.raises(ModelError, match=r"tokens that the model has no embedding for .* has 99\)"):
+        compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
 
 
 def test_weights_of_pickles_are_compared(tmp_path):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import cached_file
 
 from isogloss.backends.configuration import tokenizer_sha256
 from isogloss.backends.reading import Checkpoint
@@ -50,6 +47,5 @@ class Preview(NamedTuple):
     def stored_bytes(self) -> Mapping[tuple[str, str], int]:
         """Count the bytes of its files by part and dtype, once they are here; empty where they are no safetensors."""
         with suppress(ModelError, OSError):
-            config = cached_file(self.place.source, CONFIG_NAME, revision=self.place.revision, local_files_only=True)
-            return stored_bytes(Path(str(config)).parent)
+            return stored_bytes(self.place.folder())
         return {}

@@ -53,6 +53,14 @@ class Checkpoint(NamedTuple):
             tokenizer.chat_template = template
         return tokenizer
 
+    def folder(self) -> Path:
+        """Return where its files lie, of a hub id those that this machine has kept; inside `reading`."""
+        from transformers.utils import CONFIG_NAME  # noqa: PLC0415 - as above
+        from transformers.utils.hub import cached_file  # noqa: PLC0415 - as above
+
+        config = cached_file(self.source, CONFIG_NAME, revision=self.revision, local_files_only=True)
+        return Path(str(config)).parent
+
     def _of_processor(self) -> str | None:
         """Return the chat template that a multimodal checkpoint keeps with its processor; None for none."""
         from transformers.utils.hub import cached_file  # noqa: PLC0415 - as above
