@@ -72,6 +72,31 @@ def test_nothing_is_left_without_a_folder(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_language_has_no_columns_of_dashes(capsys):
+    """What compares languages is left out, and what is tested stands beside the choices where there are several."""
+    assert doctor(TINY, "--against", TINY, "--device", "cpu", *CORPUS) == 0
+    several = capsys.readouterr().out
+    assert doctor(TINY, "--against", TINY, "--device", "cpu", *CORPUS, "--languages", "sw") == 0
+    alone = capsys.readouterr().out
+    assert re.search(r"^language +choices, % +choices − others', points +p \(Holm\) +sets, %", several, re.MULTILINE)
+    assert re.search(r"^language +choices, % +sets, %", alone, re.MULTILINE)
+    assert "–" not in alone
+    assert "Holm" not in alone
+
+
+def test_weights_that_are_not_quantised_stay_as_they_are(capsys):
+    """Of either model, as everywhere; what was asked for in vain is said before anything is loaded."""
+    said = f"isogloss: note: dequantising changes nothing of {TINY!r}, which is not quantised"
+    options = ("--against", TINY, "--against-dtype", "bfloat16", "--device", "cpu", *CORPUS, "--items", "1")
+    for flags in (("--dequantize",), ("--against-dequantize",), ("--dequantize", "--against-dequantize")):
+        assert doctor(TINY, *options, *flags) == 0
+        first, *others = capsys.readouterr().err.splitlines()
+        assert first == said
+        assert said not in others
+    assert doctor(TINY, *options) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "refused"),
     [
@@ -81,6 +106,8 @@ def test_nothing_is_left_without_a_folder(tmp_path, monkeypatch, capsys):
         ((TINY, "--against", TINY, *CORPUS, "--language", "en"), "--language: has no meaning beside --against"),
         ((TINY, "--against-dtype", "bfloat16"), "--against-dtype: of a comparison"),
         ((TINY, "--tokens", "all", "-o", "x"), "--tokens, -o: of a comparison"),
+        (("--server", "http://localhost:1", "--against", TINY, *CORPUS), "--server: has no meaning beside --against"),
+        (("--server", "http://localhost:1", "-o", "x"), "-o: of a comparison"),
         ((TINY, "--against", TINY, *CORPUS, "--backend", "vllm"), "give --backend huggingface"),
         ((TINY, "--against", str(checkpoint("olmoe")), *CORPUS), "no versions of one model"),
         ((TINY, "--against", "/nowhere/at/all", *CORPUS), "there is no such file or folder"),

@@ -30,7 +30,9 @@ def add_against(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--against-dtype", choices=_DTYPES, help="dtype of OTHER (default: that of --dtype)")
     group.add_argument(
-        "--against-dequantize", action="store_true", help="load OTHER's quantised weights as floating point"
+        "--against-dequantize",
+        action="store_true",
+        help="load OTHER's quantised weights as floating point; others stay as they are",
     )
     group.add_argument(
         "--tokens",

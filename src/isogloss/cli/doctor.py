@@ -57,11 +57,11 @@ def register_doctor(subparsers: Subparsers) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    if options.server is not None:
-        return _ask_server(options)
     if options.against is not None:
         return compare_against(options)
     refuse_without_against(options)
+    if options.server is not None:
+        return _ask_server(options)
     if options.model is None or options.adapter is not None:
         raise ModelError("expected MODEL; or --server URL, perhaps with --adapter NAME, to ask a running server")
     from isogloss.languages import resolve

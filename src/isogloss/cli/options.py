@@ -193,7 +193,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dequantize",
         action="store_true",
-        help="load quantised weights as floating point",
+        help="load quantised weights as floating point; others stay as they are",
     )
 
 

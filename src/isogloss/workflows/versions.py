@@ -58,7 +58,7 @@ class VersionSource(Record):
         name: hub id, with or without ``@REVISION``, folder, or ``organism``.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
         device: such as ``cuda:0``; None for a GPU where there is one.
-        dequantize: whether quantised weights are turned into floating point.
+        dequantize: whether quantised weights are turned into floating point; others stay as they are.
     """
 
     name: str
@@ -121,6 +121,7 @@ def compare_models(
     sources = [VersionSource(each) if isinstance(each, str) else each for each in (first, second)]
     previews = [preview(each.name, dequantize=each.dequantize) for each in sources]
     _require_versions(sources, previews, corpus)
+    _note_unquantised(sources, previews)
     settings = VersionSettings(
         sources[0],
         sources[1],
@@ -156,6 +157,15 @@ def _require_versions(sources: Sequence[VersionSource], previews: Sequence[Previ
                     f"{contrast(tuple(ours), tuple(theirs))}; expected one tokenizer: token by token is the comparison"
                 )
     note(f"the tokenizers of {names} differ, and read every text of {corpus.name} as the same tokens")
+
+
+def _note_unquantised(sources: Sequence[VersionSource], previews: Sequence[Preview]) -> None:
+    """Say where there is nothing to dequantise: every loader then leaves the weights as they are."""
+    asked = [
+        one.name for one, found in zip(sources, previews, strict=True) if one.dequantize and not found.quantisation
+    ]
+    for name in dict.fromkeys(asked):
+        note(f"dequantising changes nothing of {name!r}, which is not quantised")
 
 
 def _compare(
