@@ -34,9 +34,9 @@ __all__ = [
     "OTHERS",
     "PIVOT",
     "RANK",
-    "STEPS",
     "Arm",
     "AttentionNumbers",
+    "Run",
     "best_numbers",
     "closed_form",
     "learned_arm",
@@ -50,10 +50,10 @@ __all__ = [
 PIVOT = "eng_Latn"
 LANGUAGES = TIERS["very low"].languages
 OTHERS = tuple(sorted({code for tier in TIERS.values() for code in tier.languages} - {*LANGUAGES, PIVOT}))
-STEPS = {32: 120, 1200: 240}
-"""Of Adam, by the number of examples of each language; a plan has a set for each language, of a quarter of them."""
-
 N_DEV, RANK, LORA_RANK = 24, 8, 4
+MOST_BETWEEN = 200
+"""Steps between two looks at the dev problems; a third of all steps where that is fewer."""
+
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 Served = Plan | RouterAdapter | None
@@ -76,6 +76,31 @@ class Arm:
     options: LearnOptions
     on_attention: bool = False
     from_probes: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every arm, learned from as many examples in as many steps.
+
+    Attributes:
+        name: of its folders and results, with the seed behind it.
+        n_examples: of each language.
+        steps: of Adam; a plan has a set for each language, of a quarter of them.
+        seeds: with which everything is learned.
+    """
+
+    name: str
+    n_examples: int
+    steps: int
+    seeds: tuple[int, ...]
+
+    def of_seed(self, seed: int) -> Run:
+        """Return the part of one seed."""
+        return replace(self, seeds=(seed,))
+
+    def names(self, arm: str) -> list[str]:
+        """Name an arm's results, a seed each."""
+        return [f"{arm}-{self.name}-{seed}" for seed in self.seeds]
 
 
 ARMS = (
@@ -223,12 +248,12 @@ def part_of(pool: LearningData, first: int, last: int) -> LearningData:
 
 
 def learned_arm(
-    model: HuggingFaceModel, arm: Arm, pool: LearningData, *, n_examples: int, seed: int, out: Path
+    model: HuggingFaceModel, arm: Arm, pool: LearningData, *, run: Run, seed: int, out: Path
 ) -> tuple[Learned, AttentionNumbers | None]:
     """Learn an arm from a seed's part of the pool, or read what was learned; attention has a model of its own."""
-    steps, numbers = STEPS[n_examples] // (1 if arm.options.one_set else len(pool.languages)), None
-    options = replace(arm.options, seed=seed, steps=steps, dev_every=max(1, steps // 3))
-    data = part_of(pool, seed * n_examples, (seed + 1) * n_examples)
+    steps, numbers = run.steps // (1 if arm.options.one_set else len(pool.languages)), None
+    options = replace(arm.options, seed=seed, steps=steps, dev_every=max(1, min(steps // 3, MOST_BETWEEN)))
+    data = part_of(pool, seed * run.n_examples, (seed + 1) * run.n_examples)
     if not options.is_adapter:
         data = replace(data, protected={}, guarded={})  # it serves no request in another language
     if arm.on_attention:
@@ -242,7 +267,7 @@ def learned_arm(
             data,
             out=out,
             options=options,
-            start=read_adapter(out.parent / f"probes-{n_examples}-{seed}") if arm.from_probes else None,
+            start=read_adapter(out.parent / f"probes-{run.name}-{seed}") if arm.from_probes else None,
             parameters=numbers,
             progress=advance,
         )

@@ -25,6 +25,7 @@ from findings_adapters_arms import (
     OTHERS,
     PIVOT,
     AttentionNumbers,
+    Run,
     best_numbers,
     closed_form,
     learned_arm,
@@ -66,8 +67,7 @@ __all__ = [
 STORED = Path(__file__).with_name("findings_adapters.safetensors")
 """What has been measured so far, of every arm, number of examples and seed."""
 
-RUNS: tuple[tuple[int, tuple[int, ...]], ...] = ((32, (0, 1, 2)), (1200, (0, 1, 2)))
-"""Examples of each language, and the seeds with which everything is learned from as many."""
+RUNS = (Run("32", 32, 120, (0, 1, 2)), Run("1200", 1200, 240, (0, 1, 2)), Run("1200-long", 1200, 1200, (0,)))
 
 MOST_SEEDS = 3
 """For which the pool has examples, so that those of a seed do not depend on how many seeds there are."""
@@ -172,15 +172,15 @@ def measure(kept: Path) -> None:
 
     if "baseline" not in done:
         under(None, "baseline")
-    for n_examples, seeds in RUNS:
-        pool = learning_pool(2 * n_examples * MOST_SEEDS + 600)
-        for is_last, seed in itertools.product((False, True), seeds):  # what needs the probes comes after all seeds
-            of_run = f"{n_examples}-{seed}"
+    for run in RUNS:
+        pool = learning_pool(2 * run.n_examples * MOST_SEEDS + 600)
+        for is_last, seed in itertools.product((False, True), run.seeds):  # what needs the probes comes after all seeds
+            of_run = f"{run.name}-{seed}"
             if done >= {f"{arm}-{of_run}" for arm, _ in everything()}:
                 continue
             for arm in (each for each in ARMS if each.from_probes == is_last):
                 name = f"{arm.name}-{of_run}"
-                learned, numbers = learned_arm(model, arm, pool, n_examples=n_examples, seed=seed, out=kept / name)
+                learned, numbers = learned_arm(model, arm, pool, run=run, seed=seed, out=kept / name)
                 if numbers is not None:
                     measured(numbers.loaded, task, _attention(numbers, kept / name), kept / f"{name}.json")
                     continue
@@ -195,7 +195,7 @@ def measure(kept: Path) -> None:
 
 def read_measured(kept: Path) -> dict[str, Measured]:
     """Read what `measure` has measured into a folder so far; by arm, number of examples and seed."""
-    names = [f"{arm}-{n_examples}-{seed}" for n_examples, seeds in RUNS for seed in seeds for arm, _ in everything()]
+    names = [name for run in RUNS for arm, _ in everything() for name in run.names(arm)]
     found = {}
     for name in ("baseline", *names):
         if (file := kept / f"{name}.json").is_file():
@@ -212,11 +212,10 @@ def _attention(numbers: AttentionNumbers, folder: Path) -> Context:
 
 
 def of_arm(
-    found: Mapping[str, Measured], arm: str, run: tuple[int, Sequence[int]], codes: Sequence[str] = LANGUAGES
+    found: Mapping[str, Measured], arm: str, run: Run, codes: Sequence[str] = LANGUAGES
 ) -> dict[str, FloatArray]:
     """Average each item's result over the seeds of an arm."""
-    n_examples, seeds = run
-    names = ["baseline"] if arm == "baseline" else [f"{arm}-{n_examples}-{seed}" for seed in seeds]
+    names = ["baseline"] if arm == "baseline" else run.names(arm)
     return {code: np.mean([found[name].right[code] for name in names], axis=0) for code in codes}
 
 
@@ -225,9 +224,9 @@ def gain(before: Mapping[str, FloatArray], after: Mapping[str, FloatArray]) -> E
     return compare_scores(before, after).overall.difference
 
 
-def listed(found: Mapping[str, Measured], run: tuple[int, Sequence[int]]) -> list[tuple[str, str]]:
+def listed(found: Mapping[str, Measured], run: Run) -> list[tuple[str, str]]:
     """Name every arm that was measured with all seeds of a run, and what tables say of it."""
-    return [(arm, says) for arm, says in everything() if all(f"{arm}-{run[0]}-{seed}" in found for seed in run[1])]
+    return [(arm, says) for arm, says in everything() if found.keys() >= {*run.names(arm)}]
 
 
 def everything() -> Iterator[tuple[str, str]]:

@@ -124,7 +124,7 @@ def test_the_section_says_what_was_measured(page, arms, monkeypatch):
         routed = {code: np.full((60, 12), distance) for code in arms.LANGUAGES}
         return page.Measured({code: each.astype(float) for code, each in items.items()}, routed)
 
-    run = 32, (0, 1)
+    run = arms.Run("32", 32, 120, (0, 1))
     monkeypatch.setattr(page, "RUNS", (run,))
     found = {"baseline": measured(10, 0.2)}
     for place, (name, _) in enumerate(page.everything()):
