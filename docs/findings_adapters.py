@@ -306,7 +306,8 @@ def verdict(found: Mapping[str, Measured]) -> str:
         said.append(f"{words} {value:+.2f} (p = {p:.3f}, {len(gains)} arms)")
     lines.append(
         f"* Rank correlation of gain and change in {WHERE}, within languages: {', '.join(said)}; above 0, "
-        "what helps more goes further from English; p by shuffling arms, so that few arms cannot reach a small one."
+        "what helps more goes further from English; p by shuffling arms, so that few arms cannot reach a small one. An "
+        "arm counts once for every number of examples and steps, though these resemble each other: p is too small."
     )
     return "\n".join(lines)
 
