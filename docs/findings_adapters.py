@@ -21,6 +21,7 @@ from findings_adapters_arms import (
     N_DEV,
     OTHERS,
     PIVOT,
+    RANK,
     Run,
 )
 from findings_adapters_measured import (
@@ -128,6 +129,9 @@ def protected(found: Mapping[str, Measured], arm: str, run: Run) -> str:
 PAIRS = (
     ("attention", "router", "LoRA on attention does more than routers whole of about the same size"),
     ("attention", "plan", "LoRA on attention does more than a plan by language"),
+    ("attention", "low-rank", f"LoRA on attention does more than rank {RANK} on routers"),
+    ("attention", "probes", "LoRA on attention does more than the plan's probes in closed form"),
+    ("attention", "fixed", "LoRA on attention does more than offsets learned on with fixed probes"),
     ("router", "low-rank", "Routers whole do more than rank 8 on routers"),
     ("router", "plan", "Routers whole, with no condition, do more than a plan by language"),
     ("router", "permuted-router", "Routers whole do more than the same numbers permuted"),
