@@ -281,6 +281,108 @@ def test_languages_must_fit(tmp_path, organism, languages, options, message):
     assert not list(tmp_path.iterdir())
 
 
+EVERY = Plan(MODEL, (offset(),))
+"""For all requests."""
+
+MIXED = Plan(MODEL, (offset(), offset(1, languages=("sw",))))
+"""A rule for all requests beside one for Swahili."""
+
+
+@pytest.fixture
+def before_loading(tmp_path, monkeypatch, capsys):
+    """Run the command with a plan and some options; loading a model fails the test."""
+
+    def load_none(*_, **__):
+        pytest.fail("a model was loaded")
+
+    def refused(plan, *options):
+        monkeypatch.setattr("isogloss.backends.open.load", load_none)
+        write_plan(plan, tmp_path / "plan.json")
+        common = ["adapt", str(tmp_path / "plan.json"), "organism", "--corpus", "organism:problems", "--items", "6"]
+        assert main([*common, *options, "-o", str(tmp_path / "a")]) == 2
+        assert not (tmp_path / "a").exists()
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--protect", "en"),
+        ("--bound", "0"),
+        ("--bound", "0.02"),
+        ("--bound-on", "kl"),
+        ("--protect", "de", "--bound", "1"),
+    ],
+)
+def test_options_that_cannot_act_are_refused_by_name(before_loading, options):
+    """A plan for all requests protects no language, so that nothing is under a bound."""
+    error = before_loading(EVERY, *options)
+    named = ", ".join(option for option in options if option.startswith("--"))
+    assert f"{named} cannot act" in error
+    assert "the plan is for all requests, so its adapter acts on every token of every language" in error
+
+
+@pytest.mark.parametrize("options", [(), ("--languages", "sw"), ("--protect", "en")])
+def test_a_rule_for_all_requests_beside_others_is_refused(before_loading, options):
+    """It would move what is to be protected; its parts become adapters that add up."""
+    error = before_loading(MIXED, *options)
+    assert "rules for all requests beside those for swh_Latn" in error
+    assert "make an adapter of each" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--protect", "bul_Cyrl"), "no text in bul_Cyrl, which is to be protected"),
+        (("--weights", "bul_Cyrl=2"), "no text in bul_Cyrl, which has a weight"),
+        (("--pivot", "sw"), "the pivot swh_Latn is a language of the plan"),
+        (("--protect", "sw"), "swh_Latn cannot be protected"),
+        (("--protect", "xx"), "xx"),
+        (("--languages", "qqq"), "qqq"),
+        (("--task", "mgsm-of-nobody"), "mgsm-of-nobody"),
+    ],
+)
+def test_languages_are_checked_before_the_model_is_loaded(before_loading, options, message):
+    """Which takes minutes for a large one."""
+    assert message in before_loading(Plan(MODEL, (offset(languages=("sw",)),)), *options)
+
+
+def test_a_language_of_the_plan_without_text_is_refused_before_the_model_is_loaded(before_loading):
+    """Of a plan for a language that no problem is in."""
+    assert "no text in bul_Cyrl; expected one" in before_loading(Plan(MODEL, (offset(languages=("bul_Cyrl",)),)))
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "message"),
+    [
+        (EVERY, {"protected": ("eng_Latn",)}, "protected cannot act"),
+        (EVERY, {"bound": 0.0, "bound_on": "accuracy"}, "bound, bound_on cannot act"),
+        (MIXED, {}, "rules for all requests beside those for swh_Latn"),
+    ],
+)
+def test_what_cannot_be_protected_is_refused_from_python(tmp_path, organism, plan, options, message):
+    """As by the command."""
+    made = Plan(organism.fingerprint, plan.interventions)
+    with pytest.raises(PlanError, match=message):
+        adapt_plan(organism, made, corpus(6), out=tmp_path / "a", options=AdaptOptions(**options))
+
+
+@pytest.mark.slow
+def test_the_command_says_that_a_plan_for_all_requests_acts_on_every_language(tmp_path, organism, capsys):
+    """In plain words, without a number that nothing has."""
+    write_plan(Plan(organism.fingerprint, (offset(3, (1, 2), (2.0, -2.0)),)), tmp_path / "plan.json")
+    common = ["adapt", str(tmp_path / "plan.json"), "organism", "--corpus", "organism:problems", "--items", "6"]
+    assert main([*common, "--ridges", "0.01", "--strengths", "1", "-o", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "acts on every token of every language, as the plan does" in shown
+    assert "nan" not in shown
+    assert "protected language" not in shown
+
+
 @pytest.mark.slow
 def test_a_bound_that_nothing_keeps(tmp_path, organism, plan):
     """Said with the least that any setting moves a protected language; nothing is written."""

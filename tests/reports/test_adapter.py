@@ -71,10 +71,13 @@ def test_without_protected_languages_there_is_no_bound():
     """As of a plan for every token."""
     point = CurvePoint(0.01, 1.5, {}, keeps_bound=True, value={"swh_Latn": -0.02})
     report = dataclasses.replace(REPORT, protected=(), metric="-kl", dev_task=None, curve=(point,), ranks=("constant",))
-    assert "without a bound" in describe_adapter(report)[0]
+    assert "acts on every token of every language, as the plan does" in describe_adapter(report)[0]
     assert len(describe_adapter(report)) == 2
-    value, *_ = adapter_section(report).blocks
+    section = adapter_section(report)
+    assert "a linear probe that is 1 on every token" in section.paragraphs[0]
+    value, *_ = section.blocks
     assert value.data[0]["y"] == [0.02]
+    assert "bound" not in value.caption
 
 
 def test_report_on_the_folder(tmp_path):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from isogloss.learning import AdaptOptions, AdaptReport
 
 __all__ = ["register_adapt"]
+
+_OF_PROTECTION = ("protect", "bound", "bound_on")
 
 
 def register_adapt(subparsers: Subparsers) -> None:
@@ -74,26 +75,33 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         help="how far a protected language may move: divergence of the next token in nats per token (default 0.02), or "
         "fall of the mean accuracy (default 0.02)",
     )
-    parser.add_argument(
-        "--bound-on", choices=("kl", "accuracy"), default="kl", help="accuracy needs --task (default kl)"
-    )
+    parser.add_argument("--bound-on", choices=("kl", "accuracy"), help="accuracy needs --task (default kl)")
     parser.add_argument("--ridges", type=_numbers, metavar="X,X", help="to choose from (default 0.0001,0.001,0.01,0.1)")
     parser.add_argument("--strengths", type=_numbers, metavar="X,X", help="to choose from (default 0.5,1,1.5,2,3)")
 
 
 def _adapt(options: argparse.Namespace) -> None:
     from isogloss.backends.open import load
+    from isogloss.evaluation import load_task
     from isogloss.folders import require_new_folder
+    from isogloss.learning.adapt_languages import languages_of, refuse_idle
     from isogloss.learning.plan_ranks import ranks_of
     from isogloss.steering import read_plan
     from isogloss.workflows import adapt, open_corpus
 
     require_new_folder(options.output)
     plan, settings = read_plan(options.plan), _settings(options)
-    ranks_of(plan, settings.languages)  # refuses before a model is loaded
+    ranks = ranks_of(plan, settings.languages)  # this and what follows refuse before a model is loaded
+    refuse_idle(
+        ranks, [f"--{name.replace('_', '-')}" for name in _OF_PROTECTION if getattr(options, name) not in (None, ())]
+    )
     corpus = open_corpus(options.corpus, split=options.split, n_items=options.items)
+    languages = languages_of(ranks, corpus, settings)
+    task = None if options.task is None else load_task(options.task, split="dev", n_items=options.n_dev)
+    if task is not None:
+        languages.items_of(task, corpus, settings)
     model = load(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
-    adapted = adapt(model, plan, corpus, out=options.output, task=options.task, n_dev=options.n_dev, options=settings)
+    adapted = adapt(model, plan, corpus, out=options.output, task=task, options=settings)
     if options.json:
         raw = {"path": str(options.output), "sha256": adapted.adapter.sha256, **adapted.report.to_json()}
         output.print_json(raw)
@@ -110,14 +118,12 @@ def _settings(options: argparse.Namespace) -> AdaptOptions:
         raise RunError("--bound-on accuracy needs --task, whose dev items are answered; give one, or bound the KL")
     if options.n_dev is not None and options.task is None:
         raise RunError("--n-dev without --task has no meaning; leave it out, or give a task")
-    given = {
-        name: getattr(options, name) for name in ("bound", "ridges", "strengths") if getattr(options, name) is not None
-    }
+    names = ("bound", "bound_on", "ridges", "strengths")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return AdaptOptions(
         languages=tuple(resolve(code) for code in options.languages),
         protected=tuple(resolve(code) for code in options.protect),
         weights=_resolved(options.weights),
-        bound_on=options.bound_on,
         pivot=resolve(options.pivot),
         **given,
     )
@@ -179,17 +185,22 @@ def _show(report: AdaptReport) -> None:
 
 
 def _show_curve(report: AdaptReport) -> None:
-    unit = "largest KL of a protected language" if report.bound_on == "kl" else "mean fall in protected languages"
-    rows = []
+    head, rows = ["ridge", "strength", f"{report.metric}, mean", ""], []
     for point in report.curve:
-        moved = list(point.moved.values())
-        size = (max(moved) if report.bound_on == "kl" else fmean(moved)) if moved else math.nan
         value = f"{fmean(point.value.values()):.4f}" if point.keeps_bound else "beyond the bound"
         is_chosen = (point.ridge, point.strength) == (report.ridge, report.strength)
-        rows.append([f"{point.ridge:g}", f"{point.strength:g}", f"{size:.4f}", value, "chosen" if is_chosen else ""])
-    output.print_table(["ridge", "strength", unit, f"{report.metric}, mean", ""], rows)
+        rows.append([f"{point.ridge:g}", f"{point.strength:g}", value, "chosen" if is_chosen else ""])
+    if report.protected:
+        on_kl = report.bound_on == "kl"
+        head.insert(2, "largest KL of a protected language" if on_kl else "mean fall in protected languages")
+        for row, point in zip(rows, report.curve, strict=True):
+            row.insert(2, f"{(max if on_kl else fmean)(point.moved.values()):.4f}")
+    output.print_table(head, rows)
     if not report.protected:
-        output.print_line("No language is protected: the plan is for every token.")
+        output.print_line(
+            "The plan is for all requests: the adapter acts on every token of every language, as the plan does, and no "
+            "language is protected."
+        )
 
 
 def _show_probes(report: AdaptReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +16,11 @@ from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
 from isogloss.backends.router_inputs import AdaptableModel
 from isogloss.corpora import Corpus
-from isogloss.errors import CorpusError, LanguageError, PlanError
+from isogloss.errors import CorpusError, PlanError
 from isogloss.evaluation import Task, ask
 from isogloss.evaluation.asked import AskedTask
 from isogloss.folders import new_folder, require_new_folder
-from isogloss.languages import resolve
+from isogloss.learning.adapt_languages import languages_of
 from isogloss.learning.adapt_measures import Measures, Parts
 from isogloss.learning.adapt_records import ADAPT_REPORT, Adapted, AdaptOptions, AdaptReport, CurvePoint
 from isogloss.learning.plan_ranks import banned_by, ranks_of
@@ -53,7 +53,8 @@ def adapt_plan(  # noqa: PLR0913 - what it is made from, and how
     Args:
         model: unsteered, of the backend ``huggingface``.
         plan: of kind ``offset``, without conditions on phases, or ``ban`` without any. A condition on several languages
-            becomes one probe for the group; offsets without conditions become a probe that is 1 on every token.
+            becomes one probe for the group. Offsets without conditions, which must then be all that the plan has,
+            become a probe that is 1 on every token, so that no language is protected.
         corpus: texts in the targets, the pivot and whatever else the model is used in.
         out: folder of the adapter, new or empty.
         task: whose items, of a dev split, choose ridge and strength; None to come close to the plan instead.
@@ -61,7 +62,8 @@ def adapt_plan(  # noqa: PLR0913 - what it is made from, and how
         progress: told what has been done, and how much of it.
 
     Raises:
-        PlanError: the plan is for another model, or of a kind that no weight can do; or no ridge and strength keeps the
+        PlanError: the plan is for another model, or of a kind that no weight can do; it has rules for all requests
+            beside others, or is for all requests while options protect languages; or no ridge and strength keeps the
             bound.
         CorpusError: the corpus or task lacks a language, or has too few items.
         LanguageError: the pivot is a target, or a target is to be protected.
@@ -106,47 +108,14 @@ class _Job:
         self.plan, self.corpus, self.options, self.progress = plan, corpus, options, progress
         self.ranks = ranks_of(plan, options.languages)
         self.layers = tuple(sorted({layer for rank in self.ranks for layer in rank.offsets}))
-        self.targets, self.protected = self._languages()
+        languages = languages_of(self.ranks, corpus, options)
+        self.targets, self.protected = languages
         self.parts = _parts(corpus, options)
-        asked = None if task is None else ask(model, self._of_task(task))
+        asked = None if task is None else ask(model, languages.items_of(task, corpus, options))
         assert asked is None or isinstance(asked, AskedTask)  # noqa: S101 - of a Task
         others = set(corpus.languages) - set(self.targets) - {options.pivot}
         self.left_out = some_of(others, share=_LEFT_OUT, purpose="left out")
         self.measures = Measures(self.model, plan, self.layers, asked, self.parts, options)
-
-    def _languages(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return targets and protected languages."""
-        pivot, held = self.options.pivot, set(self.corpus.languages)
-        if unknown := sorted(set(self.options.weights) - held):
-            raise CorpusError(f"corpus {self.corpus.name} has no text in {', '.join(unknown)}, which has a weight")
-        if any(rank.languages is None for rank in self.ranks):
-            return self.corpus.languages, ()
-        targets = tuple(sorted({code for rank in self.ranks for code in rank.languages or ()}))
-        if absent := sorted({*targets, pivot} - held):
-            raise CorpusError(
-                f"corpus {self.corpus.name} has no text in {', '.join(absent)}; expected one in every language of the "
-                f"plan and in the pivot {pivot}, whose tokens probes must tell apart"
-            )
-        if pivot in targets:
-            raise LanguageError(f"the pivot {pivot} is a language of the plan, so it cannot be protected; name another")
-        protected = tuple(resolve(code) for code in self.options.protected) or tuple(sorted(held - set(targets)))
-        if wrong := sorted(set(protected) & set(targets)):
-            raise LanguageError(f"{', '.join(wrong)} cannot be protected: the plan is for it")
-        if absent := sorted(set(protected) - held):
-            raise CorpusError(f"corpus {self.corpus.name} has no text in {', '.join(absent)}, which is to be protected")
-        return targets, tuple(sorted({*protected, pivot}))
-
-    def _of_task(self, task: Task) -> Task:
-        """Keep the items of the languages that are measured."""
-        if absent := sorted(set(self.targets) - set(task.items)) if self.protected else []:
-            raise CorpusError(f"task {task.name} has no items in {', '.join(absent)}, which the plan is for")
-        on_task = self.protected if self.options.bound_on == "accuracy" else ()
-        if on_task and self.options.pivot not in task.items:
-            raise CorpusError(f"task {task.name} has no items in the pivot {self.options.pivot}, which is protected")
-        kept = {code: rows for code, rows in task.items.items() if code in (*self.targets, *self.protected)}
-        if not kept:
-            raise CorpusError(f"task {task.name} and corpus {self.corpus.name} have no language in common")
-        return replace(task, items=kept)
 
     def run(self) -> Adapted:
         """Fit, choose, and measure."""

@@ -35,7 +35,8 @@ class AdaptOptions:
     Attributes:
         languages: of the plan, to keep; of a plan without conditions, those whose tokens it is for. Empty: all of a
             plan with conditions, and every token under a plan without.
-        protected: languages that must not move; empty for all of the corpus that are no targets.
+        protected: languages that must not move; empty for all of the corpus that are no targets. A plan for all
+            requests moves every language, so that this and the bound must be left as they are.
         weights: language to its weight in the fit, above 0; 3 for the pivot and 1 for others where not given.
         bound_on: what the bound is on: ``kl``, the divergence of the next token in nats per token, in that protected
             language in which it is largest; or ``accuracy``, how much the mean value of the protected languages' dev
@@ -45,7 +46,7 @@ class AdaptOptions:
         strengths: factors on the plan's offsets, above 0, to choose from.
         n_texts: most texts per language on which divergence and agreement are measured.
         batch_tokens: tokens of a forward, padding included.
-        pivot: reference language, which is always protected.
+        pivot: reference language, which is always protected but from a plan for all requests.
 
     Raises:
         RunError: a number out of its range.
@@ -151,7 +152,7 @@ class AdaptReport(Record):
         layers: of the adapter.
         ranks: name of each rank, in the adapter's order.
         targets: languages that the plan is for.
-        protected: languages under the bound.
+        protected: languages under the bound; none of a plan for all requests, in which the bound does not act.
         left_out: languages whose leakage was measured by a fit without them.
         bound_on: what the bound is on.
         bound: largest that is allowed.

@@ -32,7 +32,8 @@ def describe_adapter(report: AdaptReport) -> tuple[str, ...]:
         f" under a bound of {report.bound:g} {unit}; it moves {len(report.protected)} protected languages by at most "
         f"{number(max(chosen.moved.values()))}"
         if report.protected
-        else ", without a bound, since the plan is for every token"
+        else ": the plan is for all requests, so the adapter acts on every token of every language, as the plan does, "
+        "and no language is protected"
     )
     sentences = [f"Ridge {report.ridge:g} and strength {report.strength:g} were chosen{bound}."]
     if report.metric != _DIVERGENCE:
@@ -65,9 +66,10 @@ def adapter_section(report: AdaptReport) -> Section:
     figures = [_value_figure(report, styles)]
     if report.protected:
         figures.insert(0, _bound_figure(report, styles))
+    probe = "of each language, which" if report.protected else "that is 1 on every token; it"
     lead = (
-        "The plan's offsets were written into the routers' weights beside a linear probe of each language, which was "
-        "fitted in closed form on every language of the corpus."
+        f"The plan's offsets were written into the routers' weights beside a linear probe {probe} was fitted in closed "
+        "form on every language of the corpus."
     )
     return Section("adapter", "Adapter", [lead], [*figures, _probe_table(report), _agreement_table(report)])
 
@@ -101,9 +103,10 @@ def _value_figure(report: AdaptReport, styles: Mapping[str, Style]) -> Figure:
         return -mean if report.metric == _DIVERGENCE else mean
 
     what = "divergence from the plan, nats per token" if report.metric == _DIVERGENCE else f"dev {report.metric}"
+    languages, kept = ("the plan's languages", " that keeps the bound") if report.protected else ("all languages", "")
     caption = (
-        "Mean over the plan's languages of each ridge and strength that keeps the bound. The large marker was chosen, "
-        "on these very items, so that its value is biased upwards; no interval."
+        f"Mean over {languages} of each ridge and strength{kept}. The large marker was chosen, on these very items, so "
+        "that its value is biased upwards; no interval."
     )
     return _curve_figure(report, styles, value, ("adapter-value", what, caption))
 

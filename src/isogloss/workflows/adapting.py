@@ -39,7 +39,8 @@ def adapt(  # noqa: PLR0913 - what it is made from, and how
         options: which languages are protected and how strongly, the bound, and what is chosen among.
 
     Raises:
-        PlanError: the plan is for another model, or of a kind that no weight can do; or no ridge and strength keeps the
+        PlanError: the plan is for another model, or of a kind that no weight can do; it has rules for all requests
+            beside others, or is for all requests while options protect languages; or no ridge and strength keeps the
             bound.
         CorpusError: the corpus or task lacks a language, or has too few items.
         LanguageError: the pivot is a language of the plan, or a language of the plan is to be protected.
