@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 
 from isogloss.errors import RunError
@@ -12,7 +13,7 @@ from isogloss.learning import LearnedSet, LearnSettings, StepRecord, read_histor
 from isogloss.reports import report_on
 from isogloss.reports.learning import describe_learning, learning_section
 from isogloss.routing import Fingerprint
-from isogloss.steering import Plan, write_plan
+from isogloss.steering import AdaptedRouter, Plan, RouterAdapter, write_adapter, write_plan
 
 STEPS = 30
 
@@ -36,6 +37,37 @@ def learned(folder, languages=("swh_Latn", "tha_Thai"), *, shared=False, metric=
     if finished:
         provenance = {"rule": "learned", "sets": [each.to_json() for each in ended]}
         write_plan(Plan(Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12"), (), provenance), folder / "plan.json")
+    return folder
+
+
+FINGERPRINT = Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12")
+GUARDED = {"eng_Latn": 1.0, "deu_Latn": 0.8, "zho_Hans": 0.5}
+COST = {
+    "kl": 0.004,
+    "protected_before": GUARDED,
+    "protected": {**GUARDED, "deu_Latn": 0.7},
+    "protected_kl": {"deu_Latn": 0.031, "zho_Hans": 0.012},
+}
+
+
+def learned_adapter(folder, *, best_step=10, start=None, cost=COST, **options):
+    """The folder of an adapter for two languages that protects three."""
+    folder.mkdir()
+    languages = ("swh_Latn", "tha_Thai")
+    chosen = {"objective": "answers", "parameters": "low-rank", "rank": 4, "probes": "learned", "shared": False}
+    chosen |= {"leash": 3.0, "tolerance": 0.02, "pivot": "eng_Latn", **options}
+    settings = LearnSettings({"model_name": "m"}, 1, chosen, languages, "sums", "accuracy", {}, start_sha256=start)
+    (folder / "settings.json").write_text(json.dumps(settings.to_json()))
+    dev = [dict.fromkeys(languages, value) for value in (0.1, 0.6)]
+    records = [
+        StepRecord(languages, 0, dev=dev[0], protected=cost.get("protected_before")),
+        StepRecord(languages, 10, 1.5, 1.2, leash=0.1, largest=0.3, dev=dev[1], protected=cost.get("protected")),
+    ]
+    (folder / "history.jsonl").write_text("".join(json.dumps(each.to_json()) + "\n" for each in records))
+    ended = LearnedSet(languages, best_step, dev[0], dev[1 if best_step else 0], 3, 16, **cost)
+    router = AdaptedRouter(0, "model.layers.0.mlp.gate.weight", np.ones((8, 1)), np.ones((1, 4)))
+    provenance = {"rule": "learned", "sets": [ended.to_json()]}
+    write_adapter(RouterAdapter(FINGERPRINT, (router,), ("all",), provenance), folder / "adapter")
     return folder
 
 
@@ -139,3 +171,88 @@ def test_a_plan_of_other_sets_is_refused(tmp_path):
     write_plan(Plan(Fingerprint("qwen3_moe", (0, 1), 8, 2, "ab12"), (), {"sets": [1]}), folder / "plan.json")
     with pytest.raises(RunError, match="expected one for each of 2 sets"):
         read_history(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "lead"),
+    [
+        ({}, "A change of rank 4 of the routers' weights was learned from answers of examples"),
+        ({"start": "ef56"}, "A change of low rank, from an adapter that was there before, of the routers' weights was"),
+        ({"start": "ef56", "probes": "fixed"}, "whose probes stayed as they were, of the routers' weights was learned"),
+        ({"parameters": "router"}, "A change of full rank of the routers' weights was learned"),
+        ({"layers": [2, 5]}, "of the routers' weights in layers 2–5 was learned"),
+    ],
+)
+def test_an_adapter_is_a_change_of_weights(options, lead, tmp_path):
+    """Nothing is said of a plan or of offsets, neither in sentences nor in figures and tables."""
+    folder = learned_adapter(tmp_path / "out", **options)
+    section = learning_section(read_history(folder))
+    assert lead in section.paragraphs[0]
+    assert "acts on every request, whatever its language" in section.paragraphs[0]
+    page = report_on(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Learning a router adapter for m on sums" in page
+    for text in ("a plan for", "the plan", "offset", "logits"):
+        assert text not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    shown = [(block.title, block.caption) for block in section.blocks]
+    assert not re.search("offset|logit|plan", str([*shown, section.paragraphs]))
+    assert "largest change of a weight" in section.blocks[-2].header
+
+
+def test_protected_languages_have_a_table(tmp_path):
+    """The pivot first: dev value before and after, and how far the next token moves; a sentence sums them up."""
+    history = read_history(learned_adapter(tmp_path / "out"))
+    ended, protected = learning_section(history).blocks[-2:]
+    assert ended.rows[0][1:] == ("10.0", "60.0", "10", "0.300", "3 of 16")
+    assert protected.header == ("language", "dev accuracy before, %", "chosen, %", "KL")
+    assert protected.rows == [
+        ("English (eng_Latn)", "100.0", "100.0", "0.0040"),
+        ("German (deu_Latn)", "80.0", "70.0", "0.031"),
+        ("Chinese (Simplified) (zho_Hans)", "50.0", "50.0", "0.012"),
+    ]
+    cost = describe_learning(history)[1]
+    assert cost.startswith("Of 3 protected languages the mean")
+    assert "mean accuracy on their dev items went from 76.7 to 73.3 %" in cost
+    assert "the next token moves most in German, by 0.031 nats per token" in cost
+    assert describe_learning(history)[-1].endswith("say what the adapter is worth.")
+
+
+def test_protected_languages_without_dev_items(tmp_path):
+    """How far the next token moves is left; without that, too, there is no table."""
+    bare = {"kl": 0.004, "protected_kl": {"deu_Latn": 0.031}}
+    history = read_history(learned_adapter(tmp_path / "a", cost=bare))
+    assert learning_section(history).blocks[-1].rows == [
+        ("English (eng_Latn)", "0.0040"),
+        ("German (deu_Latn)", "0.031"),
+    ]
+    history = read_history(learned_adapter(tmp_path / "b", cost={}))
+    assert learning_section(history).blocks[-1].title == "Where learning ended"
+    assert len(describe_learning(history)) == 2
+
+
+def test_a_pivot_that_is_learned_is_not_protected(tmp_path):
+    """Its divergence of 0, where nothing was chosen, is no row."""
+    cost = {**COST, "protected_before": None, "protected": None}
+    history = read_history(learned_adapter(tmp_path / "out", cost=cost, pivot="swh_Latn"))
+    assert [row[0] for row in learning_section(history).blocks[-1].rows] == [
+        "German (deu_Latn)",
+        "Chinese (Simplified) (zho_Hans)",
+    ]
+
+
+def test_an_adapter_that_changes_nothing_is_said(tmp_path):
+    """With the tolerance as a reason, and no cost."""
+    sentences = describe_learning(read_history(learned_adapter(tmp_path / "out", best_step=0)))
+    assert "no step within the tolerance was better than no change, so the adapter changes nothing" in sentences[0]
+    assert len(sentences) == 2
+
+
+def test_a_plan_of_kind_select_is_not_called_offsets(tmp_path):
+    """It has one set for each language, and its numbers are in scores."""
+    folder = learned(tmp_path / "out")
+    raw = json.loads((folder / "settings.json").read_text())
+    raw["options"]["parameters"] = "select"
+    (folder / "settings.json").write_text(json.dumps(raw))
+    section = learning_section(read_history(folder))
+    assert "added to the scores that routers rank" in section.paragraphs[0]
+    assert "one set for each language" in section.paragraphs[0]
+    assert "largest number, scores" in section.blocks[-1].header

@@ -1,4 +1,4 @@
-"""Writes a report on whatever a folder holds: a Run, an analysis, an evaluation, a learned plan, or a study."""
+"""Writes a report on whatever a folder holds: a Run, an analysis, an evaluation, what was learned, or a study."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from isogloss.records import Record, read_typed
 from isogloss.reports.ablation import describe_ablation
 from isogloss.reports.adapters import describe_adapter
 from isogloss.reports.answers import sample_answers
-from isogloss.reports.learning import describe_learning
+from isogloss.reports.learning import describe_learning, learns_adapter
 from isogloss.reports.page import Report, join_reports, make_report, require_report_file, write_report
 from isogloss.reports.published import PublishedComparison
 from isogloss.reports.versions import describe_versions
@@ -140,7 +140,7 @@ def _reader(source: Path, pivot: str) -> Callable[[Path], Report]:
     raise RunError(
         f"{source} holds no manifest.json, analysis.json, summary.json, study.json, {HISTORY}, {ABLATION}, "
         f"{ADAPT_REPORT} or {COMPARISON}; give the folder of a finished capture, analysis, evaluation, ablation, study "
-        "or comparison of versions, of a learned plan, or of an adapter made from one"
+        "or comparison of versions, of a learned plan or adapter, or of an adapter made from a plan"
     )
 
 
@@ -273,7 +273,8 @@ def _versions_command(result: VersionComparison, sources: Sequence[Mapping[str, 
 def _of_learning(folder: Path) -> Report:
     history = read_history(folder)
     model = history.settings.model.get("model_name") or "the model"
-    title = f"Learning a plan for {model} on {history.settings.dev_task}"
+    what = "router adapter" if learns_adapter(history) else "plan"
+    title = f"Learning a {what} for {model} on {history.settings.dev_task}"
     settings = history.settings.to_json()
     settings["learned_languages"] = settings.pop("languages")
     return Report(title, describe_learning(history), settings, learning=history)
