@@ -482,6 +482,7 @@ def test_plan_of_another_model_fails(tmp_path, capsys, interventions):
         (["--corpus", "{}/nowhere"], "nowhere"),
         (["--languages", "en"], "found none: name it by --corpus"),
         (["--language", "en"], "found none: name it by --plan"),
+        (["--adapter", "{}"], "which names one of a running server's (--server URL); a folder is given as --plan "),
         (["--backend", "vllm", "--corpus", "{}"], "is not estimated for --backend vllm; leave it out"),
         (["--backend", "vllm", "--device", "cpu"], "--device has no meaning for --backend vllm"),
     ],

@@ -62,8 +62,13 @@ def _doctor(options: argparse.Namespace) -> int:
     refuse_without_against(options)
     if options.server is not None:
         return _ask_server(options)
-    if options.model is None or options.adapter is not None:
+    if options.model is None:
         raise ModelError("expected MODEL; or --server URL, perhaps with --adapter NAME, to ask a running server")
+    if options.adapter is not None:
+        raise ModelError(
+            f"found MODEL with --adapter, which names one of a running server's (--server URL); a folder is given as "
+            f"--plan {options.adapter}"
+        )
     from isogloss.languages import resolve
     from isogloss.steering import RouterAdapter, read_steering
     from isogloss.workflows import examine, open_corpus
