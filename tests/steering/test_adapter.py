@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from adapters import ADAPTED_FAMILIES, change_weights, random_adapter
 from models import TEXTS, tiny
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.numpy import load_file, save_file
 from slow import slow_but
 
@@ -90,6 +91,7 @@ def test_equal_where_all_is_equal():
         ({"ranks": ("one", "")}, "printable"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"scale": 1e39}, "exceeds the float32 range"),
+        ({"scale": 1.7e308}, "scale is 1.7e\\+308; expected a number that is finite, also times the rank, 2"),
         ({"provenance": {"a": float("nan")}}, "cannot be written as JSON"),
         ({"base_model": "/home/someone/model"}, "expected a hub id"),
         ({"fingerprint": replace(MODEL, n_experts=7)}, r"expected \[7, 2\]"),
@@ -155,6 +157,40 @@ def other_tensors(path):
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
 
 
+OTHERWISE = (
+    {"alpha_pattern": {".*gate.*": 7}},
+    {"rank_pattern": {".*gate.*": 1}},
+    {"modules_to_save": ["lm_head"]},
+    {"trainable_token_indices": [1, 2]},
+    {"layer_replication": [[0, 2], [1, 3]]},
+    {"layers_pattern": "layers"},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "corda"},
+    {"init_lora_weights": "mica"},
+    {"lora_dropout": 0.5},
+    {"fan_in_fan_out": True},
+    {"lora_bias": True},
+    {"use_dora": True},
+    {"use_rslora": True},
+    {"megatron_config": {"a": 1}},
+    {"alora_invocation_tokens": [1]},
+    {"arrow_config": {}},
+    {"kasa_config": {}},
+    {"monteclora_config": {}},
+    {"use_bdlora": {}},
+    {"velora_config": {}},
+)
+"""Fields of PEFT's configuration, each set so that PEFT computes something else from the same tensors, or raises."""
+
+HARMLESS = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
+    *("ensure_weight_tying", "exclude_modules", "layers_to_transform", "megatron_core", "runtime_config"),
+    *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "qalora_group_size", "use_qalora"),
+}
+"""Fields that do nothing to an adapter on parameters that lies there whole."""
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -171,6 +207,10 @@ def other_tensors(path):
         (FILES[0], lambda path: edit_json(path, lora_alpha=3), "has lora_alpha 3; expected 2"),
         (FILES[0], lambda path: edit_json(path, target_parameters=["gate.weight"]), "has target_parameters"),
         (FILES[0], lambda path: path.unlink(), "cannot be read"),
+        *(
+            (FILES[0], lambda path, field=field: edit_json(path, **field), f"has {next(iter(field))} .*; expected ")
+            for field in OTHERWISE
+        ),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path, file, damage, message):
@@ -225,6 +265,56 @@ def test_peft_loads_it(tmp_path, family):
     merged = dict(model.merge_and_unload().named_parameters())
     for name, parameter in changed.model.named_parameters():
         torch.testing.assert_close(merged[name], parameter, rtol=1e-6, atol=1e-6)
+
+
+def test_every_field_of_peft_is_checked_or_harmless():
+    """One that a later PEFT has in addition is in neither list, and is to be tried."""
+    required = {"peft_type", "bias", "r", "lora_alpha", "target_modules", "target_parameters"}
+    refused = {name for field in OTHERWISE for name in field}
+    assert {field.name for field in fields(LoraConfig)} == required | refused | HARMLESS
+
+
+def test_refused_fields_are_those_by_which_peft_computes_otherwise(tmp_path):
+    """Stock PEFT raises, or its logits are others; by the configuration that PEFT writes itself, they are the same."""
+    loaded = tiny("qwen3_moe")
+    write_adapter(random_adapter(loaded, size=1.0), tmp_path / "a")
+    config = tmp_path / "a" / FILES[0]
+    ids = torch.tensor([loaded.tokenizer(TEXTS[1])["input_ids"]])
+    plain = json.loads(config.read_text())
+
+    def adapted(fields):
+        config.write_text(json.dumps(plain | fields))
+        return PeftModel.from_pretrained(copy.deepcopy(loaded.model), tmp_path / "a")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        same = adapted({})
+        expected = logits_of(same, ids)
+        for fields_ in OTHERWISE:
+            try:
+                found = logits_of(adapted(fields_), ids)
+            except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError):
+                continue
+            assert (found - expected).abs().max() > 0.01, fields_
+        same.save_pretrained(tmp_path / "written")
+    written = json.loads((tmp_path / "written" / FILES[0]).read_text())
+    assert "alpha_pattern" in written
+    written["target_parameters"] = plain["target_parameters"]  # which PEFT writes in another order
+    config.write_text(json.dumps(written))
+    read_adapter(tmp_path / "a")
+    for harmless in ({"init_lora_weights": "gaussian"}, {"init_lora_weights": False}, {"modules_to_save": []}):
+        config.write_text(json.dumps(written | harmless))
+        read_adapter(tmp_path / "a")
+
+
+def test_a_scale_whose_alpha_is_not_finite_is_refused(tmp_path):
+    """Of zeros, any scale gives zeros, and yet alpha is its product with the rank."""
+    nothing = tuple(replace(each, b=np.zeros_like(each.b)) for each in an_adapter().routers)
+    write_adapter(replace(an_adapter(), routers=nothing), tmp_path / "a")
+    edit_json(tmp_path / "a" / FILES[2], scale=1.7e308)
+    with pytest.raises(PlanError, match=r"scale is 1.7e\+308; expected a number that is finite") as raised:
+        read_adapter(tmp_path / "a")
+    assert "\n" not in str(raised.value)
 
 
 def test_unfinished_folders_are_not_seen(tmp_path, monkeypatch):

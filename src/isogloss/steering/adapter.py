@@ -270,8 +270,11 @@ class RouterAdapter(Shown):
                 f"the adapter's base model is {self.base_model!r}; expected a hub id, which means the same "
                 "on every machine"
             )
-        if not math.isfinite(self.scale):
-            raise PlanError(f"the adapter's scale is {self.scale}; expected a finite number")
+        if not math.isfinite(self.scale * self.rank):  # alpha, in the configuration of PEFT
+            raise PlanError(
+                f"the adapter's scale is {self.scale}; expected a number that is finite, also times the rank, "
+                f"{self.rank}"
+            )
 
     def _check_routers(self) -> None:
         if not self.routers:

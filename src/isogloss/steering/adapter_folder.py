@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,28 @@ _FIXED = {
     "target_modules": [],
 }
 """What PEFT must be told, whatever the adapter: the change is ``lora_alpha / r`` times B A, and nothing else."""
+_UNSET: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "alpha_pattern": ({},),
+        "rank_pattern": ({},),
+        "modules_to_save": (None, []),
+        "trainable_token_indices": (None,),
+        "layer_replication": (None, []),
+        "layers_pattern": (None, []),
+        "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga"),  # others change the base
+        "lora_dropout": (0,),
+        "fan_in_fan_out": (False,),
+        "lora_bias": (False,),
+        "megatron_config": (None,),
+        "alora_invocation_tokens": (None, []),
+        "arrow_config": (None,),
+        "kasa_config": (None,),
+        "monteclora_config": (None,),
+        "use_bdlora": (None,),
+        "velora_config": (None,),
+    }
+)
+"""Field that PEFT may be told besides -> values by which it does nothing, the default first; else B A is not all."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +262,12 @@ def _require_config(adapter: RouterAdapter, path: Path) -> None:
         if value != expected[name]:
             raise PlanError(
                 f"{path} has {name} {value!r}; expected {expected[name]!r}, as {_RECORD} says: make the adapter again"
+            )
+    for name, values in _UNSET.items():
+        if (value := raw.get(name, values[0])) not in values:
+            raise PlanError(
+                f"{path} has {name} {value!r}, by which PEFT computes something else than {_RECORD} says, or nothing; "
+                f"expected {values[0]!r}: make the adapter again"
             )
 
 
