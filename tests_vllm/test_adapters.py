@@ -11,15 +11,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from adapters import ADAPTED_FAMILIES, change_weights, random_adapter
 from packaging.version import Version
 from transformers import __version__ as transformers_version
+from vllm.config.lora import MaxLoRARanks
 
 from checkpoints import checkpoint, prompts
 from isogloss.backends.bake import bake
+from isogloss.backends.bake.peft import VLLM_RANKS
 from isogloss.backends.families import FAMILIES as ROWS
 from isogloss.backends.huggingface import load_model
 from oracle import TOLERANCE, Answers, require_equal, transformers_answers
@@ -29,6 +32,11 @@ from serve_adapters import N_NEW
 KNOWN = [name for name in ADAPTED_FAMILIES if Version(ROWS[name].since) <= Version(transformers_version)]
 ALL = os.environ.get("ADAPTERS") == "all"
 EFFECT = 0.1  # least of what an adapter must change somewhere: an ignored one changes nothing
+
+
+def test_ranks_are_those_that_vllm_takes():
+    """Its own list; `bake --as vllm` names one of them."""
+    assert get_args(MaxLoRARanks) == VLLM_RANKS
 
 
 def served(folder, output, adapter=None):

@@ -197,3 +197,60 @@ def test_families_that_vllm_may_pass_over_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"not known to act on phimoe.*--as checkpoint"):
         baked(folder, random_adapter(loaded(folder)), tmp_path / "out", form="vllm")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("rank", "most"), [(1, 1), (2, 8), (16, 16), (17, 32), (128, 128), (257, 320), (512, 512)])
+def test_the_command_for_vllm_has_the_smallest_sufficient_rank(tmp_path, rank, most):
+    """Its default is 16, and it takes certain values alone."""
+    folder, out = checkpoint("olmoe"), tmp_path / "out"
+    result = baked(folder, random_adapter(loaded(folder), rank=rank), out, form="vllm")
+    assert result.serve == (
+        f"vllm serve {folder} --enable-lora --lora-target-modules gate --max-loras 2 --max-lora-rank {most} "
+        f"--lora-modules adapter={out}"
+    )
+
+
+def test_ranks_that_vllm_cannot_serve_are_refused(tmp_path):
+    """As PEFT it can be written all the same."""
+    folder = checkpoint("olmoe")
+    adapter = random_adapter(loaded(folder), rank=513)
+    with pytest.raises(ModelError, match=r"rank 513; expected at most 512.*--as checkpoint"):
+        baked(folder, adapter, tmp_path / "out", form="vllm")
+    assert not list(tmp_path.iterdir())
+    assert baked(folder, adapter, tmp_path / "out", form="peft").serve is None
+
+
+def with_names(adapter, old, new):
+    """The adapter under other names of parameters."""
+    routers = (dataclasses.replace(each, parameter=each.parameter.replace(old, new)) for each in adapter.routers)
+    return dataclasses.replace(adapter, routers=tuple(routers))
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm", "checkpoint"])
+@pytest.mark.parametrize(("old", "new"), [(".gate.", ".foo."), ("layers.1.", "layers.2."), (".layers.", ".blocks.")])
+def test_names_that_are_no_router_of_the_model_are_refused(tmp_path, form, old, new):
+    """PEFT would raise, or change another layer."""
+    folder = checkpoint("olmoe")
+    adapter = with_names(random_adapter(loaded(folder), layers=(1,)), old, new)
+    wrong = adapter.routers[0].parameter
+    with pytest.raises(PlanError, match=rf"layer 1 .* {wrong}; expected model.layers.1.mlp.gate.weight, as the model"):
+        baked(folder, adapter, tmp_path / "out", form=form)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm", "checkpoint"])
+def test_names_of_another_class_become_those_of_the_model(tmp_path, form):
+    """The same router has a longer name inside a multimodal class: what is written has the model's own."""
+    folder = checkpoint("olmoe")
+    own = random_adapter(loaded(folder))
+    other = with_names(own, "model.layers", "model.language_model.layers")
+    for adapter, name in ((own, "own"), (other, "other")):
+        baked(folder, adapter, tmp_path / name, form=form, verify=False)
+    file = "model.safetensors" if form == "checkpoint" else "adapter_model.safetensors"
+    written = [load_file(tmp_path / name / file) for name in ("own", "other")]
+    assert written[0].keys() == written[1].keys()
+    assert all(torch.equal(written[0][name], written[1][name]) for name in written[0])
+    if form == "peft":
+        assert [each.parameter for each in read_adapter(tmp_path / "other").routers] == [
+            each.parameter for each in own.routers
+        ]

@@ -70,7 +70,17 @@ def test_adapters_are_written(tmp_path, adapter, model, capsys, form):
     assert run(source, "--adapter", adapter, "--as", form, "-o", tmp_path / "out", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["form"], found["path"]) == (form, str(tmp_path / "out"))
+    assert ("serve" in found) == (form == "vllm")
     assert (tmp_path / "out").exists()
+
+
+def test_the_command_for_vllm_is_said(tmp_path, adapter, capsys):
+    """It names the rank that vLLM must be told; the path is last."""
+    assert run(checkpoint("qwen3_moe"), "--adapter", adapter, "--as", "vllm", "-o", tmp_path / "out") == 0
+    _, command, last = capsys.readouterr().out.splitlines()
+    assert command.startswith(f"serve it: vllm serve {checkpoint('qwen3_moe')} --enable-lora ")
+    assert " --max-lora-rank 8 " in command
+    assert last == str(tmp_path / "out")
 
 
 def poison(folder):

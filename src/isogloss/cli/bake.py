@@ -103,6 +103,8 @@ def _show(baked: Baked) -> None:
         _show_verification(baked)
     if baked.left_out:
         print_line(f"left out, since these weights are not steered: {', '.join(baked.left_out)}")
+    if baked.serve is not None:
+        print_line(f"serve it: {baked.serve}")
     print_line(str(baked.path))
 
 

@@ -6,12 +6,14 @@ import contextlib
 import functools
 import io
 import json
+import warnings
 
 import pytest
 import torch
 from adapters import change_weights, random_adapter
 from configs import randomise, tiny_config
 from models import FAMILIES, ITEM_IDS, TEXTS, each_family, text_type, tiny, tokenizer
+from peft import PeftModel
 from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -19,7 +21,7 @@ from isogloss.backends.bake import bake
 from isogloss.backends.capture_options import CaptureOptions
 from isogloss.backends.chat_template import TemplateDate, fill_template
 from isogloss.backends.families import REFUSED
-from isogloss.backends.huggingface import load_model, steer
+from isogloss.backends.huggingface import HuggingFaceModel, load_model, steer
 from isogloss.backends.huggingface.router_outputs import READERS
 from isogloss.errors import CorpusError, ModelError
 from isogloss.steering import Intervention, Plan
@@ -127,6 +129,21 @@ def test_no_tower_runs(family):
         model.answer(TEXTS, max_new_tokens=2)
         model.log_likelihoods([(text, " and") for text in TEXTS])
     assert ran == []
+
+
+def test_an_adapter_of_the_multimodal_class_is_written_for_the_text_class(tmp_path):
+    """Where transformers has both, PEFT loads what is baked onto that class which loads MODEL."""
+    folder, out = saved("llama4", tmp_path / "model"), tmp_path / "out"
+    adapter = random_adapter(HuggingFaceModel(whole("llama4"), tokenizer=tokenizer(), name="whole"))
+    text = loaded(folder)
+    assert not {each.parameter for each in adapter.routers} & {*text.router_parameters.values()}
+    bake(str(folder), adapter, out, form="peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # called by PEFT
+        adapted = logits(PeftModel.from_pretrained(loaded(folder).model, out))
+    change_weights(text, adapter)
+    torch.testing.assert_close(adapted, logits(text.model), rtol=0, atol=2e-5)
 
 
 @each_family(MULTIMODAL, quick=QUICK)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.backends.bake.checkpoint import open_checkpoint, without_weights
-from isogloss.backends.bake.edits import Change, Edit, edits_of, lost_share, parts_of
+from isogloss.backends.bake.edits import Change, Edit, edits_of, lost_share, parts_of, with_own_names
 from isogloss.backends.bake.folder import (
     RECORD,
     checkpoint_folder,
@@ -55,6 +55,7 @@ class Baked:
         lost_share: the Euclidean length of all errors of rounding, as a share of that of the change.
         verification: None where it was not asked for, or where no model could be loaded to compare.
         left_out: files and folders of the original that were not copied, since they hold weights that are not steered.
+        serve: the command that serves an adapter for vLLM beside its model; None for other forms.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Baked:
     lost_share: float
     verification: Verification | None
     left_out: tuple[str, ...] = ()
+    serve: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -87,13 +89,14 @@ class Baked:
             "different_choices": None if verification is None else verification.different_choices,
             "changed_choices": None if verification is None else verification.changed_choices,
             "left_out": list(self.left_out),
+            **({} if self.serve is None else {"serve": self.serve}),
         }
 
 
-def adapter_written(output: Path, form: str, adapter: RouterAdapter) -> Baked:
+def adapter_written(output: Path, form: str, adapter: RouterAdapter, *, serve: str | None = None) -> Baked:
     """Describe an adapter that was written by itself, in float32: nothing is rounded."""
     what = adapter.noun, adapter.sha256, parts_of(adapter), len(adapter.layers)
-    return Baked(output, form, *what, dtype="F32", largest_rounding=0.0, lost_share=0.0, verification=None)
+    return Baked(output, form, *what, dtype="F32", largest_rounding=0.0, lost_share=0.0, verification=None, serve=serve)
 
 
 def baked_from(
@@ -149,6 +152,8 @@ def bake_checkpoint(
     require_not_baked(folder)
     stored = open_checkpoint(folder, skeleton, change)
     edits = edits_of(stored, change)
+    if isinstance(change, RouterAdapter):
+        with_own_names(change, skeleton.router_parameters)
     files, left_out = files_of(folder, stored.files)
     require_free(folder, files, output)
     original = None

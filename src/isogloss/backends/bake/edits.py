@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ __all__ = [
     "require_constants",
     "require_fits",
     "require_places",
+    "with_own_names",
 ]
 
 Change: TypeAlias = Plan | RouterAdapter
@@ -153,6 +154,36 @@ def require_fits(stored: StoredRouters, adapter: RouterAdapter) -> None:
             "the adapter changes no weight of the model, not even in float32: its scale is 0 or next to it, or the "
             "adapters cancel; give a larger --scale, or other adapters"
         )
+
+
+def with_own_names(adapter: RouterAdapter, parameters: Mapping[int, str]) -> RouterAdapter:
+    """Return an adapter under a model's own names of its routers' weights.
+
+    A text model and a multimodal one that holds it name the same router alike from the list of layers on, and
+    differently before: there, the model's name is taken.
+
+    Args:
+        adapter: made for a model with these routers, by fingerprint.
+        parameters: of the model: layer -> full name of the router's weight.
+
+    Raises:
+        PlanError: the adapter names something else than the router of a layer.
+    """
+    for router in adapter.routers:
+        own = parameters[router.layer]
+        if not f".{router.parameter}".endswith(f".{_from_the_list_of_layers_on(own)}"):
+            raise PlanError(
+                f"the adapter's change of layer {router.layer} is of {router.parameter}; expected {own}, as the model "
+                "names that router: make the adapter again with `isogloss adapt`"
+            )
+    return replace(adapter, routers=tuple(replace(each, parameter=parameters[each.layer]) for each in adapter.routers))
+
+
+def _from_the_list_of_layers_on(parameter: str) -> str:
+    """Return the end of a name from the list that the layer lies in, such as ``layers.3.mlp.gate.weight``."""
+    parts = parameter.split(".")
+    position = next(place for place, part in enumerate(parts) if part.isdecimal())
+    return ".".join(parts[position - 1 :])
 
 
 def lost_share(edits: tuple[Edit, ...]) -> float:
