@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from isogloss.backends.families import FAMILIES
 from isogloss.errors import ModelError
-from isogloss.learning.records import LearnOptions
+from isogloss.learning.records import Estimator, LearnOptions
 from isogloss.routing import RouterSpec
 
 __all__ = ["reaches_all", "refuse_unmoved"]
@@ -28,18 +30,33 @@ def refuse_unmoved(options: LearnOptions, spec: RouterSpec, model_type: str) -> 
             f"--estimator {options.estimator} cannot move --parameters select: it decides who is chosen, and no weight "
             "has a gradient by it; use --estimator search, or learn --parameters offset"
         )
-    if options.estimator == "search" and options.is_adapter:
-        raise ModelError(
-            "--estimator search tries offsets of a tenth of a logit, and weights are no logits; use --estimator "
-            "gradient or straight-through, or learn --parameters offset"
-        )
-    if options.estimator == "gradient" and options.objective == "answers" and _always_one(spec):
-        raise ModelError(
+    if (why := _why_not(options, spec, model_type)) is None:
+        return
+    others: list[Estimator] = ["gradient", "straight-through", "search"]
+    usable = [each for each in others if _why_not(replace(options, estimator=each), spec, model_type) is None]
+    advice = [f"use --estimator {' or '.join(usable)}"] if usable else []
+    if options.estimator == "search":
+        advice.append("learn --parameters offset" if advice else "use --parameters offset")
+    elif "gradient" not in usable:
+        advice.append("--objective alignment" if advice else "use --objective alignment with --estimator gradient")
+    raise ModelError(f"{why}; {', or '.join(advice)}")
+
+
+def _why_not(options: LearnOptions, spec: RouterSpec, model_type: str) -> str | None:
+    """Say why the options' estimator cannot move a router; None where it can."""
+    if options.estimator == "search":
+        if not options.is_adapter:
+            return None
+        return "--estimator search tries offsets of a tenth of a logit, and weights are no logits"
+    if options.estimator == "gradient":
+        if options.objective != "answers" or not _always_one(spec):
+            return None
+        return (
             f"--estimator gradient cannot move a router of {model_type}: its one chosen expert always has weight "
-            f"{spec.scaling:g}, so answers have no gradient; use --estimator search, or --objective alignment"
+            f"{spec.scaling:g}, so answers have no gradient"
         )
-    if options.estimator == "straight-through" and (reason := _not_through(options, spec, model_type)):
-        raise ModelError(f"--estimator straight-through: {reason}; use --estimator gradient or search")
+    reason = _not_through(options, spec, model_type)
+    return reason and f"--estimator straight-through: {reason}"
 
 
 def _always_one(spec: RouterSpec) -> bool:
