@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from isogloss.cli import output
@@ -83,7 +84,9 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
         "full rank, router weights whole (default %(default)s)",
     )
     add_count(parser, "--rank", "of a low-rank adapter (default 8)")
-    parser.add_argument("--start", metavar="ADAPTER", help="adapter of low rank to go on from; default: none")
+    parser.add_argument(
+        "--start", metavar="ADAPTER", help="adapter of low rank to go on from; it is step 0, kept if no step is better"
+    )
     parser.add_argument(
         "--probes",
         choices=("learned", "fixed"),
@@ -169,6 +172,8 @@ def _learn(options: argparse.Namespace) -> None:
     settings = _settings(options)
     start = None if options.start is None else read_adapter(options.start)
     data = _data(options)
+    if options.tolerance is not None:
+        data.require_guarded(settings.pivot, f"--tolerance {options.tolerance:g}")
     model = load(options.model, dtype=options.dtype, device=options.device, dequantize=options.dequantize)
     learned = learn_with_progress(model, data, out=options.output, options=settings, start=start)
     _show(learned, options)
@@ -224,31 +229,47 @@ def _data(options: argparse.Namespace) -> LearningData:
 
 
 def _show(learned: Learned, options: argparse.Namespace) -> None:
+    from isogloss.languages import resolve
     from isogloss.learning.folder import ADAPTER, PLAN
     from isogloss.steering import Plan
 
     is_plan = isinstance(learned.plan, Plan)
-    path, what = options.output / (PLAN if is_plan else ADAPTER), "plan" if is_plan else "adapter"
+    path = options.output / (PLAN if is_plan else ADAPTER)
     if options.json:
         raw = {"metric": learned.metric, "sets": [each.to_json() for each in learned.sets]}
-        output.print_json({"path": str(path), "sha256": learned.plan.sha256, **raw})
+        guarded = {} if is_plan else {"guarded": [code for each in learned.sets for code in each.guards]}
+        output.print_json({"path": str(path), "sha256": learned.plan.sha256, **raw, **guarded})
         return
+    started = any(each.started for each in learned.sets)
     rows = [
-        [code, f"{each.dev_before[code]:.3f}", f"{each.dev[code]:.3f}", str(each.best_step), _kl(each.kl)]
+        [code, *_values(code, each.dev_before, each.dev_start, each.dev), _step(each), _kl(each.kl)]
         for each in learned.sets
         for code in each.languages
     ]
-    output.print_table(["language", f"dev {learned.metric} before", "learned", "best step", "KL"], rows)
+    output.print_table(
+        ["language", f"dev {learned.metric} before", *["start"] * started, "learned", "best step", "KL"], rows
+    )
     for each in learned.sets:
         if each.without_gradient:
             output.print_line(
                 f"{', '.join(each.languages)}: {each.without_gradient} of {each.n_experts} experts had no gradient in "
                 f"any step and {'keep offset 0' if is_plan else 'stay as they were'}"
             )
-        if each.protected_kl:
-            _show_protected(each, options.pivot, learned.metric)
+        if each.protected_kl or each.protected_before:
+            _show_protected(each, resolve(options.pivot), learned.metric)
+        if not is_plan and (line := each.unguarded(resolve(options.pivot))):
+            output.print_line(line)
     if any(math.isnan(each.kl) for each in learned.sets):
         output.print_line("KL was not measured: it needs generic text of the pivot (--generic CORPUS).")
+    for line in _advice(learned, "plan" if is_plan else "adapter"):
+        output.print_line(line)
+    output.print_line(str(path))
+
+
+def _advice(learned: Learned, what: str) -> list[str]:
+    """Say what was chosen and what to do next."""
+    if any(each.started for each in learned.sets):
+        return _advice_on_start(learned.sets[0], learned.metric)
     advice = f"The best step was chosen on these dev items: evaluate the {what} on the test split."
     if learned.plan.is_empty:
         advice = {
@@ -257,19 +278,45 @@ def _show(learned: Learned, options: argparse.Namespace) -> None:
             "adapter": "No step did better on the dev items within the tolerance, so the adapter changes nothing: give "
             "more examples or steps, or a wider --tolerance.",
         }[what]
-    output.print_line(advice)
-    output.print_line(str(path))
+    return [advice]
+
+
+def _advice_on_start(learned: LearnedSet, metric: str) -> list[str]:
+    advice = "The best step was chosen on these dev items: evaluate the adapter on the test split."
+    if learned.best_step is None:
+        advice = (
+            "Neither the adapter to start from nor any step keeps the protected languages within the tolerance, so the "
+            "adapter changes nothing: start from another, give more steps, or a wider --tolerance."
+        )
+    elif learned.best_step == 0:
+        advice = (
+            "No step did better on the dev items than the adapter that learning started from, within the tolerance, so "
+            "it is kept as it was: give more examples or steps."
+        )
+    worse = "The dev items do worse with it than the unsteered model does without: evaluate it before use."
+    return [advice, *[worse] * learned.is_worse(metric)]
 
 
 def _show_protected(learned: LearnedSet, pivot: str, metric: str) -> None:
     """Print what protected languages had before and after, and how far they moved."""
     before, after = learned.protected_before or {}, learned.protected or {}
-    kl = {pivot: learned.kl, **(learned.protected_kl or {})}
+    unmeasured = dict.fromkeys((pivot, *before), math.nan)
+    kl = {**unmeasured, **(learned.protected_kl or {}), pivot: learned.kl}
     rows = [
-        [code, *(f"{each[code]:.3f}" if code in each else "not measured" for each in (before, after)), _kl(value)]
+        [code, *_values(code, before, learned.protected_start or ({} if learned.started else None), after), _kl(value)]
         for code, value in kl.items()
     ]
-    output.print_table(["protected language", f"dev {metric} before", "learned", "KL"], rows)
+    columns = ["protected language", f"dev {metric} before", *["start"] * learned.started, "learned", "KL"]
+    output.print_table(columns, rows)
+
+
+def _values(code: str, *values: Mapping[str, float] | None) -> list[str]:
+    """Write a language's dev values; those of a start only where there was one."""
+    return [f"{each[code]:.3f}" if code in each else "not measured" for each in values if each is not None]
+
+
+def _step(learned: LearnedSet) -> str:
+    return "none" if learned.best_step is None else str(learned.best_step)
 
 
 def _kl(value: float) -> str:

@@ -63,6 +63,27 @@ class LearningData:
             name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()
         }
 
+    def unguarded(self, pivot: str) -> str | None:
+        """Say why dev items do not guard the choice of an adapter's step, or not in the pivot; None where they do."""
+        if not self.guarded:
+            return "no dev items are in a protected language"
+        if pivot not in self.guarded and pivot not in self.dev:
+            return f"no dev items are in the pivot {pivot}"
+        return None
+
+    def require_guarded(self, pivot: str, asked: str) -> None:
+        """Refuse what was asked for the guard where there is none.
+
+        Raises:
+            CorpusError: says why there is none, and what gives one.
+        """
+        if (why := self.unguarded(pivot)) is not None:
+            what = "nothing would guard" if not self.guarded else f"{pivot} would not guard"
+            raise CorpusError(
+                f"{asked}: {what} the choice of the step: {why}; give --task TASK with items in the pivot and other "
+                "protected languages, or leave it out"
+            )
+
 
 def gather_data(  # noqa: PLR0913 - each names a source
     task: str | None,
@@ -101,7 +122,8 @@ def gather_data(  # noqa: PLR0913 - each names a source
 
     Raises:
         CorpusError: no source, no examples, no dev items, a language that a source lacks or that is not to be learned,
-            a prompt that is an example and a dev item, or nothing that protects the pivot.
+            a prompt that is an example and a dev item, nothing that protects the pivot, or languages to protect by
+            name without dev items by which they, or the pivot, could guard the choice of the step.
     """
     source, pivot = examples or task, resolve(pivot)
     if source is None:
@@ -162,7 +184,10 @@ def _protected(  # noqa: PLR0913 - as of gather_data
         guarded = _divide(guarded, "dev") if _base(task) == _base(source) else guarded
         guarded = {code: _first(each, n_dev, "dev items") for code, each in guarded.items()}
     others = {code: each for code, each in protected.items() if code != pivot}
-    return replace(data, generic=protected.get(pivot, ()), protected=others, guarded=guarded)
+    data = replace(data, generic=protected.get(pivot, ()), protected=others, guarded=guarded)
+    if protect:
+        data.require_guarded(pivot, f"to protect {', '.join(wanted)}")
+    return data
 
 
 def _worked_texts(tasks: Mapping[str, Task], data: LearningData) -> Corpus:

@@ -16,7 +16,7 @@ from isogloss.arrays import FloatArray
 from isogloss.backends.joint_texts import Measured, refuse_placeholders, tokenise_pairs
 from isogloss.backends.model import Model
 from isogloss.backends.open import refuse_unsupported
-from isogloss.errors import CorpusError, RunError
+from isogloss.errors import CorpusError, PlanError, RunError
 from isogloss.evaluation import SETTINGS, Task, TemplateDate, ask, claim, kept_date
 from isogloss.evaluation.asked import AskedTask
 from isogloss.folders import locked
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["learn_plan"]
 
 _KL_TEXTS = 64
+_STEP_0 = "step_0"  # of the recorded options: "start" where step 0 is an adapter that was given
 
 
 def learn_plan(  # noqa: PLR0913 - what is learned from, and how
@@ -54,25 +55,29 @@ def learn_plan(  # noqa: PLR0913 - what is learned from, and how
         data: from `isogloss.learning.gather_data`.
         out: folder, new or of stopped learning with the same model, data and options.
         options: what, and how.
-        start: an adapter of low rank to go on from; None for one that changes nothing.
+        start: an adapter of low rank to go on from, which is step 0: measured, guarded and kept where no step is
+            better; None for one that changes nothing.
         parameters: numbers of another kind to learn in place of those that the options name, for comparisons.
         progress: told the number of steps done, those of an earlier run included.
 
     Returns:
         A plan of kind ``offset`` or ``select``, conditional on language unless ``shared``, also written to
         ``plan.json``; a set that nothing made better on the dev items has no part in it. Or an adapter, also written to
-        the folder ``adapter``; it changes nothing where no step was better within the tolerance.
+        the folder ``adapter``; where no step was better within the tolerance, it is the one to start from, or changes
+        nothing where there is none or where that one costs the protected languages more than the tolerance.
 
     Raises:
         ModelError: the backend gives no gradients, the estimator cannot move the model's routers, or a loss is not
             finite.
         PlanError: the adapter to start from is of another model or other layers.
-        RunError: layers that the model does not route; the folder holds something else, or another process works there.
+        RunError: layers that the model does not route; an adapter to start from with parameters other than
+            ``low-rank``; the folder holds something else, or another process works there.
         CorpusError: an example or text is longer than the model's context, or has nothing to learn.
     """
     options = options or LearnOptions()
     job = _Job(model, data, options, start, kept_date(out), parameters)
     with locked(out, SETTINGS):
+        _refuse_unmeasured(out, job.settings)
         claim(out, job.settings)
         return job.run(LearningFolder(out), progress or (lambda _: None))
 
@@ -98,7 +103,12 @@ class _Job:
     ) -> None:
         refuse_unsupported(model.backend, gradients=True)
         refuse_unmoved(options, model.routers[0], model.fingerprint.model_type)
-        self.model, self.data, self.options = model, data, options
+        if start is not None and options.parameters != "low-rank":
+            raise RunError(
+                f"an adapter to start from is for low-rank parameters, not {options.parameters}; leave it out, or "
+                "learn low-rank"
+            )
+        self.model, self.data, self.options, self.started = model, data, options, start is not None
         self.layers = _layers(model, options, start)
         self.parameters = parameters or _parameters(model, options, self.layers, start)
         if options.leash and not (data.generic or data.protected):
@@ -118,6 +128,8 @@ class _Job:
         chosen = json.loads(json.dumps(options.recorded()))
         if parameters is not None:
             chosen["parameters"] = parameters.name
+        if self.started:
+            chosen[_STEP_0] = "start"
         self.settings = LearnSettings(
             described,
             model.threads,
@@ -165,7 +177,8 @@ class _Job:
             n_experts = self.parameters.n_experts
             begun = LearnedSet(self.sets[number], 0, before.own, before.own, n_experts, n_experts)
             checkpoint.sets.append(replace(begun, protected_before=before.protected, protected=before.protected))
-            self._keep(folder, checkpoint, descent, {}, before)
+            first = self._start(checkpoint) if self.started else before
+            self._keep(folder, checkpoint, descent, {}, first)
         else:
             descent.resume(checkpoint.arrays)
         for step in range(checkpoint.step + 1, options.steps + 1):
@@ -178,12 +191,21 @@ class _Job:
             self._keep(folder, checkpoint, descent, losses, measured)
             progress(1)
 
+    def _start(self, checkpoint: Checkpoint) -> _OnDev:
+        """Measure the adapter that learning starts from, and choose it unless it harms protected languages."""
+        values = self.parameters.start()
+        measured = self._dev(checkpoint.number, values)
+        begun = replace(checkpoint.sets[-1], dev_start=measured.own, protected_start=measured.protected)
+        checkpoint.sets[-1] = replace(begun, best_step=None)
+        self._choose(checkpoint, measured, values)
+        return measured
+
     def _choose(self, checkpoint: Checkpoint, measured: _OnDev, values: FloatArray) -> None:
         """Keep the numbers where they are the best so far, and cost protected languages no more than the tolerance."""
         current = checkpoint.sets[-1]
         sign = 1 if self.better == "higher" else -1
         gain = sign * (math.fsum(measured.own.values()) - math.fsum(current.dev.values()))
-        if gain > 0 and self._is_harmless(current.protected_before, measured.protected):
+        if (gain > 0 or current.best_step is None) and self._is_harmless(current.protected_before, measured.protected):
             chosen = replace(current, best_step=checkpoint.step, dev=measured.own, protected=measured.protected)
             checkpoint.sets[-1] = chosen
             checkpoint.arrays["best"][checkpoint.number] = values
@@ -233,7 +255,7 @@ class _Job:
         best = checkpoint.arrays["best"]
         sets = []
         for values, learned in zip(best, checkpoint.sets, strict=True):
-            kl = self._kl(values, chosen=learned.best_step > 0)
+            kl = self._kl(values, chosen=learned.is_chosen)
             others = {code: each for code, each in kl.items() if code != self.options.pivot}
             sets.append(replace(learned, kl=kl.get(self.options.pivot, math.nan), protected_kl=others or None))
         record = {"rule": "learned", **to_json(self.settings), "sets": [each.to_json() for each in sets]}
@@ -259,11 +281,30 @@ def _parameters(model: Model, options: LearnOptions, layers: Sequence[int], star
     return parameters_of(model, options, layers, start)  # type: ignore[arg-type]  # its backend gives gradients
 
 
+def _refuse_unmeasured(out: Path, settings: LearnSettings) -> None:
+    """Refuse to go on where step 0 was the unsteered model although learning started from an adapter."""
+    if settings.start_sha256 is None or not (out / SETTINGS).is_file():
+        return
+    before = LearnSettings.read(out / SETTINGS)
+    if before.start_sha256 is not None and _STEP_0 not in before.options:
+        raise RunError(
+            f"{out} was begun by a version that did not measure the adapter to start from, and chose among other "
+            "steps; learn in a new folder"
+        )
+
+
 def _layers(model: Model, options: LearnOptions, start: RouterAdapter | None) -> tuple[int, ...]:
     routed = [spec.layer for spec in model.routers]
-    if options.layers is None and start is not None:
+    if start is not None:
         check_plan(start, model.fingerprint)
-        return start.layers
+        first, last = options.layers or (start.layers[0], start.layers[-1])
+        if dropped := [layer for layer in start.layers if not first <= layer <= last]:
+            raise PlanError(
+                f"layers {first} to {last} leave out layer{'s' * (len(dropped) > 1)} {', '.join(map(str, dropped))} of "
+                "the adapter to start from, whose change there would be lost; name all of its layers, or none"
+            )
+        if options.layers is None:
+            return start.layers
     first, last = options.layers or (routed[0], routed[-1])
     if not (layers := tuple(layer for layer in routed if first <= layer <= last)):
         raise RunError(f"no routed layer from {first} to {last}; the model routes {routed[0]} to {routed[-1]}")

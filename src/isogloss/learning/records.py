@@ -141,7 +141,7 @@ class LearnSettings(Record):
     Attributes:
         model: engine, versions, kernels and fingerprint.
         threads: of the processor; None on other devices.
-        options: as in `LearnOptions`.
+        options: as in `LearnOptions`; and ``step_0``, which is ``start`` where learning starts from an adapter.
         languages: that are learned.
         dev_task: name of what is measured on the dev items.
         dev_metric: its metric.
@@ -171,7 +171,7 @@ class StepRecord(Record):
 
     Attributes:
         languages: of the set.
-        step: 0 for the unsteered model, which is only measured.
+        step: 0 for what learning starts from, which is only measured: an adapter, else the unsteered model.
         loss: weighted sum of those that follow.
         answers: nats per token of the answers.
         alignment: divergence of the parallel texts.
@@ -203,20 +203,25 @@ class LearnedSet(Record):
     Attributes:
         languages: of the set.
         best_step: whose dev value was best, the earliest of equals, of those that cost protected languages no more
-            than the tolerance; 0 where nothing was better than no change.
+            than the tolerance; 0 where nothing was better than what learning started from, which is no change unless
+            an adapter was given. None where that adapter cost more than the tolerance, and every step.
         dev_before: language to value of the unsteered model on the dev items.
-        dev: the same with the numbers of the best step, on which it was chosen: biased upwards.
+        dev: the same with the numbers of the best step, on which it was chosen: biased upwards; of the unsteered model
+            where there is no best step.
         without_gradient: experts that no step has moved.
         n_experts: of the set.
         kl: of the next token from the unsteered model on generic text of the pivot, in nats per token; NaN without.
         protected_before: language to value of the unsteered model on the dev items of protected languages; None where
-            none are theirs.
+            none are theirs: of an adapter, nothing guarded the choice of the step then.
         protected: the same at the best step.
         protected_kl: language to ``kl`` on text of the protected languages; None without.
+        dev_start: language to value on the dev items with the adapter that learning starts from; None without one, and
+            not written then.
+        protected_start: the same of protected languages.
     """
 
     languages: tuple[str, ...]
-    best_step: int
+    best_step: int | None
     dev_before: Mapping[str, float]
     dev: Mapping[str, float]
     without_gradient: int
@@ -225,6 +230,44 @@ class LearnedSet(Record):
     protected_before: Mapping[str, float] | None = None
     protected: Mapping[str, float] | None = None
     protected_kl: Mapping[str, float] | None = None
+    dev_start: Mapping[str, float] | None = None
+    protected_start: Mapping[str, float] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether learning started from an adapter."""
+        return self.dev_start is not None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the numbers of a step were chosen, those that were given to start from included."""
+        return self.best_step is not None and (self.started or self.best_step > 0)
+
+    def is_worse(self, metric: str) -> bool:
+        """Whether the learned languages' mean on the dev items is worse than that of the unsteered model."""
+        sign = -1 if metric == "bits_per_byte" else 1
+        return sign * (math.fsum(self.dev.values()) - math.fsum(self.dev_before.values())) < 0
+
+    def unguarded(self, pivot: str) -> str | None:
+        """Say of an adapter that nothing guarded the choice of its step, or not the pivot; None where both did."""
+        if not self.protected_before:
+            return (
+                "Nothing guarded the choice of the step: no dev items are in a protected language, so the tolerance "
+                "bounded nothing."
+            )
+        if pivot not in self.protected_before and pivot not in self.languages:
+            return f"The pivot {pivot} did not guard the choice of the step: no dev items are in it."
+        return None
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The languages whose dev items guarded the choice of the step."""
+        return tuple(self.protected_before or ())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON types; those of a start only where there was one."""
+        left_out = () if self.started else ("dev_start", "protected_start")
+        return {name: value for name, value in super().to_json().items() if name not in left_out}
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,7 +276,7 @@ class Learned(Shown):
 
     Attributes:
         plan: of kind ``offset`` or ``select``, or an adapter; one that changes nothing where no step was better than no
-            change.
+            change. An adapter to start from is kept where no step was better than it.
         sets: in the order of the languages.
         metric: of the dev values.
     """
@@ -246,22 +289,24 @@ class Learned(Shown):
         """Return one row per language that was learned or protected.
 
         Columns: ``language``, ``role`` (``learned`` or ``protected``), ``best_step``, and the value on its dev items
-        ``before`` and ``after``, in the unit of the metric; the step was chosen on them.
+        ``before``, under the unsteered model, and ``after``, in the unit of the metric; the step was chosen on them.
+        Where learning started from an adapter, ``start`` is the value under it.
         """
         import pandas as pd  # noqa: PLC0415 - takes a third of a second, and learning shows no table
 
         rows = [
-            (language, role, each.best_step, value, after[language])
+            (language, role, each.best_step, value, (start or {}).get(language), after[language])
             for each in self.sets
-            for role, before, after in (
-                ("learned", each.dev_before, each.dev),
-                ("protected", each.protected_before or {}, each.protected or {}),
+            for role, before, start, after in (
+                ("learned", each.dev_before, each.dev_start, each.dev),
+                ("protected", each.protected_before or {}, each.protected_start, each.protected or {}),
             )
             for language, value in before.items()
         ]
-        return pd.DataFrame(rows, columns=["language", "role", "best_step", "before", "after"])
+        frame = pd.DataFrame(rows, columns=["language", "role", "best_step", "before", "start", "after"])
+        return frame if any(each.started for each in self.sets) else frame.drop(columns="start")
 
     def __repr__(self) -> str:
-        better, n = sum(each.best_step > 0 for each in self.sets), len(self.sets)
+        better, n = sum((each.best_step or 0) > 0 for each in self.sets), len(self.sets)
         sets = f"{better} of {n} set{'' if n == 1 else 's'}"
         return f"Learned({self.plan!r}, {sets} better on dev items by {self.metric})"

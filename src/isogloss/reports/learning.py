@@ -49,8 +49,11 @@ def describe_learning(history: LearningHistory) -> tuple[str, ...]:
         "Every step was chosen on these dev items: only other items, such as those of the test split, say what the "
         f"{what} is worth."
     )
+    pivot = plain(history.settings.options.get("pivot", "eng_Latn"))
+    unguarded = [line for each in history.sets if what == "adapter" and (line := each.unguarded(pivot))]
     ended = (_ended(each, metric, what) for each in history.sets)
-    return (*ended, *(text for each in history.sets for text in _cost(history, each, metric)), warning)
+    cost = (text for each in history.sets for text in _cost(history, each, metric))
+    return (*ended, *cost, *unguarded, warning)
 
 
 def learns_adapter(history: LearningHistory) -> bool:
@@ -65,6 +68,8 @@ def _parameters(history: LearningHistory) -> str:
 
 def _ended(learned: LearnedSet, metric: Metric, what: str) -> str:
     of = ", ".join(map(name, learned.languages))
+    if learned.started:
+        return f"{of}: {_ended_from_start(learned, metric)}"
     if not learned.best_step and what == "adapter":
         return f"{of}: no step within the tolerance was better than no change, so the adapter changes nothing."
     if not learned.best_step:
@@ -79,7 +84,8 @@ def _ended(learned: LearnedSet, metric: Metric, what: str) -> str:
 
 def _cost(history: LearningHistory, learned: LearnedSet, metric: Metric) -> list[str]:
     """Say what protected languages have lost, and which of them moved most."""
-    if not (kept := _kept(history, learned)) or not learned.best_step:
+    changes_nothing = not learned.best_step and not (learned.started and learned.best_step == 0)
+    if changes_nothing or not (kept := _kept(history, learned)):
         return []
     said = []
     if dev := [each for each in kept.values() if not math.isnan(each.before)]:
@@ -113,6 +119,28 @@ def _kept(history: LearningHistory, learned: LearnedSet) -> dict[str, _Kept]:
         code: _Kept(*(each.get(code, math.nan) for each in (before, after, kl)))
         for code in sorted(known, key=lambda code: (code != pivot, code))
     }
+
+
+def _ended_from_start(learned: LearnedSet, metric: Metric) -> str:
+    values = (learned.dev_before, learned.dev_start or {}, learned.dev)
+    before, start, after = (fmean(each.values()) for each in values)
+    mean = "mean " if len(learned.languages) > 1 else ""
+    measured = f"{mean}{metric.name} on the dev items"
+    if learned.best_step is None:
+        return (
+            "neither the adapter to start from nor any step kept the protected languages within the tolerance, so the "
+            f"adapter changes nothing; {measured} is {metric.written(before)}, and was {metric.written(start)} at the "
+            "start."
+        )
+    if learned.best_step == 0:
+        return (
+            f"no step was better than the adapter that learning started from, which is kept as it was; {measured} went "
+            f"from {metric.value(before)} to {metric.written(after)} with it."
+        )
+    return (
+        f"{measured} went from {metric.value(before)} to {metric.written(after)} at step {learned.best_step}; the "
+        f"adapter to start from had {metric.written(start)}."
+    )
 
 
 def learning_section(history: LearningHistory) -> Section:
@@ -201,9 +229,11 @@ def _dev_figure(history: LearningHistory, styles: Mapping[str, Style]) -> list[F
                 ]
                 sizes = [17 if step == chosen.get(code) else 8 for step, _ in measured]
                 lines.append((marked_line(code, points, style, size=sizes), style.entry(code, label(code))))
+    started = history.settings.options.get("step_0") == "start"
+    first = "under the adapter to start from (step 0)" if started else "before any change (step 0)"
     ring = " The large marker is the step that was chosen." if chosen else ""
     caption = (
-        f"Mean {metric.name} of the dev items{metric.direction} before any change (step 0) and after later "
+        f"Mean {metric.name} of the dev items{metric.direction} {first} and after later "
         f"steps.{ring} No interval: the best of several is chosen on these items.{_drawn(history.steps)}"
     )
     unit = f"dev {metric.name}{metric.percent and ', %'}"
@@ -233,21 +263,25 @@ def _table(history: LearningHistory) -> Table:
     size = "largest number, scores" if _parameters(history) == "select" else "largest offset, logits"
     size = "largest change of a weight" if learns_adapter(history) else size
     unit, rows = metric.percent and ", %", []
+    started = any(each.started for each in history.sets)
     for learned, records in zip(history.sets, history.steps.values(), strict=True):
         at = next((each for each in records if each.step == learned.best_step), records[0])
         kl = {} if learns_adapter(history) else {"KL": _divergence(learned.kl)}
         for code in learned.languages:
+            start = {f"start{unit}": metric.value(learned.dev_start[code])} if learned.dev_start else {}
             row = {
                 "language": label(code),
                 f"dev {metric.name} before{unit}": metric.value(learned.dev_before[code]),
+                **start,
                 f"chosen{unit}": metric.value(learned.dev[code]),
-                "step": str(learned.best_step),
-                size: number(at.largest),
+                "step": "none" if learned.best_step is None else str(learned.best_step),
+                size: number(0.0 if learned.best_step is None else at.largest),
                 "not moved": f"{learned.without_gradient} of {learned.n_experts}",
             }
             rows.append(row | kl)
+    at_start = ", under the adapter to start from" if started else ""
     caption = (
-        "Dev values before any change and at the chosen step, where they are biased upwards; the "
+        f"Dev values before any change{at_start} and at the chosen step, where they are biased upwards; the "
         f"{size.partition(',')[0]} at that step; experts that no step moved"
     )
     moves = "." if learns_adapter(history) else "; and how far the next token of generic pivot text moves, in nats."

@@ -55,7 +55,7 @@ def learn(  # noqa: PLR0913 - each names a source
         options: what is learned, what is minimised, and how.
         protect: languages that an adapter must leave as they are; None for all of the generic texts, or of the task,
             that are not learned.
-        start: adapter of low rank to go on from.
+        start: adapter of low rank to go on from; it is step 0, and is kept if no step is better.
 
     Raises:
         CorpusError: there is nothing to learn from, or a dev item is also learned from.
