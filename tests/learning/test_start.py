@@ -188,14 +188,15 @@ def test_what_was_measured_is_said(best, dev, said, reported, tmp_path, capsys):
     assert learned.to_frame()["start"].tolist() == [learned.sets[0].dev_start["swh_Latn"], 0.98]
     options = {"objective": "answers", "parameters": "low-rank", "step_0": "start"}
     history = SimpleNamespace(
-        settings=SimpleNamespace(options=options, languages=("swh_Latn",), dev_metric="accuracy"),
+        settings=SimpleNamespace(options=options, languages=("swh_Latn",), dev_metric="accuracy", start_sha256="ab12"),
         sets=learned.sets,
         steps={("swh_Latn",): (SimpleNamespace(step=0, loss=float("nan"), largest=0.1, dev={"swh_Latn": 0.4}),)},
     )
     assert reported in describe_learning(history)[0]
     section = learning_section(history)
     assert "under the adapter to start from (step 0)" in section.blocks[0].caption
-    assert section.blocks[-1].rows[0][1:4] == (
+    (table,) = (each for each in section.blocks if each.title == "Where learning ended")
+    assert table.rows[0][1:4] == (
         "50.0",
         f"{100 * learned.sets[0].dev_start['swh_Latn']:.1f}",
         f"{100 * dev:.1f}",
