@@ -19,6 +19,7 @@ __all__ = [
     "address_of",
     "asking_hub",
     "fetched",
+    "refuse_revision_of_path",
     "refusing_hub",
     "require_hub_name",
     "split_revision",
@@ -50,6 +51,27 @@ def split_revision(name: str) -> tuple[str, str | None]:
     """
     source, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
     return source, revision or None
+
+
+def refuse_revision_of_path(name: str, what: str, *, error: type[IsoglossError]) -> None:
+    """Refuse ``PATH@REVISION``: files have no revisions, and it is not known whether the hub's repository is meant.
+
+    Args:
+        name: as it was given; one that exists whole is a path, and has none.
+        what: was to be read, such as ``model``.
+        error: to raise.
+
+    Raises:
+        IsoglossError: of the class ``error``.
+    """
+    source, revision = split_revision(name)
+    if revision and source and Path(source).exists():
+        kind = "folder" if Path(source).is_dir() else "file"
+        raise error(
+            f"cannot read {what} {name!r}: {source} is a {kind} on this machine, which has no revision; expected a "
+            f"revision of the hub alone: leave @{revision} out to read the {kind}, or run the command where no {kind} "
+            "has the name of the hub's repository"
+        )
 
 
 def require_hub_name(name: str, what: str, *, error: type[IsoglossError]) -> None:

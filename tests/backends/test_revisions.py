@@ -7,13 +7,15 @@ from hub_cache import COMMITS, add_snapshot, hub_cache
 from models import checkpoint
 
 from isogloss.analysis import ExpertTable
-from isogloss.backends.open import load
+from isogloss.backends.bake.folder import checkpoint_folder
+from isogloss.backends.open import load, preview
 from isogloss.backends.reading import find_checkpoint, reading
-from isogloss.corpora import Corpus
-from isogloss.errors import ModelError, RunError
+from isogloss.corpora import Corpus, load_corpus
+from isogloss.errors import IsoglossError, ModelError, RunError
+from isogloss.evaluation import load_task
 from isogloss.face import find_experts, steer
 from isogloss.runs import merge
-from isogloss.steering import conditional
+from isogloss.steering import conditional, read_plan, read_steering
 from isogloss.workflows.capture import capture_corpus
 
 TEXTS = {"eng_Latn": ("The river is wide.",), "deu_Latn": ("Der Fluss ist breit.",)}
@@ -69,6 +71,29 @@ def test_a_folder_has_no_revision(tmp_path, monkeypatch):
         assert find_checkpoint(name) == (name, None)
     assert load("moe@v1").revision is None
     assert load("organism").revision is None
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("read", [find_checkpoint, checkpoint_folder, load, preview])
+def test_a_revision_of_a_folder_is_refused(tmp_path, monkeypatch, read):
+    """Though the hub has a repository of that name: which of the two is meant is not known, and neither is read."""
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "moe").symlink_to(checkpoint("olmoe"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("me/moe@v1", "./me/moe@v1", f"{tmp_path}/me/moe@nowhere"):
+        with pytest.raises(ModelError, match=rf"model '{name}': .*moe is a folder .* has no revision; .*leave @") as no:
+            read(name)
+        assert "\n" not in str(no.value)
+    (tmp_path / "me" / "moe@v1").symlink_to(checkpoint("olmoe"))
+    assert find_checkpoint("me/moe@v1") == ("me/moe@v1", None)
+
+
+@pytest.mark.parametrize("read", [load_corpus, load_task, read_plan, read_steering])
+def test_a_revision_of_another_path_is_refused(tmp_path, read):
+    """A corpus, a task, a plan and an adapter are files or folders, which have no revisions either."""
+    (tmp_path / "eng_Latn.txt").write_text("One.\n", encoding="utf-8")
+    with pytest.raises(IsoglossError, match=f"{tmp_path.name}@v1"):
+        read(f"{tmp_path}@v1")
 
 
 @pytest.mark.usefixtures("cache")

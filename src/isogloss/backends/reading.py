@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isogloss.errors import IsoglossError, ModelError
 from isogloss.files import read_json
-from isogloss.hub import asking_hub, require_hub_name, split_revision
+from isogloss.hub import asking_hub, refuse_revision_of_path, require_hub_name, split_revision
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -78,12 +78,14 @@ def find_checkpoint(name: str) -> Checkpoint:
     All of a checkpoint is then read from that commit, though the branch may move meanwhile. Inside `reading`.
 
     Raises:
-        ModelError: the name can only be a path, and nothing is there; or the repository holds an adapter alone.
+        ModelError: the name can only be a path, and nothing is there, or is a path with a revision; or the repository
+            holds an adapter alone.
         OSError: the hub does not give it.
     """
     from transformers.utils import CONFIG_NAME  # noqa: PLC0415 - a second, and most of this file needs none of it
     from transformers.utils.hub import cached_file, extract_commit_hash  # noqa: PLC0415 - as above
 
+    refuse_revision_of_path(name, "model", error=ModelError)
     source, revision = split_revision(name)
     if Path(source).exists():
         return Checkpoint(source, None)

@@ -16,7 +16,7 @@ from isogloss.backends.stored_tensors import read_tensor, to_bytes
 from isogloss.errors import FileError, IsoglossError, ModelError
 from isogloss.files import read_json
 from isogloss.folders import require_new_folder
-from isogloss.hub import asking_hub, require_hub_name, split_revision
+from isogloss.hub import asking_hub, refuse_revision_of_path, require_hub_name, split_revision
 
 __all__ = [
     "RECORD",
@@ -41,6 +41,7 @@ def checkpoint_folder(name: str) -> Path:
     """Return the folder of a checkpoint: the one named, or that of the hub's copy, which is fetched where it is not."""
     if Path(name).is_dir():
         return Path(name)
+    refuse_revision_of_path(name, "model", error=ModelError)
     source, revision = split_revision(name)
     require_hub_name(source, "model", error=ModelError)
     with asking_hub() as unreachable:
