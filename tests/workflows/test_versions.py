@@ -342,14 +342,45 @@ def test_tokens_without_an_embedding_are_refused_before_anything_runs(tmp_path):
         compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
 
 
+def pickled(folder, *, sharded=False):
+    """A version whose weights are pickles, one file or two."""
+    shutil.copytree(checkpoint(FAMILY), folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if not sharded:
+        torch.save(weights, folder / "pytorch_model.bin")
+        return folder
+    files = {name: f"pytorch_model-0000{1 + (name == 'lm_head.weight')}-of-00002.bin" for name in weights}
+    for file in {*files.values()}:
+        torch.save({name: each for name, each in weights.items() if files[name] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": files}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
 def test_weights_of_pickles_are_compared(tmp_path):
     """Of which no header is read before."""
-    other = shutil.copytree(checkpoint(FAMILY), tmp_path / "other")
-    torch.save(load_file(other / "model.safetensors"), other / "pytorch_model.bin")
-    (other / "model.safetensors").unlink()
-    result = compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
+    result = compare_models(source(checkpoint(FAMILY)), source(pickled(tmp_path / "other")), CORPUS)
     assert result.overall.means["choices"].value == 0
     assert {each.stored for each in result.second.weights} == {None}
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pickles_that_were_changed_meanwhile_are_refused(tmp_path, monkeypatch, sharded):
+    """The numbers of the old ones are not shown for those of the new ones; nothing is unpickled to know it."""
+    other, out = pickled(tmp_path / "other", sharded=sharded), tmp_path / "out"
+    expected = compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=out)
+    monkeypatch.setattr(versions, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
+    assert compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=out) == expected
+    changed_file = max(other.glob("*.bin"))
+    content = changed_file.read_bytes()
+    changed_file.write_bytes(content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:])
+    with pytest.raises(RunError, match=r"other settings \(checkpoints"):
+        compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=out)
+    changed_file.unlink()
+    with pytest.raises(ModelError, match="fetch the checkpoint again"):
+        compare_models(source(checkpoint(FAMILY)), source(other), CORPUS, out=out)
 
 
 class KilledError(BaseException):

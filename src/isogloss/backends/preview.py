@@ -27,8 +27,8 @@ class Preview(NamedTuple):
         routers: how each routed layer chooses, by layer.
         n_vocabulary: token ids that it predicts.
         quantisation: method and bits, as the configuration states them; None where it is not quantised.
-        sha256: hash of values sampled from its files; None on the hub, where ``place`` has a commit, and of other files
-            than safetensors.
+        sha256: hash of values sampled from its files, or of all bytes of pickles; None on the hub, where ``place``
+            has a commit.
     """
 
     place: Checkpoint

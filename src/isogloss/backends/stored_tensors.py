@@ -26,6 +26,7 @@ __all__ = [
     "FLOATS",
     "StoredTensor",
     "hash_files",
+    "hash_pickles",
     "part_of",
     "read_places",
     "read_tensor",
@@ -40,6 +41,7 @@ FLOATS = MappingProxyType({"F32": torch.float32, "BF16": torch.bfloat16, "F16": 
 _EIGHT_BITS = MappingProxyType({"BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"})
 _KINDS = MappingProxyType({"F": "float", "BF": "bfloat", "I": "int", "U": "uint"})
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLE, _PICKLES = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _PIECE, _PIECES, _APART = 512, 8, 2**18  # bytes, least number, and most bytes from one to the next
 _LENGTH = 8  # bytes of the number that gives the length of the header
 _LONGEST_HEADER = 100_000_000  # the format's own limit
@@ -84,7 +86,7 @@ def read_places(folder: Path) -> dict[str, StoredTensor]:
         )
     if single.is_file():
         return _header(single)
-    weight_map = _weight_map(index)
+    weight_map = _weight_map(index, ".safetensors")
     headers = {name: _header(folder / name) for name in sorted(set(weight_map.values()))}
     if absent := sorted(name for name, file in weight_map.items() if name not in headers[file]):
         raise ModelError(f"{index}: {absent[0]} is not in {weight_map[absent[0]]}; fetch the checkpoint again")
@@ -162,6 +164,32 @@ def hash_files(folder: Path) -> str:
     return hashlib.sha256(b"".join(entries[name] for name in sorted(entries))).hexdigest()
 
 
+def hash_pickles(folder: Path) -> str | None:
+    """Hash the weights of a folder that transformers reads as pickles: every byte of them, none of which is unpickled.
+
+    Returns:
+        64 hexadecimal digits; None where the folder holds none, or safetensors weights, which go before.
+
+    Raises:
+        ModelError: one that the index names is absent, or cannot be read.
+    """
+    if any((folder / name).is_file() for name in (_SINGLE, _INDEX)):
+        return None
+    files = [_PICKLE]
+    if not (folder / _PICKLE).is_file():
+        if not (folder / _PICKLES).is_file():
+            return None
+        files = sorted({*_weight_map(folder / _PICKLES, ".bin").values()})
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with (folder / file).open("rb") as stream:
+                digest.update(f"{file} {hashlib.file_digest(stream, 'sha256').hexdigest()} ".encode())
+        except OSError as error:
+            raise ModelError(f"cannot read {folder / file} ({error.strerror}); fetch the checkpoint again") from error
+    return digest.hexdigest()
+
+
 def read_tensor(folder: Path, place: StoredTensor) -> torch.Tensor:
     """Read one tensor of `FLOATS`, as stored."""
     with (folder / place.file).open("rb") as stream:
@@ -187,16 +215,16 @@ def _pieces(place: StoredTensor) -> Iterator[tuple[int, int]]:
         yield start, start + _PIECE
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(index: Path, suffix: str) -> dict[str, str]:
     raw = read_json(index)
     files = raw.get("weight_map") if isinstance(raw, dict) else None
-    if not isinstance(files, dict) or not files or not all(_is_plain(file) for file in files.values()):
+    if not isinstance(files, dict) or not files or not all(_is_plain(file, suffix) for file in files.values()):
         raise ModelError(f"{index} has no weight_map of names to files beside it; fetch the checkpoint again")
     return files
 
 
-def _is_plain(file: object) -> bool:
-    return isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+def _is_plain(file: object, suffix: str) -> bool:
+    return isinstance(file, str) and Path(file).name == file and file.endswith(suffix)
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:

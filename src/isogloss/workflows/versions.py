@@ -78,8 +78,8 @@ class VersionSettings(Record):
     Attributes:
         first: source of the first version.
         second: source of the second one.
-        checkpoints: of both, the commit on the hub, or a hash of values sampled from the files; None where they are no
-            safetensors.
+        checkpoints: of both, the commit on the hub, or a hash of values sampled from the files, of pickles of all
+            bytes; None where an older version compared pickles.
         texts_sha256: language to the hash of its texts.
         token_scope: which tokens are compared.
     """

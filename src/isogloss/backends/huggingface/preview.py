@@ -14,7 +14,7 @@ from isogloss.backends.huggingface.discovery import find_routers, model_without_
 from isogloss.backends.huggingface.quantisation import quantisation_of, quantisation_text, require_loader
 from isogloss.backends.preview import Preview
 from isogloss.backends.reading import Checkpoint, find_checkpoint, reading, require_embedded
-from isogloss.backends.stored_tensors import hash_files, read_places, refuse_quantised
+from isogloss.backends.stored_tensors import hash_files, hash_pickles, read_places, refuse_quantised
 from isogloss.errors import ModelError
 from isogloss.files import read_json
 
@@ -62,7 +62,8 @@ def preview_checkpoint(source: str, *, dequantize: bool = False) -> Preview:
 def _examined(name: str, place: Checkpoint, weights: list[str]) -> str | None:
     """Refuse absent or damaged weights, and quantised routers; hash a folder's files.
 
-    None on the hub, of which only what this machine has kept is read, and of pickles, of which nothing is.
+    None on the hub, of which only what this machine has kept is read. Of pickles the bytes are hashed, and nothing else
+    is read.
     """
     folder = Path(place.source)
     if on_hub := not folder.is_dir():
@@ -70,10 +71,12 @@ def _examined(name: str, place: Checkpoint, weights: list[str]) -> str | None:
             folder = place.folder()
             if not _all_here(folder):
                 _require_weights(place)
+    if not on_hub and (sha256 := hash_pickles(folder)) is not None:
+        return sha256
     try:
         places = read_places(folder)
     except ModelError:
-        if on_hub or any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        if on_hub:
             return None
         raise
     for weight in weights:
