@@ -11,6 +11,7 @@ import shutil
 from functools import partial
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import report_samples
 import run_examples
@@ -18,6 +19,7 @@ from damage import accepted_or_refused, damaged
 from fake_engine import FakeEngine
 
 from isogloss.analysis import AnalysisRequest, ExpertRow, ExpertTable, analyze_run, read_measure
+from isogloss.backends.token_routing import RoutedText
 from isogloss.cli.sweep import show_sweep
 from isogloss.corpora import Hub, load_corpus
 from isogloss.errors import CorpusError
@@ -28,9 +30,16 @@ from isogloss.evaluation.tasks.choices import MEDICAL_SUBJECTS
 from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.evaluation.tasks.reading import read_rows
 from isogloss.evaluation.tasks.score import score_bits, score_options, score_output
+from isogloss.evaluation.versions import (
+    ModelVersion,
+    VersionComparison,
+    WeightBytes,
+    compare_versions,
+    text_difference,
+)
 from isogloss.files import read_json, sha256, write_json
 from isogloss.records import write_typed
-from isogloss.reports import report_on
+from isogloss.reports import difference_rows, report_on
 from isogloss.resuming import claim_folder
 from isogloss.routing import Fingerprint
 from isogloss.runs import import_counts_json, merge, open_run
@@ -41,6 +50,8 @@ from isogloss.workflows.settings import StudySettings
 from isogloss.workflows.sweep import run as sweeping
 from isogloss.workflows.sweep.results import CandidateRow, CandidatesFile, DevFile, MeasuredCandidate, WinnerFile
 from isogloss.workflows.sweep.settings import Sweep
+from isogloss.workflows.version_files import Sizes, read_routed, read_values, write_routed, write_values
+from isogloss.workflows.versions import VersionSettings, VersionSource
 
 _QUICK, _MANY = 12, 300
 
@@ -57,6 +68,7 @@ _TASK = Task(
     8,
 )
 _FEW = Resampling(n_resamples=20, n_permutations=9)
+_SIZES = Sizes(n_items=3, n_layers=2, n_experts=8, top_k=2, n_vocabulary=50)
 
 
 def _write(folder, name, content):
@@ -330,6 +342,49 @@ def _read_counts(folder):
     import_counts_json(folder / "counts", folder / "run")
 
 
+def _routed(item):
+    """A text of three tokens, in two layers with two of eight experts, that was routed at random."""
+    generator = np.random.default_rng(item)
+    ids = generator.permuted(np.tile(np.arange(8), (3, 2, 1)), axis=-1)[..., :2].astype(np.uint16)
+    profile = generator.dirichlet(np.ones(8), 2).astype(np.float32)
+    tokens, kept = np.arange(3, dtype=np.int32), np.tile(np.arange(4, dtype=np.int32), (3, 1))
+    return RoutedText(item, tokens, ids, profile, tokens, kept, np.full((3, 4), -2, dtype=np.float32))
+
+
+def _make_versions(folder):
+    texts = [_routed(item) for item in range(3)]
+    for code in ("eng_Latn", "swh_Latn"):
+        for part in ("first", "values"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        write_routed(folder / "first", code, texts)
+        write_values(folder / "values", code, texts, texts[::-1])
+    read = {code: read_values(folder / "values", code, _SIZES) for code in ("eng_Latn", "swh_Latn")}
+    values, tokens = ({code: each[place] for code, each in read.items()} for place in (0, 1))
+    weights = (WeightBytes("experts", "bfloat16", 4, 4),)
+    version = ModelVersion("m", None, "bfloat16", "in words", "fp8", weights, "ab", 0.0, 1, {"torch": "2"})
+    result = VersionComparison(
+        version, version, "c", "content", 3, (0, 1), 8, 2, *compare_versions(values, tokens, resampling=_FEW), _FEW
+    )
+    write_typed(folder / "comparison.json", result)
+    source = VersionSource("m")
+    write_typed(folder / "settings.json", VersionSettings(source, source, ("ab", None), {"eng_Latn": "ab"}, "content"))
+
+
+def _read_versions(folder):
+    """Report a comparison, and go on with it."""
+    _report(folder)
+    result = VersionComparison.read(folder / "comparison.json")
+    result.to_frame()
+    difference_rows(result)
+    values, tokens = {}, {}
+    for code in ("eng_Latn", "swh_Latn"):
+        first = read_routed(folder / "first", code, _SIZES)
+        for pair in zip(first, [_routed(item) for item in range(3)], strict=True):
+            text_difference(*pair)
+        values[code], tokens[code] = read_values(folder / "values", code, _SIZES)
+    compare_versions(values, tokens, resampling=_FEW)
+
+
 def _make_plan(folder):
     folder.mkdir()
     write_plan(_PLAN, folder / "plan.json")
@@ -353,6 +408,7 @@ _KINDS = {
     "texts": (partial(_make_tasks, _TEXTS), partial(_read_tasks, _TEXTS)),
     "copies": (_make_copies, _read_copies),
     "counts": (_make_counts, _read_counts),
+    "versions": (_make_versions, _read_versions),
     "plan": (_make_plan, lambda folder: read_plan(folder / "plan.json")),
 }
 """Name of a kind of folder -> what makes one, and what reads all of it."""
@@ -385,7 +441,7 @@ def _require_accepted_or_refused(whole, folder, name, seed):
     path = files[seed % len(files)]
     content, what = damaged(path.name, path.read_bytes(), draws)
     path.write_bytes(content)
-    if path.suffix == ".safetensors" and draws.random() < 0.9:
+    if path.with_name("manifest.json").is_file() and path.suffix == ".safetensors" and draws.random() < 0.9:
         _forge(path)
     with accepted_or_refused(f"seed {seed}, {path.relative_to(folder)}: {what}"):
         _KINDS[name][1](folder)

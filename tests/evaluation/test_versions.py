@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from isogloss.backends.token_routing import RoutedText
+from isogloss.errors import RunError
 from isogloss.evaluation.versions import (
     LAYER_MEASURES,
     MEASURES,
@@ -167,12 +168,44 @@ def test_what_the_weights_say(quantisation, weights, unquantised, dequantised):
     assert (found.experts_unquantised, found.dequantised) == (unquantised, dequantised)
 
 
-def test_what_is_written_is_read_back():
-    """As JSON; and as a table of every number."""
+def comparison():
+    """Two versions in two languages."""
     languages, overall = compare_versions(*values({"eng_Latn": 0.2, "swh_Latn": 0.3}))
-    result = VersionComparison(
+    return VersionComparison(
         version(), version("fp8"), "c", "content", 60, (0, 1, 3), 8, 2, languages, overall, Resampling()
     )
+
+
+@pytest.mark.parametrize(
+    ("damage", "refused"),
+    [
+        (lambda raw: raw.update(languages={}), "languages: none; expected at least one"),
+        (lambda raw: raw["overall"]["layers"]["choices"].pop(), "overall: 2 values of choices; expected 3, one for"),
+        (lambda raw: raw["languages"]["swh_Latn"]["layers"]["sets"].append(point()), "swh_Latn: 4 values of sets"),
+        (lambda raw: raw["languages"]["swh_Latn"]["layers"].pop("first"), "swh_Latn: 0 values of first; expected 3"),
+        (lambda raw: raw["overall"]["means"].pop("kl"), "overall: no mean of kl"),
+        (lambda raw: raw.update(n_experts=0), "top_k: 2 of 0 experts"),
+        (lambda raw: raw.update(top_k=0), "top_k: 0 of 8 experts"),
+        (lambda raw: raw.update(n_items=0), "n_items: 0"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(damage, refused):
+    """In one line, where the file is read; not by whatever reads a layer or a measure that is not there."""
+    raw = json.loads(json.dumps(comparison().to_json()))
+    damage(raw)
+    with pytest.raises(RunError, match=f"^comparison.json: {refused}.*restore the file, or make it anew"):
+        VersionComparison.from_json(raw, "comparison.json")
+
+
+def point():
+    """One estimate, as written."""
+    return {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
+
+
+def test_what_is_written_is_read_back():
+    """As JSON; and as a table of every number."""
+    result = comparison()
+    languages = result.languages
     written = json.loads(json.dumps(result.to_json()))
     assert VersionComparison.from_json(written, "file") == result
     frame = result.to_frame()

@@ -199,7 +199,8 @@ def _array(content, random):
     elif what == "scalar":
         arrays[name] = array.reshape(-1)[:1].reshape(())
     else:
-        values = (-1, 0, 2**30) if array.dtype.kind == "i" else (-1, 0, 1e30, np.nan, np.inf, -np.inf)
+        whole = {"i": (-1, 0, 2**30), "u": (0, 2 ** (8 * array.itemsize) - 1)}
+        values = whole.get(array.dtype.kind, (-1, 0, 1e30, np.nan, np.inf, -np.inf))
         with np.errstate(over="ignore"):  # 1e30 is infinity in 16 bits
             array.reshape(-1)[random.randrange(array.size)] = random.choice(values)
         arrays[name] = array

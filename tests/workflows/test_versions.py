@@ -14,6 +14,8 @@ from fp8_checkpoints import fp8_folders, set_quantisation
 from hub_cache import add_snapshot, hub_cache
 from hub_server import serving
 from models import ITEM_IDS, TEXTS, checkpoint, tokenizer
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save as save_numpy
 from safetensors.torch import load_file, save_file
 
 from isogloss.backends.huggingface import load_model
@@ -438,6 +440,16 @@ def test_a_finished_comparison_loads_nothing(rounded, tmp_path, monkeypatch):
 def test_a_damaged_file_is_named(rounded, tmp_path):
     """With what to do."""
     compare_models(source(checkpoint(FAMILY)), source(rounded), CORPUS, out=tmp_path / "out")
-    (tmp_path / "out" / "values" / "eng_Latn.safetensors").write_bytes(b"no")
+    path = tmp_path / "out" / "values" / "eng_Latn.safetensors"
+    whole = load_numpy(path)
+    for name, damaged, why in (
+        ("choices", whole["choices"][1:], r"choices is float64 \(3, \d+\); expected floats \(4, \d+\)"),
+        ("kl", np.array([0.1, np.nan, 0.1, 0.1]), "kl holds a value that is not finite"),
+        ("tokens", whole["tokens"].astype(np.float64), "tokens is float64"),
+    ):
+        path.write_bytes(save_numpy({**whole, name: damaged}))
+        with pytest.raises(RunError, match=rf"eng_Latn\.safetensors is damaged \({why}.*delete it"):
+            compare_models(source(checkpoint(FAMILY)), source(rounded), CORPUS, out=tmp_path / "out")
+    path.write_bytes(b"no")
     with pytest.raises(RunError, match=r"eng_Latn\.safetensors is damaged .*delete it"):
         compare_models(source(checkpoint(FAMILY)), source(rounded), CORPUS, out=tmp_path / "out")

@@ -14,6 +14,7 @@ import numpy as np
 from isogloss.analysis import divergence
 from isogloss.arrays import FloatArray, IntArray
 from isogloss.backends.token_routing import RoutedText
+from isogloss.errors import RunError
 from isogloss.evaluation.paired import SIGNIFICANT
 from isogloss.evaluation.significance import sign_flip
 from isogloss.notebook import Shown
@@ -152,6 +153,9 @@ class LanguageDifference(Record):
 class VersionComparison(Record, Shown):
     """Two versions of one model, on the same tokens.
 
+    Raises:
+        RunError: no language or item, a measure or a layer without its estimate, or more choices than experts.
+
     Attributes:
         first: version.
         second: version.
@@ -177,6 +181,23 @@ class VersionComparison(Record, Shown):
     languages: Mapping[str, LanguageDifference]
     overall: LanguageDifference
     resampling: Resampling = DEFAULT_RESAMPLING
+
+    def __post_init__(self) -> None:
+        if not self.languages:
+            raise RunError("languages: none; expected at least one")
+        if self.n_items < 1:
+            raise RunError(f"n_items: {self.n_items}; expected at least 1")
+        if not 1 <= self.top_k <= self.n_experts:
+            raise RunError(f"top_k: {self.top_k} of {self.n_experts} experts; expected 1 or more, and no more than all")
+        n_layers = len(self.routed_layers)
+        for where, each in {"overall": self.overall, **self.languages}.items():
+            for name in LAYER_MEASURES:
+                if (found := len(each.layers.get(name, ()))) != n_layers or not n_layers:
+                    raise RunError(
+                        f"{where}: {found} values of {name}; expected {n_layers or 'some'}, one for each routed layer"
+                    )
+            if absent := [name for name in MEASURES if name not in each.means]:
+                raise RunError(f"{where}: no mean of {absent[0]}; expected one of each measure")
 
     def __repr__(self) -> str:
         choices = self.overall.means["choices"].scaled(100).text("{:.3g} %".format)

@@ -64,6 +64,24 @@ class Findings(Record):
         return {**raw, "run": raw.get("run") or None} if isinstance(raw, dict) else raw
 
 
+@dataclass(frozen=True)
+class _Source(Record):
+    """How a compared version was loaded, as its settings say."""
+
+    name: str
+    dtype: str
+    device: str | None
+    dequantize: bool
+
+
+@dataclass(frozen=True)
+class _Sources(Record):
+    """Both of a comparison."""
+
+    first: _Source
+    second: _Source
+
+
 def report_on(source: Path | Sequence[Path], out: Path, *, pivot: str = "eng_Latn", force: bool = False) -> Path:
     """Write one HTML file.
 
@@ -246,9 +264,10 @@ def _of_ablation(folder: Path) -> Report:
 def _of_versions(folder: Path) -> Report:
     result, settings = VersionComparison.read(folder / COMPARISON), _settings(folder / SETTINGS)
     title = f"{result.first.name} against {result.second.name}: which experts are chosen"
-    sources = settings["first"], settings["second"]
+    read = _Sources.from_json(settings, folder / SETTINGS)
+    sources = read.first, read.second
     settings["first"], settings["second"] = (
-        {**source, **{name: value for name, value in vars(version).items() if name in _RECORDED}}
+        {**source.to_json(), **{name: value for name, value in vars(version).items() if name in _RECORDED}}
         for source, version in zip(sources, (result.first, result.second), strict=True)
     )
     return replace(
@@ -258,15 +277,15 @@ def _of_versions(folder: Path) -> Report:
     )
 
 
-def _versions_command(result: VersionComparison, sources: Sequence[Mapping[str, Any]]) -> str:
+def _versions_command(result: VersionComparison, sources: Sequence[_Source]) -> str:
     """Write the command that compares two versions again, of which each ``sources`` says how it was loaded."""
     first, second = sources
-    command = ["isogloss", "doctor", first["name"], "--against", second["name"], "--corpus", result.corpus]
+    command = ["isogloss", "doctor", first.name, "--against", second.name, "--corpus", result.corpus]
     command += ["--languages", ",".join(result.languages), "--items", str(result.n_items)]
-    command += ["--tokens", result.token_scope, "--dtype", first["dtype"], "--against-dtype", second["dtype"]]
-    command += ["--device", first["device"]] if first["device"] else []
-    command += ["--dequantize"] if first["dequantize"] else []
-    command += ["--against-dequantize"] if second["dequantize"] else []
+    command += ["--tokens", result.token_scope, "--dtype", first.dtype, "--against-dtype", second.dtype]
+    command += ["--device", first.device] if first.device else []
+    command += ["--dequantize"] if first.dequantize else []
+    command += ["--against-dequantize"] if second.dequantize else []
     return shlex.join(command)
 
 

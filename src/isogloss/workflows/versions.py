@@ -36,7 +36,7 @@ from isogloss.records import Record, write_typed
 from isogloss.resuming import claim_folder, require_threads
 from isogloss.runs import TokenScope
 from isogloss.statistics import DEFAULT_RESAMPLING, Resampling
-from isogloss.workflows.version_files import read_routed, read_values, write_routed, write_values
+from isogloss.workflows.version_files import Sizes, read_routed, read_values, write_routed, write_values
 
 if TYPE_CHECKING:
     from isogloss.backends.model import Model
@@ -46,6 +46,7 @@ __all__ = ["SIDES", "VersionSettings", "VersionSource", "compare_models"]
 
 SIDES = ("first", "second")
 _SETTINGS = "settings.json"
+_PARTS = (SIDES[0], "values")  # folders of files of languages, by the version that fills them
 _BATCH_TOKENS = 2048  # with the logits of all of them
 _N_REPEATED = 8  # texts that each version reads twice
 
@@ -177,26 +178,32 @@ def _compare(
     fixed = filter(None, (threads_of(each.name) for each in (settings.first, settings.second)))
     with locked(folder, _SETTINGS), torch_threads(next(fixed, None)):
         claim_folder(folder, _SETTINGS, settings)
-        for place in (folder, *(folder / name for name in (SIDES[0], "values"))):
+        for place in (folder, *(folder / name for name in _PARTS)):
             make_folder(place)
             remove_stale(place)
         for side in SIDES:
             _run(folder, side, settings, previews, corpus)
-        comparison = _summarise(folder, settings, previews[0], corpus, resampling)
+        comparison = _summarise(folder, settings, previews, corpus, resampling)
         write_typed(folder / COMPARISON, comparison)
         shutil.rmtree(folder / SIDES[0])
         return comparison
 
 
+def _sizes(previews: Sequence[Preview], corpus: Corpus) -> Sizes:
+    routers, n_vocabulary = previews[0].routers, min(each.n_vocabulary for each in previews)
+    return Sizes(len(corpus.item_ids), len(routers), routers[0].n_experts, routers[0].top_k, n_vocabulary)
+
+
 def _run(folder: Path, side: str, settings: VersionSettings, previews: Sequence[Preview], corpus: Corpus) -> None:
     """Let one version read the languages that it has not read."""
-    done = {each.stem for part in (SIDES[0], "values")[SIDES.index(side) :] for each in (folder / part).iterdir()}
+    done = {each.stem for part in _PARTS[SIDES.index(side) :] for each in (folder / part).iterdir()}
     missing = [code for code in corpus.languages if code not in done]
     record = folder / f"{side}.json"
     if not missing and record.is_file():
         return
     options = CaptureOptions(token_scope=settings.token_scope, batch_tokens=_BATCH_TOKENS)
-    likeliest = NextTokens(min(each.n_vocabulary for each in previews))
+    sizes = _sizes(previews, corpus)
+    likeliest = NextTokens(sizes.n_vocabulary)
     source: VersionSource = getattr(settings, side)
     model = source.load()
     if missing:
@@ -207,7 +214,7 @@ def _run(folder: Path, side: str, settings: VersionSettings, previews: Sequence[
             require_threads(folder, before=ModelVersion.read(other).threads, now=version.threads)
     write_typed(record, version)
     for code in missing:
-        kept = None if side == SIDES[0] else read_routed(folder / SIDES[0], code)
+        kept = None if side == SIDES[0] else read_routed(folder / SIDES[0], code, sizes)
         wanted = likeliest if kept is None else likeliest._replace(ids=[text.next_ids for text in kept])
         with track(f"{side} {code}", len(corpus.item_ids)) as advance:
             routed = model.route_texts(
@@ -247,11 +254,11 @@ def _describe(
 
 
 def _summarise(
-    folder: Path, settings: VersionSettings, preview: Preview, corpus: Corpus, resampling: Resampling
+    folder: Path, settings: VersionSettings, previews: Sequence[Preview], corpus: Corpus, resampling: Resampling
 ) -> VersionComparison:
-    values, tokens = {}, {}
+    values, tokens, sizes = {}, {}, _sizes(previews, corpus)
     for code in corpus.languages:
-        values[code], tokens[code] = read_values(folder / "values", code)
+        values[code], tokens[code] = read_values(folder / "values", code, sizes)
     languages, overall = compare_versions(values, tokens, resampling=resampling)
     return VersionComparison(
         first=ModelVersion.read(folder / "first.json"),
@@ -259,9 +266,9 @@ def _summarise(
         corpus=corpus.name,
         token_scope=settings.token_scope,
         n_items=len(corpus.item_ids),
-        routed_layers=tuple(router.layer for router in preview.routers),
-        n_experts=preview.routers[0].n_experts,
-        top_k=preview.routers[0].top_k,
+        routed_layers=tuple(router.layer for router in previews[0].routers),
+        n_experts=sizes.n_experts,
+        top_k=sizes.top_k,
         languages=languages,
         overall=overall,
         resampling=resampling,
