@@ -453,3 +453,17 @@ def test_a_damaged_file_is_named(rounded, tmp_path):
     path.write_bytes(b"no")
     with pytest.raises(RunError, match=r"eng_Latn\.safetensors is damaged .*delete it"):
         compare_models(source(checkpoint(FAMILY)), source(rounded), CORPUS, out=tmp_path / "out")
+
+
+def test_a_start_that_fails_leaves_the_folder_free(tmp_path):
+    """Where nothing was read: the next command may have other settings. What was read stays, under its settings."""
+    out = tmp_path / "out"
+    original = source(checkpoint(FAMILY))
+    with pytest.raises(ModelError):
+        compare_models(VersionSource(original.name, device="cuda:77"), original, CORPUS, out=out)
+    assert not out.exists()
+    with pytest.raises(ModelError):
+        compare_models(original, VersionSource(original.name, device="cuda:77"), CORPUS, out=out)
+    assert {path.name for path in (out / "first").iterdir()} == {f"{code}.safetensors" for code in CORPUS.languages}
+    with pytest.raises(RunError, match="other settings"):
+        compare_models(original, original, CORPUS, out=out)

@@ -10,6 +10,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from isogloss.evaluation.versions import (
     text_difference,
 )
 from isogloss.files import remove_stale
-from isogloss.folders import locked, make_folder
+from isogloss.folders import locked, make_folder, unclaim
 from isogloss.progress import note, track
 from isogloss.records import Record, write_typed
 from isogloss.resuming import claim_folder, require_threads
@@ -177,16 +178,32 @@ def _compare(
 
     fixed = filter(None, (threads_of(each.name) for each in (settings.first, settings.second)))
     with locked(folder, _SETTINGS), torch_threads(next(fixed, None)):
+        is_new = not (folder / _SETTINGS).is_file()
         claim_folder(folder, _SETTINGS, settings)
         for place in (folder, *(folder / name for name in _PARTS)):
             make_folder(place)
             remove_stale(place)
-        for side in SIDES:
-            _run(folder, side, settings, previews, corpus)
+        try:
+            for side in SIDES:
+                _run(folder, side, settings, previews, corpus)
+        except Exception:
+            if is_new:
+                _release(folder)
+            raise
         comparison = _summarise(folder, settings, previews, corpus, resampling)
         write_typed(folder / COMPARISON, comparison)
         shutil.rmtree(folder / SIDES[0])
         return comparison
+
+
+def _release(folder: Path) -> None:
+    """Leave a folder free for other settings where no language was finished."""
+    with suppress(OSError):  # of a part that is not empty
+        for part in _PARTS:
+            (folder / part).rmdir()
+        for side in SIDES:
+            (folder / f"{side}.json").unlink(missing_ok=True)
+        unclaim(folder, _SETTINGS)
 
 
 def _sizes(previews: Sequence[Preview], corpus: Corpus) -> Sizes:
