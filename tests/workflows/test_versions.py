@@ -228,6 +228,14 @@ def test_missing_loader_is_refused_before_anything_runs(tmp_path):
 
 
 @pytest.mark.usefixtures("refuse_to_load")
+def test_a_quantisation_without_a_method_is_refused_before_anything_runs(tmp_path):
+    """Of which transformers takes even an empty one for a quantised checkpoint."""
+    other = edited(tmp_path / "other", quantization_config={})
+    with pytest.raises(ModelError, match=r"quantised by None; transformers knows"):
+        compare_models(source(checkpoint(FAMILY)), source(other), CORPUS)
+
+
+@pytest.mark.usefixtures("refuse_to_load")
 @pytest.mark.parametrize("fetched", [False, True])
 @pytest.mark.parametrize("stored", ["weight", "_weight_qdata", "qweight"])
 def test_quantised_routers_are_refused_before_anything_runs(tmp_path, monkeypatch, stored, fetched):

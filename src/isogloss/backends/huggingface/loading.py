@@ -245,7 +245,7 @@ def _load(place: Checkpoint, dtype: str, device: Device, *, dequantize: bool) ->
     chosen = class_of(config)
     options: dict[str, Any] = {"dtype": dtype, **place.options}
     stored = quantisation_of(config)
-    if stored:
+    if stored is not None:
         require_loader(stored, name, dequantize=dequantize)
     if stored and dequantize:
         options["quantization_config"] = dequantizing(stored)

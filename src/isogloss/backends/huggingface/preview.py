@@ -41,7 +41,7 @@ def preview_checkpoint(source: str, *, dequantize: bool = False) -> Preview:
         place = find_checkpoint(source)
         config, tokenizer = place.config(), place.tokenizer()
         stored = quantisation_of(config)
-        if stored:
+        if stored is not None:
             require_loader(stored, source, dequantize=dequantize)
         model = model_without_weights(config)
     embeddings: Any = model.get_input_embeddings()

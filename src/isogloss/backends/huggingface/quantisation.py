@@ -15,9 +15,13 @@ __all__ = ["dequantizing", "quantisation_of", "quantisation_text", "require_load
 
 
 def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
-    """Return how a checkpoint is quantised, from its configuration or that of its text part; None where it is not."""
+    """Return how a checkpoint is quantised, from its configuration or that of its text part; None where it is not.
+
+    Empty where the configuration says so without saying how, which transformers takes for quantised, and fails.
+    """
     parts = (config, config.get_text_config(decoder=True))
-    return next((stored for part in parts if (stored := getattr(part, "quantization_config", None))), None)
+    found = [getattr(part, "quantization_config", None) for part in parts]
+    return next(filter(None, found), found[0])
 
 
 def quantisation_text(stored: dict[str, Any]) -> str:
@@ -33,7 +37,7 @@ def require_loader(stored: dict[str, Any], name: str, *, dequantize: bool) -> No
     Raises:
         ModelError: transformers does not know its method, or misses a package or a device for it, which it names.
     """
-    if not AutoHfQuantizer.supports_quant_method(stored):
+    if not stored or not AutoHfQuantizer.supports_quant_method(stored):
         known = ", ".join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))
         raise ModelError(f"{name!r} is quantised by {stored.get('quant_method')!r}; transformers knows {known}")
     try:
