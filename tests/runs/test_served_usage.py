@@ -70,7 +70,8 @@ def test_a_run_has_the_counts_of_stated_languages(tmp_path):
 def test_experts_of_the_traffic_become_a_plan(tmp_path, capsys):
     """By the commands; what another format does not tell apart cannot be asked of it."""
     path, run_folder = write(tmp_path, EXAMPLE), tmp_path / "run"
-    assert run("import", path, "--format", "usage-json", "--plan", "none", "--phase", "prompt", "-o", run_folder) == 0
+    chosen = ["--format", "usage-json", "--plan", "unsteered", "--phase", "prompt"]
+    assert run("import", path, *chosen, "-o", run_folder) == 0
     assert run("analyze", run_folder, "--pivot", "de") == 0
     found = ["--rule", "specificity", "--languages", "de,sw", "--target", "sw", "--top", "2"]
     assert run("plan", run_folder, *found, "--kind", "ban", "-o", tmp_path / "plan.json") == 0
@@ -82,18 +83,37 @@ def test_experts_of_the_traffic_become_a_plan(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("plan", "expected"),
-    [("a", "ab" * 32), ("cdc", "cd" * 32), ("none", None), (None, ...), ("b", ...), ("x", ...)],
+    [
+        ("a", "ab" * 32),
+        ("cdc", "cd" * 32),
+        ("none", "01" * 32),
+        ("unsteered", None),
+        (None, ...),
+        ("b", ...),
+        ("x", ...),
+    ],
 )
 def test_a_run_is_of_one_plan(tmp_path, plan, expected):
-    """By its name, the start of its hash, or none; where several fit, they are named."""
-    plans = [("a", "ab" * 32), ("b", "cd" * 32), ("b", "ef" * 32), (None, None)]
+    """By its name, the start of its hash, or `unsteered`, which no plan is named; where several fit, they are said."""
+    plans = [("a", "ab" * 32), ("b", "cd" * 32), ("b", "ef" * 32), ("none", "01" * 32), (None, None)]
     path = write(tmp_path, usage_of(*(counts("swh_Latn", plan=each) for each in plans), counts("other")))
     if expected is ...:
-        with pytest.raises(RunError, match=r"under a \(abababababab\), b \(cdcdcdcdcdcd\), b \(efefefefefef\), none"):
+        names = r"a \(abababababab\), b \(cdcdcdcdcdcd\), b \(efefefefefef\), none \(010101010101\), unsteered;"
+        with pytest.raises(RunError, match=f"under {names}"):
             import_usage_json(path, tmp_path / "run", plan=plan)
         return
     made = import_usage_json(path, tmp_path / "run", plan=plan)
     assert (made.manifest.plan_sha256, made.load("sw").tokens.tolist()) == (expected, [3])
+
+
+def test_all_that_ran_without_a_plan_is_one(tmp_path):
+    """Whether requests asked for no plan or there was none for requests without a name."""
+    plans = [("unsteered", None), (None, None), ("a", "ab" * 32)]
+    path = write(tmp_path, usage_of(*(counts("swh_Latn", plan=each) for each in plans)))
+    with pytest.raises(RunError, match=r"under a \(abababababab\), unsteered; expected one of them by --plan"):
+        import_usage_json(path, tmp_path / "run")
+    made = import_usage_json(path, tmp_path / "run", plan="unsteered")
+    assert (made.manifest.plan_sha256, made.load("sw").tokens.tolist()) == (None, [6])
 
 
 def test_what_is_read_is_written_as_it_was(tmp_path):

@@ -167,7 +167,9 @@ def register_import(subparsers: Subparsers) -> None:
     parser.add_argument("--category", metavar="NAME", help="mass-json: this category alone, as text in English")
     add_count(parser, "--experts", "expert-sets: experts per layer")
     parser.add_argument("--phase", choices=("prompt", "generation"), help="usage-json: these tokens (default: both)")
-    parser.add_argument("--plan", metavar="NAME", help="usage-json: the plan's name, the start of its hash, or none")
+    parser.add_argument(
+        "--plan", metavar="NAME", help="usage-json: the plan's name, the start of its hash, or unsteered for none"
+    )
     add_output(parser, "folder of the Run")
     add_json(parser)
     parser.set_defaults(command=_import)

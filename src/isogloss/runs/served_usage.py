@@ -16,12 +16,15 @@ from isogloss.runs.manifest import LANGUAGE_CODE
 from isogloss.runs.pooled import Published, pooled_routing, whole, write_pooled
 from isogloss.runs.run import Run
 
-__all__ = ["OTHER", "USAGE_SCHEMA_VERSION", "ServedUsage", "UsageCounts", "import_usage_json"]
+__all__ = ["OTHER", "UNSTEERED", "USAGE_SCHEMA_VERSION", "ServedUsage", "UsageCounts", "import_usage_json"]
 
 USAGE_SCHEMA_VERSION = 1
 
 OTHER = "other"
 """In place of a language: all that came when as many plans and languages as are told apart had come."""
+
+UNSTEERED = "unsteered"
+"""What a request or an import names where no plan is meant; no plan has this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class UsageCounts(Record):
     """What was counted of one kind of token.
 
     Attributes:
-        plan: name of the plan that the tokens ran under; None where it has none.
+        plan: name of the plan that the tokens ran under; None where it has none; ``unsteered`` where it was asked for.
         plan_sha256: its hash; None where there was no plan.
         language: that the requests stated, as a full code; None where none was stated; ``other`` for all that came when
             as many plans and languages as are told apart had come, whatever its plan.
@@ -114,7 +117,7 @@ def import_usage_json(path: str | Path, out: str | Path, *, plan: str | None = N
     Args:
         path: of what ``GET /isogloss/usage`` answered.
         out: folder of the new Run.
-        plan: name of a plan, the start of its hash, or ``none``; None where tokens of one plan alone were counted.
+        plan: name of a plan, the start of its hash, or ``unsteered``; None where tokens of one plan alone were counted.
         phase: count these tokens alone; None for prompts and answers together.
 
     Raises:
@@ -154,7 +157,7 @@ def import_usage_json(path: str | Path, out: str | Path, *, plan: str | None = N
 
 def _under_one_plan(path: Path, counts: Sequence[UsageCounts], plan: str | None) -> list[UsageCounts]:
     """Return the counts of a plan, and those that are of any."""
-    known = {(each.plan, each.plan_sha256) for each in counts if each.language != OTHER}
+    known = {_plan_of(each) for each in counts if each.language != OTHER}
     fit = {key for key in known if plan is None or _is_named(plan, *key)}
     if len(fit) > 1 or (known and not fit):
         names = sorted(_shown(*key) for key in known)
@@ -162,15 +165,20 @@ def _under_one_plan(path: Path, counts: Sequence[UsageCounts], plan: str | None)
             f"{path} has counts under {', '.join(names)}; expected one of them by --plan, its name or the start of its "
             "hash"
         )
-    return [each for each in counts if each.language == OTHER or (each.plan, each.plan_sha256) in fit]
+    return [each for each in counts if each.language == OTHER or _plan_of(each) in fit]
+
+
+def _plan_of(counts: UsageCounts) -> tuple[str | None, str | None]:
+    """Return the name and hash of a plan; without a hash there was none, whatever requests named."""
+    return (UNSTEERED if counts.plan_sha256 is None else counts.plan), counts.plan_sha256
 
 
 def _is_named(text: str, name: str | None, digest: str | None) -> bool:
-    return text == (name or ("none" if digest is None else None)) or bool(digest and digest.startswith(text))
+    return text == name or bool(digest and digest.startswith(text))
 
 
 def _shown(name: str | None, digest: str | None) -> str:
-    return " ".join(filter(None, (name, digest and f"({digest[:12]})"))) or "none"
+    return " ".join(filter(None, (name, digest and f"({digest[:12]})")))
 
 
 def _tokens(path: Path, code: str, counts: Iterable[UsageCounts]) -> int:

@@ -16,11 +16,9 @@ from pathlib import Path
 from isogloss.backends.vllm.plugin.shared import share
 from isogloss.errors import FileError, PlanError
 from isogloss.files import write_atomically
+from isogloss.runs.served_usage import UNSTEERED
 
 __all__ = ["LONGEST", "UNSTEERED", "expect_names", "offer", "offered", "require_name"]
-
-UNSTEERED = "unsteered"
-"""What a request names to be answered without any plan; no plan has this name."""
 
 LONGEST = 64
 """Characters of a name, at most."""
