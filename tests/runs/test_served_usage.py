@@ -124,7 +124,10 @@ def test_what_is_read_is_written_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("usage", "message"),
     [
-        ({"error": "this engine counts no experts"}, "schema_version: missing"),
+        ({"error": "this engine counts\nno experts"}, "no counts, but a refusal .* 'this engine counts.nno experts'; "),
+        ({"error": {"message": "no key"}}, "a refusal of the server: .*no key.*Authorization: Bearer"),
+        ({"detail": "Not Found"}, r"'Not Found'; .* --middleware isogloss\.backends\.vllm\.plugin\.plans\.Plans"),
+        ({"model": "tiny"}, "schema_version: missing"),
         (usage_of(counts("swh_Latn"), schema_version=2), "schema_version 2; expected 1"),
         (usage_of(counts("swh_Latn"), layers=[1]), r"layers \[1\] of \[1, 3\]: one stage of a pipeline"),
         (usage_of(counts("swh_Latn"), counts("swh_Latn")), "there twice"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from isogloss.arrays import Int64Array
-from isogloss.errors import RunError
+from isogloss.errors import RunError, shorten
+from isogloss.files import read_json
 from isogloss.records import Name, Record
 from isogloss.routing import Fingerprint, Phase, RouterSpec
 from isogloss.runs.manifest import LANGUAGE_CODE
@@ -121,11 +122,13 @@ def import_usage_json(path: str | Path, out: str | Path, *, plan: str | None = N
         phase: count these tokens alone; None for prompts and answers together.
 
     Raises:
-        RunError: ``out`` holds something else; the file is malformed; several plans fit, or none; no token of a
-            language was counted, or more than a Run holds.
+        RunError: ``out`` holds something else; the file is malformed, or a refusal of the server; several plans fit, or
+            none; no token of a language was counted, or more than a Run holds.
     """
     path = Path(path)
-    usage = ServedUsage.read(path)
+    raw = read_json(path)
+    _require_no_refusal(path, raw)
+    usage = ServedUsage.from_json(raw, path)
     wanted = _under_one_plan(path, [each for each in usage.counts if phase in (None, each.phase)], plan)
     stated = {each.language for each in wanted} - {None, OTHER}
     if not stated:
@@ -153,6 +156,17 @@ def import_usage_json(path: str | Path, out: str | Path, *, plan: str | None = N
         published,
         {code: pooled_routing(each.astype(np.float64), tokens[code], each) for code, each in selections.items()},
     )
+
+
+def _require_no_refusal(path: Path, raw: object) -> None:
+    """Raise a RunError where the server has answered with the reason why it gives no counts."""
+    if isinstance(raw, dict) and (reasons := [raw[name] for name in ("error", "detail") if name in raw]):
+        raise RunError(
+            f"{path} holds no counts, but a refusal of the server: {shorten(reasons[0])}; expected what GET "
+            "/isogloss/usage answers where the server was started with ISOGLOSS_USAGE=64, ISOGLOSS_ADMIN_KEY and "
+            "--middleware isogloss.backends.vllm.plugin.plans.Plans: ask again with the header Authorization: Bearer "
+            "and that key"
+        )
 
 
 def _under_one_plan(path: Path, counts: Sequence[UsageCounts], plan: str | None) -> list[UsageCounts]:
