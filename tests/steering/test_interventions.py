@@ -503,6 +503,7 @@ NAN, INF = float("nan"), float("inf")
         ("offset", {"values": 2.0}, "is 2.0; expected a list"),
         ("select", {"strength": 1.0}, "this kind takes no strength"),
         ("select", {"values": None}, "select in layer 0 has no values"),
+        ("select", {"values": (1.0, -3.4e38)}, r"values of select in layer 0: found -3\.4e\+38; .* at most 1e\+30"),
         ("soft", {"strength": None}, "soft in layer 0 has no strength"),
         ("soft", {"strength": 1.01}, r"found 1.01; expected a number in \[-1, 1\]"),
         ("soft", {"strength": -2}, r"expected a number in \[-1, 1\]"),

@@ -35,6 +35,7 @@ CONSTANT_KINDS: tuple[Kind, ...] = ("offset", "select")
 """Kinds whose values are what is added to each expert."""
 
 _TAKES_STRENGTH = ("soft", "adaptive")
+_LARGEST_SELECT = 1e30  # so that sums with a router's bias, and those of groups, stay finite in float32
 _TAKES_VALUES = ("adaptive", *CONSTANT_KINDS)
 _BOTH: Literal["both"] = "both"
 
@@ -52,7 +53,7 @@ class Intervention:
         experts: expert ids, each once, at least one; for ``force`` the first choice comes first.
         strength: ``soft``: λ in [-1, 1], in standard deviations; ``adaptive``: λ; the other kinds take none.
         values: one per expert; ``adaptive``: weights w_k; ``offset``: constants c_k in logits; ``select``: constants
-            c_k in the unit of the scores that are ranked; the others take none.
+            c_k in the unit of the scores that are ranked, at most 1e30 each; the others take none.
         phase: which tokens to edit: ``prompt``, ``generation`` or ``both``.
         languages: which requests to edit; any codes, stored as sorted full codes. None edits all requests.
 
@@ -91,6 +92,11 @@ class Intervention:
         strength = as_strength(self.strength, values, needed=self.kind in _TAKES_STRENGTH, name=name)
         if self.kind == "soft" and strength is not None and abs(strength) > 1.0:
             raise PlanError(f"strength of {name}: found {strength}; expected a number in [-1, 1] (the paper uses 0.5)")
+        if self.kind == "select" and any(abs(value) > _LARGEST_SELECT for value in values or ()):
+            raise PlanError(
+                f"values of {name}: found {max(values or (), key=abs):.3g}; expected numbers of at most "
+                f"{_LARGEST_SELECT:g}, so that sums with a router's scores stay finite"
+            )
         if self.kind != "force":
             order = sorted(range(len(experts)), key=experts.__getitem__)
             experts = tuple(experts[i] for i in order)
