@@ -176,13 +176,30 @@ def test_forms_that_do_not_fit_are_refused(tmp_path, model, biased):
     write_gguf(tmp_path / "model.gguf", model)
     adapter = random_adapter(model)
     plan = Plan(model.fingerprint, (Intervention("offset", model.routers[0].layer, (0,), values=(1.0,)),))
-    refused(tmp_path, plan, PlanError, "a plan cannot be written as gguf-lora", form="gguf-lora")
+    refused(tmp_path, plan, PlanError, "a plan cannot be written as gguf-lora.*isogloss adapt", form="gguf-lora")
+    select = Plan(model.fingerprint, (Intervention("select", model.routers[0].layer, (0,), values=(1.0,)),))
+    refused(
+        tmp_path, select, PlanError, "of kind select has no adapter: .*--as gguf for a GGUF file$", form="gguf-lora"
+    )
+    for options in ({"verify": False}, {"loading": {"dtype": "float32", "device": "auto"}}):
+        name = "--no-verify" if "verify" in options else "--dtype and --device"
+        for form in (None, "gguf-lora"):
+            refused(tmp_path, adapter, ModelError, f"{name}: of checkpoints.*found --as gguf", form=form, **options)
     refused(tmp_path, plan, ModelError, "needs a logit bias of the router; found no bias: .*isogloss adapt")
     banned = Plan(biased.fingerprint, (Intervention("ban", 1, (0,)),))
     refused(tmp_path, banned, PlanError, "cannot be baked: ban in layer 1")
     refused(tmp_path, adapter, ModelError, "is a GGUF file; expected a hub id or folder", form="checkpoint")
     (tmp_path / "out.gguf").write_text("mine")
     refused(tmp_path, adapter, FileError, "out.gguf exists; choose a new name")
+
+
+def test_a_plan_that_adds_the_same_to_all_experts_is_refused(tmp_path, biased):
+    """No choice depends on what all scores share, and no weight by softmax on what all logits share."""
+    for kind, model in (("offset", biased), ("select", tiny("deepseek_v3"))):
+        write_gguf(tmp_path / "model.gguf", model)
+        n = model.fingerprint.n_experts
+        plan = Plan(model.fingerprint, (Intervention(kind, 1, range(n), values=[0.5] * n),))
+        refused(tmp_path, plan, PlanError, f"adds the same to all experts by {kind} in layer 1, .*isogloss doctor")
 
 
 def test_nothing_changes_where_the_adapter_is_too_small(tmp_path, model):

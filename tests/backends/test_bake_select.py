@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from adapters import random_adapter
 from models import FAMILIES, TEXTS, checkpoint, each_family, row_for, tokenizer
 from safetensors.torch import load_file, save_file
 from stored_bytes import stored_bytes
+from transformers import __version__ as transformers_version
 
 from isogloss.backends.bake import bake
 from isogloss.backends.bake import baked as baking
@@ -66,6 +68,14 @@ def logits(loaded, plan=None):
     """Logits of every text, in stock transformers or steered."""
     with contextlib.nullcontext() if plan is None else steer(loaded, plan):
         return torch.cat([loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits for text in TEXTS], dim=1)
+
+
+@pytest.mark.skipif(not transformers_version.startswith("5.23."), reason="counted of one version")
+@pytest.mark.parametrize("page", ["docs/serving.md", "CHANGELOG.md"])
+def test_the_families_that_are_covered_are_counted(page):
+    """Where the pages say of how many families it is proven."""
+    text = " ".join((Path(__file__).parents[2] / page).read_text(encoding="utf-8").split())
+    assert f"{len(BIASED)} families of transformers 5.23" in text
 
 
 @each_family(BIASED)
@@ -209,6 +219,29 @@ def test_rounding_is_said_in_scores(tmp_path):
     assert result.verification.different_choices < 0.1 < result.verification.changed_choices
     with pytest.raises(PlanError, match="so small that no selection bias changes when the sum is stored as BF16"):
         baked(folder, plan_of(loaded, size=1e-4), tmp_path / "weak")
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(("family", "kind"), [("deepseek_v3", "select"), ("gpt_oss", "offset")])
+def test_the_same_for_all_experts_is_refused(tmp_path, family, kind, verify):
+    """It changes no choice; one layer of several that does something is enough."""
+    loaded = load(checkpoint(family))
+    n, layers = loaded.fingerprint.n_experts, loaded.fingerprint.layers
+    same = Intervention(kind, layers[0], range(n), values=[0.5] * n)
+    with pytest.raises(PlanError, match=f"adds the same to all experts by {kind} in layer {layers[0]}, which changes"):
+        baked(checkpoint(family), Plan(loaded.fingerprint, (same,)), tmp_path / "out", verify=verify)
+    assert not list(tmp_path.iterdir())
+    other = Intervention(kind, layers[1], (0,), values=[0.5])
+    baked(checkpoint(family), Plan(loaded.fingerprint, (same, other)), tmp_path / "out", verify=verify)
+
+
+def test_a_plan_without_effect_on_texts_is_refused(tmp_path):
+    """A constant too small to move any choice is stored, but has no effect."""
+    loaded = load(checkpoint("deepseek_v3"))
+    rule = Intervention("select", loaded.fingerprint.layers[0], (0,), values=(1e-6,))
+    with pytest.raises(PlanError, match=r"changes no choice of experts and no logit on .* texts.*raise the strength"):
+        baked(checkpoint("deepseek_v3"), Plan(loaded.fingerprint, (rule,)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.backends.bake.checkpoint import open_checkpoint, without_weights
-from isogloss.backends.bake.edits import Change, Edit, edits_of, lost_share, parts_of, with_own_names
+from isogloss.backends.bake.edits import (
+    Change,
+    Edit,
+    edits_of,
+    lost_share,
+    parts_of,
+    require_effect,
+    with_own_names,
+)
 from isogloss.backends.bake.folder import (
     RECORD,
     checkpoint_folder,
@@ -35,6 +43,7 @@ from isogloss.steering import RouterAdapter
 __all__ = ["Baked", "adapter_written", "bake_checkpoint", "baked_from"]
 
 _SCHEMA_VERSION = 1
+_BY_SOFTMAX = ("softmax", "topk_softmax")
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -154,6 +163,8 @@ def bake_checkpoint(
     edits = edits_of(stored, change)
     if isinstance(change, RouterAdapter):
         with_own_names(change, skeleton.router_parameters)
+    else:
+        require_effect(change, [each.layer for each in skeleton.routers if each.scoring in _BY_SOFTMAX])
     files, left_out = files_of(folder, stored.files)
     require_free(folder, files, output)
     original = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from isogloss.backends.bake_forms import PARTS, Part
@@ -25,6 +26,7 @@ __all__ = [
     "lost_share",
     "parts_of",
     "require_constants",
+    "require_effect",
     "require_fits",
     "require_places",
     "with_own_names",
@@ -215,6 +217,24 @@ def require_constants(plan: Plan) -> None:
             f"the plan cannot be baked: {_listed(parts)} of {len(plan.interventions)} interventions have conditions; "
             f"expected none on phase or language, since a bias acts on every token: {ALTERNATIVE}"
         )
+
+
+def require_effect(plan: Plan, by_softmax: Collection[int]) -> None:
+    """Raise a PlanError where all experts of a layer get the same, so that every choice and weight stays.
+
+    Args:
+        plan: of kinds in `PARTS` alone.
+        by_softmax: layers whose routers weigh by softmax: what is added to all their logits changes nothing.
+    """
+    for layer in plan.layers:
+        added = compile_layer(plan, layer, plan.fingerprint.n_experts).arrays
+        if any(np.ptp(array) > 0 or (kind == "offset" and layer not in by_softmax) for kind, array in added.items()):
+            return
+    rules = [f"{each.kind} in layer {each.layer}" for each in plan.interventions]
+    raise PlanError(
+        f"the plan adds the same to all experts by {_listed(rules)}, which changes no choice of experts and no weight; "
+        "expected numbers that differ between experts: see what it does with `isogloss doctor MODEL --plan PLAN`"
+    )
 
 
 def require_places(plan: Plan, held: Mapping[Part, Collection[int]], where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isogloss.backends.bake.baked import Baked, bake_checkpoint
-from isogloss.backends.bake.edits import Change
+from isogloss.backends.bake.edits import Change, require_constants
 from isogloss.backends.bake.gguf import bake_gguf, write_gguf_adapter
 from isogloss.backends.bake.gguf_file import is_gguf
 from isogloss.backends.bake.peft import write_peft, write_vllm
@@ -54,11 +54,13 @@ def bake(  # noqa: PLR0913 - options that every caller names
     if form not in FORMS:
         raise ModelError(f"there is no form {form!r}; choose {', '.join(FORMS)}")
     if isinstance(change, Plan) and FORMS[form] is not None:
-        raise PlanError(f"a plan cannot be written as {form}; expected an adapter: make one with `isogloss adapt`")
+        raise _no_adapter(change, form)
     if (form in _OF_GGUF) != of_gguf:
         kind = "a GGUF file" if of_gguf else "no GGUF file"
         wanted = "the model's GGUF file" if form in _OF_GGUF else "a hub id or folder of a checkpoint"
         raise ModelError(f"{model} is {kind}; expected {wanted} for --as {form}")
+    if of_gguf:
+        _require_not_loaded(form, verify=verify, loading=loading or {})
     if form == "gguf":
         return bake_gguf(path, change, output)
     if form == "checkpoint":
@@ -67,3 +69,24 @@ def bake(  # noqa: PLR0913 - options that every caller names
     if form == "gguf-lora":
         return write_gguf_adapter(path, change, output)
     return (write_peft if form == "peft" else write_vllm)(model, change, output)
+
+
+def _no_adapter(plan: Plan, form: str) -> PlanError:
+    """Say why a plan has no form of an adapter, and what to write instead."""
+    if all(each.kind == "offset" for each in plan.interventions):
+        return PlanError(f"a plan cannot be written as {form}; expected an adapter: make one with `isogloss adapt`")
+    require_constants(plan)
+    return PlanError(
+        f"a plan cannot be written as {form}, and one of kind select has no adapter: write it with --as checkpoint, or "
+        "with --as gguf for a GGUF file"
+    )
+
+
+def _require_not_loaded(form: str, *, verify: bool, loading: Mapping[str, Any]) -> None:
+    """Raise a ModelError for options of loading a model: of a GGUF file none is loaded."""
+    given = [f"--{name}" for name, value in loading.items() if value and (name, value) != ("dtype", "auto")]
+    if given := [*given, *(() if verify else ("--no-verify",))]:
+        raise ModelError(
+            f"{' and '.join(given)}: of checkpoints alone, which are loaded and compared; found --as {form}, which "
+            "loads no model: leave out what is not for it"
+        )

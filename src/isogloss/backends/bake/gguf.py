@@ -13,7 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from isogloss.backends.bake.baked import Baked, adapter_written, baked_from
-from isogloss.backends.bake.edits import Change, edits_of, require_constants, require_fits, require_places
+from isogloss.backends.bake.edits import (
+    Change,
+    edits_of,
+    require_constants,
+    require_effect,
+    require_fits,
+    require_places,
+)
 from isogloss.backends.bake.folder import copy_edited, require_free
 from isogloss.backends.bake.gguf_file import GgufFile, file_version, gguf_library, read_gguf
 from isogloss.errors import FileError
@@ -21,6 +28,8 @@ from isogloss.folders import new_file, require_new_file
 from isogloss.steering import Plan, RouterAdapter
 
 __all__ = ["bake_gguf", "write_gguf_adapter"]
+
+_BY_SOFTMAX = ("gpt-oss",)  # the architectures with a bias of the logits, whose weights are a softmax of these
 
 
 def bake_gguf(path: Path, change: Change, output: Path) -> Baked:
@@ -47,6 +56,8 @@ def bake_gguf(path: Path, change: Change, output: Path) -> Baked:
     if isinstance(change, Plan):
         require_places(change, file.routers.places, str(path))
     edits = edits_of(file.routers, change)
+    if isinstance(change, Plan):
+        require_effect(change, change.layers if file.architecture in _BY_SOFTMAX else ())
     require_free(path.parent, [Path(path.name)], output)
     with new_file(output) as unfinished:
         copy_edited(path, unfinished, edits)

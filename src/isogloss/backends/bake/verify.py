@@ -27,7 +27,7 @@ from isogloss.backends.huggingface.prove import prove_routers
 from isogloss.backends.huggingface.router_outputs import READERS, RouterOutput
 from isogloss.backends.huggingface.steer import steer
 from isogloss.backends.huggingface.watch import attached, require_one_call_each, watch_routers
-from isogloss.errors import ModelError
+from isogloss.errors import ModelError, PlanError
 from isogloss.routing import choice_margin, route
 from isogloss.steering import Plan
 
@@ -95,7 +95,7 @@ def record_routers(loaded: LoadedModel, change: Change, edits: Sequence[Edit], t
 
     Raises:
         ModelError: its routers are not those of the files, one did not run, or is offloaded.
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, or changes nothing that any text reads.
     """
     plan = change if isinstance(change, Plan) else None
     for edit in edits:
@@ -105,6 +105,11 @@ def record_routers(loaded: LoadedModel, change: Change, edits: Sequence[Edit], t
     plain = _outputs(loaded, inputs, None)
     if plan is not None:
         exact = _outputs(loaded, inputs, plan)
+        if not _moved_share(plain, exact) and not _largest(plain, exact):
+            raise PlanError(
+                f"the plan changes no choice of experts and no logit on {len(texts)} texts "
+                f"({len(inputs[0].hidden)} tokens); expected some: raise the strength, or bake with --no-verify"
+            )
         return SteeredRouting(inputs, plain, exact, exact)
     exact = _outputs(loaded, inputs, None, {edit.layer: edit.before + edit.change for edit in edits})
     stored = _outputs(loaded, inputs, None, {edit.layer: edit.after.to(dtypes[edit.layer]) for edit in edits})
