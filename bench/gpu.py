@@ -71,7 +71,12 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), default=tuple(SHARES))
     parser.add_argument("--families", nargs="+", default=(), help="by default all")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.page is not None and not options.page.parent.is_dir():
+        parser.error(f"the folder of {options.page} does not exist; make it first")
+    if options.layers is not None and options.layers < 1:
+        parser.error(f"--layers is {options.layers}; expected 1 or more")
+    return options
 
 
 class OutOfTimeError(Exception):
@@ -135,7 +140,11 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path[:0] = [str(ROOT / each) for each in ("src", "tests/support", "bench")]
     import torch  # noqa: PLC0415 - after the packages are known to be there
 
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        print(f"--device is {options.device!r}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
             "bench/gpu.py found no GPU that torch can use; --shape tiny --device cpu tries the script", file=sys.stderr

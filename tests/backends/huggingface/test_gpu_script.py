@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import re
@@ -87,6 +88,21 @@ def test_without_a_gpu_it_says_so(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("bench/gpu.py found no GPU")
     assert lines[1].startswith("--families has nosuch; expected some of afmoe")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["/nowhere/page.md"], "the folder of /nowhere/page.md does not exist"),
+        (["--layers", "0"], "--layers is 0; expected 1 or more"),
+        (["--device", "nonsense"], "--device is 'nonsense'"),
+    ],
+)
+def test_wrong_arguments_end_before_anything_is_measured(wrong, message, capsys):
+    """A page that cannot be written would be noticed after eight minutes."""
+    with contextlib.suppress(SystemExit):
+        assert main(wrong) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("broken", [choose_the_worst, bypass_router])
