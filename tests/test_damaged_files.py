@@ -17,6 +17,7 @@ import report_samples
 import run_examples
 from damage import accepted_or_refused, damaged
 from fake_engine import FakeEngine
+from model_versions import model_version
 
 from isogloss.analysis import AnalysisRequest, ExpertRow, ExpertTable, analyze_run, read_measure
 from isogloss.backends.token_routing import RoutedText
@@ -31,9 +32,7 @@ from isogloss.evaluation.tasks.parse import parse_number
 from isogloss.evaluation.tasks.reading import read_rows
 from isogloss.evaluation.tasks.score import score_bits, score_options, score_output
 from isogloss.evaluation.versions import (
-    ModelVersion,
     VersionComparison,
-    WeightBytes,
     compare_versions,
     text_difference,
 )
@@ -360,8 +359,7 @@ def _make_versions(folder):
         write_values(folder / "values", code, texts, texts[::-1])
     read = {code: read_values(folder / "values", code, _SIZES) for code in ("eng_Latn", "swh_Latn")}
     values, tokens = ({code: each[place] for code, each in read.items()} for place in (0, 1))
-    weights = (WeightBytes("experts", "bfloat16", 4, 4),)
-    version = ModelVersion("m", None, "bfloat16", "in words", "fp8", weights, "ab", 0.0, 1, {"torch": "2"})
+    version = model_version(("experts", "bfloat16", 4, 4), quantisation="fp8")
     result = VersionComparison(
         version, version, "c", "content", 3, (0, 1), 8, 2, *compare_versions(values, tokens, resampling=_FEW), _FEW
     )

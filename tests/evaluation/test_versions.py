@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_versions import model_version
 from scipy.special import log_softmax
 
 from isogloss.backends.token_routing import RoutedText
@@ -15,9 +16,7 @@ from isogloss.errors import RunError
 from isogloss.evaluation.versions import (
     LAYER_MEASURES,
     MEASURES,
-    ModelVersion,
     VersionComparison,
-    WeightBytes,
     compare_versions,
     text_difference,
 )
@@ -141,12 +140,6 @@ def test_overall_intervals_are_of_languages_too():
     assert overall.means["choices"].high - overall.means["choices"].low > 5 * (own.high - own.low)
 
 
-def version(quantisation=None, weights=()):
-    """A version with weights."""
-    weights = tuple(WeightBytes(*each) for each in weights)
-    return ModelVersion("m", None, "bfloat16", "in words", quantisation, weights, "ab", 0.0, 1, {"torch": "2"})
-
-
 PACKED = (("experts", "uint8", 10, 10), ("others", "bfloat16", 5, 5))
 PLAIN = (("experts", "bfloat16", 10, 10), ("others", "uint8", 5, 5))
 UNPACKED = (("experts", "float8_e4m3fn", 10, 0), ("experts", "bfloat16", 0, 20), ("others", "bfloat16", 5, 5))
@@ -164,7 +157,7 @@ UNPACKED = (("experts", "float8_e4m3fn", 10, 0), ("experts", "bfloat16", 0, 20),
 )
 def test_what_the_weights_say(quantisation, weights, unquantised, dequantised):
     """Experts that a quantised checkpoint left alone are told from those that were turned back on loading."""
-    found = version(quantisation, weights)
+    found = model_version(*weights, quantisation=quantisation)
     assert (found.experts_unquantised, found.dequantised) == (unquantised, dequantised)
 
 
@@ -172,7 +165,17 @@ def comparison():
     """Two versions in two languages."""
     languages, overall = compare_versions(*values({"eng_Latn": 0.2, "swh_Latn": 0.3}))
     return VersionComparison(
-        version(), version("fp8"), "c", "content", 60, (0, 1, 3), 8, 2, languages, overall, Resampling()
+        model_version(),
+        model_version(quantisation="fp8"),
+        "c",
+        "content",
+        60,
+        (0, 1, 3),
+        8,
+        2,
+        languages,
+        overall,
+        Resampling(),
     )
 
 

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from model_versions import model_version
 
 from isogloss.evaluation.versions import (
     LAYER_MEASURES,
     MEASURES,
-    ModelVersion,
     VersionComparison,
-    WeightBytes,
     compare_versions,
 )
 from isogloss.reports import describe_versions, difference_rows
@@ -36,8 +35,7 @@ def comparison(shares, *, stored=4, n_items=12, resampling=RESAMPLING):
     }
     tokens = {code: np.full(n_items, 10) for code in shares}
     languages, overall = compare_versions(values, tokens, resampling=resampling)
-    weights = (WeightBytes("experts", "bfloat16", stored, 4),)
-    version = ModelVersion("m", None, "bfloat16", "in words", None, weights, "ab", 0.0, 1, {"torch": "2"})
+    version = model_version(("experts", "bfloat16", stored, 4))
     return VersionComparison(
         version, version, "c", "content", n_items, (0, 1), 8, 2, languages, overall, resampling=resampling
     )

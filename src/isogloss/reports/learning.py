@@ -84,8 +84,7 @@ def _ended(learned: LearnedSet, metric: Metric, what: str) -> str:
 
 def _cost(history: LearningHistory, learned: LearnedSet, metric: Metric) -> list[str]:
     """Say what protected languages have lost, and which of them moved most."""
-    changes_nothing = not learned.best_step and not (learned.started and learned.best_step == 0)
-    if changes_nothing or not (kept := _kept(history, learned)):
+    if not learned.is_chosen or not (kept := _kept(history, learned)):
         return []
     said = []
     if dev := [each for each in kept.values() if not math.isnan(each.before)]:

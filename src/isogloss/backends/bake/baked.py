@@ -33,7 +33,7 @@ from isogloss.backends.bake.folder import (
 from isogloss.backends.bake.verify import Verification, compare_routers, record_routers
 from isogloss.backends.bake_forms import Part
 from isogloss.backends.checks import PROBE_TEXTS
-from isogloss.backends.huggingface import load_model
+from isogloss.backends.huggingface import LoadedModel, load_model
 from isogloss.backends.open import folder_of
 from isogloss.files import write_json
 from isogloss.folders import new_folder
@@ -161,10 +161,7 @@ def bake_checkpoint(
     require_not_baked(folder)
     stored = open_checkpoint(folder, skeleton, change)
     edits = edits_of(stored, change)
-    if isinstance(change, RouterAdapter):
-        with_own_names(change, skeleton.router_parameters)
-    else:
-        require_effect(change, [each.layer for each in skeleton.routers if each.scoring in _BY_SOFTMAX])
+    _require_sense(change, skeleton)
     files, left_out = files_of(folder, stored.files)
     require_free(folder, files, output)
     original = None
@@ -186,6 +183,14 @@ def bake_checkpoint(
         fingerprints = {"fingerprint_before": stored.fingerprint.to_json(), "fingerprint_after": after.to_json()}
         write_json(unfinished / RECORD, _record(baked, change, edits) | _origin(name, folder) | fingerprints)
     return baked
+
+
+def _require_sense(change: Change, skeleton: LoadedModel) -> None:
+    """Refuse an adapter that names other weights than the routers', and a plan that changes nothing."""
+    if isinstance(change, RouterAdapter):
+        with_own_names(change, skeleton.router_parameters)
+    else:
+        require_effect(change, [each.layer for each in skeleton.routers if each.scoring in _BY_SOFTMAX])
 
 
 def _origin(name: str, folder: Path) -> dict[str, Any]:
